@@ -1,0 +1,49 @@
+//! Compiles the .proto files with protox (no protoc needed) into Rust types and one descriptor set.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message;
+
+const FILES: &[&str] = &[
+    "attache/v1/admin.proto",
+    "attache/v1/audit.proto",
+    "attache/v1/common.proto",
+    "attache/v1/delivery.proto",
+    "attache/v1/enrollment.proto",
+    "attache/v1/fleet.proto",
+    "attache/v1/policy.proto",
+    "attache/v1/secrets.proto",
+    "attache/v1/status.proto",
+    "csi/v1/csi.proto",
+    "pluginregistration/v1/registration.proto",
+];
+
+/// Messages that carry a secret, a token or sealed key material: they have no `Debug`, so they cannot be logged.
+/// What contains one of them has none either.
+const UNPRINTABLE: &[&str] = &[
+    ".attache.v1.CommitPutRequest",
+    ".attache.v1.CreateJoinTokenResponse",
+    ".attache.v1.DeliverRequest",
+    ".attache.v1.DeliverResponse",
+    ".attache.v1.DeliverResponse.answer",
+    ".attache.v1.JoinNodeRequest",
+    ".attache.v1.Released",
+    ".csi.v1.NodeExpandVolumeRequest",
+    ".csi.v1.NodePublishVolumeRequest",
+    ".csi.v1.NodeStageVolumeRequest",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .skip_debug(UNPRINTABLE)
+        .bytes(".attache.v1.ReleasedValue.ct")
+        .bytes(".attache.v1.PutValue.ct")
+        .bytes(".attache.v1.AuditLeaf.body")
+        .boxed(".attache.v1.DeliverResponse.answer.released")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
