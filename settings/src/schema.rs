@@ -1,0 +1,285 @@
+//! The declared keys of a process, and the walk over a file that holds it against them.
+
+use std::{collections::BTreeMap, fs::File, io::Read, net::SocketAddr, path::Path};
+
+use crate::{Settings, SettingsError, value::Value};
+
+/// A settings file is never larger than this.
+const FILE_LIMIT_BYTES: u64 = 64 * 1024;
+/// Text and paths are never longer than this.
+const TEXT_LIMIT_BYTES: usize = 4096;
+
+/// The keys of one process.
+#[derive(Debug, Clone, Copy)]
+pub struct Schema {
+    /// In the order in which `--help` shows them.
+    pub keys: &'static [Key],
+}
+
+/// One declared key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Section and name: `listen.grpc`; a key without a section has no dot.
+    pub path: &'static str,
+    /// What its value must be.
+    pub kind: Kind,
+    /// What holds when it is not there.
+    pub fallback: Fallback,
+    /// What it is for, in one line.
+    pub help: &'static str,
+}
+
+/// The type of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text of 1 to 4096 bytes without control characters.
+    Text,
+    /// An absolute path.
+    Path,
+    /// IP address and port: `127.0.0.1:7443`.
+    Address,
+    /// A whole number within these bounds, both included.
+    Integer {
+        /// The smallest.
+        min: i64,
+        /// The largest.
+        max: i64,
+    },
+    /// `true` or `false`.
+    Flag,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// What holds for a key that the file does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// The file is refused.
+    Required,
+    /// The setting is absent.
+    Absent,
+    /// This value, written as it would be in the file (text without quotes).
+    Default(&'static str),
+}
+
+impl Schema {
+    /// Reads and checks a settings file.
+    ///
+    /// # Errors
+    /// Any of [`SettingsError`]: the first thing that is wrong.
+    pub fn read(&self, file: &Path) -> Result<Settings, SettingsError> {
+        let failed = |source| SettingsError::Read {
+            file: file.to_owned(),
+            source,
+        };
+        let mut text = Vec::new();
+        File::open(file)
+            .and_then(|f| f.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text))
+            .map_err(failed)?;
+        if text.len() as u64 > FILE_LIMIT_BYTES {
+            return Err(SettingsError::TooLarge {
+                file: file.to_owned(),
+                limit: FILE_LIMIT_BYTES,
+            });
+        }
+        let text = std::str::from_utf8(&text).map_err(|_| SettingsError::Syntax {
+            line: 0,
+            problem: "the file is not UTF-8".into(),
+        })?;
+        self.parse(text)
+    }
+
+    /// Checks the text of a settings file.
+    ///
+    /// # Errors
+    /// As [`Schema::read`].
+    pub fn parse(&self, text: &str) -> Result<Settings, SettingsError> {
+        let table: toml::Table = text.parse().map_err(|e| syntax(text, &e))?;
+        let mut found = BTreeMap::new();
+        for (name, value) in table {
+            let toml::Value::Table(section) = value else {
+                self.accept(&name, value, &mut found)?;
+                continue;
+            };
+            if section.is_empty() && !self.has_section(&name) {
+                return Err(self.unknown(&name));
+            }
+            for (inner, value) in section {
+                self.accept(&format!("{name}.{inner}"), value, &mut found)?;
+            }
+        }
+        for key in self.keys {
+            if found.contains_key(key.path) {
+                continue;
+            }
+            match key.fallback {
+                Fallback::Required => {
+                    return Err(SettingsError::Missing {
+                        key: key.path,
+                        help: key.help,
+                    });
+                }
+                Fallback::Absent => {}
+                Fallback::Default(text) => {
+                    found.insert(key.path, key.default_value(text)?);
+                }
+            }
+        }
+        Ok(Settings::new(found))
+    }
+
+    /// The keys as `--help` shows them: section by section, each with its default.
+    #[must_use]
+    pub fn help(&self) -> String {
+        self.keys
+            .iter()
+            .map(|key| {
+                let fallback = match key.fallback {
+                    Fallback::Required => "required".to_owned(),
+                    Fallback::Absent => "not set".to_owned(),
+                    Fallback::Default(text) => format!("default {text}"),
+                };
+                format!("  {:<32} {} [{fallback}]\n", key.path, key.help)
+            })
+            .collect()
+    }
+
+    fn accept(
+        &self,
+        path: &str,
+        value: toml::Value,
+        found: &mut BTreeMap<&'static str, Value>,
+    ) -> Result<(), SettingsError> {
+        let key = self
+            .keys
+            .iter()
+            .find(|k| k.path == path)
+            .ok_or_else(|| self.unknown(path))?;
+        found.insert(key.path, key.check(value)?);
+        Ok(())
+    }
+
+    fn has_section(&self, name: &str) -> bool {
+        self.keys.iter().any(|k| {
+            k.path
+                .split_once('.')
+                .is_some_and(|(section, _)| section == name)
+        })
+    }
+
+    fn unknown(&self, path: &str) -> SettingsError {
+        let nearest = self
+            .keys
+            .iter()
+            .map(|k| (strsim::damerau_levenshtein(k.path, path), k.path))
+            .min()
+            .filter(|(distance, known)| *distance <= known.len() / 3)
+            .map(|(_, known)| known);
+        SettingsError::Unknown {
+            key: path.chars().filter(|c| !c.is_control()).take(80).collect(),
+            nearest,
+        }
+    }
+}
+
+impl Key {
+    fn check(&self, value: toml::Value) -> Result<Value, SettingsError> {
+        match (self.kind, value) {
+            (Kind::Integer { min, max }, toml::Value::Integer(n)) => {
+                if (min..=max).contains(&n) {
+                    Ok(Value::Integer(n))
+                } else {
+                    Err(self.bad(format!("must be between {min} and {max}")))
+                }
+            }
+            (Kind::Flag, toml::Value::Boolean(b)) => Ok(Value::Flag(b)),
+            (Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_), toml::Value::String(s)) => {
+                self.check_text(s)
+            }
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    fn check_text(&self, text: String) -> Result<Value, SettingsError> {
+        if text.is_empty() {
+            return Err(self.bad(format!("is empty: {}", self.help)));
+        }
+        if text.len() > TEXT_LIMIT_BYTES {
+            return Err(self.bad(format!("is longer than {TEXT_LIMIT_BYTES} bytes")));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(self.bad("contains a control character (NUL, tab or a line's end)".into()));
+        }
+        match self.kind {
+            Kind::Path if !Path::new(&text).is_absolute() => Err(self.bad(
+                "must be an absolute path: it must not hang on where the process was started"
+                    .into(),
+            )),
+            Kind::Address => text.parse::<SocketAddr>().map(Value::Address).map_err(|_| {
+                self.bad(
+                    "must be an IP address and a port, as in 127.0.0.1:7443 or [::1]:7443".into(),
+                )
+            }),
+            Kind::OneOf(words) if !words.contains(&text.as_str()) => {
+                Err(self.bad(format!("must be one of: {}", words.join(", "))))
+            }
+            Kind::Text | Kind::Path | Kind::OneOf(_) => Ok(Value::Text(text)),
+            Kind::Integer { .. } | Kind::Flag => Err(self.wrong_type()),
+        }
+    }
+
+    fn default_value(&self, text: &str) -> Result<Value, SettingsError> {
+        let value = match self.kind {
+            Kind::Integer { .. } => text
+                .parse()
+                .map(toml::Value::Integer)
+                .map_err(|_| self.wrong_type())?,
+            Kind::Flag => text
+                .parse()
+                .map(toml::Value::Boolean)
+                .map_err(|_| self.wrong_type())?,
+            Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) => {
+                toml::Value::String(text.to_owned())
+            }
+        };
+        self.check(value)
+    }
+
+    fn wrong_type(&self) -> SettingsError {
+        let expected = match self.kind {
+            Kind::Text => "a text in quotes".to_owned(),
+            Kind::Path => "an absolute path in quotes".to_owned(),
+            Kind::Address => "an address in quotes, as in \"127.0.0.1:7443\"".to_owned(),
+            Kind::Integer { min, max } => format!("a whole number between {min} and {max}"),
+            Kind::Flag => "true or false".to_owned(),
+            Kind::OneOf(words) => format!("one of, in quotes: {}", words.join(", ")),
+        };
+        SettingsError::WrongType {
+            key: self.path,
+            expected,
+            help: self.help,
+        }
+    }
+
+    fn bad(&self, problem: String) -> SettingsError {
+        SettingsError::BadValue {
+            key: self.path,
+            problem,
+        }
+    }
+}
+
+/// The parser's complaint without the text that it complains about: a quoted line could hold a pasted secret.
+fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(0, |before| before.matches('\n').count() + 1);
+    SettingsError::Syntax {
+        line,
+        problem: error.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

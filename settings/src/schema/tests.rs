@@ -1,0 +1,179 @@
+//! Every kind of bad input, for every kind of key.
+
+use super::*;
+
+const SCHEMA: Schema = Schema {
+    keys: &[
+        Key {
+            path: "name",
+            kind: Kind::Text,
+            fallback: Fallback::Required,
+            help: "what the process is called",
+        },
+        Key {
+            path: "listen.grpc",
+            kind: Kind::Address,
+            fallback: Fallback::Default("127.0.0.1:7443"),
+            help: "where callers connect",
+        },
+        Key {
+            path: "store.dir",
+            kind: Kind::Path,
+            fallback: Fallback::Absent,
+            help: "where the store lives",
+        },
+        Key {
+            path: "limits.depth",
+            kind: Kind::Integer { min: 1, max: 9 },
+            fallback: Fallback::Default("3"),
+            help: "how deep",
+        },
+        Key {
+            path: "keys.danger",
+            kind: Kind::Flag,
+            fallback: Fallback::Default("false"),
+            help: "weakens",
+        },
+        Key {
+            path: "telemetry.format",
+            kind: Kind::OneOf(&["text", "json"]),
+            fallback: Fallback::Default("text"),
+            help: "of the log",
+        },
+    ],
+};
+
+fn refused(text: &str) -> String {
+    SCHEMA
+        .parse(text)
+        .err()
+        .expect("must be refused")
+        .to_string()
+}
+
+#[test]
+fn defaults_hold_for_what_is_absent() {
+    let settings = SCHEMA.parse("name = 'a'").unwrap();
+    assert_eq!(settings.text("name").unwrap(), "a");
+    assert_eq!(
+        settings.address("listen.grpc").unwrap().to_string(),
+        "127.0.0.1:7443"
+    );
+    assert_eq!(settings.optional_text("store.dir").unwrap(), None);
+    assert_eq!(settings.integer::<u8>("limits.depth").unwrap(), 3);
+    assert!(!settings.flag("keys.danger").unwrap());
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    assert_eq!(
+        refused("name='a'\n[listen]\ngrcp='x'"),
+        "unknown key listen.grcp; did you mean listen.grpc?"
+    );
+    assert_eq!(
+        refused("name='a'\n[zzz]\nqqqqqqq=1"),
+        "unknown key zzz.qqqqqqq"
+    );
+    assert_eq!(refused("name='a'\n[store_]\n"), "unknown key store_");
+}
+
+#[test]
+fn a_missing_key_says_what_it_is_for() {
+    assert_eq!(refused(""), "name is missing: what the process is called");
+}
+
+#[test]
+fn every_kind_refuses_other_types() {
+    for text in [
+        "name = 1",
+        "name = 'a'\n[listen]\ngrpc = 1",
+        "name = 'a'\n[store]\ndir = true",
+        "name = 'a'\n[limits]\ndepth = '3'",
+        "name = 'a'\n[limits]\ndepth = 3.5",
+        "name = 'a'\n[keys]\ndanger = 'true'",
+        "name = 'a'\n[telemetry]\nformat = ['text']",
+        "name = 'a'\n[[listen]]\ngrpc = 'a'",
+        "[name]\nx = 1",
+    ] {
+        let message = refused(text);
+        assert!(
+            message.contains("must be") || message.contains("unknown key"),
+            "{text}: {message}"
+        );
+    }
+}
+
+#[test]
+fn bad_values_name_the_key_and_the_mend() {
+    assert_eq!(
+        refused("name = ''"),
+        "name is empty: what the process is called"
+    );
+    assert!(refused("name = \"a\\u0000b\"").starts_with("name contains a control character"));
+    assert!(
+        refused(&format!("name = '{}'", "a".repeat(4097))).starts_with("name is longer than 4096")
+    );
+    assert!(refused("name='a'\n[listen]\ngrpc='localhost:1'").contains("127.0.0.1:7443"));
+    assert!(refused("name='a'\n[store]\ndir='var'").contains("absolute path"));
+    assert_eq!(
+        refused("name='a'\n[limits]\ndepth=10"),
+        "limits.depth must be between 1 and 9"
+    );
+    assert_eq!(
+        refused("name='a'\n[telemetry]\nformat='xml'"),
+        "telemetry.format must be one of: text, json"
+    );
+}
+
+#[test]
+fn a_syntax_error_names_the_line_and_echoes_nothing_of_it() {
+    let message = refused("name = 'a'\npassword hunter2\n");
+    assert!(message.contains("line 2"), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn a_file_that_is_not_utf8_or_too_large_or_absent_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.toml");
+    assert!(matches!(
+        SCHEMA.read(&file),
+        Err(SettingsError::Read { .. })
+    ));
+    std::fs::write(&file, b"name = '\xff'").unwrap();
+    assert!(matches!(
+        SCHEMA.read(&file),
+        Err(SettingsError::Syntax { line: 0, .. })
+    ));
+    std::fs::write(&file, vec![b'#'; 70_000]).unwrap();
+    assert!(matches!(
+        SCHEMA.read(&file),
+        Err(SettingsError::TooLarge { .. })
+    ));
+}
+
+#[test]
+fn help_shows_every_key_with_its_default() {
+    let help = SCHEMA.help();
+    for key in SCHEMA.keys {
+        assert!(help.contains(key.path));
+    }
+    assert!(
+        help.contains("[default 127.0.0.1:7443]")
+            && help.contains("[required]")
+            && help.contains("[not set]")
+    );
+}
+
+#[test]
+fn asking_for_an_undeclared_key_is_an_error_and_no_panic() {
+    let settings = SCHEMA.parse("name = 'a'").unwrap();
+    assert!(matches!(
+        settings.text("nope"),
+        Err(SettingsError::Undeclared(_))
+    ));
+    assert!(matches!(
+        settings.integer::<u8>("name"),
+        Err(SettingsError::Undeclared(_))
+    ));
+}
