@@ -84,7 +84,7 @@ impl Mapping {
         #[expect(unsafe_code, reason = "mmap")]
         // SAFETY: the kernel picks the place (null hint, no MAP_FIXED), so nothing that exists is mapped over.
         let base = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, MapFlags::PRIVATE) };
-        Self::own(base.map_err(ArenaError::locking("mmap", len))?, len)
+        Self::own(base.map_err(ArenaError::os("mmap"))?, len)
     }
 
     /// Maps the first `len` bytes of `fd` shared and read-only, and locks its pages in memory for as long as the
