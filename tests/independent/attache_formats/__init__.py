@@ -1,0 +1,1 @@
+"""Attaché's constructions, written a second time from their definitions alone."""

@@ -1,0 +1,60 @@
+"""Slot: what opens the store. Its key file, its blob and the SRK sealed to it.
+
+blob      = Wrap(K = slot's own secret, key_id = slot, sk || rekey_pk, slot aad)
+enc, ct   = HPKE base 0x0020/0x0001/0x0002 to pk, info LP("attache/srk/1", format, suite, store, slot, pk), aad empty, of SRK
+signature = Ed25519(rekey, LP("attache/srk-sig/1", store, slot, pk, number, enc, ct))
+"""
+
+import base64
+import binascii
+
+from . import hpke
+from .lp import lp, u16, u64
+from .primitives import FORMAT, SUITE, Refused, ed25519_verify
+
+KEY_FILE_PREFIX = "attache-slot-key-1:"
+
+
+def srk_info(store: bytes, slot: bytes, pk: bytes) -> bytes:
+    return lp("attache/srk/1", u16(FORMAT), u16(SUITE), store, slot, pk)
+
+
+def signed_bytes(store: bytes, slot: bytes, pk: bytes, number: int, enc: bytes, ct: bytes) -> bytes:
+    return lp("attache/srk-sig/1", store, slot, pk, u64(number), enc, ct)
+
+
+def seal_srk(srk: bytes, store: bytes, slot: bytes, pk: bytes, sk_e: bytes) -> tuple[hpke.Context, bytes]:
+    context = hpke.setup_sender(hpke.AES_256_GCM, pk, srk_info(store, slot, pk), sk_e)
+    return context, context.seal(srk, b"")
+
+
+def open_srk(blob_plaintext: bytes, store: bytes, slot: bytes, number: int, enc: bytes, ct: bytes, signature: bytes) -> bytes:
+    """The signature is checked, with the rekey_pk of the slot's own blob, before anything is opened."""
+    if len(blob_plaintext) != 64:
+        raise Refused("length")
+    sk, rekey_pk = blob_plaintext[:32], blob_plaintext[32:]
+    pk = hpke.public_key(sk)
+    ed25519_verify(rekey_pk, signature, signed_bytes(store, slot, pk, number, enc, ct))
+    context = hpke.setup_receiver(hpke.AES_256_GCM, enc, sk, srk_info(store, slot, pk))
+    return context.open(ct, b"")
+
+
+def key_file(secret: bytes) -> str:
+    return KEY_FILE_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=") + "\n"
+
+
+def parse_key_file(text: str) -> bytes:
+    if not text.startswith(KEY_FILE_PREFIX):
+        raise Refused("prefix")
+    if not text.endswith("\n"):
+        raise Refused("newline")
+    body = text[len(KEY_FILE_PREFIX):-1]
+    if len(body) != 43:
+        raise Refused("length")
+    try:
+        secret = base64.b64decode(body + "=", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused("alphabet") from None
+    if key_file(secret) != text:  # "+", "/" or spare bits that are not zero
+        raise Refused("alphabet" if set(body) & set("+/") else "spare bits")
+    return secret

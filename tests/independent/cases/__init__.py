@@ -1,0 +1,1 @@
+"""Cases of each construction: inputs, and what must be refused."""

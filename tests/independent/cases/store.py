@@ -1,0 +1,215 @@
+"""Cases of what the store holds: LP, wraps, values, keyring, slots, rows, set hash and anchor."""
+
+from typing import Any
+
+from attache_formats import hpke
+from attache_formats.primitives import ed25519_public, ed25519_sign
+from attache_formats.slot import KEY_FILE_PREFIX, seal_srk, signed_bytes
+from constructions import Fields
+
+from .common import (Case, KEK_ID, OTHER_STORE, SECRET, STORE, U32_MAX, U64_MAX, VALUE, flip, negative, opening,
+                     positive, rand, swaps, uuid)
+
+
+def lp_cases() -> list[Case]:
+    specs: dict[str, list[Any]] = {
+        "no field": [],
+        "one empty string": [{"str": ""}],
+        "integers": [{"u16": 1}, {"u32": 0x01020304}, {"u64": 0x0102030405060708}],
+        "integers at their largest": [{"u16": 0xFFFF}, {"u32": U32_MAX}, {"u64": U64_MAX}],
+        "label and uuid": [{"str": "attache/test/1"}, {"hex": STORE}],
+        "utf-8": [{"str": "payménts/db"}, {"str": "鍵"}],
+        "moved boundary, left": [{"str": "ab"}, {"str": "c"}],
+        "moved boundary, right": [{"str": "a"}, {"str": "bc"}],
+        "empty list": [{"list": []}],
+        "empty list between fields": [{"str": "x"}, {"list": []}, {"str": "y"}],
+        "list of pairs": [{"str": "x"}, {"list": [[{"str": "a"}, {"u32": 1}], [{"str": "b"}, {"u32": 2}]]}],
+        "list of single parts": [{"list": [[{"str": "tls"}], [{"str": ""}]]}],
+        "two lists in a row": [{"list": [[{"str": "a"}]]}, {"list": [[{"str": "b"}], [{"str": "c"}]]}],
+        "list within a list": [{"list": [[{"str": "a"}, {"list": [[{"u16": 7}], [{"u16": 8}]]}]]}],
+        "field of 300 bytes": [{"hex": rand("lp long", 300)}],
+    }
+    return [positive("lp", name, {"fields": fields}) for name, fields in specs.items()]
+
+
+def wrap_cases(kind: str, in_: Fields, key_id: str, others: Fields, sizes: dict[str, int]) -> list[Case]:
+    """Positives of each plaintext size; then every part of the stored bytes flipped and every aad field swapped."""
+    cases = [positive(kind, name, in_ | {"salt": rand(f"{kind} salt {size}"), "plaintext": rand(f"{kind} plain", size)})
+             for name, size in sizes.items()]
+    base = opening(cases[0], ["salt", "plaintext"], ["stored"])
+    stored = base["stored"]
+    return cases + [
+        negative("flipped salt", "commit", base, stored=flip(stored, 0)),
+        negative("flipped commit, first byte", "commit", base, stored=flip(stored, 32)),
+        negative("flipped commit, last byte", "commit", base, stored=flip(stored, 63)),
+        negative("flipped ciphertext", "tag", base, stored=flip(stored, 64)),
+        negative("flipped tag, first byte", "tag", base, stored=flip(stored, -16)),
+        negative("flipped tag, last byte", "tag", base, stored=flip(stored, -1)),
+        negative("last byte missing", "tag", base, stored=stored[:-2]),
+        negative("one byte more", "tag", base, stored=stored + "00"),
+        negative("79 bytes", "length", base, stored=stored[:158]),
+        negative("empty", "length", base, stored=""),
+        negative("another K", "commit", base, k=rand(f"{kind} other k")),
+        negative("another key id", "commit", base, **{key_id: uuid(f"{kind} other key id")}),
+        *swaps(base, "tag", **others),
+    ]
+
+
+def wrap_files() -> dict[str, list[Case]]:
+    dek = {"k": rand("kek"), "key_id": KEK_ID, "store": STORE, "keyspace": "payments", "secret": SECRET,
+           "value": VALUE, "ct_hash": rand("ct hash")}
+    kek = {"k": rand("kek wrap key"), "key_id": uuid("kek wrap key id"), "store": STORE, "keyspace": "payments",
+           "epoch": 1, "kek_id": KEK_ID}
+    slot = {"k": rand("slot secret"), "store": STORE, "slot": uuid("slot"), "kind": "key-file", "kdf_parameters": ""}
+    anchor = {"k": rand("anchor seal key"), "key_id": uuid("anchor seal key id"), "store": STORE, "incarnation": 1,
+              "seq": 42}
+    return {
+        "wrap-dek": wrap_cases("wrap-dek", dek, "key_id", {
+            "store": OTHER_STORE, "keyspace": "billing", "secret": uuid("other secret"), "value": uuid("other value"),
+            "ct_hash": flip(dek["ct_hash"], 31)}, {"a DEK": 32}),
+        "wrap-kek": wrap_cases("wrap-kek", kek, "key_id", {
+            "store": OTHER_STORE, "keyspace": "billing", "epoch": 2, "kek_id": uuid("other kek id")}, {"a KEK": 32}),
+        "wrap-slot": wrap_cases("wrap-slot", slot, "slot", {
+            "store": OTHER_STORE, "kind": "passphrase", "kdf_parameters": "00010003"}, {"sk and rekey_pk": 64}),
+        "wrap-anchor": wrap_cases("wrap-anchor", anchor, "key_id", {
+            "store": OTHER_STORE, "incarnation": 2, "seq": 43}, {"three tables": 132, "empty plaintext": 0}),
+    }
+
+
+def value_cases() -> list[Case]:
+    base_in = {"dek": rand("dek"), "store": STORE, "keyspace": "payments", "secret": SECRET, "value": VALUE,
+               "field": "password"}
+    cases = [positive("value", name, base_in | {"plaintext": plaintext}) for name, plaintext in {
+        "a password": b"correct horse battery staple".hex(), "empty": "", "one block": rand("block", 16),
+        "1 KiB": rand("value kib", 1024)}.items()]
+    cases.append(positive("value", "field in UTF-8", base_in | {"field": "schlüssel.pem", "plaintext": rand("pem", 33)}))
+    base = opening(cases[0], ["plaintext"], ["ct"])
+    ct = base["ct"]
+    return cases + [
+        negative("flipped ciphertext", "tag", base, ct=flip(ct, 0)),
+        negative("flipped tag", "tag", base, ct=flip(ct, -1)),
+        negative("last byte missing", "tag", base, ct=ct[:-2]),
+        negative("15 bytes", "length", base, ct=ct[:30]),
+        negative("another DEK", "tag", base, dek=rand("other dek")),
+        *swaps(base, "tag", store=OTHER_STORE, keyspace="billing", secret=uuid("other secret"),
+               value=uuid("other value"), field="username"),
+    ]
+
+
+def keyring_cases() -> list[Case]:
+    in_: Fields = {"srk": rand("srk"), "store": STORE, "number": 1, "record": rand("keyring record", 321)}
+    cases = [positive("keyring", "number 1", in_), positive("keyring", "largest number", in_ | {"number": U64_MAX}),
+             positive("keyring", "empty record", in_ | {"record": ""})]
+    base = opening(cases[0], ["record"], ["ct"])
+    return cases + [
+        negative("flipped ciphertext", "tag", base, ct=flip(base["ct"], 0)),
+        negative("flipped tag", "tag", base, ct=flip(base["ct"], -1)),
+        negative("15 bytes", "length", base, ct=base["ct"][:30]),
+        *swaps(base, "tag", srk=rand("other srk"), store=OTHER_STORE, number=2),
+    ]
+
+
+def srk_cases() -> list[Case]:
+    in_: Fields = {"srk": rand("srk"), "store": STORE, "slot": uuid("slot"), "number": 1, "sk": rand("slot sk"),
+           "ikm_e": rand("srk ikm_e"), "rekey_seed": rand("rekey seed")}
+    case = positive("srk-seal", "number 1", in_)
+    base = opening(case, ["srk", "ikm_e", "rekey_seed"], ["rekey_pk", "enc", "ct", "signature"])
+    slot, pk = bytes.fromhex(in_["slot"]), bytes.fromhex(case["out"]["pk"])
+    store = bytes.fromhex(STORE)
+
+    def seal(slot_in_info: bytes, ct_flip: bool, seed: str) -> Fields:
+        """A seal made from public facts alone, signed by whoever holds the seed."""
+        sk_e, _ = hpke.derive_key_pair(bytes.fromhex(rand("srk forged ikm_e")))
+        context, ct = seal_srk(bytes.fromhex(rand("forged srk")), store, slot_in_info, pk, sk_e)
+        ct = bytes.fromhex(flip(ct.hex(), -1)) if ct_flip else ct
+        signature = ed25519_sign(bytes.fromhex(seed), signed_bytes(store, slot, pk, 1, context.enc, ct))
+        return {"enc": context.enc.hex(), "ct": ct.hex(), "signature": signature.hex()}
+
+    other = bytes.fromhex(uuid("other slot"))
+    return [
+        case,
+        positive("srk-seal", "a later number", in_ | {"number": 7, "srk": rand("srk 7"), "ikm_e": rand("srk ikm_e 7")}),
+        negative("flipped signature", "signature", base, signature=flip(base["signature"], 0)),
+        negative("flipped ct", "signature", base, ct=flip(base["ct"], 0)),
+        negative("flipped enc", "signature", base, enc=flip(base["enc"], 0)),
+        negative("another rekey_pk in the blob", "signature", base,
+                 rekey_pk=ed25519_public(bytes.fromhex(rand("other rekey seed"))).hex()),
+        negative("forged from the public key alone, signed by another key", "signature", base,
+                 **seal(slot, False, rand("other rekey seed"))),
+        negative("rightly signed, tag flipped before", "tag", base, **seal(slot, True, in_["rekey_seed"])),
+        negative("rightly signed, info of another slot", "tag", base, **seal(other, False, in_["rekey_seed"])),
+        *swaps(base, "signature", store=OTHER_STORE, slot=other.hex(), number=2, sk=rand("other slot sk")),
+    ]
+
+
+def key_file_cases() -> list[Case]:
+    case = positive("key-file", "random", {"secret": rand("slot secret")})
+    text = case["out"]["text"]
+    dashes = positive("key-file", "every byte 0xfb (dashes and underscores)", {"secret": "fbefbe" * 10 + "fbef"})
+    marks = dashes["out"]["text"]
+    refused = {
+        "padding": ("length", text[:-1] + "=\n"), "no newline": ("newline", text[:-1]),
+        "CRLF": ("length", text[:-1] + "\r\n"), "a second newline": ("length", text + "\n"),
+        "prefix of another version": ("prefix", text.replace("-1:", "-2:")), "space before": ("prefix", " " + text),
+        "one character short": ("length", text[:-2] + "\n"), "standard alphabet": ("alphabet", KEY_FILE_PREFIX + marks[len(KEY_FILE_PREFIX):].replace("-", "+")),
+        "a character of neither alphabet": ("alphabet", text[:30] + "*" + text[31:]),
+        "spare bits set": ("spare bits", "attache-slot-key-1:" + "A" * 42 + "B\n"), "empty": ("prefix", ""),
+    }
+    return [case, positive("key-file", "zeros", {"secret": "00" * 32}), dashes,
+            *(negative(name, why, {}, text=bad) for name, (why, bad) in refused.items())]
+
+
+def row_cases() -> list[Case]:
+    in_: Fields = {"k_row": rand("k_row"), "store": STORE, "table": "head", "key": b"payments/db".hex(), "epoch": 1, "seq": 42,
+           "body": rand("row body", 90)}
+    cases = [positive("row", "a head", in_), positive("row", "empty body", in_ | {"body": ""}),
+             positive("row", "largest epoch and seq", in_ | {"epoch": U32_MAX, "seq": U64_MAX})]
+    base = opening(cases[0], ["body", "epoch", "seq"], ["row"])
+    row = base["row"]
+    return cases + [
+        negative("format 0", "format", base, row=flip(row, 1)),
+        negative("flipped epoch", "tag", base, row=flip(row, 5)),
+        negative("flipped seq", "tag", base, row=flip(row, 13)),
+        negative("flipped body", "tag", base, row=flip(row, 14)),
+        negative("flipped tag, first byte", "tag", base, row=flip(row, -32)),
+        negative("flipped tag, last byte", "tag", base, row=flip(row, -1)),
+        negative("last byte missing", "tag", base, row=row[:-2]),
+        negative("45 bytes", "length", base, row=row[:90]),
+        *swaps(base, "tag", k_row=rand("other k_row"), store=OTHER_STORE, table="version", key=b"payments/dc".hex()),
+    ]
+
+
+def set_cases() -> list[Case]:
+    def step(op: str, n: int) -> Fields:
+        return {"op": op, "key": uuid(f"set key {n}"), "tag": rand(f"set tag {n}")}
+
+    in_: Fields = {"k_set": rand("k_set"), "store": STORE, "table": "value-key"}
+    steps = {
+        "empty": [], "one row": [step("add", 0)], "eight rows (the sum wraps)": [step("add", n) for n in range(8)],
+        "the same in another order": [step("add", n) for n in reversed(range(8))],
+        "a row removed": [step("add", n) for n in range(3)] + [step("remove", 1)],
+        "all removed": [step("add", 0), step("add", 1), step("remove", 0), step("remove", 1)],
+    }
+    return [positive("set-hash", name, in_ | {"steps": list_}) for name, list_ in steps.items()] + [
+        positive("set-hash", "a row replaced", in_ | {"steps": [
+            step("add", 0), step("remove", 0), {"op": "add", "key": uuid("set key 0"), "tag": rand("set tag new")}]})]
+
+
+def anchor_cases() -> list[Case]:
+    def table(name: str, seq: int, count: int) -> Fields:
+        return {"table": name, "a": rand(f"a {name} {seq}") if count else "00" * 32, "count": count}
+
+    head = {"chain": uuid("chain"), "size": 3, "root": rand("root 3")}
+    in_: Fields = {"k_anchor_mac": rand("k_anchor_mac"), "store": STORE, "incarnation": 1}
+    first = positive("anchor-chain", "step 1, from T_0", in_ | {
+        "seq": 1, "t_prev": "00" * 32, "tables": [table("head", 1, 1), table("value-key", 1, 0)], "chains": [head]})
+    second = positive("anchor-chain", "step 2", in_ | {
+        "seq": 2, "t_prev": first["out"]["t"], "tables": [table("head", 2, 2), table("value-key", 2, 4)],
+        "chains": [head | {"size": 5_000_000_000, "root": rand("root 5e9")}]})
+    unsorted = positive("anchor-chain", "tables and chains given out of order", in_ | {
+        "seq": 3, "t_prev": second["out"]["t"],
+        "tables": [table("version", 3, 1), table("grant", 3, 7), table("head", 3, 2)],
+        "chains": [head | {"chain": "ff" * 16}, head | {"chain": "0e" * 16}]})
+    empty = positive("anchor-chain", "no tables, no chains", in_ | {
+        "seq": U64_MAX, "t_prev": "00" * 32, "tables": [], "chains": [], "incarnation": U32_MAX})
+    return [first, second, unsorted, empty]

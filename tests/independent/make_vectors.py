@@ -1,0 +1,44 @@
+"""Writes vectors/*.json. Deterministic: random bytes are SHA-256("attache vector " + label + " " + counter).
+
+A case with `out` must be reproduced from `in`; a case with `refused` must not open, and the word says at which check.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from cases import exchange, log, store
+from cases.common import Case
+from constructions import CONSTRUCTIONS
+
+VECTORS = Path(__file__).parent / "vectors"
+
+
+def build() -> dict[str, str]:
+    """File name -> text of every vector file."""
+    cases: dict[str, list[Case]] = {
+        "lp": store.lp_cases(), **store.wrap_files(), "value": store.value_cases(), "keyring": store.keyring_cases(),
+        "srk-seal": store.srk_cases(), "key-file": store.key_file_cases(), "row": store.row_cases(),
+        "set-hash": store.set_cases(), "anchor-chain": store.anchor_cases(), "put": exchange.put_cases(),
+        "release": exchange.release_cases(), "release-setup": exchange.setup_cases(),
+        "denial": exchange.denial_cases(), "generation": exchange.generation_cases(), "audit-leaf": log.leaf_cases(),
+        "merkle-root": log.root_cases(), "merkle-inclusion": log.inclusion_cases(),
+        "merkle-consistency": log.consistency_cases(), "signed-note": log.note_cases(),
+        "checkpoint": log.checkpoint_cases(), "anchor-note": log.anchor_note_cases(),
+    }
+    return {
+        f"{name}.json": json.dumps({"construction": name, "formula": CONSTRUCTIONS[name].formula, "cases": list_},
+                                   indent=1, ensure_ascii=False) + "\n"
+        for name, list_ in cases.items()
+    }
+
+
+def main() -> int:
+    VECTORS.mkdir(exist_ok=True)
+    for name, text in build().items():
+        (VECTORS / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
