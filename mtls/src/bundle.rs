@@ -1,0 +1,138 @@
+//! The trust bundle: the CA certificates whose leaves a process accepts.
+//!
+//! Loaded from a file, a ConfigMap or an enrollment answer, replaced as a whole by
+//! [`crate::tls::Credentials::reload`]. An empty bundle does not exist, and a text that holds anything else than CA
+//! certificates is refused whole.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+
+use crate::identity::{PeerIdentity, SpkiSha256};
+use crate::pem::{self, PemError};
+use crate::verify::{self, CaCertificate, NotACa, PeerError, Purpose};
+
+/// The most CA certificates that a bundle may hold.
+pub const MAX_CERTIFICATES: usize = 32;
+
+/// Why a trust bundle was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// The text is not PEM certificates.
+    #[error("the trust bundle is not PEM certificates")]
+    Pem(#[from] PemError),
+    /// None at all, or more than [`MAX_CERTIFICATES`].
+    #[error("the trust bundle holds {found} certificates; 1 to {MAX_CERTIFICATES} are allowed")]
+    Count {
+        /// How many there are.
+        found: usize,
+    },
+    /// One of them is not a CA's.
+    #[error("certificate {position} of the trust bundle (counted from 1) cannot be a root")]
+    Certificate {
+        /// Its place, counted from 1.
+        position: usize,
+        /// Why not.
+        source: NotACa,
+    },
+    /// One of them is there twice.
+    #[error(
+        "certificate {position} of the trust bundle (counted from 1) is there twice; remove one"
+    )]
+    Duplicate {
+        /// The place of the second.
+        position: usize,
+    },
+}
+
+/// One or more CA certificates, each checked to be one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    roots: Vec<CaCertificate>,
+}
+
+impl TrustBundle {
+    /// Reads a bundle from PEM.
+    ///
+    /// # Errors
+    /// [`BundleError`] when anything in the text is not a CA certificate.
+    pub fn from_pem(text: &[u8]) -> Result<Self, BundleError> {
+        Self::from_der(pem::certificates(text)?)
+    }
+
+    /// Makes a bundle of certificates in DER.
+    ///
+    /// # Errors
+    /// [`BundleError`] when one is not a CA certificate, when there is none, or too many.
+    pub fn from_der(certificates: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
+        if certificates.is_empty() || certificates.len() > MAX_CERTIFICATES {
+            return Err(BundleError::Count {
+                found: certificates.len(),
+            });
+        }
+        let mut roots: Vec<CaCertificate> = Vec::with_capacity(certificates.len());
+        for (der, position) in certificates.into_iter().zip(1..) {
+            if roots.iter().any(|root| root.der == der) {
+                return Err(BundleError::Duplicate { position });
+            }
+            roots.push(
+                CaCertificate::parse(der)
+                    .map_err(|source| BundleError::Certificate { position, source })?,
+            );
+        }
+        Ok(Self { roots })
+    }
+
+    /// The bundle as PEM, in its order.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        pem::encode_certificates(self.certificates())
+    }
+
+    /// The CA certificates, DER.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.roots.iter().map(|root| &root.der)
+    }
+
+    /// The hash of each CA's public key: what a join token carries as its pin.
+    pub fn pins(&self) -> impl Iterator<Item = SpkiSha256> {
+        self.roots.iter().map(|root| root.spki_sha256)
+    }
+
+    /// Verifies a chain, leaf first, and reads the peer's identity from it.
+    ///
+    /// This proves what the certificate says, not that somebody holds its key: the handshake proves that, and a server
+    /// takes its peer's identity from the connection ([`crate::stream::MtlsStream::connect_info`]).
+    ///
+    /// # Errors
+    /// [`PeerError`] when the chain, the validity, the usage or the names are not in order.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        purpose: Purpose,
+        now: Timestamp,
+    ) -> Result<PeerIdentity, PeerError> {
+        let (leaf, intermediates) = chain.split_first().ok_or(PeerError::Malformed)?;
+        verify::verify(
+            leaf,
+            intermediates,
+            self.roots.iter(),
+            purpose,
+            verify::unix_time(now),
+        )
+    }
+
+    pub(crate) fn roots(&self) -> &[CaCertificate] {
+        &self.roots
+    }
+}
+
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TrustBundle")
+            .field(&self.pins().collect::<Vec<_>>())
+            .finish()
+    }
+}
