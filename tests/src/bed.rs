@@ -1,0 +1,428 @@
+//! A whole installation in one folder: broker, operator, cluster, node plugin.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+
+    mount::{UnmountFlags, unmount},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    cluster::ClusterFolder,
+    issuer::Issuer,
+    kubelet::Kubelet,
+    mounts,
+    pod::Pod,
+    process::{Process, bin, run},
+};
+
+/// The trust domain of every bed.
+pub const TRUST_DOMAIN: &str = "attache.test";
+/// The cluster of every bed.
+pub const CLUSTER: &str = "local";
+/// The audience of its tokens.
+pub const AUDIENCE: &str = "attache";
+/// Its node.
+pub const NODE: (&str, &str) = ("node-a", "5a0c1de0-0000-4000-8000-00000000000a");
+/// A second node of the cluster, without a plugin.
+pub const OTHER_NODE: (&str, &str) = ("node-b", "5a0c1de0-0000-4000-8000-00000000000b");
+/// The agent's user.
+pub const AGENT_UID: u32 = 4840;
+
+/// An installation. What runs is ended, and what is mounted unmounted, when it is dropped.
+#[derive(Debug)]
+pub struct Bed {
+    /// The node plugin's first process, when it runs. Dropped before the broker.
+    pub plugin: Option<Process>,
+    /// The broker, when it runs.
+    pub broker: Option<Process>,
+    /// Everything lies in here.
+    pub dir: PathBuf,
+    /// Deletes the folder; absent when the caller keeps it.
+    _owned: Option<TempDir>,
+    /// Signs the cluster's tokens.
+    pub issuer: std::sync::Arc<Issuer>,
+    /// The cluster's record.
+    pub cluster: ClusterFolder,
+}
+
+impl Bed {
+    /// Writes the files of an installation into a new folder; starts nothing.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn new() -> Result<Self> {
+        let owned = tempfile::Builder::new().prefix("attache-").tempdir()?;
+        let dir = owned.path().to_owned();
+        Self::lay_out(&dir, Some(owned))
+    }
+
+    /// As [`Bed::new`], in a folder that the caller keeps.
+    ///
+    /// # Errors
+    /// As [`Bed::new`].
+    pub fn at(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        Self::lay_out(&dir.canonicalize()?, None)
+    }
+
+    fn lay_out(dir: &Path, owned: Option<TempDir>) -> Result<Self> {
+        // The agent's user must be able to pass through to its own folders.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+        let issuer = Issuer::new("https://issuer.attache.test", "key-1")?;
+        let cluster = ClusterFolder::create(&dir.join("cluster"), &issuer)?;
+        cluster.add_node(NODE.0, NODE.1)?;
+        cluster.add_node(OTHER_NODE.0, OTHER_NODE.1)?;
+        for folder in ["etc", "log", "cli", "containers", "kubelet/plugins/csi.attache.dev", "kubelet/plugins_registry", "kubelet/pods"] {
+            fs::create_dir_all(dir.join(folder))?;
+        }
+        let bed = Self {
+            plugin: None,
+            broker: None,
+            dir: dir.to_owned(),
+            _owned: owned,
+            issuer: std::sync::Arc::new(issuer),
+            cluster,
+        };
+        fs::write(bed.broker_config(), bed.broker_toml())?;
+        Ok(bed)
+    }
+
+    /// A bed with everything running: broker, operator `ada`, cluster, node plugin.
+    ///
+    /// # Errors
+    /// When a step fails, with what it printed.
+    pub fn start() -> Result<Self> {
+        let mut bed = Self::new()?;
+        bed.start_all()?;
+        Ok(bed)
+    }
+
+    /// Starts everything, step by step.
+    ///
+    /// # Errors
+    /// As [`Bed::start`].
+    pub fn start_all(&mut self) -> Result<()> {
+        self.init_broker()?;
+        self.start_broker()?;
+        self.login("ada")?;
+        self.add_cluster()?;
+        self.join_node(NODE.0)?;
+        self.start_plugin()
+    }
+
+    /// `attache-broker init`.
+    ///
+    /// # Errors
+    /// With what it printed.
+    pub fn init_broker(&self) -> Result<String> {
+        let output = run(Command::new(bin("attache-broker")?)
+            .args(["init", "--config"])
+            .arg(self.broker_config()))?;
+        printed(&output, "attache-broker init")
+    }
+
+    /// `attache-broker serve`, until it says where it listens.
+    ///
+    /// # Errors
+    /// With the log's end.
+    pub fn start_broker(&mut self) -> Result<()> {
+        let listening = self.store_dir().join("listen.json");
+        let _ = fs::remove_file(&listening);
+        let config = self.broker_config();
+        let mut broker = Process::start(
+            "attache-broker",
+            &["serve", "--config", path_str(&config)?],
+            &self.dir.join("log/broker.log"),
+        )?;
+        broker.wait_until("listening", || fs::read(&listening).ok().filter(|t| !t.is_empty()))?;
+        self.broker = Some(broker);
+        Ok(())
+    }
+
+    /// Where the broker listens: mutual TLS, enrollment.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn broker_addresses(&self) -> Result<(SocketAddr, SocketAddr)> {
+        let text = fs::read_to_string(self.store_dir().join("listen.json")).context("the broker does not listen")?;
+        let json: Value = serde_json::from_str(&text)?;
+        let address = |key: &str| -> Result<SocketAddr> {
+            Ok(json.get(key).and_then(Value::as_str).with_context(|| format!("no {key} in listen.json"))?.parse()?)
+        };
+        Ok((address("grpc")?, address("enroll")?))
+    }
+
+    /// Makes an operator with a certificate, the first one by the admin socket.
+    ///
+    /// # Errors
+    /// With what the commands printed.
+    pub fn login(&self, name: &str) -> Result<()> {
+        let (grpc, _) = self.broker_addresses()?;
+        let csr = self.dir.join(format!("etc/{name}.csr"));
+        let chain = self.dir.join(format!("etc/{name}.pem"));
+        let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0");
+        let bundle = self.store_dir().join("trust-bundle.pem");
+        self.attache_ok(&[
+            "login", "--new", name, "--broker", &grpc.to_string(), "--broker-id", &broker,
+            "--trust-bundle", path_str(&bundle)?, "--csr", path_str(&csr)?,
+        ])?;
+        let output = run(Command::new(bin("attache-broker")?)
+            .args(["bootstrap", "operator", name, "--csr"])
+            .arg(&csr)
+            .arg("--config")
+            .arg(self.broker_config()))?;
+        let pem = printed(&output, "attache-broker bootstrap operator")?;
+        fs::write(&chain, pem)?;
+        self.attache_ok(&["login", "--finish", path_str(&chain)?])?;
+        Ok(())
+    }
+
+    /// Tells the broker of the cluster.
+    ///
+    /// # Errors
+    /// With what the command printed.
+    pub fn add_cluster(&self) -> Result<String> {
+        self.attache_ok(&[
+            "cluster", "add", CLUSTER, "--issuer", &self.issuer.url, "--audience", AUDIENCE,
+            "--folder", path_str(&self.cluster.dir)?,
+        ])
+    }
+
+    /// Makes a join token for a node and the plugin's settings with it.
+    ///
+    /// # Errors
+    /// With what the command printed.
+    pub fn join_node(&self, node: &str) -> Result<()> {
+        let token = self.attache_ok(&["node", "join-token", "--cluster", CLUSTER, "--node", node])?;
+        let file = self.dir.join("etc/join-token");
+        let _ = fs::remove_file(&file);
+        fs::write(&file, token)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400))?;
+        rustix::fs::chown(
+            &file,
+            Some(rustix::fs::Uid::from_raw(AGENT_UID)),
+            Some(rustix::fs::Gid::from_raw(AGENT_UID)),
+        )?;
+        let (grpc, enroll) = self.broker_addresses()?;
+        fs::write(self.plugin_config(), self.plugin_toml(node, grpc, enroll))?;
+        Ok(())
+    }
+
+    /// `attache-node-plugin serve`, until its CSI socket answers that it is ready.
+    ///
+    /// # Errors
+    /// With the log's end.
+    pub fn start_plugin(&mut self) -> Result<()> {
+        let config = self.plugin_config();
+        let mut plugin = Process::start(
+            "attache-node-plugin",
+            &["serve", "--config", path_str(&config)?],
+            &self.dir.join("log/node-plugin.log"),
+        )?;
+        let socket = self.csi_socket();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        plugin.wait_until("ready", || {
+            if !socket.exists() {
+                return None;
+            }
+            std::thread::scope(|scope| scope.spawn(|| runtime.block_on(probe(&self.dir, &socket))).join().ok().flatten())
+        })?;
+        self.plugin = Some(plugin);
+        Ok(())
+    }
+
+    /// The CSI client of this bed's kubelet. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket's path is no URI.
+    pub fn kubelet(&self) -> Result<Kubelet> {
+        Kubelet::new(&self.kubelet_dir(), &self.csi_socket())
+    }
+
+    /// A pod on this bed's node that wants `secrets`, recorded in the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub fn pod(&self, name: &str, secrets: &str) -> Result<Pod> {
+        let pod = Pod::new("shop", name, "web", NODE, secrets);
+        self.cluster.add_pod(&pod)?;
+        Ok(pod)
+    }
+
+    /// An honest token for a pod.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn token(&self, pod: &Pod) -> Result<String> {
+        self.issuer.mint(pod, AUDIENCE)
+    }
+
+    /// Runs `attache` with this bed's context.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn attache(&self, args: &[&str]) -> Result<Output> {
+        run(self.attache_command()?.args(args))
+    }
+
+    /// Runs `attache` and demands success; answers what it printed.
+    ///
+    /// # Errors
+    /// With what it printed.
+    pub fn attache_ok(&self, args: &[&str]) -> Result<String> {
+        printed(&self.attache(args)?, &format!("attache {}", args.join(" ")))
+    }
+
+    /// `attache` with this bed's context, to be completed.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn attache_command(&self) -> Result<Command> {
+        let mut command = Command::new(bin("attache")?);
+        command.env("ATTACHE_CONFIG", self.cli_config()).env("NO_COLOR", "1");
+        Ok(command)
+    }
+
+    /// Settings file of the CLI.
+    #[must_use]
+    pub fn cli_config(&self) -> PathBuf {
+        self.dir.join("cli/config.toml")
+    }
+
+    /// Settings file of the broker.
+    #[must_use]
+    pub fn broker_config(&self) -> PathBuf {
+        self.dir.join("etc/broker.toml")
+    }
+
+    /// Settings file of the node plugin.
+    #[must_use]
+    pub fn plugin_config(&self) -> PathBuf {
+        self.dir.join("etc/node-plugin.toml")
+    }
+
+    /// The broker's store folder.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.dir.join("broker")
+    }
+
+    /// The broker's audit folder.
+    #[must_use]
+    pub fn audit_dir(&self) -> PathBuf {
+        self.dir.join("audit")
+    }
+
+    /// Kubelet's root folder.
+    #[must_use]
+    pub fn kubelet_dir(&self) -> PathBuf {
+        self.dir.join("kubelet")
+    }
+
+    /// The driver's socket.
+    #[must_use]
+    pub fn csi_socket(&self) -> PathBuf {
+        self.kubelet_dir().join("plugins/csi.attache.dev/csi.sock")
+    }
+
+    /// The registration socket.
+    #[must_use]
+    pub fn registration_socket(&self) -> PathBuf {
+        self.kubelet_dir().join("plugins_registry/csi.attache.dev-reg.sock")
+    }
+
+    fn broker_toml(&self) -> String {
+        let dir = self.dir.display();
+        format!(
+            r#"name = "broker-0"
+trust_domain = "{TRUST_DOMAIN}"
+
+[listen]
+grpc = "127.0.0.1:0"
+enroll = "127.0.0.1:0"
+admin = "{dir}/broker-admin.sock"
+
+[store]
+dir = "{dir}/broker"
+
+[keys]
+slot_file = "{dir}/etc/slot.key"
+
+[audit]
+dir = "{dir}/audit"
+"#
+        )
+    }
+
+    fn plugin_toml(&self, node: &str, grpc: SocketAddr, enroll: SocketAddr) -> String {
+        let dir = self.dir.display();
+        format!(
+            r#"[broker]
+address = "{grpc}"
+enroll_address = "{enroll}"
+
+[node]
+node_name = "{node}"
+kubelet_dir = "{dir}/kubelet"
+csi_socket = "{dir}/kubelet/plugins/csi.attache.dev/csi.sock"
+registration_dir = "{dir}/kubelet/plugins_registry"
+
+[agent]
+uid = {AGENT_UID}
+gid = {AGENT_UID}
+state_dir = "{dir}/node-state"
+ipc_dir = "{dir}/node-ipc"
+join_token_file = "{dir}/etc/join-token"
+"#
+        )
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        drop(self.plugin.take());
+        drop(self.broker.take());
+        // A test may leave volumes published: deepest first, so that nothing is left under the folder.
+        if let Ok(mut left) = mounts::below(&self.dir) {
+            left.sort_by_key(|m| std::cmp::Reverse(m.point.as_os_str().len()));
+            for mount in left {
+                let _ = unmount(&mount.point, UnmountFlags::DETACH);
+            }
+        }
+    }
+}
+
+async fn probe(dir: &Path, socket: &Path) -> Option<()> {
+    let kubelet = Kubelet::new(dir, socket).ok()?;
+    let answer = kubelet.identity().probe(attache_proto::csi::v1::ProbeRequest {}).await.ok()?;
+    answer.into_inner().ready.filter(|ready| *ready).map(drop)
+}
+
+/// The standard output of a command that succeeded.
+fn printed(output: &Output, what: &str) -> Result<String> {
+    if !output.status.success() {
+        bail!(
+            "{what}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let text = String::from_utf8(output.stdout.clone()).context("output is UTF-8")?;
+    ensure!(!text.contains('\0'), "{what} printed a NUL");
+    Ok(text)
+}
+
+fn path_str(path: &Path) -> Result<&str> {
+    path.to_str().context("the path is UTF-8")
+}

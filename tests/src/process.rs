@@ -1,0 +1,175 @@
+//! Processes of the product, started from the binaries that were built with the tests.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a process may take to become ready or to end.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at something that another process is about to do.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The folder of the product's binaries: beside the test program (`target/PROFILE/deps/..`) or the helper binary.
+///
+/// # Errors
+/// When this program's own path cannot be read.
+pub fn bin_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let dir = own.parent().context("a program lies in a folder")?;
+    let dir = if dir.ends_with("deps") { dir.parent().context("deps lies in a folder")? } else { dir };
+    Ok(dir.to_owned())
+}
+
+/// The path of one of the product's binaries.
+///
+/// # Errors
+/// When it is not there: `cargo test` builds the tests alone, `cargo build --bins` the binaries.
+pub fn bin(name: &str) -> Result<PathBuf> {
+    let path = bin_dir()?.join(name);
+    if !path.exists() {
+        bail!("{} is not built: run `cargo build --bins` with the same profile first", path.display());
+    }
+    Ok(path)
+}
+
+/// A running process with its log; it is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Standard error and output.
+    pub log: PathBuf,
+    name: String,
+}
+
+impl Process {
+    /// Starts a binary of the product; its output is appended to `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(name: &str, args: &[&str], log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(bin(name)?)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        Ok(Self { child, log: log.to_owned(), name: name.to_owned() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until `ready` answers something; fails when the process ends or the patience does.
+    ///
+    /// # Errors
+    /// With the log's end.
+    pub fn wait_until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = ready() {
+                return Ok(answer);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended ({status}) before {what}:\n{}", self.name, self.log_tail());
+            }
+            if Instant::now() > deadline {
+                bail!("{} was not {what} after {PATIENCE:?}:\n{}", self.name, self.log_tail());
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
+        kill_process(pid, signal).with_context(|| format!("signal {}", self.name))
+    }
+
+    /// Asks it to end and waits.
+    ///
+    /// # Errors
+    /// When it does not end in time (it is killed then) or ends badly.
+    pub fn stop(mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let status = self.wait_for_end()?;
+        if !status.success() && status.signal() != Some(15) {
+            bail!("{} ended badly ({status}):\n{}", self.name, self.log_tail());
+        }
+        Ok(())
+    }
+
+    /// Kills it without warning and waits.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        self.wait_for_end()?;
+        Ok(())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the patience ends first; it is killed then.
+    pub fn wait_for_end(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                self.child.kill()?;
+                bail!("{} did not end within {PATIENCE:?}:\n{}", self.name, self.log_tail());
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// The last 4 KiB of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let mut from = text.len().saturating_sub(4096);
+        while !text.is_char_boundary(from) {
+            from += 1;
+        }
+        text.get(from..).unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // A plugin's mounter ends its agent on SIGTERM; only what does not listen is killed.
+            let _ = self.signal(Signal::TERM);
+            if self.wait_for_end().is_err() {
+                let _ = self.child.kill();
+            }
+        }
+    }
+}
+
+/// Runs a command to its end and returns what it printed.
+///
+/// # Errors
+/// When it cannot be run.
+pub fn run(command: &mut Command) -> Result<Output> {
+    command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))
+}
