@@ -47,6 +47,8 @@ pub struct Bed {
     pub broker: Option<Process>,
     /// Everything lies in here.
     pub dir: PathBuf,
+    /// Nothing is taken down when it is dropped.
+    left: bool,
     /// Deletes the folder; absent when the caller keeps it.
     _owned: Option<TempDir>,
     /// Signs the cluster's tokens.
@@ -89,6 +91,7 @@ impl Bed {
             plugin: None,
             broker: None,
             dir: dir.to_owned(),
+            left: false,
             _owned: owned,
             issuer: std::sync::Arc::new(issuer),
             cluster,
@@ -239,6 +242,11 @@ impl Bed {
         })?;
         self.plugin = Some(plugin);
         Ok(())
+    }
+
+    /// Leaves everything as it is: processes that were released run on, and mounts stay.
+    pub fn leave(mut self) {
+        self.left = true;
     }
 
     /// The CSI client of this bed's kubelet. Must be called inside a tokio runtime.
@@ -392,6 +400,9 @@ impl Drop for Bed {
     fn drop(&mut self) {
         drop(self.plugin.take());
         drop(self.broker.take());
+        if self.left {
+            return;
+        }
         // A test may leave volumes published: deepest first, so that nothing is left under the folder.
         if let Ok(mut left) = mounts::below(&self.dir) {
             left.sort_by_key(|m| std::cmp::Reverse(m.point.as_os_str().len()));

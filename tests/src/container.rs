@@ -15,6 +15,7 @@ use crate::process::run;
 /// A container that sleeps until it is removed; removed when dropped.
 #[derive(Debug)]
 pub struct Container {
+    released: bool,
     id: String,
     state: PathBuf,
 }
@@ -44,7 +45,7 @@ impl Container {
             }
         }
         fs::write(bundle.join("config.json"), serde_json::to_vec(&config(id, uid, mounts))?)?;
-        let container = Self { id: id.to_owned(), state: dir.join("runc") };
+        let container = Self { released: false, id: id.to_owned(), state: dir.join("runc") };
         let output = run(container
             .runc()
             .args(["run", "--detach", "--bundle"])
@@ -66,6 +67,13 @@ impl Container {
         run(self.runc().args(["exec", &self.id, "/bin/sh", "-c", line]))
     }
 
+    /// Lets go of it: it runs on, and is the caller's by its id.
+    #[must_use]
+    pub fn release(mut self) -> String {
+        self.released = true;
+        self.id.clone()
+    }
+
     fn runc(&self) -> Command {
         let mut command = Command::new("runc");
         command.arg("--root").arg(&self.state);
@@ -75,7 +83,9 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = run(self.runc().args(["delete", "--force", &self.id]));
+        if !self.released {
+            let _ = run(self.runc().args(["delete", "--force", &self.id]));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
@@ -44,6 +44,7 @@ pub fn bin(name: &str) -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    released: bool,
     /// Standard error and output.
     pub log: PathBuf,
     name: String,
@@ -61,14 +62,23 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
+            // A group of its own: Ctrl-C reaches the harness alone, which then takes everything down in order.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}"))?;
-        Ok(Self { child, log: log.to_owned(), name: name.to_owned() })
+        Ok(Self { child, released: false, log: log.to_owned(), name: name.to_owned() })
     }
 
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets go of it: it runs on, and is the caller's by its process id.
+    #[must_use]
+    pub fn release(mut self) -> u32 {
+        self.released = true;
         self.child.id()
     }
 
@@ -156,7 +166,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if !self.released && matches!(self.child.try_wait(), Ok(None)) {
             // A plugin's mounter ends its agent on SIGTERM; only what does not listen is killed.
             let _ = self.signal(Signal::TERM);
             if self.wait_for_end().is_err() {
@@ -164,6 +174,19 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// The process ids of the children of a process.
+///
+/// # Errors
+/// When the process is gone.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("children"))?;
+        found.extend(text.split_whitespace().filter_map(|p| p.parse::<u32>().ok()));
+    }
+    Ok(found)
 }
 
 /// Runs a command to its end and returns what it printed.

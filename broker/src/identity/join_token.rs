@@ -92,9 +92,8 @@ impl JoinToken {
     /// What the store keeps.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
-        let mut lp = Lp::new();
-        lp.str("attache/join-token/1").bytes(&self.id).bytes(self.secret.as_ref());
-        let encoded = Zeroizing::new(lp.finish());
+        let lp = Lp::labelled("attache/join-token/1").bytes(&self.id).bytes(self.secret.as_ref());
+        let encoded = Zeroizing::new(lp.into_bytes());
         TokenHash(Sha256::digest(encoded.as_slice()).into())
     }
 

@@ -1,0 +1,23 @@
+//! Who may call: operators, nodes, bans, join tokens, and the certificates that they get.
+//!
+//! ```text
+//! verified certificate -> admit: not banned, its key recorded and live -> Caller::Node | Caller::Operator
+//! ```
+//! Every RPC passes `admit`; a key of ours that is not live comes from a copy of the identity, which is banned on the
+//! spot. The rows are the truth; the view in memory follows each commit. This module must never trust a name that a
+//! request carries: names come from certificates, tokens and the cluster's own record.
+
+mod authority;
+mod enroll;
+mod join_token;
+mod recorded;
+mod rows;
+mod view;
+
+pub use authority::{Authority, AuthorityError};
+pub use enroll::{Enrolled, EnrollError, Enrollment};
+pub use join_token::{JoinToken, LIFETIME as JOIN_TOKEN_LIFETIME, MalformedToken};
+pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
+pub(crate) use rows::{ms, read, text, time};
+pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};
+pub use view::{Caller, Directory, NotAdmitted};

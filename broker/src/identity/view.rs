@@ -1,0 +1,209 @@
+//! What is known of callers, in memory: rebuilt from the rows at the start, changed after each commit.
+//!
+//! Reading is lock-free. A change is copied in whole, so a reader sees one state or the next, never a mixture. The view
+//! decides nothing that the rows do not say, and must never be changed before the commit is durable.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use attache_envelope::EnvelopeError;
+use attache_mtls::{
+    identity::PeerIdentity,
+    spiffe::{NodeId, OperatorId, PeerId},
+};
+use jiff::Timestamp;
+
+use super::{
+    recorded::Standing,
+    rows::{BanRecord, NodeRecord, OperatorRecord, Role},
+};
+use crate::store::{LedgerError, Rows, Store, Table, ledger::Ledger};
+
+/// Rows read at once.
+const PAGE: usize = 512;
+
+/// A caller who may call: recorded, live, not banned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// A node plugin.
+    Node {
+        /// Its ID.
+        id: NodeId,
+        /// Its certificate's serial, hexadecimal.
+        serial: String,
+    },
+    /// A person.
+    Operator {
+        /// Their ID.
+        id: OperatorId,
+        /// Their certificate's serial, hexadecimal.
+        serial: String,
+        /// What they may do.
+        role: Role,
+    },
+}
+
+/// Why a verified certificate may not call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// Banned by an operator, or by the broker because a copy was used.
+    #[error("{id} is banned; an operator can lift that with: attache {noun} unban {name}")]
+    Banned {
+        /// The SPIFFE ID.
+        id: String,
+        /// `node` or `operator`.
+        noun: &'static str,
+        /// How the command names it.
+        name: String,
+    },
+    /// Never enrolled here, or forgotten.
+    #[error("{id} is not known here; it has to {mend} first")]
+    Unknown {
+        /// The SPIFFE ID.
+        id: String,
+        /// What it has to do.
+        mend: &'static str,
+    },
+    /// The key is none of the live ones.
+    #[error("{id} called with a key that it has replaced: a copy of the identity is in use; it is banned now")]
+    Copy {
+        /// The SPIFFE ID.
+        id: String,
+    },
+    /// A broker's certificate, where nodes and operators call.
+    #[error("a broker's certificate cannot call here")]
+    Broker,
+    /// A superseded key within its grace wants a new certificate.
+    #[error("this certificate has been replaced by a newer one; renew with that")]
+    Superseded,
+    /// What has to be written first could not be.
+    #[error("the identity cannot be checked at the moment; try again")]
+    Unavailable,
+}
+
+/// Everything that is known.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Nodes by SPIFFE ID, with the sequence of their rows.
+    pub nodes: HashMap<String, (u64, NodeRecord)>,
+    /// Operators by name, with the sequence of their rows.
+    pub operators: HashMap<String, (u64, OperatorRecord)>,
+    /// Bans by SPIFFE ID, with the sequence of their rows.
+    pub bans: HashMap<String, (u64, BanRecord)>,
+}
+
+/// The view, shared.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    view: Arc<ArcSwap<View>>,
+}
+
+/// Why the view could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// A row could not be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A row is authentic and not decodable: written by another version.
+    #[error("a row of table {table} cannot be decoded")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        #[source]
+        source: EnvelopeError,
+    },
+}
+
+impl Directory {
+    /// Reads the whole view from the rows.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]: nobody is served until every row is understood.
+    pub async fn load<S: Store>(ledger: &Ledger<S>) -> Result<Self, DirectoryError> {
+        let view = View {
+            nodes: whole(ledger, Table::Identity, NodeRecord::decode).await?,
+            operators: whole(ledger, Table::Operator, OperatorRecord::decode).await?,
+            bans: whole(ledger, Table::Ban, BanRecord::decode).await?,
+        };
+        Ok(Self { view: Arc::new(ArcSwap::from_pointee(view)) })
+    }
+
+    /// The view of this moment.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Changes the view after a commit.
+    pub fn change(&self, change: impl Fn(&mut View)) {
+        self.view.rcu(|view| {
+            let mut next = View::clone(view);
+            change(&mut next);
+            next
+        });
+    }
+
+    /// How a verified peer stands at `now`, before anything is written: who it is, and which of its keys it showed.
+    ///
+    /// # Errors
+    /// [`NotAdmitted::Banned`], [`NotAdmitted::Unknown`], [`NotAdmitted::Broker`].
+    pub fn standing(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(Caller, Standing), NotAdmitted> {
+        let view = self.view.load();
+        let serial = peer.serial().to_string();
+        match peer.id() {
+            PeerId::Node(id) => {
+                let text = id.to_string();
+                view.refuse_banned(&text, "node", &text)?;
+                let (_, record) = view
+                    .nodes
+                    .get(&text)
+                    .ok_or(NotAdmitted::Unknown { id: text, mend: "join with a token (attache node join-token)" })?;
+                let standing = record.keys.standing(peer.spki_sha256(), now);
+                Ok((Caller::Node { id: id.clone(), serial }, standing))
+            }
+            PeerId::Operator(id) => {
+                let text = id.to_string();
+                view.refuse_banned(&text, "operator", id.name())?;
+                let (_, record) = view
+                    .operators
+                    .get(id.name())
+                    .ok_or(NotAdmitted::Unknown { id: text, mend: "be made an operator" })?;
+                let standing = record.keys.standing(peer.spki_sha256(), now);
+                Ok((Caller::Operator { id: id.clone(), serial, role: record.role }, standing))
+            }
+            PeerId::Broker(_) => Err(NotAdmitted::Broker),
+        }
+    }
+}
+
+impl View {
+    fn refuse_banned(&self, id: &str, noun: &'static str, name: &str) -> Result<(), NotAdmitted> {
+        if self.bans.contains_key(id) {
+            return Err(NotAdmitted::Banned { id: id.to_owned(), noun, name: name.to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// A whole small table, decoded.
+async fn whole<S: Store, T>(
+    ledger: &Ledger<S>,
+    table: Table,
+    decode: impl Fn(&[u8]) -> Result<T, EnvelopeError>,
+) -> Result<HashMap<String, (u64, T)>, DirectoryError> {
+    let mut all = HashMap::new();
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = ledger.scan(table, b"", after.as_deref(), PAGE).await?;
+        let last = page.len() < PAGE;
+        for (key, row) in page {
+            let record = decode(&row.body).map_err(|source| DirectoryError::Row { table: table.name(), source })?;
+            all.insert(String::from_utf8_lossy(&key).into_owned(), (row.seq, record));
+            after = Some(key);
+        }
+        if last {
+            return Ok(all);
+        }
+    }
+}
