@@ -136,3 +136,70 @@ impl fmt::Debug for TrustBundle {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::{CA_VALIDITY, CertificateAuthority};
+    use crate::key::LeafKey;
+
+    fn ca(seed: u8) -> CertificateAuthority {
+        let td = "example.org".parse().unwrap();
+        CertificateAuthority::create(&[seed; 32], &td, "CA", CA_VALIDITY, Timestamp::now()).unwrap()
+    }
+
+    #[test]
+    fn a_bundle_round_trips_through_pem_and_pins_each_key() {
+        let (one, two) = (ca(1), ca(2));
+        let bundle =
+            TrustBundle::from_der(vec![one.certificate().clone(), two.certificate().clone()])
+                .unwrap();
+        assert_eq!(
+            TrustBundle::from_pem(bundle.to_pem().as_bytes()).unwrap(),
+            bundle
+        );
+        assert_eq!(
+            bundle.pins().collect::<Vec<_>>(),
+            [one.spki_sha256(), two.spki_sha256()]
+        );
+    }
+
+    #[test]
+    fn anything_but_distinct_ca_certificates_is_refused_whole() {
+        let ca = ca(1);
+        let good = ca.certificate().clone();
+        let request = LeafKey::generate().unwrap().certificate_request().unwrap();
+        let request = crate::ca::CertificateRequest::verify(&request).unwrap();
+        let id = "spiffe://example.org/broker/b".parse().unwrap();
+        let leaf = ca
+            .issue(&[1; 32], &request, &id, CA_VALIDITY, Timestamp::now())
+            .unwrap();
+        let leaf = leaf.certificate().clone();
+        assert_eq!(
+            TrustBundle::from_der(vec![]),
+            Err(BundleError::Count { found: 0 })
+        );
+        assert_eq!(
+            TrustBundle::from_der(vec![good.clone(); 33]),
+            Err(BundleError::Count { found: 33 })
+        );
+        assert_eq!(
+            TrustBundle::from_der(vec![good.clone(), good.clone()]),
+            Err(BundleError::Duplicate { position: 2 })
+        );
+        assert_eq!(
+            TrustBundle::from_der(vec![good.clone(), leaf]),
+            Err(BundleError::Certificate {
+                position: 2,
+                source: NotACa
+            })
+        );
+        let mut trailing = good.to_vec();
+        trailing.push(0);
+        assert!(TrustBundle::from_der(vec![trailing.into()]).is_err());
+        assert!(matches!(
+            TrustBundle::from_pem(b"no PEM"),
+            Err(BundleError::Pem(_))
+        ));
+    }
+}

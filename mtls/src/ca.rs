@@ -395,3 +395,6 @@ impl SigningKey for SeedSigner<'_> {
         Ok(self.pair()?.sign(message).as_ref().to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests;

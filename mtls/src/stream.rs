@@ -166,10 +166,10 @@ impl MtlsStream {
         self.info.clone()
     }
 
-    /// The TLS session, for what it can tell of its handshake.
+    /// The TLS connection below, for what it can tell of its handshake.
     #[must_use]
-    pub fn session(&self) -> &rustls::CommonState {
-        self.tls.get_ref().1
+    pub fn tls(&self) -> &TlsStream<TcpStream> {
+        &self.tls
     }
 
     /// The error that every operation gives once the connection was closed by this side.

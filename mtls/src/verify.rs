@@ -12,16 +12,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustls::{CertificateError, OtherError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::identity::{PeerIdentity, Serial, SpkiSha256};
 use crate::spiffe::{PeerId, SpiffeError, TrustDomain};
-
-/// `1.3.6.1.5.5.7.3.1` (RFC 5280, section 4.2.1.12), the content bytes of the OID.
-const EKU_SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
-/// `1.3.6.1.5.5.7.3.2` (RFC 5280, section 4.2.1.12), the content bytes of the OID.
-const EKU_CLIENT_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
 
 /// The side of a connection that a certificate has to be good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +25,16 @@ pub enum Purpose {
     Client,
     /// The peer answers: its certificate needs serverAuth.
     Server,
+}
+
+impl Purpose {
+    /// The extended key usage by its name (RFC 5280, section 4.2.1.12).
+    fn wanted(self) -> &'static str {
+        match self {
+            Self::Client => "clientAuth",
+            Self::Server => "serverAuth",
+        }
+    }
 }
 
 /// Why a peer's certificate was refused.
@@ -120,28 +125,60 @@ pub(crate) fn verify<'a>(
     purpose: Purpose,
     now: UnixTime,
 ) -> Result<PeerIdentity, PeerError> {
+    let roots: Vec<&CaCertificate> = roots.filter(|ca| ca.is_valid_at(now)).collect();
     let anchors = roots
-        .filter(|ca| ca.is_valid_at(now))
+        .iter()
         .map(|ca| anchor_from_trusted_cert(&ca.der))
         .collect::<Result<Vec<TrustAnchor<'_>>, _>>()
         .map_err(PeerError::Chain)?;
-    let (oid, wanted) = match purpose {
-        Purpose::Client => (EKU_CLIENT_AUTH, "clientAuth"),
-        Purpose::Server => (EKU_SERVER_AUTH, "serverAuth"),
+    let usage = match purpose {
+        Purpose::Client => KeyUsage::client_auth(),
+        Purpose::Server => KeyUsage::server_auth(),
+    };
+    // A root's pathLen is not webpki's concern: an anchor is a name and a key to it (RFC 5280, section 6.1.1).
+    let path_len_kept = |path: &VerifiedPath<'_>| {
+        let depth = path.intermediate_certificates().count();
+        let root = roots
+            .iter()
+            .zip(&anchors)
+            .find(|(_, anchor)| *anchor == path.anchor());
+        match root.and_then(|(ca, _)| ca.path_len) {
+            Some(most) if depth > most => Err(webpki::Error::PathLenConstraintViolated),
+            Some(_) | None => Ok(()),
+        }
     };
     EndEntityCert::try_from(leaf)
-        .map_err(chain_error(wanted))?
+        .map_err(|error| chain_error(error, purpose))?
         .verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
             &anchors,
             intermediates,
             now,
-            KeyUsage::required(oid),
+            usage,
             None,
-            None,
+            Some(&path_len_kept),
         )
-        .map_err(chain_error(wanted))?;
+        .map_err(|error| chain_error(error, purpose))?;
+    require_usage(&parse(leaf)?, purpose)?;
     read_leaf(leaf)
+}
+
+/// The leaf must name its use. webpki takes an absent extension for every use, as it has to for intermediates.
+fn require_usage(leaf: &X509Certificate<'_>, purpose: Purpose) -> Result<(), PeerError> {
+    let uses = leaf
+        .extended_key_usage()
+        .map_err(|_| PeerError::Malformed)?;
+    let named = uses.is_some_and(|uses| match purpose {
+        Purpose::Client => uses.value.client_auth,
+        Purpose::Server => uses.value.server_auth,
+    });
+    if named {
+        Ok(())
+    } else {
+        Err(PeerError::Usage {
+            wanted: purpose.wanted(),
+        })
+    }
 }
 
 /// Reads the identity of a leaf: callers must have verified it, or own its private key.
@@ -202,6 +239,8 @@ pub(crate) struct CaCertificate {
     pub(crate) spki_sha256: SpkiSha256,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
+    /// How many intermediates may lie between this CA and a leaf; unbounded when absent.
+    path_len: Option<usize>,
 }
 
 /// The certificate is not one of a CA: no critical basicConstraints with CA:true, or no keyCertSign.
@@ -222,6 +261,10 @@ impl CaCertificate {
         if !constraints.critical || !constraints.value.ca || !usage.value.key_cert_sign() {
             return Err(NotACa);
         }
+        let path_len = constraints
+            .value
+            .path_len_constraint
+            .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         anchor_from_trusted_cert(&der).map_err(|_| NotACa)?;
         let spki_sha256 = SpkiSha256::of(certificate.public_key().raw);
         let not_before =
@@ -232,6 +275,7 @@ impl CaCertificate {
             spki_sha256,
             not_before,
             not_after,
+            path_len,
             der,
         })
     }
@@ -269,12 +313,12 @@ fn from_unix(at: UnixTime) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-fn chain_error(wanted: &'static str) -> impl Fn(webpki::Error) -> PeerError {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "every other rule is reported by webpki's own name"
-    )]
-    move |error| match error {
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other rule is reported by webpki's own name"
+)]
+fn chain_error(error: webpki::Error, purpose: Purpose) -> PeerError {
+    match error {
         webpki::Error::BadDer | webpki::Error::TrailingData(_) => PeerError::Malformed,
         webpki::Error::UnknownIssuer => PeerError::UnknownIssuer,
         webpki::Error::CertExpired { not_after, .. } => PeerError::Expired {
@@ -283,13 +327,15 @@ fn chain_error(wanted: &'static str) -> impl Fn(webpki::Error) -> PeerError {
         webpki::Error::CertNotValidYet { not_before, .. } => PeerError::NotYetValid {
             not_before: from_unix(not_before),
         },
-        webpki::Error::RequiredEkuNotFoundContext(_) => PeerError::Usage { wanted },
+        webpki::Error::RequiredEkuNotFoundContext(_) => PeerError::Usage {
+            wanted: purpose.wanted(),
+        },
         other => PeerError::Chain(other),
     }
 }
 
 /// What rustls reports and which alert it sends. The two that an honest peer can mend get their own alerts; a peer
-/// learns no more than "certificate unknown" of the others. [`PeerError::from_rustls`] is the way back.
+/// learns no more than "certificate unknown" of the others. `PeerError::from_rustls` is the way back.
 impl From<PeerError> for rustls::Error {
     #[expect(clippy::wildcard_enum_match_arm, reason = "all others share one alert")]
     fn from(error: PeerError) -> Self {
