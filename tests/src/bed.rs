@@ -9,10 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::{
-
-    mount::{UnmountFlags, unmount},
-};
+use rustix::mount::{UnmountFlags, unmount};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -39,7 +36,6 @@ pub const OTHER_NODE: (&str, &str) = ("node-b", "5a0c1de0-0000-4000-8000-0000000
 pub const AGENT_UID: u32 = 4840;
 
 /// An installation. What runs is ended, and what is mounted unmounted, when it is dropped.
-#[derive(Debug)]
 pub struct Bed {
     /// The node plugin's first process, when it runs. Dropped before the broker.
     pub plugin: Option<Process>,
@@ -84,7 +80,15 @@ impl Bed {
         let cluster = ClusterFolder::create(&dir.join("cluster"), &issuer)?;
         cluster.add_node(NODE.0, NODE.1)?;
         cluster.add_node(OTHER_NODE.0, OTHER_NODE.1)?;
-        for folder in ["etc", "log", "cli", "containers", "kubelet/plugins/csi.attache.dev", "kubelet/plugins_registry", "kubelet/pods"] {
+        for folder in [
+            "etc",
+            "log",
+            "cli",
+            "containers",
+            "kubelet/plugins/csi.attache.dev",
+            "kubelet/plugins_registry",
+            "kubelet/pods",
+        ] {
             fs::create_dir_all(dir.join(folder))?;
         }
         let bed = Self {
@@ -147,7 +151,9 @@ impl Bed {
             &["serve", "--config", path_str(&config)?],
             &self.dir.join("log/broker.log"),
         )?;
-        broker.wait_until("listening", || fs::read(&listening).ok().filter(|t| !t.is_empty()))?;
+        broker.wait_until("listening", || {
+            fs::read(&listening).ok().filter(|t| !t.is_empty())
+        })?;
         self.broker = Some(broker);
         Ok(())
     }
@@ -157,10 +163,15 @@ impl Bed {
     /// # Errors
     /// When it does not run.
     pub fn broker_addresses(&self) -> Result<(SocketAddr, SocketAddr)> {
-        let text = fs::read_to_string(self.store_dir().join("listen.json")).context("the broker does not listen")?;
+        let text = fs::read_to_string(self.store_dir().join("listen.json"))
+            .context("the broker does not listen")?;
         let json: Value = serde_json::from_str(&text)?;
         let address = |key: &str| -> Result<SocketAddr> {
-            Ok(json.get(key).and_then(Value::as_str).with_context(|| format!("no {key} in listen.json"))?.parse()?)
+            Ok(json
+                .get(key)
+                .and_then(Value::as_str)
+                .with_context(|| format!("no {key} in listen.json"))?
+                .parse()?)
         };
         Ok((address("grpc")?, address("enroll")?))
     }
@@ -176,8 +187,17 @@ impl Bed {
         let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0");
         let bundle = self.store_dir().join("trust-bundle.pem");
         self.attache_ok(&[
-            "login", "--new", name, "--broker", &grpc.to_string(), "--broker-id", &broker,
-            "--trust-bundle", path_str(&bundle)?, "--csr", path_str(&csr)?,
+            "login",
+            "--new",
+            name,
+            "--broker",
+            &grpc.to_string(),
+            "--broker-id",
+            &broker,
+            "--trust-bundle",
+            path_str(&bundle)?,
+            "--csr",
+            path_str(&csr)?,
         ])?;
         let output = run(Command::new(bin("attache-broker")?)
             .args(["bootstrap", "operator", name, "--csr"])
@@ -196,8 +216,15 @@ impl Bed {
     /// With what the command printed.
     pub fn add_cluster(&self) -> Result<String> {
         self.attache_ok(&[
-            "cluster", "add", CLUSTER, "--issuer", &self.issuer.url, "--audience", AUDIENCE,
-            "--folder", path_str(&self.cluster.dir)?,
+            "cluster",
+            "add",
+            CLUSTER,
+            "--issuer",
+            &self.issuer.url,
+            "--audience",
+            AUDIENCE,
+            "--folder",
+            path_str(&self.cluster.dir)?,
         ])
     }
 
@@ -206,7 +233,8 @@ impl Bed {
     /// # Errors
     /// With what the command printed.
     pub fn join_node(&self, node: &str) -> Result<()> {
-        let token = self.attache_ok(&["node", "join-token", "--cluster", CLUSTER, "--node", node])?;
+        let token =
+            self.attache_ok(&["node", "join-token", "--cluster", CLUSTER, "--node", node])?;
         let file = self.dir.join("etc/join-token");
         let _ = fs::remove_file(&file);
         fs::write(&file, token)?;
@@ -233,12 +261,20 @@ impl Bed {
             &self.dir.join("log/node-plugin.log"),
         )?;
         let socket = self.csi_socket();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         plugin.wait_until("ready", || {
             if !socket.exists() {
                 return None;
             }
-            std::thread::scope(|scope| scope.spawn(|| runtime.block_on(probe(&self.dir, &socket))).join().ok().flatten())
+            std::thread::scope(|scope| {
+                scope
+                    .spawn(|| runtime.block_on(probe(&self.dir, &socket)))
+                    .join()
+                    .ok()
+                    .flatten()
+            })
         })?;
         self.plugin = Some(plugin);
         Ok(())
@@ -297,7 +333,9 @@ impl Bed {
     /// When it is not built.
     pub fn attache_command(&self) -> Result<Command> {
         let mut command = Command::new(bin("attache")?);
-        command.env("ATTACHE_CONFIG", self.cli_config()).env("NO_COLOR", "1");
+        command
+            .env("ATTACHE_CONFIG", self.cli_config())
+            .env("NO_COLOR", "1");
         Ok(command)
     }
 
@@ -346,7 +384,8 @@ impl Bed {
     /// The registration socket.
     #[must_use]
     pub fn registration_socket(&self) -> PathBuf {
-        self.kubelet_dir().join("plugins_registry/csi.attache.dev-reg.sock")
+        self.kubelet_dir()
+            .join("plugins_registry/csi.attache.dev-reg.sock")
     }
 
     fn broker_toml(&self) -> String {
@@ -415,7 +454,11 @@ impl Drop for Bed {
 
 async fn probe(dir: &Path, socket: &Path) -> Option<()> {
     let kubelet = Kubelet::new(dir, socket).ok()?;
-    let answer = kubelet.identity().probe(attache_proto::csi::v1::ProbeRequest {}).await.ok()?;
+    let answer = kubelet
+        .identity()
+        .probe(attache_proto::csi::v1::ProbeRequest {})
+        .await
+        .ok()?;
     answer.into_inner().ready.filter(|ready| *ready).map(drop)
 }
 

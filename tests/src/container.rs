@@ -38,14 +38,23 @@ impl Container {
             .context("busybox-static is not installed")?;
         fs::copy(busybox, root.join("bin/busybox"))?;
         fs::set_permissions(root.join("bin/busybox"), fs::Permissions::from_mode(0o755))?;
-        for applet in ["sh", "cat", "ls", "sleep", "id", "chmod", "rm", "touch", "mv", "stat"] {
+        for applet in [
+            "sh", "cat", "ls", "sleep", "id", "chmod", "rm", "touch", "mv", "stat",
+        ] {
             let link = root.join("bin").join(applet);
             if !link.exists() {
                 symlink("busybox", link)?;
             }
         }
-        fs::write(bundle.join("config.json"), serde_json::to_vec(&config(id, uid, mounts))?)?;
-        let container = Self { released: false, id: id.to_owned(), state: dir.join("runc") };
+        fs::write(
+            bundle.join("config.json"),
+            serde_json::to_vec(&config(id, uid, mounts))?,
+        )?;
+        let container = Self {
+            released: false,
+            id: id.to_owned(),
+            state: dir.join("runc"),
+        };
         let output = run(container
             .runc()
             .args(["run", "--detach", "--bundle"])

@@ -39,10 +39,18 @@ impl Issuer {
     /// # Errors
     /// When the bytes are no P-256 key in PKCS#8.
     pub fn from_pkcs8(url: &str, kid: &str, pkcs8: &[u8]) -> Result<Self> {
-        let key =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &SystemRandom::new())
-                .map_err(|e| anyhow!("issuer key: {e}"))?;
-        Ok(Self { url: url.into(), kid: kid.into(), pkcs8: pkcs8.to_vec(), key })
+        let key = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            pkcs8,
+            &SystemRandom::new(),
+        )
+        .map_err(|e| anyhow!("issuer key: {e}"))?;
+        Ok(Self {
+            url: url.into(),
+            kid: kid.into(),
+            pkcs8: pkcs8.to_vec(),
+            key,
+        })
     }
 
     /// The key as PKCS#8 DER.
@@ -89,7 +97,11 @@ impl Issuer {
     /// When signing fails.
     pub fn sign(&self, claims: &Value) -> Result<String> {
         let header = json!({ "alg": "ES256", "kid": self.kid, "typ": "JWT" });
-        let head = format!("{}.{}", B64URL.encode(header.to_string()), B64URL.encode(claims.to_string()));
+        let head = format!(
+            "{}.{}",
+            B64URL.encode(header.to_string()),
+            B64URL.encode(claims.to_string())
+        );
         let signature = self
             .key
             .sign(&SystemRandom::new(), head.as_bytes())
@@ -102,12 +114,15 @@ impl Issuer {
     /// # Errors
     /// When signing fails.
     pub fn mint(&self, pod: &Pod, audience: &str) -> Result<String> {
-        self.sign(&self.claims(pod, audience)).context("mint a token")
+        self.sign(&self.claims(pod, audience))
+            .context("mint a token")
     }
 }
 
 /// Seconds since the Unix epoch.
 #[must_use]
 pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }

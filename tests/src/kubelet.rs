@@ -11,7 +11,10 @@ use anyhow::{Context, Result};
 use attache_proto::csi::v1 as csi;
 use csi::{identity_client::IdentityClient, node_client::NodeClient};
 use serde_json::json;
-use tonic::{Status, transport::{Channel, Endpoint}};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 use crate::pod::Pod;
 
@@ -56,23 +59,37 @@ impl Kubelet {
     /// Where a pod's volume is mounted.
     #[must_use]
     pub fn target(&self, pod: &Pod) -> PathBuf {
-        self.dir.join("pods").join(&pod.uid).join("volumes/kubernetes.io~csi").join(&pod.volume).join("mount")
+        self.dir
+            .join("pods")
+            .join(&pod.uid)
+            .join("volumes/kubernetes.io~csi")
+            .join(&pod.volume)
+            .join("mount")
     }
 
     /// The request that kubelet would send for a pod's volume.
     #[must_use]
-    pub fn publish_request(&self, pod: &Pod, audience: &str, token: &str) -> csi::NodePublishVolumeRequest {
+    pub fn publish_request(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        token: &str,
+    ) -> csi::NodePublishVolumeRequest {
         let mut context: HashMap<String, String> = pod.attributes.clone().into_iter().collect();
         for (key, value) in [
             ("csi.storage.k8s.io/pod.name", pod.name.as_str()),
             ("csi.storage.k8s.io/pod.namespace", &pod.namespace),
             ("csi.storage.k8s.io/pod.uid", &pod.uid),
-            ("csi.storage.k8s.io/serviceAccount.name", &pod.service_account),
+            (
+                "csi.storage.k8s.io/serviceAccount.name",
+                &pod.service_account,
+            ),
             ("csi.storage.k8s.io/ephemeral", "true"),
         ] {
             context.insert(key.into(), value.into());
         }
-        let tokens = json!({ audience: { "token": token, "expirationTimestamp": "2100-01-01T00:00:00Z" } });
+        let tokens =
+            json!({ audience: { "token": token, "expirationTimestamp": "2100-01-01T00:00:00Z" } });
         csi::NodePublishVolumeRequest {
             volume_id: pod.volume_id(),
             publish_context: HashMap::new(),
@@ -105,7 +122,8 @@ impl Kubelet {
     /// # Errors
     /// The driver's answer.
     pub async fn publish(&self, pod: &Pod, audience: &str, token: &str) -> Result<(), Status> {
-        self.prepare(pod).map_err(|e| Status::internal(format!("harness: {e:#}")))?;
+        self.prepare(pod)
+            .map_err(|e| Status::internal(format!("harness: {e:#}")))?;
         let request = self.publish_request(pod, audience, token);
         self.node().node_publish_volume(request).await.map(drop)
     }
@@ -117,7 +135,10 @@ impl Kubelet {
     pub fn prepare(&self, pod: &Pod) -> Result<()> {
         let target = self.target(pod);
         let parent = target.parent().context("the target has a parent")?;
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(parent)?;
         fs::set_permissions(parent, fs::Permissions::from_mode(0o750))?;
         fs::write(parent.join("vol_data.json"), "{}")?;
         Ok(())

@@ -1,6 +1,9 @@
 //! What this mount namespace has mounted, read from mountinfo.
 
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 

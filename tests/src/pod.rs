@@ -59,7 +59,13 @@ pub fn hardened(uid: u32) -> Value {
 impl Pod {
     /// A pod `NAMESPACE/NAME` with a container `app` (uid 1000) that mounts volume `secrets`, on a node.
     #[must_use]
-    pub fn new(namespace: &str, name: &str, service_account: &str, node: (&str, &str), secrets: &str) -> Self {
+    pub fn new(
+        namespace: &str,
+        name: &str,
+        service_account: &str,
+        node: (&str, &str),
+        secrets: &str,
+    ) -> Self {
         let attributes = [("container", "app"), ("secrets", secrets)];
         Self {
             namespace: namespace.into(),
@@ -72,7 +78,11 @@ impl Pod {
             volume: "secrets".into(),
             attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             read_only: true,
-            containers: vec![Container { name: "app".into(), mounts: true, security_context: hardened(1000) }],
+            containers: vec![Container {
+                name: "app".into(),
+                mounts: true,
+                security_context: hardened(1000),
+            }],
             security_context: json!({}),
             overlay: json!({}),
         }
@@ -81,7 +91,11 @@ impl Pod {
     /// Adds a container that does not mount the volume.
     #[must_use]
     pub fn with_sidecar(mut self, name: &str) -> Self {
-        self.containers.push(Container { name: name.into(), mounts: false, security_context: hardened(1001) });
+        self.containers.push(Container {
+            name: name.into(),
+            mounts: false,
+            security_context: hardened(1001),
+        });
         self
     }
 
@@ -96,7 +110,10 @@ impl Pod {
     #[must_use]
     pub fn volume_id(&self) -> String {
         use sha2::{Digest, Sha256};
-        format!("csi-{}", hex::encode(Sha256::digest(format!("{}{}", self.uid, self.volume))))
+        format!(
+            "csi-{}",
+            hex::encode(Sha256::digest(format!("{}{}", self.uid, self.volume)))
+        )
     }
 
     /// The object as the API server would return it.

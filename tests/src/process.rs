@@ -24,7 +24,11 @@ const LOOK: Duration = Duration::from_millis(5);
 pub fn bin_dir() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let dir = own.parent().context("a program lies in a folder")?;
-    let dir = if dir.ends_with("deps") { dir.parent().context("deps lies in a folder")? } else { dir };
+    let dir = if dir.ends_with("deps") {
+        dir.parent().context("deps lies in a folder")?
+    } else {
+        dir
+    };
     Ok(dir.to_owned())
 }
 
@@ -35,7 +39,10 @@ pub fn bin_dir() -> Result<PathBuf> {
 pub fn bin(name: &str) -> Result<PathBuf> {
     let path = bin_dir()?.join(name);
     if !path.exists() {
-        bail!("{} is not built: run `cargo build --bins` with the same profile first", path.display());
+        bail!(
+            "{} is not built: run `cargo build --bins` with the same profile first",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -66,7 +73,12 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}"))?;
-        Ok(Self { child, released: false, log: log.to_owned(), name: name.to_owned() })
+        Ok(Self {
+            child,
+            released: false,
+            log: log.to_owned(),
+            name: name.to_owned(),
+        })
     }
 
     /// Its process id.
@@ -93,10 +105,18 @@ impl Process {
                 return Ok(answer);
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended ({status}) before {what}:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} ended ({status}) before {what}:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             if Instant::now() > deadline {
-                bail!("{} was not {what} after {PATIENCE:?}:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} was not {what} after {PATIENCE:?}:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             thread::sleep(LOOK);
         }
@@ -107,7 +127,10 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("a pid")?;
         kill_process(pid, signal).with_context(|| format!("signal {}", self.name))
     }
 
@@ -146,7 +169,11 @@ impl Process {
             }
             if Instant::now() > deadline {
                 self.child.kill()?;
-                bail!("{} did not end within {PATIENCE:?}:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} did not end within {PATIENCE:?}:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             thread::sleep(LOOK);
         }
@@ -184,7 +211,10 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = fs::read_to_string(task?.path().join("children"))?;
-        found.extend(text.split_whitespace().filter_map(|p| p.parse::<u32>().ok()));
+        found.extend(
+            text.split_whitespace()
+                .filter_map(|p| p.parse::<u32>().ok()),
+        );
     }
     Ok(found)
 }
@@ -194,5 +224,8 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
 /// # Errors
 /// When it cannot be run.
 pub fn run(command: &mut Command) -> Result<Output> {
-    command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("run {command:?}"))
 }

@@ -8,7 +8,7 @@ use attache_tests::{Bed, process::children};
 use crate::{narrator::Narrator, story::Left};
 
 /// Writes `env` and `stop.sh` and lets go of the processes.
-pub fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -> Result<()> {
+pub(crate) fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -> Result<()> {
     let dir = dir.canonicalize()?;
     let (grpc, enroll) = bed.broker_addresses()?;
     let key = dir.join("etc/issuer.pk8");
@@ -16,15 +16,28 @@ pub fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -> Resul
     let broker = bed.broker.take().context("the broker runs")?.release();
     let mounter = bed.plugin.take().context("the plugin runs")?.release();
     let agent = children(mounter)?.first().copied().unwrap_or_default();
-    let target = bed.kubelet_dir().join("pods").join(&left.pod.uid).join("volumes/kubernetes.io~csi").join(&left.pod.volume).join("mount");
-    let containers: Vec<String> = left.containers.into_iter().map(attache_tests::container::Container::release).collect();
+    let target = bed
+        .kubelet_dir()
+        .join("pods")
+        .join(&left.pod.uid)
+        .join("volumes/kubernetes.io~csi")
+        .join(&left.pod.volume)
+        .join("mount");
+    let containers: Vec<String> = left
+        .containers
+        .into_iter()
+        .map(attache_tests::container::Container::release)
+        .collect();
 
     let mut env = String::new();
     for (name, value) in [
         ("BROKER_ADDR", grpc.to_string()),
         ("BROKER_ENROLL_ADDR", enroll.to_string()),
         ("CSI_SOCKET", bed.csi_socket().display().to_string()),
-        ("REGISTRATION_SOCKET", bed.registration_socket().display().to_string()),
+        (
+            "REGISTRATION_SOCKET",
+            bed.registration_socket().display().to_string(),
+        ),
         ("ATTACHE_CONFIG", bed.cli_config().display().to_string()),
         ("BROKER_PID", broker.to_string()),
         ("AGENT_PID", agent.to_string()),
@@ -51,7 +64,7 @@ pub fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -> Resul
 }
 
 /// Takes everything down after a failure with `--keep`; the files stay, for looking at.
-pub fn empty(bed: &mut Bed) {
+pub(crate) fn empty(bed: &mut Bed) {
     drop(bed.plugin.take());
     drop(bed.broker.take());
 }

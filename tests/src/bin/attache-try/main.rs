@@ -24,9 +24,14 @@ struct Args {
     keep: Option<PathBuf>,
 }
 
+#[expect(clippy::print_stderr, reason = "the last word of a program")]
 fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("attache-try: {error}");

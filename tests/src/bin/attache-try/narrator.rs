@@ -16,21 +16,21 @@ use attache_tests::Bed;
 /// The user pressed Ctrl-C.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
-pub struct Interrupted;
+pub(crate) struct Interrupted;
 
 /// Prints the story.
-pub struct Narrator {
+pub(crate) struct Narrator {
     interrupted: Arc<AtomicBool>,
     checked: AtomicUsize,
     began: Instant,
 }
 
 /// Ends the story at its next line.
-pub struct Interrupter(Arc<AtomicBool>);
+pub(crate) struct Interrupter(Arc<AtomicBool>);
 
 impl Interrupter {
     /// Ends the story.
-    pub fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
@@ -38,31 +38,35 @@ impl Interrupter {
 #[expect(clippy::print_stdout, reason = "it narrates")]
 impl Narrator {
     /// A narrator who has said nothing yet.
-    pub fn new() -> Self {
-        Self { interrupted: Arc::default(), checked: AtomicUsize::new(0), began: Instant::now() }
+    pub(crate) fn new() -> Self {
+        Self {
+            interrupted: Arc::default(),
+            checked: AtomicUsize::new(0),
+            began: Instant::now(),
+        }
     }
 
     /// What ends the story from outside.
-    pub fn interrupter(&self) -> Interrupter {
+    pub(crate) fn interrupter(&self) -> Interrupter {
         Interrupter(self.interrupted.clone())
     }
 
     /// Begins a chapter.
-    pub fn chapter(&self, title: &str) -> Result<()> {
+    pub(crate) fn chapter(&self, title: &str) -> Result<()> {
         self.go_on()?;
         println!("\n{title}");
         Ok(())
     }
 
     /// Shows a command that the user could have typed.
-    pub fn command(&self, line: &str) -> Result<()> {
+    pub(crate) fn command(&self, line: &str) -> Result<()> {
         self.go_on()?;
         println!("  $ {line}");
         Ok(())
     }
 
     /// States what was checked: `holds` decides; a difference ends the story.
-    pub fn checked(&self, statement: &str, holds: bool) -> Result<()> {
+    pub(crate) fn checked(&self, statement: &str, holds: bool) -> Result<()> {
         self.go_on()?;
         if !holds {
             bail!("this does not hold: {statement}");
@@ -73,26 +77,26 @@ impl Narrator {
     }
 
     /// Runs `attache` with these arguments, shows it as typed, demands success and answers what it printed.
-    pub fn attache(&self, bed: &Bed, args: &[&str]) -> Result<String> {
+    pub(crate) fn attache(&self, bed: &Bed, args: &[&str]) -> Result<String> {
         self.command(&format!("attache {}", quoted(args)))?;
         bed.attache_ok(args)
     }
 
     /// Runs `attache`, shows it, and answers its output whatever it is.
-    pub fn attache_output(&self, bed: &Bed, args: &[&str]) -> Result<Output> {
+    pub(crate) fn attache_output(&self, bed: &Bed, args: &[&str]) -> Result<Output> {
         self.command(&format!("attache {}", quoted(args)))?;
         bed.attache(args)
     }
 
     /// Shows a few lines of what was printed.
-    pub fn quote(&self, text: &str) {
+    pub(crate) fn quote(&self, text: &str) {
         for line in text.lines() {
             println!("      | {line}");
         }
     }
 
     /// The last line.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         println!(
             "\ndone: {} statements checked in {:.1} s; nothing is left behind",
             self.checked.load(Ordering::Relaxed),
@@ -101,7 +105,7 @@ impl Narrator {
     }
 
     /// The last line when everything is left running.
-    pub fn end_kept(&self, dir: &Path) {
+    pub(crate) fn end_kept(&self, dir: &Path) {
         println!(
             "\ndone: {} statements checked in {:.1} s; everything runs on in {dir}\n  . {dir}/env       # where everything is\n  {dir}/stop.sh     # ends it",
             self.checked.load(Ordering::Relaxed),
@@ -119,6 +123,18 @@ impl Narrator {
 }
 
 fn quoted(args: &[&str]) -> String {
-    let plain = |a: &str| a.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:#@=".contains(c));
-    args.iter().map(|a| if plain(a) { (*a).to_owned() } else { format!("'{a}'") }).collect::<Vec<_>>().join(" ")
+    let plain = |a: &str| {
+        a.chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./:#@=".contains(c))
+    };
+    args.iter()
+        .map(|a| {
+            if plain(a) {
+                (*a).to_owned()
+            } else {
+                format!("'{a}'")
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
