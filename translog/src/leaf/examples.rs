@@ -1,0 +1,239 @@
+//! One event of every kind, for the tests of this crate; where a kind has optional items, once with all and once
+//! with none of them.
+
+use super::*;
+
+pub(crate) fn examples() -> Vec<Event> {
+    let mut events = process();
+    events.extend(deliveries());
+    events.extend(mutations());
+    events.extend(identities());
+    events
+}
+
+fn broker() -> String {
+    "spiffe://example.internal/broker/broker-0".into()
+}
+
+fn node() -> String {
+    "spiffe://example.internal/node/local/6f1b".into()
+}
+
+fn operator() -> String {
+    "spiffe://example.internal/operator/ada".into()
+}
+
+fn serial() -> Vec<u8> {
+    vec![0x7f, 1, 2, 3]
+}
+
+fn process() -> Vec<Event> {
+    let start = Start {
+        broker: broker(),
+        incarnation: 1,
+        seq: 41,
+        software: "0.1.0".into(),
+        key_memory: "memfd_secret".into(),
+    };
+    vec![
+        start.into(),
+        Stop { broker: broker() }.into(),
+        Cut {
+            segment: 0,
+            offset: 4096,
+            bytes: 77,
+            leaves: 1,
+            size: 9,
+        }
+        .into(),
+        Anchor {
+            incarnation: 1,
+            seq: 43,
+            t: [15; 32],
+        }
+        .into(),
+    ]
+}
+
+fn deliveries() -> Vec<Event> {
+    let refusals = Refusals {
+        actor: node(),
+        denial: Some([1, 2, 3, 4]),
+        public_reason: "the token is for another audience".into(),
+        count: 12,
+        first_ms: 1_000,
+        last_ms: 2_000,
+    };
+    let unattested = Denial {
+        request: None,
+        object: None,
+        cluster: None,
+        namespace: None,
+        service_account: None,
+        pod_name: None,
+        pod_uid: None,
+        container: None,
+        image: None,
+        volume_id: None,
+        volume_name: None,
+        references: None,
+        denial: None,
+        policies: None,
+        ..denial()
+    };
+    let bare = Release {
+        image: None,
+        left_out: None,
+        values: vec![],
+        policies: vec![],
+        ..release()
+    };
+    vec![
+        release().into(),
+        bare.into(),
+        denial().into(),
+        unattested.into(),
+        Refusals {
+            denial: None,
+            ..refusals.clone()
+        }
+        .into(),
+        refusals.into(),
+    ]
+}
+
+fn release() -> Release {
+    let value = ReleasedValue {
+        keyspace: "payments".into(),
+        name: "db".into(),
+        secret: [1; 16],
+        version: 3,
+        field: "password".into(),
+        value: [2; 16],
+    };
+    Release {
+        node: node(),
+        serial: serial(),
+        release: [3; 16],
+        session: [4; 16],
+        nonce: [5; 16],
+        plugin_key: [6; 32],
+        cluster: "local".into(),
+        namespace: "shop".into(),
+        service_account: "web".into(),
+        pod_name: "web-7c9".into(),
+        pod_uid: "0b5f".into(),
+        container: "app".into(),
+        image: Some("registry.internal/app:1".into()),
+        volume_id: "csi-00".into(),
+        volume_name: "secrets".into(),
+        values: vec![
+            value.clone(),
+            ReleasedValue {
+                field: "username".into(),
+                ..value
+            },
+        ],
+        left_out: Some(vec!["payments/extra".into()]),
+        generation: Generation {
+            incarnation: 1,
+            seq: 42,
+            digest: [7; 32],
+        },
+        policies: vec!["grant-1".into()],
+    }
+}
+
+fn denial() -> Denial {
+    Denial {
+        actor: node(),
+        serial: serial(),
+        request: Some([8; 16]),
+        verb: "deliver".into(),
+        object: Some("payments/db".into()),
+        cluster: Some("local".into()),
+        namespace: Some("shop".into()),
+        service_account: Some("web".into()),
+        pod_name: Some("web-7c9".into()),
+        pod_uid: Some("0b5f".into()),
+        container: Some("app".into()),
+        image: Some("registry.internal/app:1".into()),
+        volume_id: Some("csi-00".into()),
+        volume_name: Some("secrets".into()),
+        references: Some(vec!["payments/db".into()]),
+        denial: Some([0x7f, 0x3a, 0x9c, 0x12]),
+        public_reason: "no grant lets local/shop/web/app read payments/db".into(),
+        true_reason: "payments/db does not exist".into(),
+        policies: Some(vec![]),
+    }
+}
+
+fn mutations() -> Vec<Event> {
+    let intent = Intent {
+        operator: operator(),
+        serial: serial(),
+        request: [9; 16],
+        verb: "secret.put".into(),
+        object: "payments/db".into(),
+        digest: [11; 32],
+        expected_seq: 43,
+    };
+    let committed = Outcome {
+        operator: operator(),
+        request: [9; 16],
+        reason: None,
+        ending: Ending::Committed,
+        seq: Some(43),
+        anchor_t: Some([10; 32]),
+        intent: 17,
+    };
+    let lost = Outcome {
+        reason: Some("the head moved".into()),
+        ending: Ending::NotCommitted,
+        seq: None,
+        anchor_t: None,
+        ..committed.clone()
+    };
+    vec![intent.into(), committed.into(), lost.into()]
+}
+
+fn identities() -> Vec<Event> {
+    let (key, not_after_ms) = ([12; 32], 3_000);
+    let evidence = "join-token 9a".into();
+    let reason = || "a key older than the previous one was used".to_owned();
+    vec![
+        Bootstrap {
+            operator: operator(),
+            key,
+            not_after_ms,
+            serial: serial(),
+        }
+        .into(),
+        Enrollment {
+            node: node(),
+            key,
+            not_after_ms,
+            evidence,
+            serial: serial(),
+        }
+        .into(),
+        Renewal {
+            identity: node(),
+            previous_serial: serial(),
+            key,
+            not_after_ms,
+            serial: vec![1],
+        }
+        .into(),
+        Ban {
+            identity: node(),
+            reason: reason(),
+        }
+        .into(),
+        Alarm {
+            identity: node(),
+            reason: reason(),
+        }
+        .into(),
+    ]
+}
