@@ -13,5 +13,7 @@ pub mod kubelet;
 pub mod mounts;
 pub mod pod;
 pub mod process;
+pub mod scene;
 
 pub use bed::Bed;
+pub use scene::Scene;

@@ -1,0 +1,91 @@
+//! `attache-broker`: reads the settings, does one thing, says how it went.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use attache_broker::{
+    config::{Config, SCHEMA},
+    run,
+};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Keeps secrets sealed, and releases each to the one container that was granted it.
+#[derive(Parser)]
+#[command(name = "attache-broker", version, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new store with its keys, its CA and its guard rails. Never touches one that is there.
+    Init(ConfigArg),
+    /// Serve until told to stop.
+    Serve(ConfigArg),
+    /// Make the first of a kind, through the running broker's admin socket.
+    #[command(subcommand)]
+    Bootstrap(Bootstrap),
+    /// Read the settings file and say what is wrong with it.
+    CheckConfig(ConfigArg),
+    /// Read every row of the store and say which are damaged: live through the admin socket, else on the store itself.
+    CheckStore(ConfigArg),
+}
+
+#[derive(Subcommand)]
+enum Bootstrap {
+    /// Sign the first operator's certificate request; the chain goes to standard output.
+    Operator {
+        /// The operator's name: the last part of their SPIFFE ID.
+        name: String,
+        /// The certificate request that `attache login --new` wrote (PEM).
+        #[arg(long, value_name = "FILE")]
+        csr: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+}
+
+#[derive(clap::Args)]
+struct ConfigArg {
+    /// The settings file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/attache/broker.toml")]
+    config: PathBuf,
+}
+
+impl Command {
+    fn config(&self) -> &PathBuf {
+        match self {
+            Self::Init(arg) | Self::Serve(arg) | Self::CheckConfig(arg) | Self::CheckStore(arg) => &arg.config,
+            Self::Bootstrap(Bootstrap::Operator { config, .. }) => &config.config,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let help = format!("Settings (TOML; section.key):\n{}", SCHEMA.help());
+    let matches = Args::command().after_long_help(help).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    match carry_out(&args.command) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "attache-broker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// 0: done; 1: failed; 8: a check ran and found something.
+fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
+    let file = command.config();
+    let config = Config::read(file).map_err(|e| anyhow::Error::new(e).context(file.display().to_string()))?;
+    match command {
+        Command::Init(_) => run::init(&config),
+        Command::Serve(_) => run::serve(config),
+        Command::Bootstrap(Bootstrap::Operator { name, csr, .. }) => run::bootstrap_operator(&config, name, csr),
+        Command::CheckConfig(_) => {
+            writeln!(std::io::stdout(), "{}: no fault found", file.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::CheckStore(_) => run::check_store(&config),
+    }
+}
