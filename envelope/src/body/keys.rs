@@ -1,0 +1,300 @@
+//! Keyspaces, KEKs, wrapped data keys and their index.
+
+use super::{MAX_SPIFFE_ID_BYTES, decode};
+use crate::error::EnvelopeError;
+use crate::id::{ID_BYTES, KeyId, SecretId, ValueId};
+use crate::lp::{Fault, Lp, Malformed, Reader};
+use crate::name::Keyspace;
+use crate::value::CtHash;
+use crate::wrap::WrappedKey;
+use crate::{MAX_VERSION_BYTES, TAG_BYTES};
+
+/// What may be done with a keyspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyspaceState {
+    /// It is used.
+    Active,
+    /// Its keys are gone; the name stays taken.
+    Destroyed,
+}
+
+/// Table `keyspace`: `LP(state u8, key epoch u32, created u64, who)`.
+///
+/// Key: the name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyspaceBody {
+    /// What may be done with it.
+    pub state: KeyspaceState,
+    /// The epoch of the KEK that new data keys are wrapped under, from 1.
+    pub key_epoch: u32,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Who made it.
+    pub created_by: String,
+}
+
+impl KeyspaceBody {
+    const RECORD: &str = "the keyspace";
+
+    /// The row's key.
+    #[must_use]
+    pub fn key(keyspace: &Keyspace) -> Vec<u8> {
+        keyspace.as_str().as_bytes().to_vec()
+    }
+
+    /// The body's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let state = match self.state {
+            KeyspaceState::Active => 1,
+            KeyspaceState::Destroyed => 2,
+        };
+        Lp::record()
+            .u8(state)
+            .u32(self.key_epoch)
+            .u64(self.created_ms)
+            .str(&self.created_by)
+            .into_bytes()
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Format`], [`EnvelopeError::Suite`], [`EnvelopeError::Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        decode(Self::RECORD, bytes, |reader| {
+            Ok(Self {
+                state: match reader.u8("state")? {
+                    1 => KeyspaceState::Active,
+                    2 => KeyspaceState::Destroyed,
+                    _ => return Err(Malformed::new("state", Fault::Unknown)),
+                },
+                key_epoch: epoch(reader, "key epoch")?,
+                created_ms: reader.u64("created")?,
+                created_by: reader.str("who", MAX_SPIFFE_ID_BYTES)?.to_owned(),
+            })
+        })
+    }
+}
+
+/// What may be done with a KEK.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KekState {
+    /// Wraps and unwraps.
+    Active {
+        /// The keyring key that wraps it.
+        wrap_key: KeyId,
+        /// The KEK.
+        wrapped: WrappedKey,
+    },
+    /// Only unwraps; nothing new is wrapped under it.
+    Retired {
+        /// The keyring key that wraps it.
+        wrap_key: KeyId,
+        /// The KEK.
+        wrapped: WrappedKey,
+    },
+    /// Gone; the row keeps its id from being used again.
+    Destroyed,
+}
+
+/// Table `kek`: `LP(kek_id, state u8, wrap key_id, wrap 112, created u64)`; the two of a destroyed KEK are empty.
+///
+/// Key: `keyspace || 0x00 || epoch u32 big-endian`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KekBody {
+    /// Its id.
+    pub kek: KeyId,
+    /// What may be done with it, and the wrapped key while there is one.
+    pub state: KekState,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+impl KekBody {
+    const RECORD: &str = "the KEK";
+
+    /// The row's key.
+    #[must_use]
+    pub fn key(keyspace: &Keyspace, epoch: u32) -> Vec<u8> {
+        [keyspace.as_str().as_bytes(), &[0], &epoch.to_be_bytes()].concat()
+    }
+
+    /// The body's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let lp = Lp::record().id(self.kek);
+        let lp = match &self.state {
+            KekState::Active { wrap_key, wrapped } => {
+                lp.u8(1).id(wrap_key).bytes(wrapped.as_bytes())
+            }
+            KekState::Retired { wrap_key, wrapped } => {
+                lp.u8(2).id(wrap_key).bytes(wrapped.as_bytes())
+            }
+            KekState::Destroyed => lp.u8(3).bytes(&[]).bytes(&[]),
+        };
+        lp.u64(self.created_ms).into_bytes()
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Format`], [`EnvelopeError::Suite`], [`EnvelopeError::Malformed`]; a wrapped key in a
+    /// destroyed KEK is [`Fault::Length`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        decode(Self::RECORD, bytes, |reader| {
+            Ok(Self {
+                kek: reader.id("kek_id")?,
+                state: match reader.u8("state")? {
+                    1 => {
+                        let (wrap_key, wrapped) = wrapped(reader)?;
+                        KekState::Active { wrap_key, wrapped }
+                    }
+                    2 => {
+                        let (wrap_key, wrapped) = wrapped(reader)?;
+                        KekState::Retired { wrap_key, wrapped }
+                    }
+                    3 => {
+                        let [] = reader.array("wrap key_id")?;
+                        let [] = reader.array("wrap")?;
+                        KekState::Destroyed
+                    }
+                    _ => return Err(Malformed::new("state", Fault::Unknown)),
+                },
+                created_ms: reader.u64("created")?,
+            })
+        })
+    }
+}
+
+/// Table `value-key`: `LP(secret, key_id, SHA-256(ct) 32, ct length u32, wrap 112)`.
+///
+/// Key: the value's 16 bytes. `secret` lets a rewrap find the associated data from this row alone; the length lets a
+/// put sum up carried values without reading them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueKeyBody {
+    /// The secret that the value was put to.
+    pub secret: SecretId,
+    /// The KEK that wraps.
+    pub kek: KeyId,
+    /// SHA-256 of the payload.
+    pub ct_hash: CtHash,
+    /// Bytes of the payload, its tag included.
+    pub ct_bytes: u32,
+    /// The data key.
+    pub wrapped: WrappedKey,
+}
+
+impl ValueKeyBody {
+    const RECORD: &str = "the value key";
+
+    /// The row's key, and that of the payload.
+    #[must_use]
+    pub fn key(value: ValueId) -> Vec<u8> {
+        value.as_bytes().to_vec()
+    }
+
+    /// The body's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Lp::record()
+            .id(self.secret)
+            .id(self.kek)
+            .bytes(self.ct_hash.as_bytes())
+            .u32(self.ct_bytes)
+            .bytes(self.wrapped.as_bytes())
+            .into_bytes()
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Format`], [`EnvelopeError::Suite`], [`EnvelopeError::Malformed`]; a length that no
+    /// ciphertext has is [`Fault::Length`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        decode(Self::RECORD, bytes, |reader| {
+            let body = Self {
+                secret: reader.id("secret")?,
+                kek: reader.id("key_id")?,
+                ct_hash: CtHash::from_bytes(reader.array("SHA-256(ct)")?),
+                ct_bytes: reader.u32("ct length")?,
+                wrapped: WrappedKey::from_bytes(reader.array("wrap")?),
+            };
+            let found = usize::try_from(body.ct_bytes).unwrap_or(usize::MAX);
+            if !(TAG_BYTES..=MAX_VERSION_BYTES + TAG_BYTES).contains(&found) {
+                return Err(Malformed::new("ct length", Fault::Length));
+            }
+            Ok(body)
+        })
+    }
+
+    /// Bytes of the value itself.
+    #[must_use]
+    pub fn plaintext_bytes(&self) -> usize {
+        usize::try_from(self.ct_bytes)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(TAG_BYTES)
+    }
+}
+
+/// Table `kek-index`: which values a KEK wraps. Key: `kek_id 16 || value 16`; the body is a record without fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KekIndexKey {
+    /// The KEK.
+    pub kek: KeyId,
+    /// The value whose key it wraps.
+    pub value: ValueId,
+}
+
+impl KekIndexKey {
+    const RECORD: &str = "the KEK index";
+
+    /// The row's key.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        [self.kek.as_bytes().as_slice(), self.value.as_bytes()].concat()
+    }
+
+    /// Reads a row's key.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Malformed`] unless it has 32 bytes.
+    pub fn decode(key: &[u8]) -> Result<Self, EnvelopeError> {
+        match key.as_chunks::<ID_BYTES>() {
+            ([kek, value], []) => Ok(Self {
+                kek: KeyId::from_bytes(*kek),
+                value: ValueId::from_bytes(*value),
+            }),
+            _ => Err(EnvelopeError::malformed(Self::RECORD)(Malformed::new(
+                "the key",
+                Fault::Length,
+            ))),
+        }
+    }
+
+    /// The body of every row.
+    #[must_use]
+    pub fn body() -> Vec<u8> {
+        Lp::record().into_bytes()
+    }
+
+    /// Checks a body.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Format`], [`EnvelopeError::Suite`], [`EnvelopeError::Malformed`].
+    pub fn check_body(bytes: &[u8]) -> Result<(), EnvelopeError> {
+        decode(Self::RECORD, bytes, |_| Ok(()))
+    }
+}
+
+fn wrapped(reader: &mut Reader<'_>) -> Result<(KeyId, WrappedKey), Malformed> {
+    let wrap_key = reader.id("wrap key_id")?;
+    Ok((wrap_key, WrappedKey::from_bytes(reader.array("wrap")?)))
+}
+
+fn epoch(reader: &mut Reader<'_>, field: &'static str) -> Result<u32, Malformed> {
+    match reader.u32(field)? {
+        0 => Err(Malformed::new(field, Fault::Unknown)),
+        epoch => Ok(epoch),
+    }
+}

@@ -1,0 +1,31 @@
+//! HKDF-Expand and HMAC over keys of ours, both SHA-256 and both wiped.
+
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::EnvelopeError;
+use crate::key::KEY_BYTES;
+
+/// `okm = HKDF-SHA256-Expand(key, info, okm.len())`; RFC 5869, section 2.3.
+pub(crate) fn expand(
+    key: &[u8; KEY_BYTES],
+    info: &[u8],
+    okm: &mut [u8],
+) -> Result<(), EnvelopeError> {
+    let hkdf = Hkdf::<Sha256>::from_prk(key).map_err(|_| EnvelopeError::Refused)?;
+    hkdf.expand(info, okm).map_err(|_| EnvelopeError::Refused)
+}
+
+/// `HMAC-SHA256(key, message)`; RFC 2104.
+#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+pub(crate) fn hmac(key: &[u8; KEY_BYTES], message: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(message);
+    mac.finalize().into_bytes().into()
+}
+
+/// `SHA-256(bytes)`; FIPS 180-4.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
