@@ -1,0 +1,239 @@
+//! The audit log of this broker: what is about to be let go is on record, durable and signed, before it is.
+//!
+//! ```text
+//! caller -- Leaf --> queue -> writer thread: leaves, one signed checkpoint -> one write, one fdatasync -> AuditReceipt
+//! ```
+//!
+//! An [`AuditReceipt`] is the proof that a leaf is durable; releases and first refusals cannot be answered without one.
+//! [`Refusals`] folds what is refused again and again. A log whose disk failed stays closed: this module must never
+//! write behind bytes that it does not know, and never answer a receipt before the sync.
+
+mod clock;
+mod error;
+mod explain;
+mod read;
+mod receipt;
+mod recover;
+mod refusals;
+mod segment_file;
+mod spare;
+mod summary;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use attache_envelope::id::{BootId, ChainId, StoreId};
+use attache_translog::{Event, Hash, Leaf};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use clock::Clock;
+pub use error::{AuditError, OpenError};
+pub use explain::{DecisionId, Evaluation};
+use read::Catalog;
+pub use read::StoredLeaf;
+pub use receipt::AuditReceipt;
+pub use recover::{OpenIntent, Recovered};
+pub use refusals::{Refusals, RefuseError, WINDOW};
+use writer::Job;
+
+/// How many leaves may wait for the writer; a caller past it waits.
+const QUEUE: usize = 4096;
+
+/// Where a log is and whose it is.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The audit folder.
+    pub dir: PathBuf,
+    /// The store.
+    pub store: StoreId,
+    /// This broker's chain.
+    pub chain: ChainId,
+    /// This process.
+    pub boot: BootId,
+    /// The size of new segments, [`LogOptions::SEGMENT_BYTES`] outside of tests. A start reads one.
+    pub segment_bytes: u64,
+    /// Stamps the leaves.
+    pub clock: Clock,
+}
+
+/// Holds the 32-byte Ed25519 seed (RFC 8032) that checkpoints are signed with; it is borrowed once a batch.
+pub trait SigningSeed: Send + Sync + 'static {
+    /// The seed, where it lies.
+    fn seed(&self) -> &[u8; 32];
+}
+
+/// The newest durable checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// How many leaves are durable.
+    pub size: u64,
+    /// The root over them.
+    pub root: Hash,
+    /// The signed note that says so.
+    pub checkpoint: Arc<str>,
+}
+
+/// A handle to the log; a clone is another one. The writer ends with the last handle or with [`AuditLog::close`].
+#[derive(Clone)]
+pub struct AuditLog {
+    jobs: mpsc::Sender<Job>,
+    head: watch::Receiver<Head>,
+    catalog: Arc<Catalog>,
+    vkey: Arc<str>,
+    options: Arc<LogOptions>,
+}
+
+/// A leaf that is queued: its hash is final, and it is on its way to the disk whether or not anybody waits.
+#[must_use = "a queued leaf proves nothing until it is durable"]
+pub struct QueuedLeaf {
+    hash: Hash,
+    done: oneshot::Receiver<Result<AuditReceipt, AuditError>>,
+}
+
+impl LogOptions {
+    /// What a segment takes on the disk: read by a start at about 1 GB/s, filled in a second and a half at 18,000
+    /// releases a second.
+    pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+}
+
+impl SigningSeed for attache_arena::Key {
+    fn seed(&self) -> &[u8; 32] {
+        self.expose()
+    }
+}
+
+impl AuditLog {
+    /// Takes up the log in `options.dir`, or begins one where there is none.
+    ///
+    /// What a crash left behind the last checkpoint is cut, and the cut is on record before this answers.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a log that does not verify under this key as this store's is never written to.
+    pub fn open(
+        options: LogOptions,
+        seed: impl SigningSeed,
+    ) -> Result<(Self, Recovered), OpenError> {
+        recover::open(options, Box::new(seed))
+    }
+
+    /// Makes a leaf of what happens now in this process.
+    #[must_use]
+    pub fn leaf(&self, event: impl Into<Event>) -> Leaf {
+        Leaf {
+            time_ms: self.options.clock.now_ms(),
+            boot: *self.options.boot.as_bytes(),
+            event: event.into(),
+        }
+    }
+
+    /// Queues a leaf; waits while the queue is full.
+    ///
+    /// # Errors
+    /// [`AuditError::Leaf`], [`AuditError::LeafTooLarge`], [`AuditError::Closed`].
+    ///
+    /// # Cancel safety
+    /// A future dropped before it answers has queued nothing.
+    pub async fn queue(&self, leaf: &Leaf) -> Result<QueuedLeaf, AuditError> {
+        let encoded = leaf.encode().map_err(AuditError::Leaf)?;
+        let limit_bytes = writer::leaf_limit(self.options.segment_bytes);
+        if encoded.body().len() > limit_bytes {
+            return Err(AuditError::LeafTooLarge {
+                size_bytes: encoded.body().len(),
+                limit_bytes,
+            });
+        }
+        let hash = *encoded.hash();
+        let (answer, done) = oneshot::channel();
+        let job = Job::append(&leaf.event, encoded, answer);
+        self.jobs.send(job).await.map_err(|_| AuditError::Closed)?;
+        Ok(QueuedLeaf { hash, done })
+    }
+
+    /// Puts an event on record and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`AuditError`]: then the event must not happen.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped may have queued the leaf: what follows a receipt belongs into a task of its own.
+    pub async fn append(&self, event: impl Into<Event>) -> Result<AuditReceipt, AuditError> {
+        self.queue(&self.leaf(event)).await?.durable().await
+    }
+
+    /// The newest durable checkpoint.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head.borrow().clone()
+    }
+
+    /// Sees every new head, or the newest of several.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Head> {
+        self.head.clone()
+    }
+
+    /// The public key that checkpoints verify under, as a C2SP vkey.
+    #[must_use]
+    pub fn vkey(&self) -> &str {
+        &self.vkey
+    }
+
+    /// This broker's chain.
+    #[must_use]
+    pub fn chain(&self) -> &ChainId {
+        &self.options.chain
+    }
+
+    /// The clock that stamps the leaves.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.options.clock
+    }
+
+    /// At most `limit` durable leaves from `first` on, and no more than about 1 MiB; reads the disk off the runtime.
+    ///
+    /// # Errors
+    /// [`AuditError::Read`], [`AuditError::Damaged`].
+    pub async fn read(&self, first: u64, limit: usize) -> Result<Vec<StoredLeaf>, AuditError> {
+        let catalog = Arc::clone(&self.catalog);
+        let size = self.head.borrow().size;
+        tokio::task::spawn_blocking(move || catalog.read(first, size, limit))
+            .await
+            .unwrap_or(Err(AuditError::Closed))
+    }
+
+    /// Writes what is queued, and gives the folder back. Later appends answer [`AuditError::Closed`].
+    pub async fn close(&self) {
+        let (answer, closed) = oneshot::channel();
+        if self.jobs.send(Job::Close(answer)).await.is_ok() {
+            // The writer drops its end when it is done: either answer means that.
+            drop(closed.await);
+        }
+    }
+
+    /// Makes the next write fail, as a broken disk does.
+    #[cfg(test)]
+    pub(crate) async fn break_disk(&self) {
+        drop(self.jobs.send(Job::BreakDisk).await);
+    }
+}
+
+impl QueuedLeaf {
+    /// `SHA-256(0x00 || body)`, final though not durable.
+    #[must_use]
+    pub fn hash(&self) -> &Hash {
+        &self.hash
+    }
+
+    /// Waits until the leaf is on the disk.
+    ///
+    /// # Errors
+    /// [`AuditError`]: it is not, as far as is known.
+    pub async fn durable(self) -> Result<AuditReceipt, AuditError> {
+        self.done.await.unwrap_or(Err(AuditError::Closed))
+    }
+}
+
+#[cfg(test)]
+mod tests;

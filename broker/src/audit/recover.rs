@@ -1,0 +1,457 @@
+//! Taking up a log at the start of a process.
+//!
+//! Only the last segment is read: its summary has the tree's right edge and what else is carried over. The pass over
+//! it hashes every leaf; signatures are verified for its last checkpoints alone, since the last root covers all leaves
+//! before it. A segment of 16 MiB takes some 30 ms, whatever the length of the log. Without its summary the segments
+//! before it are read too, at the disk's speed.
+//!
+//! What one torn write explains is zeroed, and the cut goes on record before anything else. Everything else keeps
+//! the broker from starting: this module must never zero a record that was durable.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use attache_translog::{
+    Checkpoint, Cut, Event, Frontier, HEADER_BYTES, Hash, Header, Leaf, Record, Records,
+    RecoveryError, Signer, Verifier, leaf_hash, log_origin, recover,
+};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tokio::sync::{mpsc, watch};
+
+use super::error::{AuditError, OpenError};
+use super::explain::Index;
+use super::read::Catalog;
+use super::segment_file::{SegmentFile, list_segments, segment_path};
+use super::spare::Spares;
+use super::summary::Summary;
+use super::writer::{Carried, Mark, Writer, is_disk_full};
+use super::{AuditLog, Head, LogOptions, QUEUE, SigningSeed};
+
+/// How many checkpoints at the end of a segment have their signatures verified.
+const CHECKED_AT_END: usize = 64;
+
+/// What a start found in the log.
+#[derive(Debug)]
+pub struct Recovered {
+    /// How many leaves the log had, before a cut was put on record.
+    pub size: u64,
+    /// The root over them.
+    pub root: Hash,
+    /// What was cut, if the last write was torn.
+    pub cut: Option<Cut>,
+    /// Intents without an outcome: each has to be closed before a mutation is accepted.
+    pub open_intents: Vec<OpenIntent>,
+    /// The newest store anchor on record: its sequence and T.
+    pub audited: Option<(u64, [u8; 32])>,
+    /// The decisions at the end of the log, for [`super::Refusals`].
+    pub(super) decisions: Index,
+}
+
+/// A mutation of which it is not known whether it is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenIntent {
+    /// The intent's index.
+    pub index: u64,
+    /// The operator's SPIFFE ID.
+    pub operator: String,
+    /// The request.
+    pub request: [u8; 16],
+    /// Its digest.
+    pub digest: [u8; 32],
+}
+
+/// The log as read: what the writer goes on from.
+struct Taken {
+    file: Option<SegmentFile>,
+    header: Header,
+    offset: u64,
+    frontier: Frontier,
+    carried: Carried,
+    decisions: Index,
+    cut: Option<Cut>,
+}
+
+/// Everything that recovery needs to know of the log that it expects.
+struct Expected<'a> {
+    options: &'a LogOptions,
+    header: Header,
+    origin: String,
+    seed: &'a dyn SigningSeed,
+    verifier: Verifier,
+}
+
+pub(super) fn open(
+    options: LogOptions,
+    seed: Box<dyn SigningSeed>,
+) -> Result<(AuditLog, Recovered), OpenError> {
+    let dir = options.dir.clone();
+    let lock = lock_folder(&dir)?;
+    remove_drafts(&dir)?;
+    let header = Header {
+        store: *options.store.as_bytes(),
+        chain: *options.chain.as_bytes(),
+        first_index: 0,
+    };
+    let origin = log_origin(&header.store, &header.chain);
+    let signer = Signer::from_seed(&origin, seed.seed()).map_err(|_| AuditError::Closed)?;
+    let expected = Expected {
+        options: &options,
+        header,
+        origin: origin.clone(),
+        seed: seed.as_ref(),
+        verifier: signer.verifier().clone(),
+    };
+    let segments = list_segments(&dir).map_err(|e| io_error("read", &dir, e))?;
+    let taken = expected.take_up(&segments)?;
+    let checkpoint = Checkpoint {
+        size: taken.frontier.size(),
+        root: taken.frontier.root(),
+    };
+    let note = checkpoint.sign(&signer).map_err(|_| AuditError::Closed)?;
+    drop(signer);
+    let vkey = expected.verifier.vkey().into();
+    let catalog = Arc::new(Catalog::new(dir.clone(), &segments));
+    let recovered = Recovered {
+        size: checkpoint.size,
+        root: checkpoint.root,
+        cut: taken.cut.clone(),
+        open_intents: open_intents(&catalog, &taken.carried, checkpoint.size)?,
+        audited: taken.carried.anchor,
+        decisions: taken.decisions,
+    };
+    let (head, heads) = watch::channel(Head {
+        size: checkpoint.size,
+        root: checkpoint.root,
+        checkpoint: note.into(),
+    });
+    let mut writer = Writer {
+        spares: Spares::start(dir.clone(), options.segment_bytes)
+            .map_err(|e| io_error("prepare segments in", &dir, e))?,
+        segment_bytes: options.segment_bytes,
+        catalog: Arc::clone(&catalog),
+        dir: dir.clone(),
+        header: taken.header,
+        origin,
+        seed,
+        file: taken.file,
+        offset: taken.offset,
+        frontier: taken.frontier,
+        carried: taken.carried,
+        head,
+        poisoned: false,
+        _lock: lock,
+    };
+    let (jobs, queue) = mpsc::channel(QUEUE);
+    let log = AuditLog {
+        jobs,
+        head: heads,
+        catalog,
+        vkey,
+        options: Arc::new(options),
+    };
+    if let Some(cut) = taken.cut {
+        writer.append_now(&log.leaf(cut))?;
+    }
+    thread::Builder::new()
+        .name("audit-writer".into())
+        .spawn(move || writer.run(queue))
+        .map_err(|e| io_error("start the writer of", &dir, e))?;
+    Ok((log, recovered))
+}
+
+impl Expected<'_> {
+    /// Reads the last segment and makes it ready to be written on.
+    fn take_up(&self, segments: &[u64]) -> Result<Taken, OpenError> {
+        let Some((&first_index, before)) = segments.split_last() else {
+            return Ok(Taken {
+                file: None,
+                header: self.header,
+                offset: 0,
+                frontier: Frontier::new(),
+                carried: Carried::default(),
+                decisions: Index::default(),
+                cut: None,
+            });
+        };
+        let path = segment_path(&self.options.dir, first_index);
+        let bytes = self.read_segment(&path, first_index)?;
+        let mut decisions = Index::default();
+        let (start, carried) = self.state_before(first_index, before, &mut decisions)?;
+        let end = self.verify_end(first_index, &bytes, start)?;
+        let file = SegmentFile::open(&path, self.options.segment_bytes)
+            .map_err(|e| segment_error(&path, self.options.segment_bytes, e))?;
+        let offset = end.offset as u64;
+        if let Some(cut) = &end.cut {
+            tracing::warn!(path = %path.display(), offset = cut.offset, bytes = cut.bytes, leaves = cut.leaves, "the last write to the audit log was torn: cut");
+            let tail = bytes.get(end.offset..).unwrap_or_default();
+            file.zero(offset, tail)
+                .map_err(|e| io_error("zero the torn end of", &path, e))?;
+        }
+        let good = bytes.get(..end.offset).unwrap_or_default();
+        let carried = carry_over(good, first_index, carried, &mut decisions);
+        Ok(Taken {
+            file: Some(file),
+            header: Header {
+                first_index,
+                ..self.header
+            },
+            offset,
+            frontier: end.frontier,
+            carried,
+            decisions,
+            cut: end.cut,
+        })
+    }
+
+    /// The tree and what is carried where the last segment begins: from its summary, or by reading all before it.
+    fn state_before(
+        &self,
+        first_index: u64,
+        before: &[u64],
+        decisions: &mut Index,
+    ) -> Result<(Frontier, Carried), OpenError> {
+        let (dir, seed) = (&self.options.dir, self.seed.seed());
+        if first_index > 0
+            && let Some(summary) = Summary::load(dir, first_index, &self.origin, seed)
+            && let Some((frontier, carried)) = summary.resume()
+        {
+            return Ok((frontier, carried));
+        }
+        if first_index > 0 {
+            tracing::warn!(
+                first_index,
+                "the last audit segment has no summary that verifies: reading the whole log"
+            );
+        }
+        let (mut frontier, mut carried) = (Frontier::new(), Carried::default());
+        for &segment in before {
+            if segment != frontier.size() {
+                return Err(OpenError::Gap {
+                    index: frontier.size(),
+                });
+            }
+            let bytes = self.read_segment(&segment_path(dir, segment), segment)?;
+            frontier = Pass::over(&bytes, frontier).frontier;
+            carried = carry_over(&bytes, segment, carried, decisions);
+        }
+        if frontier.size() == first_index {
+            Ok((frontier, carried))
+        } else {
+            Err(OpenError::Gap {
+                index: frontier.size(),
+            })
+        }
+    }
+
+    /// Finds the last checkpoint that verifies, and what a torn write left behind it.
+    fn verify_end(
+        &self,
+        first_index: u64,
+        bytes: &[u8],
+        start: Frontier,
+    ) -> Result<End, OpenError> {
+        let path = segment_path(&self.options.dir, first_index);
+        let pass = Pass::over(bytes, start.clone());
+        // The end alone first. Should nothing in it verify, the whole segment says where it goes wrong.
+        let whole = (HEADER_BYTES, start);
+        let places = pass.last_places.front().into_iter().chain([&whole]);
+        for (from, frontier) in places {
+            let header = Header {
+                first_index: frontier.size(),
+                ..self.header
+            };
+            let end = [&header.encode(), bytes.get(*from..).unwrap_or_default()].concat();
+            let found = match recover(&[&end], &self.verifier, frontier.clone()) {
+                Ok(found) if found.checkpoint.is_some() => found,
+                Ok(_) => continue,
+                Err(_) if *from != HEADER_BYTES => continue,
+                Err(error) => return Err(refuse(path, &error)),
+            };
+            let offset = found.offset - HEADER_BYTES + from;
+            let cut = found.torn.map(|torn| Cut {
+                segment: first_index,
+                offset: offset as u64,
+                bytes: torn.bytes,
+                leaves: torn.leaves,
+                size: found.frontier.size(),
+            });
+            return Ok(End {
+                offset,
+                frontier: found.frontier,
+                cut,
+            });
+        }
+        Err(OpenError::Unverifiable { path })
+    }
+
+    fn read_segment(&self, path: &Path, first_index: u64) -> Result<Vec<u8>, OpenError> {
+        let bytes = fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let header = Header::parse(&bytes).map_err(|_| OpenError::Header {
+            path: path.to_owned(),
+        })?;
+        let expected = Header {
+            first_index,
+            ..self.header
+        };
+        if header == expected {
+            Ok(bytes)
+        } else {
+            Err(OpenError::OtherLog {
+                path: path.to_owned(),
+            })
+        }
+    }
+}
+
+/// Where the log goes on.
+struct End {
+    offset: usize,
+    frontier: Frontier,
+    cut: Option<Cut>,
+}
+
+/// A pass over one segment that believes every record: the roots say later whether that was right.
+struct Pass {
+    frontier: Frontier,
+    /// Behind each of the last checkpoints: the offset, and the tree there.
+    last_places: VecDeque<(usize, Frontier)>,
+}
+
+impl Pass {
+    fn over(segment: &[u8], start: Frontier) -> Self {
+        let mut pass = Self {
+            frontier: start,
+            last_places: VecDeque::new(),
+        };
+        let mut records = Records::new(segment);
+        while let Some((_, Ok(record))) = records.next() {
+            match record {
+                Record::Leaf(body) => pass.frontier.append(leaf_hash(body)),
+                Record::Checkpoint(_) => {
+                    if pass.last_places.len() == CHECKED_AT_END {
+                        pass.last_places.pop_front();
+                    }
+                    pass.last_places
+                        .push_back((records.offset(), pass.frontier.clone()));
+                }
+            }
+        }
+        pass
+    }
+}
+
+/// Takes up what the leaves of a segment carry over to the next.
+fn carry_over(
+    segment: &[u8],
+    first_index: u64,
+    mut carried: Carried,
+    decisions: &mut Index,
+) -> Carried {
+    let leaves = Records::new(segment).filter_map(|(_, record)| match record {
+        Ok(Record::Leaf(body)) => Some(body),
+        Ok(Record::Checkpoint(_)) | Err(_) => None,
+    });
+    for (body, index) in leaves.zip(first_index..) {
+        if let Ok(leaf) = Leaf::parse(body) {
+            carried.take(index, Mark::of(&leaf.event));
+            decisions.take(leaf);
+        }
+    }
+    carried
+}
+
+/// Reads the intents that are still open.
+fn open_intents(
+    catalog: &Catalog,
+    carried: &Carried,
+    size: u64,
+) -> Result<Vec<OpenIntent>, OpenError> {
+    let mut intents = Vec::new();
+    for &index in &carried.open_intents {
+        let leaf = catalog.read(index, size, 1)?.pop();
+        let leaf = leaf.and_then(|stored| Leaf::parse(&stored.body).ok());
+        let Some(Event::Intent(intent)) = leaf.map(|leaf| leaf.event) else {
+            return Err(OpenError::Gap { index });
+        };
+        intents.push(OpenIntent {
+            index,
+            operator: intent.operator,
+            request: intent.request,
+            digest: intent.digest,
+        });
+    }
+    Ok(intents)
+}
+
+/// Makes the folder if it is not there, and takes it for this process.
+fn lock_folder(dir: &Path) -> Result<File, OpenError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| io_error("make", dir, e))?;
+    let path = dir.join("lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| io_error("open", &path, e))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(OpenError::InUse {
+            path: dir.to_owned(),
+        }),
+        Err(errno) => Err(io_error("lock", &path, errno.into())),
+    }
+}
+
+/// Removes what a crash left of a segment or a summary that was never named.
+fn remove_drafts(dir: &Path) -> Result<(), OpenError> {
+    let entries = fs::read_dir(dir).map_err(|e| io_error("read", dir, e))?;
+    let drafts: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "tmp"))
+        .collect();
+    for path in drafts {
+        fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;
+    }
+    Ok(())
+}
+
+fn refuse(path: PathBuf, error: &RecoveryError) -> OpenError {
+    match error {
+        RecoveryError::Damaged { offset, .. } => OpenError::Damaged {
+            path,
+            offset: *offset as u64,
+        },
+        RecoveryError::Header { .. } => OpenError::Header { path },
+        RecoveryError::Key(_) | RecoveryError::Empty | RecoveryError::OtherLog { .. } => {
+            OpenError::Unverifiable { path }
+        }
+    }
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn segment_error(path: &Path, needed_bytes: u64, source: io::Error) -> OpenError {
+    if is_disk_full(&source) {
+        let path = path.to_owned();
+        OpenError::DiskFull { path, needed_bytes }
+    } else {
+        io_error("write", path, source)
+    }
+}

@@ -1,0 +1,68 @@
+//! The next segment, prepared by a thread of its own while the log goes on in the one before.
+//!
+//! The writer asks once a segment and takes what is ready when it rolls. A spare that could not be made (a full
+//! disk) is answered to the batch that needed it and asked for again by the next.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use super::segment_file::{SegmentFile, spare_path};
+
+/// The writer's end: at most one spare is being made or waiting.
+pub(super) struct Spares {
+    requests: SyncSender<()>,
+    made: Receiver<io::Result<SegmentFile>>,
+    asked: bool,
+}
+
+impl Spares {
+    /// Starts the thread. It ends when this end is dropped.
+    ///
+    /// # Errors
+    /// What the system says about a new thread.
+    pub(super) fn start(dir: PathBuf, segment_bytes: u64) -> io::Result<Self> {
+        let (requests, asked) = sync_channel(1);
+        let (answers, made) = sync_channel(1);
+        thread::Builder::new()
+            .name("audit-spare".into())
+            .spawn(move || {
+                let path = spare_path(&dir);
+                while let Ok(()) = asked.recv() {
+                    if answers
+                        .send(SegmentFile::create_zeroed(&path, segment_bytes))
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+            })?;
+        Ok(Self {
+            requests,
+            made,
+            asked: false,
+        })
+    }
+
+    /// Has the next segment prepared, unless that is under way.
+    pub(super) fn ask(&mut self) {
+        if !self.asked {
+            self.asked = self.requests.send(()).is_ok();
+        }
+    }
+
+    /// The prepared segment; waits for it when it is not whole yet.
+    ///
+    /// # Errors
+    /// What the system said when it was made; the next call tries again.
+    pub(super) fn take(&mut self) -> io::Result<SegmentFile> {
+        self.ask();
+        self.asked = false;
+        self.made.recv().unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the thread that prepares segments is gone",
+            ))
+        })
+    }
+}

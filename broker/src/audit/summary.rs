@@ -1,0 +1,133 @@
+//! What a start must know of all segments before the last, in a signed note beside that last one, so that it reads one
+//! segment and not the log.
+//!
+//! ```text
+//! <log's origin>/summary "\n"
+//! size <first index of the segment> "\n"
+//! root <base64(hash)> "\n"                      over the leaves before the segment
+//! anchor <seq> <base64(T)> "\n"                 the newest on record; the line is left out when there is none
+//! peak <base64(hash)> "\n"                      the tree's right edge, largest subtree first
+//! intent <index> "\n"                           each intent without an outcome, ascending
+//! ```
+//!
+//! The segment's own checkpoints prove the peaks. A summary that is missing or does not verify costs a start the
+//! reading of the whole log, and nothing else: it must never be needed.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use attache_translog::{Frontier, Hash, Signer, Verifier};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::segment_file::summary_path;
+use super::writer::Carried;
+
+/// The state of a log where a segment begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Summary {
+    size: u64,
+    root: Hash,
+    peaks: Vec<Hash>,
+    carried: Carried,
+}
+
+impl Summary {
+    /// The state behind the leaves of `frontier`.
+    pub(super) fn of(frontier: &Frontier, carried: &Carried) -> Self {
+        Self {
+            size: frontier.size(),
+            root: frontier.root(),
+            peaks: frontier.peaks().to_vec(),
+            carried: carried.clone(),
+        }
+    }
+
+    /// Signs the summary and puts it into the folder; the caller makes the name durable.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn store(&self, dir: &Path, origin: &str, seed: &[u8; 32]) -> io::Result<()> {
+        let path = summary_path(dir, self.size);
+        let draft = path.with_extension("tmp");
+        let name = key_name(origin);
+        let note = Signer::from_seed(&name, seed)
+            .and_then(|signer| signer.sign(&self.text(&name)))
+            .map_err(io::Error::other)?;
+        let mut file = File::create(&draft)?;
+        file.write_all(note.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&draft, &path)
+    }
+
+    /// Reads the summary of the segment that begins with leaf `size`; `None` when there is none that verifies.
+    pub(super) fn load(dir: &Path, size: u64, origin: &str, seed: &[u8; 32]) -> Option<Self> {
+        let note = std::fs::read_to_string(summary_path(dir, size)).ok()?;
+        let signer = Signer::from_seed(&key_name(origin), seed).ok()?;
+        Self::parse(&note, signer.verifier()).filter(|summary| summary.size == size)
+    }
+
+    /// The tree and what is carried; `None` when the peaks do not fit the size and the root.
+    pub(super) fn resume(self) -> Option<(Frontier, Carried)> {
+        let frontier = Frontier::resume(self.size, self.peaks, &self.root).ok()?;
+        Some((frontier, self.carried))
+    }
+
+    fn text(&self, name: &str) -> String {
+        let mut text = format!(
+            "{name}\nsize {}\nroot {}\n",
+            self.size,
+            STANDARD.encode(self.root)
+        );
+        if let Some((seq, t)) = &self.carried.anchor {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "anchor {seq} {}", STANDARD.encode(t));
+        }
+        for peak in &self.peaks {
+            let _ = writeln!(text, "peak {}", STANDARD.encode(peak));
+        }
+        for index in &self.carried.open_intents {
+            let _ = writeln!(text, "intent {index}");
+        }
+        text
+    }
+
+    fn parse(note: &str, verifier: &Verifier) -> Option<Self> {
+        let mut lines = verifier.open(note).ok()?.lines();
+        if lines.next() != Some(verifier.name()) {
+            return None;
+        }
+        let size = lines.next()?.strip_prefix("size ")?.parse().ok()?;
+        let root = parse_hash(lines.next()?.strip_prefix("root ")?)?;
+        let (mut peaks, mut carried) = (Vec::new(), Carried::default());
+        for line in lines {
+            match line.split_once(' ')? {
+                ("anchor", rest) => {
+                    let (seq, t) = rest.split_once(' ')?;
+                    carried.anchor = Some((seq.parse().ok()?, parse_hash(t)?));
+                }
+                ("peak", hash) => peaks.push(parse_hash(hash)?),
+                ("intent", index) => {
+                    carried.open_intents.insert(index.parse().ok()?);
+                }
+                _ => return None,
+            }
+        }
+        Some(Self {
+            size,
+            root,
+            peaks,
+            carried,
+        })
+    }
+}
+
+fn key_name(origin: &str) -> String {
+    format!("{origin}/summary")
+}
+
+fn parse_hash(text: &str) -> Option<Hash> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}

@@ -1,0 +1,383 @@
+//! The one thread that writes the log: takes what waits, closes it with one signed checkpoint, writes and syncs once,
+//! then answers everybody.
+//!
+//! While a batch is on its way to the disk the next one gathers in the queue: under load one sync serves many leaves,
+//! and a lone leaf waits for nobody. An error of a write or a sync closes the log for good; only a full disk, which
+//! shows before anything is written, refuses one batch and lets the next try.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use attache_translog::{
+    Batch, EncodedLeaf, Event, Frontier, Header, Leaf, MAX_LEAF_BYTES, SealedBatch, Signer,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::error::AuditError;
+use super::read::Catalog;
+use super::receipt::AuditReceipt;
+use super::segment_file::{SegmentFile, segment_path};
+use super::spare::Spares;
+use super::summary::Summary;
+use super::{Head, SigningSeed};
+
+/// What one batch may hold of leaves, so that a torn end is short and nobody waits for a long write.
+const BATCH_BYTES: u64 = 1024 * 1024;
+
+/// Head of a record: length and kind.
+const RECORD_HEAD_BYTES: u64 = 5;
+
+type Answer = oneshot::Sender<Result<AuditReceipt, AuditError>>;
+
+/// What the writer is asked for.
+pub(super) enum Job {
+    /// A leaf, with what the next start has to know of it.
+    Append(Box<Append>),
+    /// Write what is queued, let go of the folder, and end.
+    Close(oneshot::Sender<()>),
+    /// Fail from here on.
+    #[cfg(test)]
+    BreakDisk,
+}
+
+/// A leaf to write.
+pub(super) struct Append {
+    leaf: EncodedLeaf,
+    mark: Mark,
+    answer: Answer,
+}
+
+/// What of a leaf is carried from segment to segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Nothing.
+    Plain,
+    /// An intent is open from here on.
+    Intent,
+    /// That intent is closed; the commit's number and anchor when it was committed.
+    Outcome {
+        intent: u64,
+        anchor: Option<(u64, [u8; 32])>,
+    },
+    /// The store's anchor.
+    Anchor((u64, [u8; 32])),
+}
+
+/// What a start must know of everything before a segment, beside the tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Carried {
+    /// The indexes of intents without an outcome.
+    pub(super) open_intents: BTreeSet<u64>,
+    /// The newest anchor on record.
+    pub(super) anchor: Option<(u64, [u8; 32])>,
+}
+
+/// The state of the log between two batches.
+pub(super) struct Writer {
+    pub(super) dir: PathBuf,
+    pub(super) header: Header,
+    pub(super) origin: String,
+    pub(super) seed: Box<dyn SigningSeed>,
+    /// The segment that is written to; none before the first batch of a log.
+    pub(super) file: Option<SegmentFile>,
+    /// Where in it the next record goes.
+    pub(super) offset: u64,
+    pub(super) frontier: Frontier,
+    pub(super) carried: Carried,
+    pub(super) spares: Spares,
+    pub(super) segment_bytes: u64,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) head: watch::Sender<Head>,
+    pub(super) poisoned: bool,
+    /// Keeps other processes out of the folder while it is open.
+    pub(super) _lock: File,
+}
+
+/// Why a batch was not written.
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    DiskFull { needed_bytes: u64 },
+    Poisoned,
+}
+
+/// The longest leaf for segments of that size: a batch must fit into one.
+pub(super) fn leaf_limit(segment_bytes: u64) -> usize {
+    usize::try_from(segment_bytes / 4)
+        .unwrap_or(MAX_LEAF_BYTES)
+        .min(MAX_LEAF_BYTES)
+}
+
+impl Job {
+    pub(super) fn append(event: &Event, leaf: EncodedLeaf, answer: Answer) -> Self {
+        Self::Append(Box::new(Append {
+            leaf,
+            mark: Mark::of(event),
+            answer,
+        }))
+    }
+}
+
+impl Mark {
+    /// What the next start has to know of an event.
+    pub(super) fn of(event: &Event) -> Self {
+        match event {
+            Event::Intent(_) => Self::Intent,
+            Event::Outcome(outcome) => Self::Outcome {
+                intent: outcome.intent,
+                anchor: outcome.seq.zip(outcome.anchor_t),
+            },
+            Event::Anchor(anchor) => Self::Anchor((anchor.seq, anchor.t)),
+            Event::Start(_)
+            | Event::Stop(_)
+            | Event::Release(_)
+            | Event::Denial(_)
+            | Event::Refusals(_)
+            | Event::Cut(_)
+            | Event::Bootstrap(_)
+            | Event::Enrollment(_)
+            | Event::Renewal(_)
+            | Event::Ban(_)
+            | Event::Alarm(_) => Self::Plain,
+        }
+    }
+}
+
+impl Carried {
+    /// Takes up a leaf at its index.
+    pub(super) fn take(&mut self, index: u64, mark: Mark) {
+        match mark {
+            Mark::Plain => {}
+            Mark::Intent => {
+                self.open_intents.insert(index);
+            }
+            Mark::Outcome { intent, anchor } => {
+                self.open_intents.remove(&intent);
+                self.anchor = newest(self.anchor, anchor);
+            }
+            Mark::Anchor(anchor) => self.anchor = newest(self.anchor, Some(anchor)),
+        }
+    }
+}
+
+/// Outcomes of changes that ran side by side come in any order.
+fn newest(
+    known: Option<(u64, [u8; 32])>,
+    seen: Option<(u64, [u8; 32])>,
+) -> Option<(u64, [u8; 32])> {
+    match (known, seen) {
+        (Some(known), Some(seen)) if seen.0 >= known.0 => Some(seen),
+        (None, seen) => seen,
+        (known, _) => known,
+    }
+}
+
+impl Writer {
+    /// Writes one leaf from the caller's own thread, before the writer runs.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub(super) fn append_now(&mut self, leaf: &Leaf) -> Result<(), AuditError> {
+        let (answer, _) = oneshot::channel();
+        let encoded = leaf.encode().map_err(AuditError::Leaf)?;
+        let append = Append {
+            mark: Mark::of(&leaf.event),
+            leaf: encoded,
+            answer,
+        };
+        self.write(&[append])?;
+        Ok(())
+    }
+
+    /// Writes until it is told to close or nobody is left to ask.
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut waiting = None;
+        loop {
+            let Some(job) = waiting.take().or_else(|| jobs.blocking_recv()) else {
+                return;
+            };
+            match job {
+                Job::Append(first) => waiting = self.commit_from(*first, &mut jobs),
+                Job::Close(closed) => {
+                    jobs.close();
+                    while let Some(job) = jobs.blocking_recv() {
+                        if let Job::Append(last) = job {
+                            self.commit(vec![*last]);
+                        }
+                    }
+                    drop(self);
+                    drop(closed);
+                    return;
+                }
+                #[cfg(test)]
+                Job::BreakDisk => {
+                    if let Some(file) = &mut self.file {
+                        file.break_writes();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits `first` with whatever waits behind it, and answers the job that did not belong to the batch.
+    fn commit_from(&mut self, first: Append, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        let limit = BATCH_BYTES.min(self.segment_bytes / 4);
+        let mut bytes = first.record_bytes();
+        let mut batch = vec![first];
+        let mut other = None;
+        while bytes < limit {
+            match jobs.try_recv() {
+                Ok(Job::Append(next)) if bytes + next.record_bytes() <= limit => {
+                    bytes += next.record_bytes();
+                    batch.push(*next);
+                }
+                Ok(job) => {
+                    other = Some(job);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        self.commit(batch);
+        other
+    }
+
+    fn commit(&mut self, batch: Vec<Append>) {
+        match self.write(&batch) {
+            Ok(first_index) => {
+                let size = self.frontier.size();
+                for (append, index) in batch.into_iter().zip(first_index..) {
+                    let receipt = AuditReceipt::durable(index, size, *append.leaf.hash());
+                    // Nobody waits for a receipt whose caller is gone: the leaf stands all the same.
+                    drop(append.answer.send(Ok(receipt)));
+                }
+            }
+            Err(failure) => {
+                for append in batch {
+                    drop(append.answer.send(Err(failure.into())));
+                }
+            }
+        }
+    }
+
+    /// Makes a batch durable and answers the index of its first leaf.
+    fn write(&mut self, batch: &[Append]) -> Result<u64, Failure> {
+        if self.poisoned {
+            return Err(Failure::Poisoned);
+        }
+        let first_index = self.frontier.size();
+        let mut building = Batch::new(&self.frontier);
+        for append in batch {
+            building.push(&append.leaf);
+        }
+        let sealed = self.seal(building)?;
+        let end = self.offset + sealed.bytes.len() as u64;
+        match &self.file {
+            Some(file) if end <= file.size_bytes() => {
+                if let Err(error) = file.write_durable(self.offset, &sealed.bytes) {
+                    return Err(self.poison("write", &error));
+                }
+                self.catalog
+                    .note_batch(self.header.first_index, first_index, self.offset);
+                self.offset = end;
+            }
+            Some(_) | None => self.begin_segment(&sealed)?,
+        }
+        for (append, index) in batch.iter().zip(first_index..) {
+            self.carried.take(index, append.mark);
+        }
+        self.publish(sealed);
+        if self.offset > self.segment_bytes / 2 {
+            self.spares.ask();
+        }
+        Ok(first_index)
+    }
+
+    /// Signs with a pair that lives for this batch: it is built from the arena's seed and not wiped by its library.
+    fn seal(&mut self, batch: Batch) -> Result<SealedBatch, Failure> {
+        let signer = Signer::from_seed(&self.origin, self.seed.seed());
+        match signer.ok().and_then(|signer| batch.seal(&signer).ok()) {
+            Some(sealed) => Ok(sealed),
+            None => Err(self.poison("sign", &io::Error::other("the audit key does not sign"))),
+        }
+    }
+
+    fn publish(&mut self, sealed: SealedBatch) {
+        self.frontier = sealed.frontier;
+        self.head.send_replace(Head {
+            size: sealed.checkpoint.size,
+            root: sealed.checkpoint.root,
+            checkpoint: sealed.note.into(),
+        });
+    }
+
+    /// Puts a batch at the beginning of the next segment, which gets its name once the batch is in it: a segment
+    /// that is there has a checkpoint.
+    fn begin_segment(&mut self, sealed: &SealedBatch) -> Result<(), Failure> {
+        let header = Header {
+            first_index: self.frontier.size(),
+            ..self.header
+        };
+        let content = [&header.encode(), sealed.bytes.as_slice()].concat();
+        match self.place_segment(header.first_index, &content) {
+            Ok(file) => {
+                self.file = Some(file);
+                self.header = header;
+                self.offset = content.len() as u64;
+                self.catalog.note_segment(header.first_index);
+                Ok(())
+            }
+            Err(error) if is_disk_full(&error) => {
+                let needed_bytes = self.segment_bytes;
+                tracing::error!(needed_bytes, dir = %self.dir.display(), "audit disk full");
+                Err(Failure::DiskFull { needed_bytes })
+            }
+            Err(error) => Err(self.poison("begin a segment", &error)),
+        }
+    }
+
+    fn place_segment(&mut self, first_index: u64, content: &[u8]) -> io::Result<SegmentFile> {
+        let mut file = self.spares.take()?;
+        file.write_durable(0, content)?;
+        if first_index > 0 {
+            Summary::of(&self.frontier, &self.carried).store(
+                &self.dir,
+                &self.origin,
+                self.seed.seed(),
+            )?;
+        }
+        file.rename(&segment_path(&self.dir, first_index))?;
+        Ok(file)
+    }
+
+    fn poison(&mut self, action: &'static str, error: &io::Error) -> Failure {
+        self.poisoned = true;
+        tracing::error!(action, dir = %self.dir.display(), %error, "the audit log failed; it stays closed until a restart");
+        Failure::Poisoned
+    }
+}
+
+impl Append {
+    fn record_bytes(&self) -> u64 {
+        RECORD_HEAD_BYTES + self.leaf.body().len() as u64
+    }
+}
+
+impl From<Failure> for AuditError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::DiskFull { needed_bytes } => Self::DiskFull { needed_bytes },
+            Failure::Poisoned => Self::Poisoned,
+        }
+    }
+}
+
+/// No space, or no quota for more.
+pub(super) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
