@@ -8,6 +8,7 @@ need runc runc
 need cc gcc
 need openssl openssl
 need findmnt util-linux
+need setpriv util-linux
 need unshare util-linux
 need nsenter util-linux
 [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] || missing+=(busybox-static)
