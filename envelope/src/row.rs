@@ -41,6 +41,12 @@ pub struct RowName<'a> {
 pub struct RowTag([u8; TAG_BYTES]);
 
 impl RowTag {
+    /// Takes a tag that was kept apart from its row.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; TAG_BYTES]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; TAG_BYTES] {

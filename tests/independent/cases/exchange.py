@@ -14,9 +14,9 @@ def put_cases() -> list[Case]:
 
     in_: Fields = {"sk_r": rand("broker sk"), "ikm_e": rand("put ikm_e"), "store": STORE, "broker_id": BROKER,
            "boot": uuid("boot"), "key_id": uuid("receive key id"), "operator_id": OPERATOR,
-           "request_id": uuid("request", 7), "keyspace": "payments", "name": "payments/db", "secret": SECRET,
+           "request_id": uuid("request", 7), "keyspace": "payments", "name": "db", "secret": SECRET,
            "expected_head_version": 0, "flags": 0, "note": "", "fields": [sent("password")], "carried": []}
-    many = in_ | {"ikm_e": rand("put ikm_e 3"), "expected_head_version": 3, "flags": 1, "note": "rotated, see runbook §4",
+    many = in_ | {"ikm_e": rand("put ikm_e 3"), "expected_head_version": 3, "flags": 0, "note": "rotated, see runbook §4",
                   "fields": [sent("username"), sent("a"), sent("password")], "carried": ["tls.key", "tls.crt"]}
     case, case3 = positive("put", "one field of a new secret", in_), positive("put", "three fields out of order, two carried", many)
 
@@ -39,7 +39,7 @@ def put_cases() -> list[Case]:
         negative("another ct", "tag", base, fields=[field | {"ct_hash": flip(field["ct_hash"], 0)}]),
         *swaps(base, "tag", sk_r=rand("other broker sk"), store=OTHER_STORE, broker_id=BROKER[:-1] + "1",
                boot=uuid("other boot"), key_id=uuid("other key id"), operator_id=OPERATOR[:-5] + "bob",
-               request_id=uuid("other request", 7), keyspace="billing", name="payments/dc", secret=uuid("other secret"),
+               request_id=uuid("other request", 7), keyspace="billing", name="dc", secret=uuid("other secret"),
                expected_head_version=1, flags=1, note="x"),
     ]
 
@@ -54,12 +54,12 @@ def release_cases() -> list[Case]:
            "boot": uuid("boot"), "node_id": NODE, "session": rand("session", 16), "nonce": rand("nonce", 16),
            "release": rand("release", 16), "leaf_hash": rand("leaf hash"), "volume": volume, "cluster": "local",
            "namespace": "shop", "pod_uid": POD_UID, "container": "app",
-           "granted": [granted("payments/db", "password", 1)], "deks": [rand("release dek 0")]}
+           "granted": [granted("db", "password", 1)], "deks": [rand("release dek 0")]}
     case = positive("release", "one value", in_)
     case3 = positive("release", "three values, in the order given", in_ | {
         "nonce": rand("nonce 3", 16), "release": rand("release 3", 16),
-        "granted": [granted("payments/db", "username", 5_000_000_000), granted("payments/db", "password", 2),
-                    granted("payments/api", "key", U64_MAX)],
+        "granted": [granted("db", "username", 5_000_000_000), granted("db", "password", 2),
+                    granted("team/api", "key", U64_MAX)],
         "deks": [rand(f"release dek {n}") for n in range(3)]})
     base, base3 = (opening(c, ["ikm_e", "deks"], ["enc", "sealed"]) for c in (case, case3))
     item = base["granted"][0]
@@ -73,7 +73,7 @@ def release_cases() -> list[Case]:
         negative("values reordered", "tag", base3, granted=base3["granted"][::-1]),
         negative("one value less", "tag", base3, granted=base3["granted"][:2]),
         *(negative(f"value with another {k}", "tag", base, granted=[item | {k: v}]) for k, v in {
-            "keyspace": "billing", "name": "payments/dc", "secret": uuid("other secret"), "version": 2,
+            "keyspace": "billing", "name": "dc", "secret": uuid("other secret"), "version": 2,
             "field": "username", "value": uuid("other value"), "ct_hash": flip(item["ct_hash"], 0)}.items()),
         *swaps(base, "tag", sk=rand("other agent sk"), store=OTHER_STORE, broker_id=BROKER[:-1] + "1",
                boot=uuid("other boot"), node_id=NODE[:-1] + "2", session=rand("other session", 16),
