@@ -19,11 +19,11 @@ use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, connect};
 use thiserror::Error;
 
 use super::SOCKET_NAME;
-use super::generation::{MAX_METADATA_BYTES, SealedGeneration};
-use super::message::{
-    ANSWER_BYTES, Answer, Facts, Fault, MessageError, Request, VolumeStat, decode_hello,
-};
+use super::codec::decode_hello;
+use super::generation::MAX_METADATA_BYTES;
+use super::message::{ANSWER_BYTES, Answer, Facts, Fault, MessageError, Request, VolumeStat};
 use super::packet::{self, Packet};
+use super::seal::SealedGeneration;
 use crate::volume::Target;
 
 /// How long one request may take. The longest real one takes milliseconds.

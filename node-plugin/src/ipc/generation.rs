@@ -1,7 +1,6 @@
-//! The memory file that carries one generation of a volume from the agent to the mounter. Pure but for the sealed
-//! memory itself.
+//! The memory file that carries one generation of a volume from the agent to the mounter. Pure.
 //!
-//! The agent builds it with [`SealedGeneration::seal`]; the mounter pins it (seals and size are checked first) and
+//! The agent builds it with [`SealedGeneration::seal`](super::SealedGeneration::seal); the mounter pins it (seals and size are checked first) and
 //! parses it with [`Contents::parse`], entry by entry, before it touches the volume. The format has no offsets: the
 //! parts follow each other in order and fill the file exactly, so nothing overlaps, is left out or points elsewhere.
 //!
@@ -20,10 +19,6 @@
 //!        the values, in that order, at most 1 MiB together
 //! ```
 
-use std::os::fd::{AsFd, BorrowedFd};
-
-use attache_arena::{ArenaError, MemfdWriter, SealedMemfd};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::message::FolderName;
@@ -48,10 +43,10 @@ pub const MAX_MEMFD_BYTES: usize = HEADER_BYTES
 /// The file in each generation that says what it is; no file of a manifest may have its name.
 pub const METADATA_NAME: &str = ".attache.json";
 
-const MAGIC: &[u8; 8] = b"attache-";
-const FORMAT: u16 = 1;
-const HEADER_BYTES: usize = 64;
-const ENTRY_BYTES: usize = 20;
+pub(super) const MAGIC: &[u8; 8] = b"attache-";
+pub(super) const FORMAT: u16 = 1;
+pub(super) const HEADER_BYTES: usize = 64;
+pub(super) const ENTRY_BYTES: usize = 20;
 const READABLE: u16 = 0o444;
 const READABLE_BY_GROUP: u16 = 0o040;
 
@@ -102,122 +97,6 @@ impl Generation {
             digest_prefix: [a, b, c, d, e, f, g, h],
         }
     }
-}
-
-/// One file to be carried.
-#[derive(Clone, Copy)]
-pub struct NewFile<'a> {
-    /// Relative to the mount.
-    pub path: &'a str,
-    /// Permission bits, a subset of 0o444.
-    pub mode: u16,
-    /// The container's user.
-    pub uid: u32,
-    /// The container's group; none is owner:0.
-    pub gid: Option<u32>,
-    /// The content.
-    pub value: &'a [u8],
-}
-
-/// A generation in a sealed memory file, ready to be handed to the mounter.
-pub struct SealedGeneration {
-    memfd: SealedMemfd,
-    len: u64,
-}
-
-impl SealedGeneration {
-    /// Lays `files`, in any order, and the `metadata` of `.attache.json` into a sealed memory file. The values are
-    /// copied into locked memory and nowhere else.
-    ///
-    /// # Errors
-    /// [`SealError::Format`] for what the mounter would refuse; [`SealError::Memory`] when no memory can be locked.
-    pub fn seal(
-        generation: &Generation,
-        files: &[NewFile<'_>],
-        metadata: &[u8],
-    ) -> Result<Self, SealError> {
-        let mut files = files.to_vec();
-        files.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
-        let paths_bytes: usize = files.iter().map(|file| file.path.len()).sum();
-        let values_bytes: usize = files.iter().map(|file| file.value.len()).sum();
-        let frame = HEADER_BYTES + files.len() * ENTRY_BYTES + paths_bytes + metadata.len();
-        let len = frame + values_bytes;
-        let mut head = Vec::with_capacity(frame);
-        encode_header(&mut head, generation, files.len(), metadata.len())?;
-        for file in &files {
-            encode_entry(&mut head, file)?;
-        }
-        for file in &files {
-            head.extend_from_slice(file.path.as_bytes());
-        }
-        head.extend_from_slice(metadata);
-        Frame::parse(&head)?.checked(values_bytes)?;
-        let mut memfd = MemfdWriter::new("attache-generation", len)?;
-        memfd.write_all(&head)?;
-        for file in &files {
-            memfd.write_all(file.value)?;
-        }
-        Ok(Self {
-            memfd: memfd.seal()?,
-            len: len as u64,
-        })
-    }
-
-    /// The file's size.
-    #[must_use]
-    pub fn memfd_bytes(&self) -> u64 {
-        self.len
-    }
-}
-
-impl AsFd for SealedGeneration {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memfd.as_fd()
-    }
-}
-
-/// Why a generation could not be sealed.
-#[derive(Debug, Error)]
-pub enum SealError {
-    /// It breaks a rule of the format.
-    #[error("the generation cannot be carried to the mounter")]
-    Format(#[from] FormatError),
-    /// No memory file, or no memory to lock it in.
-    #[error("no locked memory for the generation")]
-    Memory(#[from] ArenaError),
-}
-
-fn encode_header(
-    head: &mut Vec<u8>,
-    generation: &Generation,
-    files: usize,
-    metadata: usize,
-) -> Result<(), FormatError> {
-    let files = u16::try_from(files).map_err(|_| FormatError::TooLarge("files"))?;
-    let metadata = u32::try_from(metadata).map_err(|_| FormatError::TooLarge("metadata"))?;
-    head.extend_from_slice(MAGIC);
-    head.extend_from_slice(&FORMAT.to_be_bytes());
-    head.extend_from_slice(&files.to_be_bytes());
-    head.extend_from_slice(&generation.incarnation.to_be_bytes());
-    head.extend_from_slice(&generation.seq.to_be_bytes());
-    head.extend_from_slice(&generation.digest);
-    head.extend_from_slice(&metadata.to_be_bytes());
-    head.extend_from_slice(&[0; 4]);
-    Ok(())
-}
-
-fn encode_entry(head: &mut Vec<u8>, file: &NewFile<'_>) -> Result<(), FormatError> {
-    let path =
-        u16::try_from(file.path.len()).map_err(|_| FormatError::TooLarge("bytes in a path"))?;
-    let value =
-        u32::try_from(file.value.len()).map_err(|_| FormatError::TooLarge("bytes in a value"))?;
-    head.extend_from_slice(&path.to_be_bytes());
-    head.extend_from_slice(&file.mode.to_be_bytes());
-    head.extend_from_slice(&file.uid.to_be_bytes());
-    head.extend_from_slice(&file.gid.unwrap_or(0).to_be_bytes());
-    head.extend_from_slice(&u32::from(file.gid.is_some()).to_be_bytes());
-    head.extend_from_slice(&value.to_be_bytes());
-    Ok(())
 }
 
 /// One file of a parsed generation; every rule of the format holds for it.
@@ -286,7 +165,7 @@ struct Entry {
 }
 
 /// All of a memory file but the values: the builder checks its own work with it.
-struct Frame<'a> {
+pub(super) struct Frame<'a> {
     generation: Generation,
     entries: Vec<Entry>,
     paths: Vec<&'a str>,
@@ -295,7 +174,7 @@ struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
         let mut cursor = Cursor(bytes);
         if cursor.array()? != *MAGIC || cursor.u16()? != FORMAT {
             return Err(FormatError::Frame);
@@ -335,7 +214,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Checks every entry, and that the values take exactly `values_bytes`.
-    fn checked(&self, values_bytes: usize) -> Result<(), FormatError> {
+    pub(super) fn checked(&self, values_bytes: usize) -> Result<(), FormatError> {
         let mut sum = 0_usize;
         let mut before: Option<&str> = None;
         for (index, (entry, path)) in self.entries.iter().zip(&self.paths).enumerate() {
@@ -436,68 +315,6 @@ impl<'a> Cursor<'a> {
             has_gid,
             value_len: self.len()?,
         })
-    }
-}
-
-/// The digest of a set of files as they lie in a volume, contents aside: what the agent notes in `.attache.json`
-/// and compares with [`VolumeStat::file_set`](super::VolumeStat) after a restart.
-///
-/// SHA-256 over, for each file by ascending path, `u16 length of the path || path || u16 mode || u32 owner ||
-/// u32 group || u64 size`, big-endian.
-#[derive(Default)]
-pub struct FileSet {
-    hash: Sha256,
-    files: u32,
-    bytes: u64,
-}
-
-impl FileSet {
-    /// The set of `files`, in any order.
-    #[must_use]
-    pub fn of(files: &[NewFile<'_>]) -> Self {
-        let mut files = files.to_vec();
-        files.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
-        let mut set = Self::default();
-        for file in files {
-            set.add(
-                file.path.as_bytes(),
-                file.mode,
-                (file.uid, file.gid.unwrap_or(0)),
-                file.value.len() as u64,
-            );
-        }
-        set
-    }
-
-    /// Adds the next file in the order of paths.
-    pub(crate) fn add(&mut self, path: &[u8], mode: u16, (uid, gid): (u32, u32), size: u64) {
-        self.hash
-            .update(u16::try_from(path.len()).unwrap_or(u16::MAX).to_be_bytes());
-        self.hash.update(path);
-        self.hash.update(mode.to_be_bytes());
-        self.hash.update(uid.to_be_bytes());
-        self.hash.update(gid.to_be_bytes());
-        self.hash.update(size.to_be_bytes());
-        self.files += 1;
-        self.bytes += size;
-    }
-
-    /// The digest.
-    #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
-        self.hash.clone().finalize().into()
-    }
-
-    /// How many files.
-    #[must_use]
-    pub fn files(&self) -> u32 {
-        self.files
-    }
-
-    /// How many bytes in all of them.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 }
 

@@ -8,14 +8,19 @@
 //! where nothing is defined, or the connection ends. No message carries a path, a token or a value.
 
 pub mod client;
+pub mod codec;
+mod file_set;
 pub mod generation;
 pub mod message;
 mod packet;
+mod seal;
 pub mod server;
 
 pub use client::{Hello, MounterClient, MounterError, VolumeState};
-pub use generation::{FileSet, FormatError, Generation, NewFile, SealedGeneration};
+pub use file_set::FileSet;
+pub use generation::{FormatError, Generation};
 pub use message::{Answer, Facts, Fault, FaultCode, FolderName, Request, VolumeStat};
+pub use seal::{NewFile, SealError, SealedGeneration};
 
 /// The file name of the mounter's socket in the folder that the two processes share.
 pub const SOCKET_NAME: &str = "mounter.sock";

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with};
 use thiserror::Error;
 
-use super::message::{Answer, Facts, Fault, MessageError, REQUEST_BYTES, Request, encode_hello};
+use super::codec::encode_hello;
+use super::message::{Answer, Facts, Fault, MessageError, REQUEST_BYTES, Request};
 use super::packet::{self, Packet};
 
 /// Why a connection was refused, or has ended.

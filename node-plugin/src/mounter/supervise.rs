@@ -1,0 +1,221 @@
+//! Starts mounter and agent where no container runtime does, and starts again whichever ends.
+//!
+//! The supervisor opens no socket and reads no input. It is a process of its own since the mounter, once confined,
+//! can start nobody; the agent runs under its own uid from its first instruction on.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, kill_process, set_parent_process_death_signal};
+use thiserror::Error;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Who ran this long starts again after the first pause.
+const HEALTHY: Duration = Duration::from_secs(30);
+/// How long the children may take to end.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// A process to be kept running: this program, with other arguments.
+#[derive(Debug, Clone)]
+pub struct Child {
+    /// For logs.
+    pub name: &'static str,
+    /// What follows the program's name.
+    pub args: Vec<OsString>,
+    /// The uid and gid to run under, without supplementary groups; `None` stays root.
+    pub user: Option<(u32, u32)>,
+}
+
+/// Why there is no supervision.
+#[derive(Debug, Error)]
+pub enum SuperviseError {
+    /// This program's file cannot be found.
+    #[error("this program's own file cannot be found")]
+    Program(#[source] io::Error),
+    /// A system call failed.
+    #[error("{call} failed")]
+    Os {
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Runs `children`, started in this order, until SIGTERM or SIGINT; then ends them, the last one first. One that ends
+/// by itself is started again, after a pause that doubles from 0.1 s to 10 s.
+///
+/// # Errors
+/// [`SuperviseError`], before anything is started.
+pub fn supervise(children: Vec<Child>) -> Result<(), SuperviseError> {
+    let program = std::env::current_exe().map_err(SuperviseError::Program)?;
+    let signals = Signals::block()?;
+    // For everything that is started from here on.
+    rustix::thread::set_no_new_privs(true).map_err(|errno| SuperviseError::Os {
+        call: "prctl(PR_SET_NO_NEW_PRIVS)",
+        source: errno.into(),
+    })?;
+    let mut kept: Vec<Kept> = children.into_iter().map(Kept::new).collect();
+    loop {
+        for child in &mut kept {
+            child.keep_up(&program);
+        }
+        let due = kept.iter().filter_map(Kept::pause_left).min();
+        if signals.wait(due) {
+            break;
+        }
+    }
+    let deadline = Instant::now() + GRACE;
+    for child in kept.iter_mut().rev() {
+        child.end(&signals, deadline);
+    }
+    Ok(())
+}
+
+/// What a supervised process does first: it undoes the blocked signals that it inherits, and asks to be ended with
+/// its supervisor.
+///
+/// # Errors
+/// [`SuperviseError::Os`].
+pub fn begin_supervised() -> Result<(), SuperviseError> {
+    let failed = |call| move |source: io::Error| SuperviseError::Os { call, source };
+    SigSet::all()
+        .thread_unblock()
+        .map_err(io::Error::from)
+        .map_err(failed("sigprocmask"))?;
+    set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .map_err(io::Error::from)
+        .map_err(failed("prctl(PR_SET_PDEATHSIG)"))
+}
+
+struct Kept {
+    child: Child,
+    process: Option<std::process::Child>,
+    started: Instant,
+    due: Instant,
+    pause: Duration,
+}
+
+impl Kept {
+    fn new(child: Child) -> Self {
+        let now = Instant::now();
+        Self {
+            child,
+            process: None,
+            started: now,
+            due: now,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// How long until this child is to be started; `None` while it runs.
+    fn pause_left(&self) -> Option<Duration> {
+        self.process
+            .is_none()
+            .then(|| self.due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Notices an end, and starts what is due.
+    fn keep_up(&mut self, program: &Path) {
+        if let Some(process) = &mut self.process {
+            let Ok(Some(status)) = process.try_wait() else {
+                return;
+            };
+            tracing::warn!(name = self.child.name, %status, "ended by itself");
+            self.process = None;
+            if self.started.elapsed() >= HEALTHY {
+                self.pause = FIRST_PAUSE;
+            }
+            self.due = Instant::now() + self.pause;
+            self.pause = LONGEST_PAUSE.min(self.pause * 2);
+        }
+        if Instant::now() < self.due {
+            return;
+        }
+        self.started = Instant::now();
+        match self.command(program).spawn() {
+            Ok(process) => {
+                tracing::info!(name = self.child.name, pid = process.id(), "started");
+                self.process = Some(process);
+            }
+            Err(error) => {
+                tracing::error!(name = self.child.name, %error, "cannot be started");
+                self.due = Instant::now() + LONGEST_PAUSE;
+            }
+        }
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(PathBuf::from(program));
+        command.args(&self.child.args);
+        if let Some((uid, gid)) = self.child.user {
+            command.gid(gid).uid(uid);
+        }
+        command
+    }
+
+    /// Asks the child to end, waits, and kills it at the deadline.
+    fn end(&mut self, signals: &Signals, deadline: Instant) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        // It may be gone already.
+        let _asked = kill_process(Pid::from_child(process), rustix::process::Signal::TERM);
+        while let Ok(None) = process.try_wait() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!(name = self.child.name, "does not end, and is killed");
+                let _killed = process.kill();
+                let _reaped = process.wait();
+                return;
+            }
+            signals.wait(Some(left));
+        }
+    }
+}
+
+/// SIGTERM, SIGINT and SIGCHLD, blocked and readable.
+struct Signals(SignalFd);
+
+impl Signals {
+    fn block() -> Result<Self, SuperviseError> {
+        let failed = |call| {
+            move |errno: nix::Error| SuperviseError::Os {
+                call,
+                source: errno.into(),
+            }
+        };
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+            signals.add(signal);
+        }
+        signals.thread_block().map_err(failed("sigprocmask"))?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        SignalFd::with_flags(&signals, flags)
+            .map(Self)
+            .map_err(failed("signalfd"))
+    }
+
+    /// Waits for a signal, `limit` at most, and answers whether one of them asks for the end.
+    fn wait(&self, limit: Option<Duration>) -> bool {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        // Interrupted or timed out: there is nothing to read then.
+        let _woken = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], limit.as_ref());
+        let mut end = false;
+        while let Ok(Some(info)) = self.0.read_signal() {
+            let signal = i32::try_from(info.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok());
+            end |= matches!(signal, Some(Signal::SIGTERM | Signal::SIGINT));
+        }
+        end
+    }
+}

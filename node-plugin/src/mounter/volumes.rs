@@ -1,0 +1,224 @@
+//! The verbs: each one looks at what is really mounted, changes it if need be, and looks again.
+//!
+//! All of them may be repeated. None trusts what an earlier call saw.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use attache_arena::PinnedMap;
+
+use super::error::MountError;
+use super::failpoint::{Failpoint, Failpoints};
+use super::folder::{Root, set_immutable};
+use super::inspect::inspect;
+use super::target::{Found, KubeletDir, Mounted, VolumeFolder, mount_id};
+use super::tmpfs::{self, VolumeLimits};
+use super::{generation, mountinfo};
+use crate::ipc::generation::{Contents, MAX_MEMFD_BYTES};
+use crate::ipc::message::LIST_PAGE;
+use crate::ipc::{Facts, VolumeStat};
+use crate::volume::Target;
+
+/// Deepest pile of our own mounts on one folder that a detach takes away; more than one is never made here.
+const MAX_STACKED: usize = 8;
+
+/// The volumes under one kubelet's folder.
+pub struct Volumes {
+    kubelet: KubeletDir,
+    facts: Facts,
+    limits: VolumeLimits,
+    failpoints: Failpoints,
+}
+
+impl Volumes {
+    /// Holds kubelet's folder open and finds out what this kernel's tmpfs can do.
+    ///
+    /// # Errors
+    /// [`MountError::Os`] when the folder is not there, or this process cannot mount.
+    pub fn open(
+        kubelet_dir: &Path,
+        limits: VolumeLimits,
+        failpoints: Failpoints,
+    ) -> Result<Self, MountError> {
+        Ok(Self {
+            kubelet: KubeletDir::open(kubelet_dir)?,
+            facts: tmpfs::probe()?,
+            limits,
+            failpoints,
+        })
+    }
+
+    /// As if the kernel could do only this.
+    #[cfg(test)]
+    pub(super) fn with_facts(self, facts: Facts) -> Self {
+        Self { facts, ..self }
+    }
+
+    /// What this kernel's tmpfs can do.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// Mounts the volume, and answers whether it was not mounted before. A failure leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn attach(&self, target: &Target) -> Result<bool, MountError> {
+        let folder = self.kubelet.volume(target)?;
+        match folder.look()? {
+            Found::Ours(_) => return Ok(false),
+            Found::Nothing => folder.make_mount_point()?,
+            Found::Folder(_) => {}
+        }
+        let mounted = self.mount(&folder);
+        if mounted.is_err() {
+            // What went wrong is the answer; a folder that cannot be removed is empty all the same.
+            let _left = folder.remove_mount_point();
+        }
+        mounted.map(|()| true)
+    }
+
+    fn mount(&self, folder: &VolumeFolder) -> Result<(), MountError> {
+        if !self.facts.noswap
+            && tmpfs::swap_is_on(&std::fs::read_to_string("/proc/swaps").unwrap_or_default())
+        {
+            return Err(MountError::SwapOn);
+        }
+        let mount = tmpfs::make(&folder.id.to_string(), self.limits, self.facts.noswap)?;
+        if self.facts.inode_flags {
+            set_immutable(tmpfs::open_root(mount.as_fd())?.as_fd(), true)?;
+        }
+        // Looked at once more, so that the folder's descriptor is as fresh as can be.
+        let Found::Folder(onto) = folder.look()? else {
+            return Err(MountError::ForeignMount);
+        };
+        tmpfs::move_onto(mount.as_fd(), onto.as_fd())?;
+        self.failpoints.pass(Failpoint::AfterMount);
+        let own = mount_id(mount.as_fd())?;
+        match folder.look() {
+            Ok(Found::Ours(mounted)) if mounted.is(own) => Ok(()),
+            // The folder was moved away under us: the mount went with it.
+            _ => {
+                tmpfs::unmount_itself(mount.as_fd())?;
+                Err(MountError::NotAsWritten("the mount is not at the target"))
+            }
+        }
+    }
+
+    /// Pins and checks a memory file, swaps its generation in, and answers whether the volume did not hold it before.
+    ///
+    /// # Errors
+    /// [`MountError`]; the volume then holds what it held before, or the new generation.
+    pub fn write(
+        &self,
+        target: &Target,
+        memfd: OwnedFd,
+        memfd_bytes: u64,
+    ) -> Result<bool, MountError> {
+        let len = usize::try_from(memfd_bytes).unwrap_or(usize::MAX);
+        if len > MAX_MEMFD_BYTES {
+            return Err(crate::ipc::FormatError::TooLarge("bytes in the memory file").into());
+        }
+        let pinned = PinnedMap::sealed(&memfd, len)?;
+        let contents = Contents::parse(pinned.as_slice())?;
+        self.change(target, |root| {
+            generation::write(root, &contents, &self.failpoints)
+        })
+    }
+
+    /// Swaps an empty generation in, and answers whether the volume did not hold that before.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn wipe(&self, target: &Target) -> Result<bool, MountError> {
+        self.change(target, generation::wipe)
+    }
+
+    /// Changes a mounted volume, and makes sure that what was changed is still what is mounted.
+    fn change(
+        &self,
+        target: &Target,
+        change: impl FnOnce(&Root) -> Result<bool, MountError>,
+    ) -> Result<bool, MountError> {
+        let folder = self.kubelet.volume(target)?;
+        let mounted = folder.mounted()?;
+        let changed = change(&self.root(&mounted)?)?;
+        if folder.is_mounted(&mounted)? {
+            Ok(changed)
+        } else {
+            Err(MountError::NotAsWritten("another mount"))
+        }
+    }
+
+    fn root(&self, mounted: &Mounted) -> Result<Root, MountError> {
+        Ok(Root::new(mounted.root()?, self.facts.inode_flags))
+    }
+
+    /// Empties and unmounts the volume and removes its mount point, and answers whether it was mounted. What is not
+    /// there is done already.
+    ///
+    /// # Errors
+    /// [`MountError::ForeignMount`]: that is for its own driver to unmount; others.
+    pub fn detach(&self, target: &Target) -> Result<bool, MountError> {
+        let folder = match self.kubelet.volume(target) {
+            Err(MountError::NoVolumeFolder) => return Ok(false),
+            folder => folder?,
+        };
+        let mut was_mounted = false;
+        for _ in 0..=MAX_STACKED {
+            match folder.look()? {
+                Found::Ours(mounted) => {
+                    // Unmounting is what was asked for, and does not wait for tidiness.
+                    if let Err(error) = self
+                        .root(&mounted)
+                        .and_then(|root| generation::empty(&root))
+                    {
+                        let error = &error as &(dyn std::error::Error + 'static);
+                        tracing::warn!(%target, error, "the volume could not be emptied before it is unmounted");
+                    }
+                    folder.unmount()?;
+                    was_mounted = true;
+                    self.failpoints.pass(Failpoint::AfterUnmount);
+                }
+                Found::Folder(_) => {
+                    folder.remove_mount_point()?;
+                    return Ok(was_mounted);
+                }
+                Found::Nothing => return Ok(was_mounted),
+            }
+        }
+        Err(MountError::NotAsWritten("still mounted"))
+    }
+
+    /// The mounted volumes after `after`, in order, at most a page, and whether there are more.
+    ///
+    /// # Errors
+    /// [`MountError::Os`] when the mount table cannot be read.
+    pub fn list(&self, after: Option<&Target>) -> Result<(Vec<Target>, bool), MountError> {
+        let volumes = mountinfo::read()?.volumes(&self.kubelet.path);
+        let mut rest = volumes
+            .into_iter()
+            .filter(|volume| after.is_none_or(|after| volume > after));
+        let page: Vec<Target> = rest.by_ref().take(LIST_PAGE).collect();
+        Ok((page, rest.next().is_some()))
+    }
+
+    /// What the volume holds, and its `.attache.json`.
+    ///
+    /// # Errors
+    /// [`MountError`]; that nothing is mounted is an answer.
+    pub fn stat(&self, target: &Target) -> Result<(VolumeStat, Option<OwnedFd>), MountError> {
+        let folder = match self.kubelet.volume(target) {
+            Err(MountError::NoVolumeFolder) => return Ok((VolumeStat::default(), None)),
+            folder => folder?,
+        };
+        match folder.look()? {
+            Found::Ours(mounted) => {
+                let found = inspect(&self.root(&mounted)?)?;
+                Ok((found.stat, found.metadata))
+            }
+            Found::Nothing | Found::Folder(_) => Ok((VolumeStat::default(), None)),
+        }
+    }
+}
