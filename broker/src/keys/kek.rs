@@ -1,0 +1,263 @@
+//! Key-encryption keys: one per keyspace and epoch, unwrapped when first needed and kept in the arena.
+//!
+//! ```text
+//! KEK row: Wrap under the keyring's KEK-wrap key     value-key row: Wrap of the DEK under the KEK
+//! ```
+//!
+//! A DEK is unwrapped straight into a cell of the arena. Nothing here may hand out a key's bytes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use attache_arena::Key;
+use attache_envelope::body::{KekBody, KekState, KeyspaceBody};
+use attache_envelope::id::KeyId;
+use attache_envelope::key;
+use attache_envelope::key::{Dek, KekWrapKey};
+use attache_envelope::name::Keyspace;
+use attache_envelope::wrap::{self, DekBinding, KekBinding, WrappedKey};
+use attache_envelope::{EnvelopeError, SystemRandom, Table};
+
+use super::error::KeysError;
+use super::keyring::Keys;
+use crate::store::{Ledger, LedgerError, Put, Store};
+
+/// KEKs kept open; past it the one that was used longest ago is dropped and wiped.
+const OPEN_KEKS: usize = 1024;
+
+/// KEK rows of one keyspace that are looked through.
+const EPOCHS: usize = 4096;
+
+/// An open key-encryption key.
+pub struct Kek {
+    /// What wrapped DEKs name it by.
+    pub id: KeyId,
+    /// Its epoch in its keyspace.
+    pub epoch: u32,
+    /// Whether new DEKs may be wrapped under it.
+    pub active: bool,
+    key: Key,
+}
+
+/// The open KEKs of a broker.
+pub struct Keks {
+    keys: Arc<Keys>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    keks: HashMap<(Keyspace, KeyId), (Arc<Kek>, u64)>,
+    uses: u64,
+}
+
+impl Keks {
+    /// No KEK is open yet.
+    #[must_use]
+    pub fn new(keys: Arc<Keys>) -> Self {
+        Self {
+            keys,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The keyring above.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
+    /// Draws the KEK of a keyspace and epoch, and answers its row.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub fn draw(&self, keyspace: &Keyspace, epoch: u32, created_ms: u64) -> Result<Put, KeysError> {
+        let kek = KeyId::random(&SystemRandom)?;
+        let key = self.keys.arena().random_key()?;
+        let wrap_key = self.keys.ring().kek_wrap.active();
+        let binding = KekBinding {
+            store: self.keys.store_id(),
+            keyspace,
+            epoch,
+            kek,
+        };
+        let wrapped = wrap::wrap_kek(
+            &SystemRandom,
+            KekWrapKey::new(wrap_key.key.expose()),
+            wrap_key.id,
+            &binding,
+            key::Kek::new(key.expose()),
+        )?;
+        let body = KekBody {
+            kek,
+            state: KekState::Active {
+                wrap_key: wrap_key.id,
+                wrapped,
+            },
+            created_ms,
+        };
+        Ok(Put {
+            table: Table::Kek,
+            key: KekBody::key(keyspace, epoch),
+            body: body.encode(),
+        })
+    }
+
+    /// The KEK that new DEKs of the keyspace are wrapped under, and the commit that its row is of.
+    ///
+    /// Whoever commits a wrap under it must require that row unchanged: a KEK that is retired meanwhile wraps nothing.
+    ///
+    /// # Errors
+    /// [`KeysError::NoKek`] when it may wrap nothing; a damaged row is [`KeysError::Ledger`].
+    pub async fn active<S: Store>(
+        &self,
+        ledger: &Ledger<S>,
+        keyspace: &Keyspace,
+        body: &KeyspaceBody,
+    ) -> Result<(Arc<Kek>, u64), KeysError> {
+        let epoch = body.key_epoch;
+        let none = || KeysError::NoKek {
+            keyspace: keyspace.clone(),
+        };
+        let row_key = KekBody::key(keyspace, epoch);
+        let row = ledger.read(Table::Kek, &row_key).await?.ok_or_else(none)?;
+        let found =
+            KekBody::decode(&row.body).map_err(|_| LedgerError::damaged(Table::Kek, &row_key))?;
+        match found.state {
+            KekState::Active { .. } => Ok((self.opened(keyspace, epoch, found)?, row.seq)),
+            KekState::Retired { .. } | KekState::Destroyed => Err(none()),
+        }
+    }
+
+    /// The KEK of that id, to unwrap with.
+    ///
+    /// # Errors
+    /// [`KeysError::NoKek`] when the keyspace has none of that id, or it is destroyed; a damaged row is
+    /// [`KeysError::Ledger`].
+    pub async fn of_id<S: Store>(
+        &self,
+        ledger: &Ledger<S>,
+        keyspace: &Keyspace,
+        id: KeyId,
+    ) -> Result<Arc<Kek>, KeysError> {
+        if let Some(kek) = self.cached(keyspace, id) {
+            return Ok(kek);
+        }
+        let prefix = kek_prefix(keyspace);
+        let rows = ledger.scan(Table::Kek, &prefix, None, EPOCHS).await?;
+        for (row_key, row) in rows {
+            let damaged = || LedgerError::damaged(Table::Kek, &row_key);
+            let body = KekBody::decode(&row.body).map_err(|_| damaged())?;
+            if body.kek == id {
+                let epoch = row_key.last_chunk().ok_or_else(damaged)?;
+                return self.opened(keyspace, u32::from_be_bytes(*epoch), body);
+            }
+        }
+        Err(KeysError::NoKek {
+            keyspace: keyspace.clone(),
+        })
+    }
+
+    fn cached(&self, keyspace: &Keyspace, id: KeyId) -> Option<Arc<Kek>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.uses += 1;
+        let now = open.uses;
+        let (kek, used) = open.keks.get_mut(&(keyspace.clone(), id))?;
+        *used = now;
+        Some(Arc::clone(kek))
+    }
+
+    /// Unwraps a KEK, unless it is open already, and keeps it.
+    fn opened(
+        &self,
+        keyspace: &Keyspace,
+        epoch: u32,
+        body: KekBody,
+    ) -> Result<Arc<Kek>, KeysError> {
+        if let Some(kek) = self.cached(keyspace, body.kek) {
+            return Ok(kek);
+        }
+        let (active, wrap_key, wrapped) = match body.state {
+            KekState::Active { wrap_key, wrapped } => (true, wrap_key, wrapped),
+            KekState::Retired { wrap_key, wrapped } => (false, wrap_key, wrapped),
+            KekState::Destroyed => {
+                return Err(KeysError::NoKek {
+                    keyspace: keyspace.clone(),
+                });
+            }
+        };
+        let ring = self.keys.ring();
+        let wrapping = ring.kek_wrap.of_id(wrap_key);
+        let wrapping = wrapping.ok_or(EnvelopeError::Refused)?;
+        let binding = KekBinding {
+            store: self.keys.store_id(),
+            keyspace,
+            epoch,
+            kek: body.kek,
+        };
+        let key = self.keys.arena().key_with(|cell| {
+            let wrapping = KekWrapKey::new(wrapping.key.expose());
+            wrap::unwrap_kek(wrapping, wrap_key, &binding, &wrapped, cell).map_err(KeysError::from)
+        })?;
+        let kek = Arc::new(Kek {
+            id: body.kek,
+            epoch,
+            active,
+            key,
+        });
+        self.keep(keyspace, Arc::clone(&kek));
+        Ok(kek)
+    }
+
+    fn keep(&self, keyspace: &Keyspace, kek: Arc<Kek>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.keks.len() >= OPEN_KEKS {
+            let oldest = open.keks.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                open.keks.remove(&oldest);
+            }
+        }
+        let used = open.uses;
+        open.keks.insert((keyspace.clone(), kek.id), (kek, used));
+    }
+}
+
+impl Kek {
+    /// Wraps a DEK. `binding.kek` must be this KEK's id.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Random`].
+    pub fn wrap_dek(
+        &self,
+        binding: &DekBinding<'_>,
+        dek: Dek<'_>,
+    ) -> Result<WrappedKey, EnvelopeError> {
+        wrap::wrap_dek(
+            &SystemRandom,
+            key::Kek::new(self.key.expose()),
+            binding,
+            dek,
+        )
+    }
+
+    /// Unwraps a DEK straight into a cell of the arena.
+    ///
+    /// # Errors
+    /// [`KeysError::Envelope`] when the wrap is of another key, value or hash; [`KeysError::Arena`].
+    pub fn unwrap_dek(
+        &self,
+        keys: &Keys,
+        binding: &DekBinding<'_>,
+        wrapped: &WrappedKey,
+    ) -> Result<Key, KeysError> {
+        keys.arena().key_with(|cell| {
+            wrap::unwrap_dek(key::Kek::new(self.key.expose()), binding, wrapped, cell)
+                .map_err(KeysError::from)
+        })
+    }
+}
+
+/// What the keys of all KEK rows of a keyspace begin with.
+fn kek_prefix(keyspace: &Keyspace) -> Vec<u8> {
+    [keyspace.as_str().as_bytes(), &[0]].concat()
+}

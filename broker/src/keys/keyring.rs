@@ -1,0 +1,295 @@
+//! Making and opening the keyring.
+//!
+//! ```text
+//! slot file -> slot secret -> (blob) slot's own key -> (seal, signed by rekey) SRK -> keyring record -> arena
+//! ```
+//!
+//! The rows are hostile until the keyring is open: the slot's blob says who may have sealed the SRK, and the keyring
+//! must hold that same signer. Their row MACs are verified by the ledger, which opens next.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use attache_arena::{Arena, ArenaError, Key, LockedBuf};
+use attache_envelope::id::{KeyId, SlotId, StoreId};
+use attache_envelope::key::{DenialKey, SigningSeed, SlotSecret, Srk};
+use attache_envelope::keyring::{
+    FreshSrk, KeyState, KeyringEntry, Purpose, SealedKeyring, read_record, record_bytes,
+    write_record,
+};
+use attache_envelope::row::UnverifiedRow;
+use attache_envelope::sign::VerifyingKey;
+use attache_envelope::slot::{OpenedSlot, Slot, SlotIdentity, SlotKind};
+use attache_envelope::{EnvelopeError, SystemRandom, Table};
+use attache_translog::{CheckpointError, Signer, Verifier, anchor_origin};
+
+use super::error::{CreateError, KeysError, UnlockError};
+use super::ring::Ring;
+use super::slot_file;
+use crate::store::{Change, MakeSigner, RowCodec, Store};
+
+/// The key of the keyring's row in the meta table.
+const KEYRING_ROW: &[u8] = b"keyring";
+
+/// The most slots that are tried.
+const MAX_SLOTS: usize = 256;
+
+/// The opened keyring of one store.
+pub struct Keys {
+    store: StoreId,
+    number: u64,
+    arena: Arena,
+    ring: Arc<Ring>,
+    codec: Arc<RowCodec>,
+    audit_public: VerifyingKey,
+}
+
+impl Keys {
+    /// Makes the first keyring of a store and its key-file slot, and answers the rows of both.
+    ///
+    /// The slot file is made first, 0400, and must not exist.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub fn create(
+        arena: &Arena,
+        store: StoreId,
+        slot_file: &Path,
+    ) -> Result<(Self, Change), CreateError> {
+        let secret = arena.random_key().map_err(KeysError::from)?;
+        slot_file::create(slot_file, &secret).map_err(|source| CreateError::SlotFile {
+            path: slot_file.display().to_string(),
+            source,
+        })?;
+        Ok(Self::draw(arena, store, &secret)?)
+    }
+
+    /// Opens the keyring with the secret in the slot file.
+    ///
+    /// # Errors
+    /// [`UnlockError`].
+    pub async fn open<S: Store>(
+        arena: &Arena,
+        store: &S,
+        slot_file: &Path,
+    ) -> Result<Self, UnlockError> {
+        let secret = slot_file::read(slot_file, arena)?;
+        let (srk, slot) =
+            open_slot(arena, store, &secret)
+                .await?
+                .ok_or_else(|| UnlockError::WrongSlotFile {
+                    path: slot_file.display().to_string(),
+                })?;
+        let sealed = read_keyring(store).await?;
+        if sealed.number() != slot.number {
+            return Err(UnlockError::Keyring);
+        }
+        let mut record = LockedBuf::new(sealed.record_bytes())?;
+        sealed
+            .open(Srk::new(srk.expose()), store.id(), record.as_mut_slice())
+            .map_err(|_| UnlockError::Keyring)?;
+        drop(srk);
+        let entries = read_record(record.as_slice()).map_err(|source| UnlockError::Record {
+            record: "keyring",
+            source,
+        })?;
+        let ring = Ring::load(arena, &entries)?.ok_or(UnlockError::Keyring)?;
+        let rekey = SigningSeed::new(ring.rekey.active().key.expose()).verifying_key();
+        if rekey.ok() != Some(slot.rekey) {
+            return Err(UnlockError::Keyring);
+        }
+        Self::assemble(arena, store.id(), slot.number, ring).map_err(|_| UnlockError::Keyring)
+    }
+
+    /// The store that the keys are of.
+    #[must_use]
+    pub fn store_id(&self) -> StoreId {
+        self.store
+    }
+
+    /// The keyring's number: one more with each change of it.
+    #[must_use]
+    pub fn keyring_number(&self) -> u64 {
+        self.number
+    }
+
+    /// Where keys live.
+    #[must_use]
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// The Ed25519 seed that signs checkpoints and anchors. Build a pair for a batch, and drop it.
+    #[must_use]
+    pub fn audit_seed(&self) -> &[u8; 32] {
+        self.ring.audit_signing.active().key.expose()
+    }
+
+    /// The public half of [`Keys::audit_seed`].
+    #[must_use]
+    pub fn audit_public(&self) -> [u8; 32] {
+        *self.audit_public.as_bytes()
+    }
+
+    /// The Ed25519 seed of the broker's certificate authority.
+    #[must_use]
+    pub fn ca_seed(&self) -> &[u8; 32] {
+        self.ring.ca.active().key.expose()
+    }
+
+    /// What denial ids are made with.
+    #[must_use]
+    pub fn denial_key(&self) -> DenialKey<'_> {
+        DenialKey::new(self.ring.denial.active().key.expose())
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    pub(crate) fn row_codec(&self) -> Arc<RowCodec> {
+        Arc::clone(&self.codec)
+    }
+
+    /// Makes a signer for one copy of the anchor.
+    pub(crate) fn anchor_signer(&self) -> MakeSigner {
+        let origin = anchor_origin(self.store.as_bytes());
+        let ring = Arc::clone(&self.ring);
+        Box::new(move || {
+            let seed = ring.audit_signing.active().key.expose();
+            Signer::from_seed(&origin, seed).map_err(CheckpointError::from)
+        })
+    }
+
+    /// What a copy of the anchor must verify under.
+    pub(crate) fn anchor_verifier(&self) -> Result<Verifier, CheckpointError> {
+        let origin = anchor_origin(self.store.as_bytes());
+        Ok(Verifier::new(&origin, self.audit_public())?)
+    }
+
+    fn draw(arena: &Arena, store: StoreId, secret: &Key) -> Result<(Self, Change), KeysError> {
+        const FIRST: u64 = 1;
+        let keys = Purpose::ALL
+            .iter()
+            .map(|_| arena.random_key())
+            .collect::<Result<Vec<_>, _>>()?;
+        let entries = Purpose::ALL
+            .iter()
+            .zip(&keys)
+            .map(|(purpose, key)| {
+                Ok(KeyringEntry {
+                    purpose: *purpose,
+                    state: KeyState::Active,
+                    epoch: 1,
+                    id: KeyId::random(&SystemRandom)?,
+                    key: key.expose(),
+                })
+            })
+            .collect::<Result<Vec<_>, EnvelopeError>>()?;
+        let mut record = LockedBuf::new(record_bytes(entries.len()))?;
+        write_record(&entries, record.as_mut_slice())?;
+        let fresh = FreshSrk::new(arena.random_key()?);
+        let (sealed, srk) = fresh.seal(store, FIRST, record.as_slice())?;
+        let ring = Ring::load(arena, &entries)?.ok_or(EnvelopeError::Refused)?;
+        let rekey = SigningSeed::new(ring.rekey.active().key.expose());
+        let slot = SlotId::random(&SystemRandom)?;
+        let identity = SlotIdentity::key_file(
+            &SystemRandom,
+            store,
+            slot,
+            SlotSecret::new(secret.expose()),
+            rekey.verifying_key()?,
+        )?;
+        let seal = identity.seal_srk(&SystemRandom, store, FIRST, Srk::new(srk.expose()), rekey)?;
+        let mut rows = Change::default();
+        rows.put(Table::Meta, KEYRING_ROW, sealed.encode());
+        rows.put(
+            Table::Slot,
+            *slot.as_bytes(),
+            Slot { identity, seal }.encode(),
+        );
+        Ok((Self::assemble(arena, store, FIRST, ring)?, rows))
+    }
+
+    fn assemble(
+        arena: &Arena,
+        store: StoreId,
+        number: u64,
+        ring: Ring,
+    ) -> Result<Self, EnvelopeError> {
+        let ring = Arc::new(ring);
+        let audit = SigningSeed::new(ring.audit_signing.active().key.expose());
+        let audit_public = audit.verifying_key()?;
+        Ok(Self {
+            store,
+            number,
+            arena: arena.clone(),
+            codec: Arc::new(RowCodec::new(store, Arc::clone(&ring))),
+            ring,
+            audit_public,
+        })
+    }
+}
+
+/// Opens the SRK with the first slot that the secret fits; none when it fits none.
+async fn open_slot<S: Store>(
+    arena: &Arena,
+    store: &S,
+    secret: &Key,
+) -> Result<Option<(Key, OpenedSlot)>, UnlockError> {
+    let rows = store.scan(Table::Slot, b"", None, MAX_SLOTS).await?;
+    if rows.is_empty() {
+        return Err(UnlockError::Missing { record: "slot" });
+    }
+    for (_, stored) in rows {
+        // A slot that does not parse is the ledger's to report; another may still open.
+        let row = UnverifiedRow::parse(&stored);
+        let Ok(slot) = row.and_then(|row| Slot::decode(row.unverified_body())) else {
+            continue;
+        };
+        if slot.identity.kind != SlotKind::KeyFile {
+            continue;
+        }
+        let mut opened = None;
+        let srk = arena.key_with(|cell| -> Result<(), SlotTrial> {
+            let secret = SlotSecret::new(secret.expose());
+            opened = Some(slot.open(store.id(), secret, cell)?);
+            Ok(())
+        });
+        match (srk, opened) {
+            (Ok(srk), Some(opened)) => return Ok(Some((srk, opened))),
+            (Err(SlotTrial::Arena(error)), _) => return Err(error.into()),
+            (Err(SlotTrial::Refused) | Ok(_), _) => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Why one slot did not open.
+enum SlotTrial {
+    Arena(ArenaError),
+    Refused,
+}
+
+impl From<ArenaError> for SlotTrial {
+    fn from(error: ArenaError) -> Self {
+        Self::Arena(error)
+    }
+}
+
+impl From<EnvelopeError> for SlotTrial {
+    fn from(_: EnvelopeError) -> Self {
+        Self::Refused
+    }
+}
+
+async fn read_keyring<S: Store>(store: &S) -> Result<SealedKeyring, UnlockError> {
+    let stored = store.get(Table::Meta, KEYRING_ROW).await?;
+    let stored = stored.ok_or(UnlockError::Missing { record: "keyring" })?;
+    UnverifiedRow::parse(&stored)
+        .and_then(|row| SealedKeyring::decode(row.unverified_body()))
+        .map_err(|source| UnlockError::Record {
+            record: "keyring",
+            source,
+        })
+}

@@ -1,0 +1,21 @@
+//! Every key of a running broker: the keyring, opened by a slot; KEKs and DEKs under it; the keys that puts come to.
+//!
+//! `init` makes them ([`Keys::create`]), `serve` opens them ([`Keys::open`]); what is open lives in the key arena and
+//! is borrowed for a call. The store root key is wiped as soon as the keyring is open. Nothing here may write a key
+//! anywhere but into a cell of the arena, and nothing may print one.
+
+mod error;
+mod kek;
+mod keyring;
+mod receive;
+mod ring;
+mod slot_file;
+
+pub use error::{CreateError, KeysError, UnlockError};
+pub use kek::{Kek, Keks};
+pub use keyring::Keys;
+pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};
+pub(crate) use ring::Ring;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,102 @@
+//! The keyring's keys in the arena, by purpose.
+//!
+//! Each purpose has exactly one active key, which makes new things; older ones only open and verify. The format
+//! guarantees it; here it becomes a type.
+
+use std::collections::BTreeMap;
+
+use attache_arena::{Arena, ArenaError, Key};
+use attache_envelope::id::KeyId;
+use attache_envelope::keyring::{KeyState, KeyringEntry, Purpose};
+
+/// One key of the keyring.
+pub(crate) struct RingKey {
+    pub(crate) epoch: u32,
+    pub(crate) id: KeyId,
+    pub(crate) key: Key,
+}
+
+/// The keys of one purpose.
+pub(crate) struct Epochs {
+    active: RingKey,
+    old: Vec<RingKey>,
+}
+
+/// The opened keyring.
+pub(crate) struct Ring {
+    pub(crate) row_mac: Epochs,
+    pub(crate) set_hash: Epochs,
+    pub(crate) anchor_seal: Epochs,
+    pub(crate) anchor_mac: Epochs,
+    pub(crate) denial: Epochs,
+    pub(crate) kek_wrap: Epochs,
+    pub(crate) audit_signing: Epochs,
+    pub(crate) ca: Epochs,
+    pub(crate) rekey: Epochs,
+}
+
+impl Epochs {
+    /// The one that makes new things.
+    pub(crate) fn active(&self) -> &RingKey {
+        &self.active
+    }
+
+    pub(crate) fn of_epoch(&self, epoch: u32) -> Option<&RingKey> {
+        self.all().find(|key| key.epoch == epoch)
+    }
+
+    pub(crate) fn of_id(&self, id: KeyId) -> Option<&RingKey> {
+        self.all().find(|key| key.id == id)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &RingKey> {
+        std::iter::once(&self.active).chain(&self.old)
+    }
+}
+
+impl Ring {
+    /// Copies a keyring's keys into cells of the arena; nothing when a purpose has not exactly one active key, which
+    /// no decoded record lacks.
+    pub(crate) fn load(
+        arena: &Arena,
+        entries: &[KeyringEntry<'_>],
+    ) -> Result<Option<Self>, ArenaError> {
+        let mut active = BTreeMap::new();
+        let mut old: BTreeMap<Purpose, Vec<RingKey>> = BTreeMap::new();
+        for entry in entries {
+            let key = RingKey {
+                epoch: entry.epoch,
+                id: entry.id,
+                key: arena.key_with(|cell| {
+                    cell.copy_from_slice(entry.key);
+                    Ok::<(), ArenaError>(())
+                })?,
+            };
+            match entry.state {
+                KeyState::Active => drop(active.insert(entry.purpose, key)),
+                KeyState::Old => old.entry(entry.purpose).or_default().push(key),
+            }
+        }
+        let epochs = |purpose| {
+            Some(Epochs {
+                active: active.remove(&purpose)?,
+                old: old.remove(&purpose).unwrap_or_default(),
+            })
+        };
+        Ok(Self::assemble(epochs))
+    }
+
+    fn assemble(mut epochs: impl FnMut(Purpose) -> Option<Epochs>) -> Option<Self> {
+        Some(Self {
+            row_mac: epochs(Purpose::RowMac)?,
+            set_hash: epochs(Purpose::SetHash)?,
+            anchor_seal: epochs(Purpose::AnchorSeal)?,
+            anchor_mac: epochs(Purpose::AnchorMac)?,
+            denial: epochs(Purpose::Denial)?,
+            kek_wrap: epochs(Purpose::KekWrap)?,
+            audit_signing: epochs(Purpose::AuditSigning)?,
+            ca: epochs(Purpose::Ca)?,
+            rekey: epochs(Purpose::Rekey)?,
+        })
+    }
+}

@@ -1,0 +1,32 @@
+//! Where everything is kept: engines of plain bytes, and above them the ledger, which makes them tamper-evident.
+//!
+//! `engine` is what an engine must do, `embedded` the one of redb. `ledger` reads and applies changes, `group` commits
+//! them in batches, `draft` builds a batch, `rows` is what it is made of, `anchor_copy` what lies beside. Nothing above this folder
+//! reaches an engine's rows but through the ledger.
+
+mod anchor_copy;
+mod change;
+mod draft;
+mod embedded;
+mod engine;
+mod group;
+mod ledger;
+mod rows;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+pub(crate) mod fake;
+
+pub(crate) use anchor_copy::MakeSigner;
+pub(crate) use change::shown;
+pub use change::{Applied, ApplyError, Change, Condition, LedgerError, Put, Row};
+pub use embedded::{RedbSnapshot, RedbStore, STORE_FORMAT};
+pub use engine::{AnchorSeq, Batch, Entry, Health, Outcome, Rows, Snapshot, Store, StoreError};
+pub use ledger::{AuditHead, Ledger, LedgerOptions, OpenError};
+pub(crate) use rows::{RowCodec, Tip};
+
+pub use attache_envelope::Table;
+
+/// The ledger that the broker runs on.
+pub type BrokerLedger = Ledger<RedbStore>;

@@ -1,0 +1,195 @@
+//! Rows and the anchor under the keyring's keys: bytes of the engine on one side, verified types on the other.
+//!
+//! The formats are `attache_envelope`'s; here they meet the keys. A row must never leave here unverified.
+
+use std::sync::Arc;
+
+use attache_envelope::anchor::{Anchor, AnchorTag, AuditHead, SealedAnchor};
+use attache_envelope::id::{ChainId, StoreId};
+use attache_envelope::key::{AnchorMacKey, AnchorSealKey, RowMacKey, SetHashKey};
+use attache_envelope::row::{
+    self, HEAD_BYTES, RowName, RowTag, SetElement, TAG_BYTES, UnverifiedRow,
+};
+use attache_envelope::{EnvelopeError, SystemRandom, Table};
+use bytes::Bytes;
+
+use super::change::{Applied, LedgerError, Row, shown};
+use super::engine::{AnchorSeq, Snapshot};
+use crate::keys::Ring;
+
+/// The key of the one row of [`Table::Anchor`].
+pub(crate) const ANCHOR_KEY: &[u8] = b"";
+
+/// Seals and verifies rows and anchors of one store.
+pub(crate) struct RowCodec {
+    store: StoreId,
+    ring: Arc<Ring>,
+}
+
+/// A row of the engine whose tag was right.
+pub(crate) struct StoredRow {
+    pub(crate) seq: u64,
+    pub(crate) tag: RowTag,
+    body: Bytes,
+}
+
+/// Where the store stands: an anchor, and the T that it gives.
+#[derive(Clone)]
+pub(crate) struct Tip {
+    pub(crate) anchor: Anchor,
+    pub(crate) t: AnchorTag,
+}
+
+impl RowCodec {
+    pub(crate) fn new(store: StoreId, ring: Arc<Ring>) -> Self {
+        Self { store, ring }
+    }
+
+    /// Builds a row for the commit `seq`: its bytes and its tag.
+    pub(crate) fn seal(&self, table: Table, key: &[u8], seq: u64, body: &[u8]) -> (Bytes, RowTag) {
+        let mac = self.ring.row_mac.active();
+        let row = row::seal(
+            RowMacKey::new(mac.key.expose()),
+            mac.epoch,
+            &self.name(table, key),
+            seq,
+            body,
+        );
+        (row.bytes.into(), row.tag)
+    }
+
+    /// Verifies what the engine gave for `key`.
+    pub(crate) fn verify(
+        &self,
+        table: Table,
+        key: &[u8],
+        stored: &Bytes,
+    ) -> Result<StoredRow, LedgerError> {
+        self.try_verify(table, key, stored)
+            .map_err(|_| LedgerError::damaged(table, key))
+    }
+
+    /// The row's element in the set hash of its table.
+    pub(crate) fn element(&self, table: Table, key: &[u8], tag: &RowTag) -> SetElement {
+        let set = SetHashKey::new(self.ring.set_hash.active().key.expose());
+        row::set_element(set, &self.name(table, key), tag)
+    }
+
+    /// Makes the tip of an anchor: computes its T.
+    pub(crate) fn tip(&self, anchor: Anchor) -> Tip {
+        let mac = AnchorMacKey::new(self.ring.anchor_mac.active().key.expose());
+        let t = anchor.t(mac, self.store);
+        Tip { anchor, t }
+    }
+
+    /// The anchor's row for the engine.
+    pub(crate) fn seal_anchor(&self, anchor: &Anchor) -> Result<Bytes, EnvelopeError> {
+        let seal = self.ring.anchor_seal.active();
+        let key = AnchorSealKey::new(seal.key.expose());
+        anchor
+            .seal(&SystemRandom, key, seal.id, self.store)
+            .map(Bytes::from)
+    }
+
+    /// Reads the anchor of a snapshot, which must be of the snapshot's own sequence.
+    pub(crate) async fn read_tip<V: Snapshot>(&self, snapshot: &V) -> Result<Tip, LedgerError> {
+        let stored = snapshot.get(Table::Anchor, ANCHOR_KEY).await?;
+        stored
+            .and_then(|stored| self.open_anchor(&stored, snapshot.seq()))
+            .map(|anchor| self.tip(anchor))
+            .ok_or_else(|| LedgerError::damaged(Table::Anchor, ANCHOR_KEY))
+    }
+
+    fn open_anchor(&self, stored: &[u8], at: AnchorSeq) -> Option<Anchor> {
+        let sealed = SealedAnchor::parse(stored).ok()?;
+        let seal = self.ring.anchor_seal.of_id(sealed.key_id)?;
+        let key = AnchorSealKey::new(seal.key.expose());
+        let anchor = sealed.open(key, self.store).ok()?;
+        (anchor.seq == at.0).then_some(anchor)
+    }
+
+    fn try_verify(
+        &self,
+        table: Table,
+        key: &[u8],
+        stored: &Bytes,
+    ) -> Result<StoredRow, EnvelopeError> {
+        let row = UnverifiedRow::parse(stored)?;
+        let mac = self
+            .ring
+            .row_mac
+            .of_epoch(row.mac_epoch())
+            .ok_or(EnvelopeError::Refused)?;
+        let row = row.verify(RowMacKey::new(mac.key.expose()), &self.name(table, key))?;
+        Ok(StoredRow {
+            seq: row.seq,
+            tag: row.tag,
+            body: stored.slice(HEAD_BYTES..stored.len().saturating_sub(TAG_BYTES)),
+        })
+    }
+
+    fn name<'a>(&self, table: Table, key: &'a [u8]) -> RowName<'a> {
+        RowName {
+            store: self.store,
+            table,
+            key,
+        }
+    }
+}
+
+impl StoredRow {
+    pub(crate) fn into_row(self) -> Row {
+        Row {
+            seq: self.seq,
+            body: self.body,
+        }
+    }
+}
+
+impl Tip {
+    /// What stands before the first commit of a store.
+    pub(crate) fn genesis() -> Self {
+        let anchor = Anchor {
+            incarnation: 1,
+            seq: 0,
+            t_prev: AnchorTag::ZERO,
+            tables: std::collections::BTreeMap::new(),
+            heads: std::collections::BTreeMap::new(),
+        };
+        Self {
+            anchor,
+            t: AnchorTag::ZERO,
+        }
+    }
+
+    /// The anchor of the commit after this one, with the same sums and heads as yet.
+    pub(crate) fn next(&self) -> Result<Anchor, LedgerError> {
+        let mut next = self.anchor.clone();
+        next.seq = next.seq.checked_add(1).ok_or(LedgerError::Full)?;
+        next.t_prev = self.t;
+        Ok(next)
+    }
+
+    pub(crate) fn applied(&self) -> Applied {
+        Applied {
+            seq: self.anchor.seq,
+            anchor_t: *self.t.as_bytes(),
+        }
+    }
+}
+
+/// Enters the head of an audit chain into an anchor.
+pub(crate) fn set_head(anchor: &mut Anchor, head: Option<(ChainId, u64, [u8; 32])>) {
+    if let Some((chain, size, root)) = head {
+        anchor.heads.insert(chain, AuditHead { size, root });
+    }
+}
+
+impl LedgerError {
+    pub(crate) fn damaged(table: Table, key: &[u8]) -> Self {
+        Self::Damaged {
+            table,
+            key: shown(key),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Keyspaces: made with their first KEK, listed with what is in them.
+
+use attache_envelope::Table;
+use attache_envelope::body::{KekBody, KeyspaceBody, KeyspaceState};
+use attache_envelope::name::Keyspace;
+use attache_mtls::spiffe::OperatorId;
+
+use super::Vault;
+use super::error::VaultError;
+use super::records::decoded;
+use crate::store::{Change, LedgerError, Store};
+
+/// The epoch of a keyspace's first KEK.
+const FIRST_EPOCH: u32 = 1;
+
+/// Heads read at once while they are counted.
+const PAGE: usize = 4096;
+
+/// A keyspace as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyspaceView {
+    /// Its name.
+    pub name: Keyspace,
+    /// How many secrets are in it.
+    pub secrets: u64,
+    /// The epoch of the key that new values are wrapped under.
+    pub key_epoch: u32,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+impl<S: Store> Vault<S> {
+    /// Prepares a new keyspace with a KEK of its own. A name is never given twice.
+    ///
+    /// # Errors
+    /// [`VaultError::KeyspaceTaken`]; [`VaultError::Keys`], [`VaultError::Ledger`].
+    pub async fn prepare_keyspace(
+        &self,
+        name: &Keyspace,
+        by: &OperatorId,
+        now_ms: u64,
+    ) -> Result<Change, VaultError> {
+        let key = KeyspaceBody::key(name);
+        if self.ledger.read(Table::Keyspace, &key).await?.is_some() {
+            return Err(VaultError::KeyspaceTaken(name.clone()));
+        }
+        let body = KeyspaceBody {
+            state: KeyspaceState::Active,
+            key_epoch: FIRST_EPOCH,
+            created_ms: now_ms,
+            created_by: by.to_string(),
+        };
+        let mut change = Change::default();
+        change.require_absent(Table::Keyspace, key.clone());
+        change.require_absent(Table::Kek, KekBody::key(name, FIRST_EPOCH));
+        change.put(Table::Keyspace, key, body.encode());
+        change.puts.push(self.keks.draw(name, FIRST_EPOCH, now_ms)?);
+        Ok(change)
+    }
+
+    /// At most `limit` keyspaces after `after`, by name.
+    ///
+    /// Counting the secrets reads their names, about a million a second, and verifies none of them.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn keyspaces(
+        &self,
+        after: Option<&Keyspace>,
+        limit: usize,
+    ) -> Result<Vec<KeyspaceView>, VaultError> {
+        let after = after.map(|name| name.as_str().as_bytes());
+        let rows = self.ledger.scan(Table::Keyspace, b"", after, limit).await?;
+        let mut views = Vec::with_capacity(rows.len());
+        for (key, row) in rows {
+            let damaged = || LedgerError::damaged(Table::Keyspace, &key);
+            let name = std::str::from_utf8(&key).map_err(|_| damaged())?;
+            let name: Keyspace = name.parse().map_err(|_| damaged())?;
+            let found = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?;
+            if found.body.state == KeyspaceState::Active {
+                views.push(KeyspaceView {
+                    secrets: self.count_secrets(&name).await?,
+                    name,
+                    key_epoch: found.body.key_epoch,
+                    created_ms: found.body.created_ms,
+                });
+            }
+        }
+        Ok(views)
+    }
+
+    async fn count_secrets(&self, keyspace: &Keyspace) -> Result<u64, VaultError> {
+        let prefix = format!("{keyspace}/");
+        let mut after: Option<Vec<u8>> = None;
+        let mut count = 0;
+        loop {
+            let page = self
+                .ledger
+                .store()
+                .scan(Table::Head, prefix.as_bytes(), after.as_deref(), PAGE)
+                .await
+                .map_err(LedgerError::from)?;
+            count += page.len() as u64;
+            match page.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(count),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The secret model: keyspaces, secrets, versions and values as rows of the ledger, and their keys.
+//!
+//! Reading answers typed views; changing answers a prepared [`Change`](crate::store::Change) that the mutation layer
+//! audits and applies. The release path loads ciphertexts and wrapped keys here. No function of this folder computes
+//! a plaintext, and none writes to the ledger by itself.
+
+mod check;
+mod error;
+mod keyspace;
+mod load;
+mod put;
+mod records;
+mod rollback;
+mod secret;
+
+use std::sync::Arc;
+
+use attache_arena::Arena;
+use attache_envelope::id::{BootId, StoreId};
+use attache_mtls::spiffe::BrokerId;
+
+pub use check::{CheckReport, Finding, check_store};
+pub use error::{Absence, VaultError};
+pub use keyspace::KeyspaceView;
+pub use load::{Lookup, Resolved, StoredField, StoredSecret};
+pub use put::{BeginPut, CheckedPut, PreparedPut, PutRequest, PutValue};
+pub use rollback::{PreparedRollback, RollbackRequest};
+pub use secret::{FieldView, SecretView, VersionView};
+
+use crate::keys::{Keks, Keys, KeysError, ReceiveKeys};
+use crate::store::{Ledger, RedbStore, Store};
+
+/// The vault that the broker runs on.
+pub type BrokerVault = Vault<RedbStore>;
+
+/// The secrets of one store.
+pub struct Vault<S: Store> {
+    ledger: Ledger<S>,
+    keks: Keks,
+    receive: ReceiveKeys,
+    broker: BrokerId,
+}
+
+impl<S: Store> Vault<S> {
+    /// A vault over an open ledger, with a receive key of its own for this run of the process.
+    ///
+    /// # Errors
+    /// [`KeysError`] when the arena is full or the generator fails.
+    pub fn new(
+        ledger: Ledger<S>,
+        keys: Arc<Keys>,
+        broker: BrokerId,
+        boot: BootId,
+    ) -> Result<Self, KeysError> {
+        let arena: Arena = keys.arena().clone();
+        Ok(Self {
+            ledger,
+            keks: Keks::new(keys),
+            receive: ReceiveKeys::new(arena, boot)?,
+            broker,
+        })
+    }
+
+    /// The ledger below.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger<S> {
+        &self.ledger
+    }
+
+    /// The keyring.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<Keys> {
+        self.keks.keys()
+    }
+
+    /// The store's name.
+    #[must_use]
+    pub fn store_id(&self) -> StoreId {
+        self.keys().store_id()
+    }
+
+    /// This run of the process.
+    #[must_use]
+    pub fn boot(&self) -> BootId {
+        self.receive.boot()
+    }
+
+    /// The broker whose vault it is.
+    #[must_use]
+    pub fn broker(&self) -> &BrokerId {
+        &self.broker
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,563 @@
+//! Puts: a client's ciphertexts become a version; the broker checks them and never decrypts.
+//!
+//! ```text
+//! begin_put -> what to seal to     check_put -> digest (is it a repeat?)     prepare_put -> the change to apply
+//! ```
+//!
+//! Hashing, opening the sealed keys, verifying tags and wrapping run off the runtime's threads. Data keys come out of
+//! the HPKE open into locked memory, are wrapped from there, and are wiped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use attache_arena::LockedBuf;
+use attache_envelope::body::{
+    HeadBody, HeadState, KekBody, KekIndexKey, ValueKeyBody, VersionBody,
+};
+use attache_envelope::id::{BootId, KeyId, RequestId, SecretId, StoreId, ValueId};
+use attache_envelope::key::{Dek, KEY_BYTES};
+use attache_envelope::name::{FieldName, SecretPath, SecretVersion};
+use attache_envelope::put::{CommitPut, FLAG_REPLACE, PutChannel, PutDigest, PutField, PutParts};
+use attache_envelope::value::{CtHash, ValueBinding, plaintext_bytes};
+use attache_envelope::wrap::{DekBinding, WrappedKey};
+use attache_envelope::x25519::{Enc, PublicKey};
+use attache_envelope::{EnvelopeError, MAX_FIELDS, MAX_VERSION_BYTES, Table};
+use attache_mtls::spiffe::OperatorId;
+use bytes::Bytes;
+
+use super::Vault;
+use super::error::{Absence, VaultError};
+use super::records::Record;
+use crate::keys::{Kek, KeysError, ReceiveKey};
+use crate::store::{Change, Store};
+
+/// What a client needs to seal a put.
+#[derive(Debug, Clone)]
+pub struct BeginPut {
+    /// The store.
+    pub store: StoreId,
+    /// The secret's id, when it exists.
+    pub secret: Option<SecretId>,
+    /// The active version; 0 for none.
+    pub head_version: u64,
+    /// What data keys are sealed to.
+    pub receive_key: PublicKey,
+    /// What that key is named by.
+    pub key_id: KeyId,
+    /// This run of the broker.
+    pub boot: BootId,
+    /// The fields of the active version, sorted.
+    pub fields: Vec<FieldName>,
+}
+
+/// A put as it arrived, its parts typed.
+#[derive(Debug, Clone)]
+pub struct PutRequest {
+    /// Who puts.
+    pub operator: OperatorId,
+    /// The request.
+    pub request: RequestId,
+    /// Which secret.
+    pub path: SecretPath,
+    /// Its id: the existing one, or the one that the client picked for a new secret.
+    pub secret: SecretId,
+    /// The version that the client saw as active; 0 for none.
+    pub expected_head_version: u64,
+    /// [`FLAG_REPLACE`] or 0.
+    pub flags: u32,
+    /// Why, in the operator's words.
+    pub note: String,
+    /// The values, in whatever order.
+    pub values: Vec<PutValue>,
+    /// The fields of the active version that are kept.
+    pub carried: Vec<FieldName>,
+    /// Which run of which broker the keys are sealed to.
+    pub boot: BootId,
+    /// Which receive key.
+    pub key_id: KeyId,
+    /// The sender's half of the HPKE setup.
+    pub enc: Enc,
+    /// The sealed data keys, in the order of the fields by name.
+    pub sealed_keys: Bytes,
+}
+
+/// One sealed value.
+#[derive(Debug, Clone)]
+pub struct PutValue {
+    /// The field.
+    pub field: FieldName,
+    /// The value's id, drawn by the client.
+    pub value: ValueId,
+    /// The ciphertext and its tag.
+    pub ct: Bytes,
+}
+
+/// A put that keeps to every rule that can be checked without the store.
+#[derive(Debug)]
+pub struct CheckedPut {
+    request: PutRequest,
+    commit: CommitPut,
+    new_bytes: usize,
+}
+
+/// A put that can be applied.
+#[derive(Debug)]
+pub struct PreparedPut {
+    /// All rows and payloads of the version, on the condition that the head is still the one expected.
+    pub change: Change,
+    /// The version's number.
+    pub version: SecretVersion,
+    /// What the request is known by.
+    pub digest: PutDigest,
+}
+
+impl CheckedPut {
+    /// What the request is known by: SHA-256 over everything that it says.
+    #[must_use]
+    pub fn digest(&self) -> PutDigest {
+        self.commit.digest()
+    }
+
+    /// Which secret.
+    #[must_use]
+    pub fn path(&self) -> &SecretPath {
+        &self.request.path
+    }
+}
+
+impl<S: Store> Vault<S> {
+    /// Tells a client what to seal a put to. Changes nothing.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKeyspace`], [`VaultError::Ledger`], [`VaultError::Keys`].
+    pub async fn begin_put(&self, path: &SecretPath) -> Result<BeginPut, VaultError> {
+        self.keyspace(&path.keyspace).await?;
+        let head = self.head(path).await?.map(|head| head.body);
+        let receive = self.receive.current()?;
+        Ok(BeginPut {
+            store: self.store_id(),
+            secret: head.as_ref().map(|head| head.secret),
+            head_version: active_number(head.as_ref()),
+            receive_key: receive.public,
+            key_id: receive.id,
+            boot: self.boot(),
+            fields: self
+                .active_fields(head.as_ref())
+                .await?
+                .into_keys()
+                .collect(),
+        })
+    }
+
+    /// Checks what needs no store, and hashes the ciphertexts: the digest tells a repeat before anything else is done.
+    ///
+    /// # Errors
+    /// [`VaultError::TooLarge`], [`VaultError::Put`].
+    pub async fn check_put(&self, request: PutRequest) -> Result<CheckedPut, VaultError> {
+        let fields = request.values.len().saturating_add(request.carried.len());
+        if fields > MAX_FIELDS {
+            return Err(VaultError::Put(EnvelopeError::Limit {
+                what: "the put, in fields,",
+                found: fields,
+                limit: MAX_FIELDS,
+            }));
+        }
+        let mut new_bytes = 0usize;
+        for value in &request.values {
+            let bytes = plaintext_bytes(&value.ct).map_err(|error| match error {
+                // Shorter than a tag: no ciphertext of this or any key.
+                EnvelopeError::Refused => VaultError::Ciphertext {
+                    field: value.field.clone(),
+                },
+                other => VaultError::Put(other),
+            })?;
+            new_bytes = new_bytes.saturating_add(bytes);
+        }
+        within_limit(new_bytes)?;
+        let store = self.store_id();
+        off_runtime(move || {
+            let commit = CommitPut::new(parts(store, &request)).map_err(VaultError::Put)?;
+            Ok(CheckedPut {
+                request,
+                commit,
+                new_bytes,
+            })
+        })
+        .await
+    }
+
+    /// Checks the put against the store, verifies and wraps, and answers the change that commits it.
+    ///
+    /// # Errors
+    /// [`VaultError`]; nothing is changed by this call in any case.
+    pub async fn prepare_put(
+        &self,
+        put: CheckedPut,
+        now_ms: u64,
+    ) -> Result<PreparedPut, VaultError> {
+        let CheckedPut {
+            request,
+            commit,
+            new_bytes,
+        } = put;
+        let receive = self.receive.find(request.boot, request.key_id);
+        let receive = receive.ok_or(VaultError::ReceiveKey)?;
+        let keyspace = self.keyspace(&request.path.keyspace).await?;
+        let head = self.head(&request.path).await?;
+        let base = check_head(&request, head)?;
+        let active = self.active_fields(base.head.as_ref()).await?;
+        let carried = carry(&request, &active)?;
+        within_limit(new_bytes.saturating_add(self.carried_bytes(&request, &carried).await?))?;
+        self.refuse_taken(&request, base.head.is_none()).await?;
+        let (kek, kek_seq) = self
+            .keks
+            .active(&self.ledger, &request.path.keyspace, &keyspace.body)
+            .await?;
+        let digest = commit.digest();
+        let sealing = Sealing {
+            store: self.store_id(),
+            broker: self.broker.to_string(),
+            receive,
+            kek: Arc::clone(&kek),
+        };
+        let (request, sealed) = off_runtime(move || {
+            let sealed = sealing.seal(&request, &commit)?;
+            Ok((request, sealed))
+        })
+        .await?;
+        let mut change = Change::default();
+        change.require_at(
+            Table::Kek,
+            KekBody::key(&request.path.keyspace, kek.epoch),
+            kek_seq,
+        );
+        add_values(&mut change, &request, &kek, &sealed);
+        add_version(&mut change, &request, &base, &sealed, carried, now_ms);
+        Ok(PreparedPut {
+            change,
+            version: base.version,
+            digest,
+        })
+    }
+
+    async fn active_fields(
+        &self,
+        head: Option<&HeadBody>,
+    ) -> Result<BTreeMap<FieldName, ValueId>, VaultError> {
+        let active = head.and_then(|head| Some((head.secret, head.active?)));
+        match active {
+            Some((secret, active)) => Ok(self.pointed_version(secret, active).await?.body.fields),
+            None => Ok(BTreeMap::new()),
+        }
+    }
+
+    async fn carried_bytes(
+        &self,
+        request: &PutRequest,
+        carried: &BTreeMap<FieldName, ValueId>,
+    ) -> Result<usize, VaultError> {
+        let mut bytes = 0usize;
+        for value in carried.values() {
+            let key = self.value_key(request.secret, *value).await?;
+            bytes = bytes.saturating_add(key.plaintext_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// The change requires it again; here it is found early, and named.
+    async fn refuse_taken(&self, request: &PutRequest, is_new: bool) -> Result<(), VaultError> {
+        for value in &request.values {
+            let key = ValueKeyBody::key(value.value);
+            if self.ledger.read(Table::ValueKey, &key).await?.is_some() {
+                return Err(VaultError::ValueTaken {
+                    field: value.field.clone(),
+                });
+            }
+        }
+        let first = VersionBody::key(request.secret, SecretVersion::FIRST);
+        // A secret of another name has had a first version.
+        if is_new && self.ledger.read(Table::Version, &first).await?.is_some() {
+            return Err(VaultError::OtherSecret {
+                path: request.path.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What a new version is built on.
+struct Base {
+    /// The head as it is, none for a new secret.
+    head: Option<HeadBody>,
+    /// The commit that wrote it.
+    seq: u64,
+    /// The number of the new version.
+    version: SecretVersion,
+}
+
+/// The head must be the one that the client saw, and the secret its own.
+fn check_head(request: &PutRequest, head: Option<Record<HeadBody>>) -> Result<Base, VaultError> {
+    let path = || request.path.clone();
+    let found = active_number(head.as_ref().map(|head| &head.body));
+    if found != request.expected_head_version {
+        return Err(VaultError::HeadMoved {
+            path: path(),
+            expected: request.expected_head_version,
+            found,
+        });
+    }
+    let Some(Record { seq, body }) = head else {
+        return Ok(Base {
+            head: None,
+            seq: 0,
+            version: SecretVersion::FIRST,
+        });
+    };
+    if body.secret != request.secret {
+        return Err(VaultError::OtherSecret { path: path() });
+    }
+    if body.state == HeadState::Destroyed {
+        return Err(VaultError::Absent {
+            path: path(),
+            absence: Absence::Destroyed,
+        });
+    }
+    let version = body.latest.next();
+    Ok(Base {
+        version: version.ok_or_else(|| VaultError::NoVersionLeft { path: path() })?,
+        head: Some(body),
+        seq,
+    })
+}
+
+/// What the new version takes over: exactly what is carried, and nothing of the active version left out unsaid.
+fn carry(
+    request: &PutRequest,
+    active: &BTreeMap<FieldName, ValueId>,
+) -> Result<BTreeMap<FieldName, ValueId>, VaultError> {
+    let mut carried = BTreeMap::new();
+    for field in &request.carried {
+        let value = active.get(field).ok_or_else(|| VaultError::NotThere {
+            field: field.clone(),
+        })?;
+        carried.insert(field.clone(), *value);
+    }
+    let replaces = request.flags & FLAG_REPLACE != 0;
+    let sent = |field: &FieldName| request.values.iter().any(|value| value.field == *field);
+    match active
+        .keys()
+        .find(|field| !replaces && !carried.contains_key(*field) && !sent(field))
+    {
+        Some(field) => Err(VaultError::NotCarried {
+            field: field.clone(),
+        }),
+        None => Ok(carried),
+    }
+}
+
+/// What turns a put's keys into wrapped ones, away from the runtime.
+struct Sealing {
+    store: StoreId,
+    broker: String,
+    receive: Arc<ReceiveKey>,
+    kek: Arc<Kek>,
+}
+
+/// A value whose tag was verified, its key wrapped.
+struct SealedValue {
+    put: PutField,
+    ct: Bytes,
+    wrapped: WrappedKey,
+}
+
+impl Sealing {
+    fn seal(
+        &self,
+        request: &PutRequest,
+        commit: &CommitPut,
+    ) -> Result<Vec<SealedValue>, VaultError> {
+        let keys = self.open_keys(request, commit)?;
+        let (deks, _) = keys.as_slice().as_chunks::<KEY_BYTES>();
+        let by_field: BTreeMap<_, _> = request
+            .values
+            .iter()
+            .map(|value| (&value.field, &value.ct))
+            .collect();
+        let mut sealed = Vec::with_capacity(deks.len());
+        for (put, dek) in commit.fields().iter().zip(deks) {
+            let ct = by_field.get(&put.field).ok_or(VaultError::SealedKeys)?;
+            sealed.push(SealedValue {
+                wrapped: self.verify_and_wrap(request, put, ct, Dek::new(dek))?,
+                put: put.clone(),
+                ct: Bytes::clone(ct),
+            });
+        }
+        Ok(sealed)
+    }
+
+    fn open_keys(&self, request: &PutRequest, commit: &CommitPut) -> Result<LockedBuf, VaultError> {
+        let operator = request.operator.to_string();
+        let channel = PutChannel {
+            store: self.store,
+            broker_id: &self.broker,
+            boot: request.boot,
+            key_id: request.key_id,
+            operator_id: &operator,
+        };
+        let bytes = commit.fields().len() * KEY_BYTES;
+        let mut keys = LockedBuf::new(bytes).map_err(KeysError::from)?;
+        commit
+            .open_keys(
+                self.receive.secret(),
+                &request.enc,
+                &channel,
+                &request.sealed_keys,
+                keys.as_mut_slice(),
+            )
+            .map_err(|_| VaultError::SealedKeys)?;
+        Ok(keys)
+    }
+
+    fn verify_and_wrap(
+        &self,
+        request: &PutRequest,
+        put: &PutField,
+        ct: &[u8],
+        dek: Dek<'_>,
+    ) -> Result<WrappedKey, VaultError> {
+        let keyspace = &request.path.keyspace;
+        let value = ValueBinding {
+            store: self.store,
+            keyspace,
+            secret: request.secret,
+            value: put.value,
+            field: &put.field,
+        };
+        dek.verify_tag(ct, &value)
+            .map_err(|_| VaultError::Ciphertext {
+                field: put.field.clone(),
+            })?;
+        let binding = DekBinding {
+            store: self.store,
+            keyspace,
+            secret: request.secret,
+            value: put.value,
+            kek: self.kek.id,
+            ct_hash: put.ct_hash,
+        };
+        let wrapped = self.kek.wrap_dek(&binding, dek);
+        Ok(wrapped.map_err(KeysError::from)?)
+    }
+}
+
+/// Adds three rows and a payload a value: its key, its place in the index, its ciphertext; none may be there yet.
+fn add_values(change: &mut Change, request: &PutRequest, kek: &Kek, sealed: &[SealedValue]) {
+    for SealedValue { put, ct, wrapped } in sealed {
+        let key = ValueKeyBody::key(put.value);
+        let body = ValueKeyBody {
+            secret: request.secret,
+            kek: kek.id,
+            ct_hash: put.ct_hash,
+            // At most 1 MiB and a tag: checked before it was hashed.
+            ct_bytes: u32::try_from(ct.len()).unwrap_or(u32::MAX),
+            wrapped: wrapped.clone(),
+        };
+        let index = KekIndexKey {
+            kek: kek.id,
+            value: put.value,
+        };
+        change.require_absent(Table::ValueKey, key.clone());
+        change.put(Table::ValueKey, key, body.encode());
+        change.put(Table::KekIndex, index.encode(), KekIndexKey::body());
+        change.payloads.push((put.value, ct.clone()));
+    }
+}
+
+/// Adds the version and the head that points to it.
+fn add_version(
+    change: &mut Change,
+    request: &PutRequest,
+    base: &Base,
+    sealed: &[SealedValue],
+    carried: BTreeMap<FieldName, ValueId>,
+    now_ms: u64,
+) {
+    let by = request.operator.to_string();
+    let mut fields = carried;
+    let new = sealed.iter().map(|it| (it.put.field.clone(), it.put.value));
+    fields.extend(new);
+    let version = VersionBody {
+        number: base.version,
+        fields,
+        created_ms: now_ms,
+        created_by: by.clone(),
+        note: request.note.clone(),
+    };
+    let head_key = HeadBody::key(&request.path);
+    let head = HeadBody {
+        secret: request.secret,
+        state: base
+            .head
+            .as_ref()
+            .map_or(HeadState::Active, |head| head.state),
+        active: Some(base.version),
+        latest: base.version,
+        created_ms: base.head.as_ref().map_or(now_ms, |head| head.created_ms),
+        changed_ms: now_ms,
+        changed_by: by,
+    };
+    match &base.head {
+        Some(_) => change.require_at(Table::Head, head_key.clone(), base.seq),
+        None => change.require_absent(Table::Head, head_key.clone()),
+    }
+    // For a new secret also this: its id is no other secret's, for every secret has had a first version.
+    let version_key = VersionBody::key(request.secret, base.version);
+    change.require_absent(Table::Version, version_key.clone());
+    change.put(Table::Version, version_key, version.encode());
+    change.put(Table::Head, head_key, head.encode());
+}
+
+fn parts(store: StoreId, request: &PutRequest) -> PutParts {
+    PutParts {
+        store,
+        request: request.request,
+        path: request.path.clone(),
+        secret: request.secret,
+        expected_head_version: request.expected_head_version,
+        flags: request.flags,
+        note: request.note.clone(),
+        fields: request
+            .values
+            .iter()
+            .map(|value| PutField {
+                field: value.field.clone(),
+                value: value.value,
+                ct_hash: CtHash::of(&value.ct),
+            })
+            .collect(),
+        carried: request.carried.clone(),
+    }
+}
+
+fn active_number(head: Option<&HeadBody>) -> u64 {
+    head.and_then(|head| head.active)
+        .map_or(0, SecretVersion::number)
+}
+
+fn within_limit(found_bytes: usize) -> Result<(), VaultError> {
+    if found_bytes <= MAX_VERSION_BYTES {
+        return Ok(());
+    }
+    Err(VaultError::TooLarge {
+        found_bytes,
+        limit_bytes: MAX_VERSION_BYTES,
+    })
+}
+
+/// Runs what takes more than a moment of CPU where it holds up nobody's IO.
+async fn off_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
+) -> Result<T, VaultError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| VaultError::Stopping)?
+}
