@@ -1,0 +1,169 @@
+//! `attache cluster`, `attache node` and `attache operator`.
+
+use attache_envelope::name::{ClusterName, NodeName};
+use clap::{Args, Subcommand};
+
+use super::{DryRun, Yes, parse};
+
+/// Verbs on clusters.
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Tell the broker of a cluster
+    Add(AddCluster),
+    /// List clusters
+    List,
+    /// Show one cluster
+    Show(OneCluster),
+    /// Forget a cluster: its pods are refused from then on
+    Remove(RemoveCluster),
+}
+
+/// `attache cluster add NAME --issuer URL --audience AUD --folder DIR`
+#[derive(Debug, Clone, Args)]
+pub struct AddCluster {
+    /// The first part of its workloads' names
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::cluster))]
+    pub name: ClusterName,
+    /// The issuer of its pods' tokens, as the `iss` in them
+    #[arg(long, value_name = "URL", value_parser = parse::word(parse::issuer))]
+    pub issuer: String,
+    /// The audience that its pods' tokens carry, as the CSIDriver object asks for it
+    #[arg(long, value_name = "AUD", value_parser = parse::word(parse::audience))]
+    pub audience: String,
+    /// A folder on the broker's machine with nodes/, pods/ and jwks.json
+    #[arg(long, value_name = "DIR", value_parser = parse::word(parse::broker_folder))]
+    pub folder: String,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// A verb on one cluster.
+#[derive(Debug, Clone, Args)]
+pub struct OneCluster {
+    /// The cluster's name
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::cluster))]
+    pub name: ClusterName,
+}
+
+/// `attache cluster remove NAME`
+#[derive(Debug, Clone, Args)]
+pub struct RemoveCluster {
+    /// The cluster's name
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::cluster))]
+    pub name: ClusterName,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
+}
+
+/// Verbs on nodes.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List nodes that have joined
+    List(ListNodes),
+    /// Make a token that one named node may redeem once, within ten minutes
+    JoinToken(JoinToken),
+    /// Refuse every call of a node
+    Ban(BanNode),
+    /// Let a banned node call again
+    Unban(UnbanNode),
+}
+
+/// `attache node list`
+#[derive(Debug, Clone, Args)]
+pub struct ListNodes {
+    /// Only this cluster
+    #[arg(long, value_name = "CLUSTER", value_parser = parse::word(parse::cluster))]
+    pub cluster: Option<ClusterName>,
+}
+
+/// `attache node join-token --cluster C --node NAME`
+#[derive(Debug, Clone, Args)]
+pub struct JoinToken {
+    /// The node's cluster
+    #[arg(long, value_name = "CLUSTER", value_parser = parse::word(parse::cluster))]
+    pub cluster: ClusterName,
+    /// The name of its Node object
+    #[arg(long, value_name = "NAME", value_parser = parse::word(parse::node_name))]
+    pub node: NodeName,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache node ban NODE`
+#[derive(Debug, Clone, Args)]
+pub struct BanNode {
+    /// The whole SPIFFE ID, or CLUSTER/NAME, or CLUSTER/UID
+    #[arg(value_name = "NODE", value_parser = parse::word(parse::node))]
+    pub node: parse::NodeArg,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse::word(parse::reason))]
+    pub reason: Option<String>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
+}
+
+/// `attache node unban NODE`
+#[derive(Debug, Clone, Args)]
+pub struct UnbanNode {
+    /// The whole SPIFFE ID, or CLUSTER/NAME, or CLUSTER/UID
+    #[arg(value_name = "NODE", value_parser = parse::word(parse::node))]
+    pub node: parse::NodeArg,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse::word(parse::reason))]
+    pub reason: Option<String>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// Verbs on operators.
+#[derive(Debug, Subcommand)]
+pub enum Operator {
+    /// List operators
+    List,
+    /// Refuse every call of an operator
+    Ban(BanOperator),
+    /// Let a banned operator call again
+    Unban(UnbanOperator),
+}
+
+/// `attache operator ban NAME`
+#[derive(Debug, Clone, Args)]
+pub struct BanOperator {
+    /// The operator's name
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::operator_name))]
+    pub name: String,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse::word(parse::reason))]
+    pub reason: Option<String>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
+}
+
+/// `attache operator unban NAME`
+#[derive(Debug, Clone, Args)]
+pub struct UnbanOperator {
+    /// The operator's name
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::operator_name))]
+    pub name: String,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse::word(parse::reason))]
+    pub reason: Option<String>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}

@@ -1,0 +1,35 @@
+//! `attache login`, in its three forms.
+
+use std::path::PathBuf;
+
+use attache_mtls::spiffe::BrokerId;
+use clap::Args;
+
+use super::parse;
+
+/// `attache login`: without a form it renews the certificate now.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "The first time: attache login --new NAME --broker ADDR --broker-id ID --trust-bundle FILE --csr \
+                        OUT; on the broker's machine: attache-broker bootstrap operator NAME --csr OUT > CHAIN.pem; then: \
+                        attache login --finish CHAIN.pem. The key never leaves this machine.")]
+pub struct Login {
+    /// Make a key and a certificate request for this operator, and a context that waits for the certificate
+    #[arg(long, value_name = "NAME", value_parser = parse::word(parse::operator_name), conflicts_with = "finish",
+          requires_all = ["broker", "broker_id", "trust_bundle", "csr"])]
+    pub new: Option<String>,
+    /// Where the broker listens: HOST:PORT
+    #[arg(long, value_name = "ADDR", value_parser = parse::word(parse::address), requires = "new")]
+    pub broker: Option<String>,
+    /// Which broker it must be: spiffe://TRUST-DOMAIN/broker/NAME
+    #[arg(long, value_name = "SPIFFE", value_parser = parse::word(parse::broker_id), requires = "new")]
+    pub broker_id: Option<BrokerId>,
+    /// The CA certificates by which it is known (PEM); copied beside the settings
+    #[arg(long, value_name = "FILE", value_parser = parse::path(), requires = "new")]
+    pub trust_bundle: Option<PathBuf>,
+    /// Where to write the certificate request (PEM)
+    #[arg(long, value_name = "OUT", value_parser = parse::path(), requires = "new")]
+    pub csr: Option<PathBuf>,
+    /// Take the certificate that was signed for the waiting context
+    #[arg(long, value_name = "CHAIN", value_parser = parse::path())]
+    pub finish: Option<PathBuf>,
+}

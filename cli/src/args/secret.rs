@@ -1,0 +1,99 @@
+//! `attache secret` and `attache keyspace`.
+
+use std::ffi::OsString;
+
+use attache_envelope::name::{Keyspace as KeyspaceName, SecretPath, SecretRef};
+use clap::{Args, Subcommand};
+
+use super::{DryRun, parse};
+
+/// Verbs on secrets.
+#[derive(Debug, Subcommand)]
+pub enum Secret {
+    /// Store fields as a new version; fields that are not named are carried over
+    Put(Put),
+    /// List secrets: names, versions and fields, never values
+    List(List),
+    /// Show one secret
+    Show(One),
+    /// Show a secret's versions, newest first
+    Versions(One),
+    /// Make an earlier version the active one
+    Rollback(Rollback),
+}
+
+/// `attache secret put REF FIELD...`
+#[derive(Debug, Clone, Args)]
+pub struct Put {
+    /// KEYSPACE/NAME
+    #[arg(value_name = "REF", value_parser = parse::word(parse::secret))]
+    pub path: SecretPath,
+    /// FIELD (asked for without echo), FIELD=@PATH (a file) or FIELD=- (standard input)
+    #[arg(value_name = "FIELD", required_unless_present = "literal")]
+    pub fields: Vec<OsString>,
+    /// A value on the command line, where the process list and the shell's history show it
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub literal: Vec<OsString>,
+    /// Drop the fields that are not named, in place of carrying them over
+    #[arg(long)]
+    pub replace: bool,
+    /// Only if the active version is this one; 0: only if there is no such secret yet
+    #[arg(long, value_name = "N", value_parser = parse::word(parse::version))]
+    pub expect_version: Option<u64>,
+    /// Drop the line's end of a value that is one line
+    #[arg(long)]
+    pub trim_newline: bool,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache secret list`
+#[derive(Debug, Clone, Args)]
+pub struct List {
+    /// Only this keyspace
+    #[arg(value_name = "KEYSPACE", value_parser = parse::word(parse::keyspace))]
+    pub keyspace: Option<KeyspaceName>,
+}
+
+/// A verb on one secret.
+#[derive(Debug, Clone, Args)]
+pub struct One {
+    /// KEYSPACE/NAME
+    #[arg(value_name = "REF", value_parser = parse::word(parse::secret))]
+    pub path: SecretPath,
+}
+
+/// `attache secret rollback REF[@VERSION]`
+#[derive(Debug, Clone, Args)]
+pub struct Rollback {
+    /// KEYSPACE/NAME: to the version before the active one; KEYSPACE/NAME@VERSION: to that version
+    #[arg(value_name = "REF", value_parser = parse::word(parse::secret_version))]
+    pub reference: SecretRef,
+    /// Only if the active version is this one
+    #[arg(long, value_name = "N", value_parser = parse::word(parse::existing_version))]
+    pub expect_version: Option<u64>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// Verbs on keyspaces.
+#[derive(Debug, Subcommand)]
+pub enum Keyspace {
+    /// Make a keyspace with its own keys; no put makes one by itself
+    Create(Create),
+    /// List keyspaces
+    List,
+}
+
+/// `attache keyspace create NAME`
+#[derive(Debug, Clone, Args)]
+pub struct Create {
+    /// The first segment of its secrets' names
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
+    pub name: KeyspaceName,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}

@@ -1,0 +1,295 @@
+//! `attache audit verify`: the whole log computed again and held against what was signed.
+//!
+//! Online the leaves come from the broker, which need not be believed: each is hashed here, and the root must be the one
+//! in the signed checkpoint. Offline the segment files of an audit folder are read as an enemy would have left them.
+//! Either way a log alone does not show that its end is missing or that there are two of it: `--at-least` does, with a
+//! checkpoint that was kept elsewhere by `--save`. And a key that comes from the broker itself proves only that the
+//! broker agrees with itself: `--vkey` pins it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use attache_mtls::private_file::write_private;
+use attache_proto::attache::v1::{self as pb, audit_client::AuditClient};
+use attache_translog::{Audit, Checkpoint, CheckpointError, Frontier, Hash, Leaf, NoteError, Record, Records, Report as LogReport, Verifier, leaf_hash};
+use serde::Serialize;
+
+use super::Shell;
+use super::audit::Leaves;
+use crate::args::audit::Verify;
+use crate::failure::{Exit, Failure, chain};
+use crate::output::{Human, Report};
+use crate::session::Session;
+
+/// A segment is never larger than this.
+const SEGMENT_LIMIT_BYTES: u64 = 1 << 30;
+/// A kept checkpoint is never larger than this.
+const NOTE_LIMIT_BYTES: u64 = 64 * 1024;
+const WHAT: &str = "the log was not verified";
+
+#[derive(Debug, Serialize)]
+struct VerifyJson {
+    clean: bool,
+    vkey: String,
+    leaves: u64,
+    checkpoint: Option<CheckpointJson>,
+    findings: Vec<FindingJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct CheckpointJson {
+    size: u64,
+    root: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct FindingJson {
+    /// The segment's file, offline.
+    file: Option<String>,
+    /// The byte in it.
+    offset: Option<usize>,
+    /// The leaf.
+    index: u64,
+    finding: String,
+}
+
+/// What a verification came to.
+struct Verdict {
+    verifier: Verifier,
+    leaves: u64,
+    /// Up to which all is as it was signed, with the note that says so.
+    checkpoint: Option<(Checkpoint, String)>,
+    findings: Vec<FindingJson>,
+}
+
+/// Verifies a log and says what was found; [`Exit::Found`] when anything was.
+///
+/// # Errors
+/// When it could not be read, which is not a finding.
+pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
+    let kept = args.at_least.as_deref().map(read_note).transpose()?;
+    let verdict = match (&args.dir, &args.vkey) {
+        (Some(dir), Some(vkey)) => offline(dir, vkey, kept.as_deref())?,
+        (Some(_), None) => return Err(Failure::usage(WHAT).because("a folder does not say whose it is").mend("give --vkey")),
+        (None, pinned) => {
+            if pinned.is_none() {
+                shell.console.hint("the key is the broker's own word; --vkey pins it");
+            }
+            online(&shell.session().await?, pinned.as_ref(), kept.as_deref(), shell).await?
+        }
+    };
+    if let (Some(file), Some((_, note)), true) = (&args.save, &verdict.checkpoint, verdict.findings.is_empty()) {
+        write_private(file, note.as_bytes()).map_err(|error| Failure::new(Exit::Failed, "the checkpoint was not kept").caused_by(&error))?;
+    }
+    report(verdict)
+}
+
+fn report(verdict: Verdict) -> Result<Report, Failure> {
+    let clean = verdict.findings.is_empty();
+    let size = verdict.checkpoint.as_ref().map_or(0, |(checkpoint, _)| checkpoint.size);
+    let text = if clean {
+        format!("verified: {size} records, each as it was signed")
+    } else {
+        let lines = verdict.findings.iter().map(|finding| match (&finding.file, finding.offset) {
+            (Some(file), Some(offset)) => format!("found: {file}, byte {offset}, record {}: {}", finding.index, finding.finding),
+            _ => format!("found: record {}: {}", finding.index, finding.finding),
+        });
+        let verified = format!("verified up to record {size} of {}", verdict.leaves);
+        lines.chain([verified]).collect::<Vec<_>>().join("\n")
+    };
+    let data = VerifyJson {
+        clean,
+        vkey: verdict.verifier.vkey(),
+        leaves: verdict.leaves,
+        checkpoint: verdict.checkpoint.map(|(checkpoint, _)| CheckpointJson { size: checkpoint.size, root: hex(&checkpoint.root) }),
+        findings: verdict.findings,
+    };
+    let report = Report::new(&data, Vec::new(), Human::Text(text))?;
+    Ok(if clean { report } else { report.found() })
+}
+
+/// Reads the segments of a folder in the order of their names, which is that of their first leaves.
+fn offline(dir: &Path, verifier: &Verifier, kept: Option<&str>) -> Result<Verdict, Failure> {
+    let files = segments(dir)?;
+    let (kept, mut findings) = open_kept(kept, verifier)?;
+    let mut audit = Audit::new(verifier, kept).map_err(|error| Failure::usage(WHAT).caused_by(&error))?;
+    let mut notes = Vec::new();
+    for file in &files {
+        let bytes = read_limited(file, SEGMENT_LIMIT_BYTES)?;
+        audit.segment(&bytes);
+        notes.extend(last_note(&bytes));
+    }
+    let LogReport { leaves, verified, findings: found, .. } = audit.finish();
+    findings.extend(found.into_iter().map(|finding| FindingJson {
+        file: files.get(finding.segment).map(|file| file.display().to_string()),
+        offset: Some(finding.offset),
+        index: finding.index,
+        finding: finding.found.to_string(),
+    }));
+    let signed = |note: &String| Checkpoint::open(note, verifier).ok() == verified;
+    let checkpoint = verified.and_then(|checkpoint| Some((checkpoint, notes.into_iter().rev().find(signed)?)));
+    Ok(Verdict { verifier: verifier.clone(), leaves, checkpoint, findings })
+}
+
+fn segments(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let unread = |error: &std::io::Error| Failure::new(Exit::Failed, format!("{} was not read", dir.display())).caused_by(error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|error| unread(&error))? {
+        let path = entry.map_err(|error| unread(&error))?.path();
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            files.push(path);
+        }
+    }
+    files.sort_unstable();
+    if files.is_empty() {
+        return Err(Failure::new(Exit::Precondition, WHAT)
+            .because(format!("{} holds no segment (*.seg)", dir.display()))
+            .mend("give a broker's audit folder, or a copy of it"));
+    }
+    Ok(files)
+}
+
+/// The text of a segment's last checkpoint.
+fn last_note(segment: &[u8]) -> Option<String> {
+    let notes = Records::new(segment).filter_map(|(_, record)| match record {
+        Ok(Record::Checkpoint(note)) => Some(note),
+        Ok(Record::Leaf(_)) | Err(_) => None,
+    });
+    String::from_utf8(notes.last()?.to_vec()).ok()
+}
+
+async fn online(session: &Session, pinned: Option<&Verifier>, kept: Option<&str>, shell: &Shell) -> Result<Verdict, Failure> {
+    let newest: pb::LatestCheckpointResponse = session
+        .read(WHAT, &pb::LatestCheckpointRequest {}, |channel, request| async move { AuditClient::new(channel).latest_checkpoint(request).await })
+        .await?;
+    let own = Verifier::parse(&newest.vkey).map_err(|error| Failure::new(Exit::Failed, WHAT).because(format!("the broker's key: {error}")))?;
+    let verifier = pinned.cloned().unwrap_or(own);
+    let (kept, mut findings) = open_kept(kept, &verifier)?;
+    let signed = match Checkpoint::open(&newest.checkpoint, &verifier) {
+        Ok(signed) => signed,
+        Err(error) => {
+            findings.push(finding(0, format!("the newest checkpoint is not signed by the log's key: {}", chain(&error))));
+            return Ok(Verdict { verifier, leaves: 0, checkpoint: None, findings });
+        }
+    };
+    let mut tree = Recomputed::new(kept);
+    read_leaves(session, signed.size, &mut tree, shell).await?;
+    findings.extend(tree.findings(&signed, kept));
+    let checkpoint = findings.is_empty().then_some((signed, newest.checkpoint));
+    Ok(Verdict { verifier, leaves: tree.frontier.size(), checkpoint, findings })
+}
+
+async fn read_leaves(session: &Session, size: u64, tree: &mut Recomputed, shell: &Shell) -> Result<(), Failure> {
+    if size == 0 {
+        return Ok(());
+    }
+    let request = pb::ReadLeavesRequest { first_index: 0, limit: size, follow: false, last: 0 };
+    let mut leaves = Leaves::open(session, request, false).await?;
+    let progress = shell.console.progress(size);
+    while let Some(batch) = leaves.next().await? {
+        for leaf in &batch {
+            if tree.frontier.size() == size {
+                return Ok(());
+            }
+            tree.append(leaf);
+        }
+        progress.set_position(tree.frontier.size());
+    }
+    Ok(())
+}
+
+/// The tree over the leaves as they were sent.
+struct Recomputed {
+    frontier: Frontier,
+    kept_size: Option<u64>,
+    kept_root: Option<Hash>,
+    malformed: Vec<FindingJson>,
+}
+
+impl Recomputed {
+    fn new(kept: Option<Checkpoint>) -> Self {
+        let mut tree = Self { frontier: Frontier::new(), kept_size: kept.map(|kept| kept.size), kept_root: None, malformed: Vec::new() };
+        tree.meet_kept();
+        tree
+    }
+
+    fn append(&mut self, leaf: &pb::AuditLeaf) {
+        let index = self.frontier.size();
+        if leaf.index != index {
+            self.malformed.push(finding(index, format!("the broker sent record {} in its place", leaf.index)));
+        }
+        if let Err(error) = Leaf::parse(&leaf.body) {
+            self.malformed.push(finding(index, format!("the record is malformed: {error}")));
+        }
+        self.frontier.append(leaf_hash(&leaf.body));
+        self.meet_kept();
+    }
+
+    fn meet_kept(&mut self) {
+        if self.kept_size == Some(self.frontier.size()) {
+            self.kept_root = Some(self.frontier.root());
+        }
+    }
+
+    fn findings(&mut self, signed: &Checkpoint, kept: Option<Checkpoint>) -> Vec<FindingJson> {
+        let mut findings = std::mem::take(&mut self.malformed);
+        let size = self.frontier.size();
+        if size != signed.size {
+            findings.push(finding(size, format!("{} records are signed, and the broker sent {size}", signed.size)));
+        } else if self.frontier.root() != signed.root {
+            findings.push(finding(0, "the records are not those that were signed: one at least was edited, moved, added or taken out".to_owned()));
+        }
+        match (kept, self.kept_root) {
+            (Some(kept), Some(root)) if root != kept.root => {
+                findings.push(finding(0, format!("the first {} records are not those of the kept checkpoint: the log was rewritten", kept.size)));
+            }
+            (Some(kept), None) => {
+                findings.push(finding(size, format!("the kept checkpoint has {} records, and the log has {size}: it was truncated", kept.size)));
+            }
+            (Some(_), Some(_)) | (None, _) => {}
+        }
+        findings
+    }
+}
+
+/// Opens a kept checkpoint; one that the log's key has not signed is a finding: it, or the log, is another.
+fn open_kept(note: Option<&str>, verifier: &Verifier) -> Result<(Option<Checkpoint>, Vec<FindingJson>), Failure> {
+    let Some(note) = note else {
+        return Ok((None, Vec::new()));
+    };
+    match Checkpoint::open(note, verifier) {
+        Ok(kept) => Ok((Some(kept), Vec::new())),
+        Err(error @ (CheckpointError::Malformed | CheckpointError::Note(NoteError::Malformed))) => {
+            Err(Failure::new(Exit::Failed, "the kept checkpoint cannot be used").caused_by(&error))
+        }
+        Err(error) => Ok((None, vec![finding(0, format!("the kept checkpoint is not signed by this log's key: {}", chain(&error)))])),
+    }
+}
+
+fn read_note(file: &Path) -> Result<String, Failure> {
+    let bytes = read_limited(file, NOTE_LIMIT_BYTES)?;
+    String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Failed, format!("{} is no checkpoint", file.display())).because("it is not UTF-8"))
+}
+
+fn read_limited(file: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
+    let unread = || Failure::new(Exit::Failed, format!("{} was not read", file.display()));
+    let mut bytes = Vec::new();
+    let read = fs::File::open(file).and_then(|open| open.take(limit + 1).read_to_end(&mut bytes));
+    read.map_err(|error| unread().caused_by(&error))?;
+    if bytes.len() as u64 > limit {
+        return Err(unread().because(format!("it is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn finding(index: u64, finding: String) -> FindingJson {
+    FindingJson { file: None, offset: None, index, finding }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;
