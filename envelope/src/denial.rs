@@ -61,3 +61,6 @@ impl FromStr for DenialId {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,10 +17,8 @@ use crate::TAG_BYTES;
 use crate::error::EnvelopeError;
 use crate::key::KEY_BYTES;
 
-const ZERO_NONCE: [u8; 12] = [0; 12];
-
-/// `J0` of a zero nonce: `nonce || 1` as 32 bits. SP 800-38D, section 7.1, step 2.
-const J0: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const NONCE_BYTES: usize = 12;
+const ZERO_NONCE: [u8; NONCE_BYTES] = [0; NONCE_BYTES];
 
 /// Encrypts once: `ciphertext || tag16`. The plaintext is only ever read.
 pub(crate) fn seal(
@@ -28,14 +26,7 @@ pub(crate) fn seal(
     plaintext: &[u8],
     aad: &[u8],
 ) -> Result<Vec<u8>, EnvelopeError> {
-    let mut sealed = vec![0; plaintext.len() + TAG_BYTES];
-    let (ct, tag) = split_mut(&mut sealed)?;
-    let buffer = InOutBuf::new(plaintext, ct).map_err(|_| EnvelopeError::Refused)?;
-    let computed = Aes256Gcm::new(key.into())
-        .encrypt_inout_detached(&ZERO_NONCE.into(), aad, buffer)
-        .map_err(|_| EnvelopeError::Refused)?;
-    *tag = computed.into();
-    Ok(sealed)
+    seal_with(&ZERO_NONCE, key, plaintext, aad)
 }
 
 /// Checks the tag, then decrypts into `out`, which must have the ciphertext's length without the tag. A refused
@@ -46,17 +37,54 @@ pub(crate) fn open(
     aad: &[u8],
     out: &mut [u8],
 ) -> Result<(), EnvelopeError> {
-    let (ct, tag) = split(sealed)?;
-    check_buffer("the plaintext", ct.len(), out)?;
-    let buffer = InOutBuf::new(ct, out).map_err(|_| EnvelopeError::Refused)?;
-    Aes256Gcm::new(key.into())
-        .decrypt_inout_detached(&ZERO_NONCE.into(), aad, buffer, tag.into())
-        .map_err(|_| EnvelopeError::Refused)
+    open_with(&ZERO_NONCE, key, sealed, aad, out)
 }
 
 /// Checks the tag alone: `GHASH(H, aad, ct) xor AES(key, J0)`, `H = AES(key, 0)`. Not one block of plaintext is
 /// computed. The comparison takes the same time wherever the tags differ.
 pub(crate) fn verify_tag(
+    key: &[u8; KEY_BYTES],
+    sealed: &[u8],
+    aad: &[u8],
+) -> Result<(), EnvelopeError> {
+    verify_tag_with(&ZERO_NONCE, key, sealed, aad)
+}
+
+// The nonce is a parameter of these three for published vectors alone; nothing outside of this file reaches them.
+
+fn seal_with(
+    nonce: &[u8; NONCE_BYTES],
+    key: &[u8; KEY_BYTES],
+    plaintext: &[u8],
+    aad: &[u8],
+) -> Result<Vec<u8>, EnvelopeError> {
+    let mut sealed = vec![0; plaintext.len() + TAG_BYTES];
+    let (ct, tag) = split_mut(&mut sealed)?;
+    let buffer = InOutBuf::new(plaintext, ct).map_err(|_| EnvelopeError::Refused)?;
+    let computed = Aes256Gcm::new(key.into())
+        .encrypt_inout_detached(nonce.into(), aad, buffer)
+        .map_err(|_| EnvelopeError::Refused)?;
+    *tag = computed.into();
+    Ok(sealed)
+}
+
+fn open_with(
+    nonce: &[u8; NONCE_BYTES],
+    key: &[u8; KEY_BYTES],
+    sealed: &[u8],
+    aad: &[u8],
+    out: &mut [u8],
+) -> Result<(), EnvelopeError> {
+    let (ct, tag) = split(sealed)?;
+    check_buffer("the plaintext", ct.len(), out)?;
+    let buffer = InOutBuf::new(ct, out).map_err(|_| EnvelopeError::Refused)?;
+    Aes256Gcm::new(key.into())
+        .decrypt_inout_detached(nonce.into(), aad, buffer, tag.into())
+        .map_err(|_| EnvelopeError::Refused)
+}
+
+fn verify_tag_with(
+    nonce: &[u8; NONCE_BYTES],
     key: &[u8; KEY_BYTES],
     sealed: &[u8],
     aad: &[u8],
@@ -71,7 +99,7 @@ pub(crate) fn verify_tag(
     ghash.update_padded(ct);
     ghash.update(&[lengths(aad, ct)?.into()]);
     let mut expected = ghash.finalize();
-    let mut mask = Array::from(J0);
+    let mut mask = Array::from(j0(nonce));
     cipher.encrypt_block(&mut mask);
     for (byte, of_mask) in expected.iter_mut().zip(&mask) {
         *byte ^= of_mask;
@@ -82,6 +110,15 @@ pub(crate) fn verify_tag(
     } else {
         Err(EnvelopeError::Refused)
     }
+}
+
+/// `J0 = nonce || 1` as 32 bits; SP 800-38D, section 7.1, step 2.
+fn j0(nonce: &[u8; NONCE_BYTES]) -> [u8; 16] {
+    let mut block = [0; 16];
+    let (front, counter) = block.split_at_mut(NONCE_BYTES);
+    front.copy_from_slice(nonce);
+    counter.copy_from_slice(&1u32.to_be_bytes());
+    block
 }
 
 /// Refuses an output buffer of another length than what it is to hold.
@@ -117,3 +154,6 @@ fn split(sealed: &[u8]) -> Result<(&[u8], &[u8; TAG_BYTES]), EnvelopeError> {
 fn split_mut(sealed: &mut [u8]) -> Result<(&mut [u8], &mut [u8; TAG_BYTES]), EnvelopeError> {
     sealed.split_last_chunk_mut().ok_or(EnvelopeError::Refused)
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,3 +29,6 @@ pub(crate) fn hmac(key: &[u8; KEY_BYTES], message: &[u8]) -> [u8; 32] {
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
+
+#[cfg(test)]
+mod tests;

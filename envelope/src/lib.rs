@@ -38,6 +38,8 @@ pub mod row;
 pub mod sign;
 pub mod slot;
 mod table;
+#[cfg(test)]
+mod testing;
 pub mod value;
 pub mod wrap;
 pub mod x25519;

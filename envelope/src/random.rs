@@ -84,3 +84,6 @@ impl TryRng for HpkeRandom<'_> {
 }
 
 impl TryCryptoRng for HpkeRandom<'_> {}
+
+#[cfg(test)]
+mod tests;

@@ -72,3 +72,6 @@ impl VerifyingKey {
             .map_err(|_| EnvelopeError::Refused)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -216,3 +216,6 @@ fn check_info(info: &[u8]) -> Result<(), EnvelopeError> {
 fn setup_error(_: HpkeError) -> EnvelopeError {
     EnvelopeError::PublicKey
 }
+
+#[cfg(test)]
+mod tests;

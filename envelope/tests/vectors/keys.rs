@@ -238,9 +238,8 @@ fn srk_seal() {
         let secret = [7; 32];
         let secret = SlotSecret::new(&secret);
         let blob_random = Replay::new(&[given.bytes("sk"), vec![9; 32]].concat());
-        let identity = |rekey| {
-            SlotIdentity::key_file(&blob_random, store, slot, secret, rekey).unwrap()
-        };
+        let identity =
+            |rekey| SlotIdentity::key_file(&blob_random, store, slot, secret, rekey).unwrap();
         let mut opened = [0; 32];
         match expected {
             Expected::Out(out) => {

@@ -1,9 +1,13 @@
 //! Known answers: every construction against the vectors of `tests/independent`, which were made by a second
 //! implementation in another language. This side only reads them.
 
+#[cfg(test)]
 mod case;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
 mod records;
+#[cfg(test)]
 mod travel;
 
 use std::collections::BTreeSet;
@@ -50,7 +54,10 @@ fn every_vector_file_is_checked_somewhere() {
         found.insert(name.strip_suffix(".json").unwrap().to_owned());
     }
     for name in &found {
-        assert!(known.contains(name.as_str()), "{name}.json is checked nowhere");
+        assert!(
+            known.contains(name.as_str()),
+            "{name}.json is checked nowhere"
+        );
     }
     for name in OURS {
         assert!(found.contains(*name), "{name}.json is missing");

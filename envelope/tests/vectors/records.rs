@@ -56,7 +56,8 @@ fn row() {
         let k_row = RowMacKey::new(&k_row);
         match expected {
             Expected::Out(out) => {
-                let (epoch, seq, body) = (given.u32("epoch"), given.u64("seq"), given.bytes("body"));
+                let (epoch, seq, body) =
+                    (given.u32("epoch"), given.u64("seq"), given.bytes("body"));
                 let sealed = row::seal(k_row, epoch, &name, seq, &body);
                 assert_eq!(sealed.bytes, out.bytes("row"));
                 assert_eq!(sealed.tag.as_bytes().as_slice(), out.bytes("tag"));

@@ -71,8 +71,14 @@ fn put() {
                 let Ok(put) = put_of(given) else { return };
                 let mut opened = vec![0; 32 * put.fields().len()];
                 let (sk, sealed) = (sk.unwrap(), given.bytes("sealed"));
-                put.open_keys(SecretKey::new(&sk), &enc(given), &channel, &sealed, &mut opened)
-                    .unwrap_err();
+                put.open_keys(
+                    SecretKey::new(&sk),
+                    &enc(given),
+                    &channel,
+                    &sealed,
+                    &mut opened,
+                )
+                .unwrap_err();
                 assert_eq!(opened, vec![0; opened.len()]);
             }
         }
@@ -89,11 +95,17 @@ fn check_put(
     // The keys in the order that the put gives its fields.
     let sent = given.list("fields");
     let of_field = |field: &PutField| {
-        let sent = sent.iter().find(|sent| sent.text("field") == field.field.as_str());
+        let sent = sent
+            .iter()
+            .find(|sent| sent.text("field") == field.field.as_str());
         sent.unwrap().array::<32>("dek")
     };
     let deks: Vec<_> = put.fields().iter().map(of_field).collect();
-    let expected: Vec<_> = out.texts("deks").iter().map(|dek| hex::decode(dek).unwrap()).collect();
+    let expected: Vec<_> = out
+        .texts("deks")
+        .iter()
+        .map(|dek| hex::decode(dek).unwrap())
+        .collect();
     assert_eq!(joined(&deks), expected.concat());
     let secret = SecretKey::new(sk);
     let pk = secret.public_key().unwrap();
@@ -104,7 +116,8 @@ fn check_put(
     assert_eq!(enc.as_bytes().as_slice(), out.bytes("enc"));
     assert_eq!(sealed, out.bytes("sealed"));
     let mut opened = vec![0; 32 * deks.len()];
-    put.open_keys(secret, &enc, channel, &sealed, &mut opened).unwrap();
+    put.open_keys(secret, &enc, channel, &sealed, &mut opened)
+        .unwrap();
     assert_eq!(opened, joined(&deks));
 }
 
@@ -128,8 +141,11 @@ fn release() {
         let sk = given.array("sk");
         let secret = SecretKey::new(&sk);
         let granted = granted(given);
-        let (volume, cluster, namespace) =
-            (given.parse("volume"), given.parse("cluster"), given.parse("namespace"));
+        let (volume, cluster, namespace) = (
+            given.parse("volume"),
+            given.parse("cluster"),
+            given.parse("namespace"),
+        );
         let (pod, container) = (given.parse("pod_uid"), given.parse("container"));
         let ends = SessionBinding {
             store: given.id("store"),
