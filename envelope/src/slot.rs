@@ -197,8 +197,8 @@ impl Slot {
         Self::read(Reader::record(RECORD, bytes)?).map_err(EnvelopeError::malformed(RECORD))
     }
 
-    /// Opens the SRK into `out`: unwraps the blob, checks that its key is this slot's, checks the signature with the
-    /// blob's own `rekey_pk`, and only then opens the seal.
+    /// Opens the SRK into `out`: unwraps the blob, checks the signature, which covers the slot, its `pk` and the number,
+    /// with the blob's own `rekey_pk`, and only then opens the seal.
     ///
     /// # Errors
     /// [`EnvelopeError::Refused`], whichever of these does not hold; `out` is then as it was.
@@ -219,9 +219,6 @@ impl Slot {
         wrap::unwrap_slot_blob(secret, &binding, &self.identity.blob, blob.as_mut_slice())?;
         let (sk, rekey_pk) = halves_mut(&mut blob)?;
         let sk = SecretKey::new(sk);
-        if sk.public_key()? != *pk {
-            return Err(EnvelopeError::Refused);
-        }
         let SrkSeal {
             number,
             enc,
