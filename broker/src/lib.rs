@@ -1,9 +1,18 @@
 //! The broker: keeps sealed secrets, attests workloads, decides, audits and releases.
+//!
+//! ```text
+//! api -> release -> {attest, policy, vault, audit}     vault -> {keys, store}     api -> {identity, registry, mutation}
+//! ```
 
-pub mod audit;
-pub mod keys;
-pub mod store;
-
+pub mod api;
 pub mod attest;
+pub mod audit;
+pub mod config;
+pub mod identity;
+pub mod keys;
+pub mod mutation;
 pub mod policy;
+pub mod registry;
+pub mod release;
+pub mod store;
 pub mod vault;

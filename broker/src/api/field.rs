@@ -104,6 +104,12 @@ pub fn time(at: Timestamp) -> Option<pb::Time> {
     Some(pb::Time { unix_ms: at.as_millisecond() })
 }
 
+/// A time in milliseconds since 1970 as it goes on the wire.
+#[must_use]
+pub fn time_ms(at_ms: u64) -> Option<pb::Time> {
+    Some(pb::Time { unix_ms: i64::try_from(at_ms).unwrap_or(i64::MAX) })
+}
+
 fn bad_token() -> RpcError {
     RpcError::invalid("page.token", "is not a token that a page ended with; leave it empty for the first page")
 }

@@ -8,16 +8,16 @@
 //! request carries: names come from certificates, tokens and the cluster's own record.
 
 mod authority;
-mod enroll;
+mod gate;
 mod join_token;
 mod recorded;
 mod rows;
 mod view;
 
-pub use authority::{Authority, AuthorityError};
-pub use enroll::{Enrolled, EnrollError, Enrollment};
+pub use authority::{Authority, AuthorityError, recorded};
+pub use gate::{EnrollError, Gate};
 pub use join_token::{JoinToken, LIFETIME as JOIN_TOKEN_LIFETIME, MalformedToken};
 pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
 pub(crate) use rows::{ms, read, text, time};
 pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};
-pub use view::{Caller, Directory, NotAdmitted};
+pub use view::{Caller, Directory, DirectoryError, NotAdmitted, View};

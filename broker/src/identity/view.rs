@@ -17,7 +17,7 @@ use super::{
     recorded::Standing,
     rows::{BanRecord, NodeRecord, OperatorRecord, Role},
 };
-use crate::store::{LedgerError, Rows, Store, Table, ledger::Ledger};
+use crate::store::{Ledger, LedgerError, Store, Table};
 
 /// Rows read at once.
 const PAGE: usize = 512;

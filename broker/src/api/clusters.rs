@@ -1,0 +1,171 @@
+//! Clusters: `Clusters` of attache.v1.
+
+use std::sync::Arc;
+
+use attache_envelope::name::ClusterName;
+use attache_proto::attache::v1 as pb;
+use jiff::Timestamp;
+use pb::clusters_server::Clusters;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    field::{page, parse, required, time},
+    mutate::{Asked, Prepared, digest, mutate},
+    peer::Peers,
+    policy::paged,
+    rpc_error::RpcError,
+};
+use crate::{
+    audit::Clock,
+    mutation::Mutations,
+    registry::{ClusterRecord, ClusterSource, Registry, cluster_spec},
+    store::{Change, Table},
+};
+
+/// The service.
+#[derive(Clone)]
+pub struct ClusterService {
+    /// Admits callers.
+    pub peers: Peers,
+    /// The clusters.
+    pub registry: Arc<Registry>,
+    /// Changes.
+    pub mutations: Mutations,
+    /// The time on record.
+    pub clock: Clock,
+}
+
+#[tonic::async_trait]
+impl Clusters for ClusterService {
+    async fn add_cluster(
+        &self,
+        request: Request<pb::AddClusterRequest>,
+    ) -> Result<Response<pb::AddClusterResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("cluster.add", &asked);
+        let cluster = required("cluster", asked.cluster)?;
+        let name: ClusterName = parse("cluster.name", &cluster.name)?;
+        let record = ClusterRecord {
+            issuer: cluster.issuer,
+            audience: cluster.audience,
+            source: source(cluster.source)?,
+            created: now(&self.clock),
+            by: peer.id.to_string(),
+        };
+        cluster_spec(name.clone(), &record).map_err(RpcError::from)?;
+        let prepare = async {
+            let view = self.registry.view();
+            if view.clusters.contains_key(name.as_str()) {
+                return Err(RpcError::new(
+                    Code::AlreadyExists,
+                    "CLUSTER_EXISTS",
+                    format!("there is a cluster {name} already; choose another name, or remove it first"),
+                ));
+            }
+            let twin = view.clusters.iter().find(|(_, (_, c))| c.issuer == record.issuer && c.audience == record.audience);
+            if let Some((twin, _)) = twin {
+                return Err(RpcError::invalid(
+                    "cluster.issuer",
+                    format!("is that of cluster {twin}, with the same audience: a token must belong to one cluster"),
+                ));
+            }
+            let mut change = Change::default();
+            change.require_absent(Table::Cluster, name.as_str());
+            change.put(Table::Cluster, name.as_str(), record.encode());
+            Ok(Prepared { change, answer: pb::AddClusterResponse::default() })
+        };
+        let (registry, taken, taken_name) = (Arc::clone(&self.registry), record.clone(), name.clone());
+        let asked = Asked { peer, verb: "cluster.add", object: name.to_string(), mutation, digest };
+        let (_, committed): (pb::AddClusterResponse, _) = mutate(&self.mutations, asked, prepare, move |seq| {
+            take_up(&registry, taken_name.as_str(), Some((seq, taken)));
+        })
+        .await?;
+        Ok(Response::new(pb::AddClusterResponse { committed: Some(committed) }))
+    }
+
+    async fn list_clusters(
+        &self,
+        request: Request<pb::ListClustersRequest>,
+    ) -> Result<Response<pb::ListClustersResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let page = page(request.into_inner().page)?;
+        let view = self.registry.view();
+        let (items, next_token) = paged(&view.clusters, &page, |_| true);
+        let clusters = items.into_iter().map(|(name, record)| cluster_view(name, record)).collect();
+        Ok(Response::new(pb::ListClustersResponse { clusters, next_token }))
+    }
+
+    async fn show_cluster(&self, request: Request<pb::ShowClusterRequest>) -> Result<Response<pb::Cluster>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let name: ClusterName = parse("name", &request.into_inner().name)?;
+        let view = self.registry.view();
+        let (_, record) = view.clusters.get(name.as_str()).ok_or_else(|| no_cluster(&name))?;
+        Ok(Response::new(cluster_view(name.as_str(), record)))
+    }
+
+    async fn remove_cluster(
+        &self,
+        request: Request<pb::RemoveClusterRequest>,
+    ) -> Result<Response<pb::RemoveClusterResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("cluster.remove", &asked);
+        let name: ClusterName = parse("name", &asked.name)?;
+        let prepare = async {
+            let view = self.registry.view();
+            let (seq, _) = view.clusters.get(name.as_str()).ok_or_else(|| no_cluster(&name))?;
+            let mut change = Change::default();
+            change.require_at(Table::Cluster, name.as_str(), *seq);
+            change.deletes.push((Table::Cluster, name.as_str().into()));
+            Ok(Prepared { change, answer: pb::RemoveClusterResponse::default() })
+        };
+        let (registry, taken) = (Arc::clone(&self.registry), name.clone());
+        let asked = Asked { peer, verb: "cluster.remove", object: name.to_string(), mutation, digest };
+        let (_, committed): (pb::RemoveClusterResponse, _) =
+            mutate(&self.mutations, asked, prepare, move |_| take_up(&registry, taken.as_str(), None)).await?;
+        Ok(Response::new(pb::RemoveClusterResponse { committed: Some(committed) }))
+    }
+}
+
+/// The time on record as a timestamp.
+pub(super) fn now(clock: &Clock) -> Timestamp {
+    i64::try_from(clock.now_ms()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// NOT_FOUND for a cluster.
+pub(super) fn no_cluster(name: &ClusterName) -> RpcError {
+    RpcError::new(
+        Code::NotFound,
+        "NO_CLUSTER",
+        format!("there is no cluster {name}; see those there are with: attache cluster list"),
+    )
+}
+
+fn take_up(registry: &Registry, name: &str, record: Option<(u64, ClusterRecord)>) {
+    if let Err(error) = registry.cluster_changed(name, record) {
+        tracing::error!(%error, "a committed change of a cluster cannot be taken up; restart the broker");
+    }
+}
+
+fn source(source: Option<pb::cluster::Source>) -> Result<ClusterSource, RpcError> {
+    let pb::cluster::Source::Folder(folder) = required("cluster.source", source)?;
+    if folder.is_empty() {
+        return Err(RpcError::invalid("cluster.folder", "is missing: the folder with nodes/, pods/ and jwks.json"));
+    }
+    Ok(ClusterSource::Folder(folder.into()))
+}
+
+fn cluster_view(name: &str, record: &ClusterRecord) -> pb::Cluster {
+    let ClusterSource::Folder(folder) = &record.source;
+    pb::Cluster {
+        name: name.to_owned(),
+        issuer: record.issuer.clone(),
+        audience: record.audience.clone(),
+        source: Some(pb::cluster::Source::Folder(folder.display().to_string())),
+        created: time(record.created),
+        created_by: record.by.clone(),
+    }
+}

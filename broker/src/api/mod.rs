@@ -1,0 +1,21 @@
+//! gRPC: the only room of the broker that knows wire types.
+//!
+//! ```text
+//! request -> peer (who) -> field (types) -> a domain -> answer | status (one map of errors)
+//! ```
+//! A handler asks for its caller's type first, parses every field once, and hands over to the domain; it decides nothing
+//! and logs no request.
+
+pub mod admin;
+pub mod audit;
+pub mod clusters;
+pub mod enrollment;
+pub mod field;
+pub mod fleet;
+pub mod mutate;
+//pub mod overview;
+pub mod peer;
+pub mod policy;
+pub mod rpc_error;
+pub mod secrets;
+mod status;

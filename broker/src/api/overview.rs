@@ -1,0 +1,100 @@
+//! How the broker is: `Status` of attache.v1.
+
+use std::sync::Arc;
+
+use attache_mtls::tls::Credentials;
+use attache_proto::attache::v1 as pb;
+use jiff::{SignedDuration, Timestamp};
+use pb::status_server::Status as StatusRpc;
+use tonic::{Request, Response, Status};
+
+use super::{
+    field::{time, time_ms},
+    peer::Peers,
+    rpc_error::RpcError,
+};
+use crate::{audit::AuditLog, release::Counters, vault::BrokerVault};
+
+/// A server certificate that ends sooner than this is a finding.
+const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
+/// Keyspaces read at once while secrets are counted.
+const PAGE: usize = 256;
+
+/// The service.
+#[derive(Clone)]
+pub struct OverviewService {
+    /// Admits callers.
+    pub peers: Peers,
+    /// The secrets, the keys and the store.
+    pub vault: Arc<BrokerVault>,
+    /// The log.
+    pub log: AuditLog,
+    /// What was released and refused since the start.
+    pub counters: Arc<Counters>,
+    /// The server certificate.
+    pub credentials: Credentials,
+    /// When the process started serving, in milliseconds since 1970.
+    pub started_ms: u64,
+}
+
+#[tonic::async_trait]
+impl StatusRpc for OverviewService {
+    async fn show_status(
+        &self,
+        request: Request<pb::ShowStatusRequest>,
+    ) -> Result<Response<pb::ShowStatusResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let counted = self.counters.read();
+        let not_after = self.credentials.current().identity().not_after();
+        let nodes = self.peers.gate().directory().view().nodes.len();
+        Ok(Response::new(pb::ShowStatusResponse {
+            broker_id: self.vault.broker().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store: self.vault.store_id().as_bytes().to_vec(),
+            boot: self.vault.boot().as_bytes().to_vec(),
+            started: time_ms(self.started_ms),
+            seq: self.vault.ledger().seq(),
+            engine: "redb".to_owned(),
+            key_memory: self.vault.keys().arena().protection().to_string(),
+            audit_size: self.log.head().size,
+            audit_vkey: self.log.vkey().to_owned(),
+            releases: counted.releases,
+            refusals: counted.refusals,
+            unchanged: counted.unchanged,
+            server_certificate_not_after: time(not_after),
+            findings: self.findings(not_after),
+            secrets: self.secrets().await?,
+            nodes: u64::try_from(nodes).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+impl OverviewService {
+    async fn secrets(&self) -> Result<u64, RpcError> {
+        let (mut after, mut count) = (None, 0_u64);
+        loop {
+            let page = self.vault.keyspaces(after.as_ref(), PAGE).await?;
+            count = page.iter().fold(count, |sum, keyspace| sum.saturating_add(keyspace.secrets));
+            match page.into_iter().next_back() {
+                Some(last) => after = Some(last.name),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    /// What an operator should look at.
+    fn findings(&self, certificate_ends: Timestamp) -> Vec<String> {
+        let mut findings = vec![
+            "the store opens by one key file only: who has the file and the store has everything, and without the file \
+             the store is lost; keep a copy of it apart from the store"
+                .to_owned(),
+        ];
+        if self.vault.keys().arena().protection() == attache_arena::Protection::Plain {
+            findings.push("keys are in ordinary memory (keys.danger_plain_key_arena): never serve like this".to_owned());
+        }
+        if Timestamp::now().duration_until(certificate_ends) < CERTIFICATE_SOON {
+            findings.push(format!("the server certificate ends at {certificate_ends}; restart the broker to renew it"));
+        }
+        findings
+    }
+}

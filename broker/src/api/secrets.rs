@@ -1,0 +1,269 @@
+//! Secrets and keyspaces: `Secrets` and `Keyspaces` of attache.v1. No answer here holds a value.
+
+use std::sync::Arc;
+
+use attache_envelope::{
+    id::{BootId, KeyId, RequestId, SecretId, ValueId},
+    name::{Keyspace, SecretPath, SecretVersion},
+    x25519::Enc,
+};
+use attache_proto::attache::v1 as pb;
+use pb::{keyspaces_server::Keyspaces, secrets_server::Secrets};
+use tonic::{Request, Response, Status};
+
+use super::{
+    field::{fixed, note, page, page_token, parse, required, time_ms},
+    mutate::{Asked, Prepared, digest, mutate},
+    peer::{OperatorPeer, Peers},
+    rpc_error::RpcError,
+};
+use crate::{
+    audit::Clock,
+    mutation::Mutations,
+    vault::{BrokerVault, PutRequest, PutValue, RollbackRequest, SecretView, VersionView},
+};
+
+/// The service.
+#[derive(Clone)]
+pub struct SecretService {
+    /// Admits callers.
+    pub peers: Peers,
+    /// The secrets.
+    pub vault: Arc<BrokerVault>,
+    /// Changes.
+    pub mutations: Mutations,
+    /// The time on record.
+    pub clock: Clock,
+}
+
+#[tonic::async_trait]
+impl Secrets for SecretService {
+    async fn begin_put(&self, request: Request<pb::BeginPutRequest>) -> Result<Response<pb::BeginPutResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let path = path(request.into_inner().path)?;
+        let begin = self.vault.begin_put(&path).await.map_err(RpcError::from)?;
+        Ok(Response::new(pb::BeginPutResponse {
+            store: begin.store.as_bytes().to_vec(),
+            secret: begin.secret.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            head_version: begin.head_version,
+            receive_key: begin.receive_key.as_bytes().to_vec(),
+            key_id: begin.key_id.as_bytes().to_vec(),
+            boot: begin.boot.as_bytes().to_vec(),
+            broker_id: self.vault.broker().to_string(),
+            fields: begin.fields.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn commit_put(
+        &self,
+        request: Request<pb::CommitPutRequest>,
+    ) -> Result<Response<pb::CommitPutResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = required("mutation", asked.mutation.take())?;
+        let put = put_request(&peer, &mutation, asked)?;
+        let checked = self.vault.check_put(put).await.map_err(RpcError::from)?;
+        let (digest, object) = (*checked.digest().as_bytes(), checked.path().to_string());
+        let prepare = async {
+            let prepared = self.vault.prepare_put(checked, self.clock.now_ms()).await?;
+            let answer = pb::CommitPutResponse { committed: None, version: prepared.version.number() };
+            Ok(Prepared { change: prepared.change, answer })
+        };
+        let asked = Asked { peer, verb: "secret.put", object, mutation: Some(mutation), digest };
+        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::CommitPutResponse { committed: Some(committed), ..answer }))
+    }
+
+    async fn list_secrets(
+        &self,
+        request: Request<pb::ListSecretsRequest>,
+    ) -> Result<Response<pb::ListSecretsResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let asked = request.into_inner();
+        let page = page(asked.page)?;
+        let keyspace: Option<Keyspace> =
+            if asked.keyspace.is_empty() { None } else { Some(parse("keyspace", &asked.keyspace)?) };
+        let after: Option<SecretPath> = after(page.after.as_deref())?;
+        let mut views =
+            self.vault.secrets(keyspace.as_ref(), after.as_ref(), page.size + 1).await.map_err(RpcError::from)?;
+        let more = views.len() > page.size;
+        views.truncate(page.size);
+        let last = views.last().filter(|_| more).map(|v| v.path.to_string());
+        Ok(Response::new(pb::ListSecretsResponse {
+            next_token: page_token(last.as_deref().map(str::as_bytes)),
+            secrets: views.into_iter().map(secret_view).collect(),
+        }))
+    }
+
+    async fn show_secret(&self, request: Request<pb::ShowSecretRequest>) -> Result<Response<pb::SecretView>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let path = path(request.into_inner().path)?;
+        let view = self.vault.secret(&path).await.map_err(RpcError::from)?;
+        Ok(Response::new(secret_view(view)))
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<pb::ListVersionsRequest>,
+    ) -> Result<Response<pb::ListVersionsResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let asked = request.into_inner();
+        let page = page(asked.page)?;
+        let path = path(asked.path)?;
+        let before: Option<SecretVersion> = after(page.after.as_deref())?;
+        let mut views = self.vault.versions(&path, before, page.size + 1).await.map_err(RpcError::from)?;
+        let more = views.len() > page.size;
+        views.truncate(page.size);
+        let last = views.last().filter(|_| more).map(|v| v.number.to_string());
+        Ok(Response::new(pb::ListVersionsResponse {
+            next_token: page_token(last.as_deref().map(str::as_bytes)),
+            versions: views.into_iter().map(version_view).collect(),
+        }))
+    }
+
+    async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Result<Response<pb::RollbackResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("secret.rollback", &asked);
+        let rollback = RollbackRequest {
+            path: path(asked.path)?,
+            to: SecretVersion::new(asked.to_version),
+            expected_active: SecretVersion::new(asked.expected_active_version),
+            by: peer.id.clone(),
+            now_ms: self.clock.now_ms(),
+        };
+        let prepare = async {
+            let prepared = self.vault.prepare_rollback(&rollback).await?;
+            let answer = pb::RollbackResponse {
+                committed: None,
+                active_version: prepared.active.number(),
+                previous_version: prepared.previous.map_or(0, SecretVersion::number),
+            };
+            Ok(Prepared { change: prepared.change, answer })
+        };
+        let asked = Asked { peer, verb: "secret.rollback", object: rollback.path.to_string(), mutation, digest };
+        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::RollbackResponse { committed: Some(committed), ..answer }))
+    }
+}
+
+#[tonic::async_trait]
+impl Keyspaces for SecretService {
+    async fn create_keyspace(
+        &self,
+        request: Request<pb::CreateKeyspaceRequest>,
+    ) -> Result<Response<pb::CreateKeyspaceResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("keyspace.create", &asked);
+        let name: Keyspace = parse("name", &asked.name)?;
+        let by = peer.id.clone();
+        let prepare = async {
+            let change = self.vault.prepare_keyspace(&name, &by, self.clock.now_ms()).await?;
+            Ok(Prepared { change, answer: pb::CreateKeyspaceResponse::default() })
+        };
+        let asked = Asked { peer, verb: "keyspace.create", object: name.to_string(), mutation, digest };
+        let (_, committed): (pb::CreateKeyspaceResponse, _) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::CreateKeyspaceResponse { committed: Some(committed) }))
+    }
+
+    async fn list_keyspaces(
+        &self,
+        request: Request<pb::ListKeyspacesRequest>,
+    ) -> Result<Response<pb::ListKeyspacesResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let page = page(request.into_inner().page)?;
+        let after: Option<Keyspace> = after(page.after.as_deref())?;
+        let mut views = self.vault.keyspaces(after.as_ref(), page.size + 1).await.map_err(RpcError::from)?;
+        let more = views.len() > page.size;
+        views.truncate(page.size);
+        let last = views.last().filter(|_| more).map(|v| v.name.to_string());
+        let keyspaces = views
+            .into_iter()
+            .map(|v| pb::KeyspaceView {
+                name: v.name.to_string(),
+                secrets: v.secrets,
+                key_epoch: v.key_epoch,
+                created: time_ms(v.created_ms),
+            })
+            .collect();
+        let next_token = page_token(last.as_deref().map(str::as_bytes));
+        Ok(Response::new(pb::ListKeyspacesResponse { keyspaces, next_token }))
+    }
+}
+
+fn put_request(
+    peer: &OperatorPeer,
+    mutation: &pb::Mutation,
+    asked: pb::CommitPutRequest,
+) -> Result<PutRequest, RpcError> {
+    let value = |v: pb::PutValue| {
+        let value = ValueId::from_bytes(fixed::<16>("values.value", &v.value)?);
+        Ok(PutValue { field: parse("values.field", &v.field)?, value, ct: v.ct })
+    };
+    Ok(PutRequest {
+        operator: peer.id.clone(),
+        request: RequestId::from_bytes(fixed::<16>("mutation.request_id", &mutation.request_id)?),
+        path: path(asked.path)?,
+        secret: SecretId::from_bytes(fixed::<16>("secret", &asked.secret)?),
+        expected_head_version: asked.expected_head_version,
+        flags: asked.flags,
+        note: note("note", asked.note)?,
+        values: asked.values.into_iter().map(value).collect::<Result<_, RpcError>>()?,
+        carried: asked.carried.iter().map(|f| parse("carried", f)).collect::<Result<_, _>>()?,
+        boot: BootId::from_bytes(fixed::<16>("boot", &asked.boot)?),
+        key_id: KeyId::from_bytes(fixed::<16>("key_id", &asked.key_id)?),
+        enc: Enc::from_bytes(fixed::<32>("enc", &asked.enc)?),
+        sealed_keys: asked.sealed_keys.into(),
+    })
+}
+
+/// A secret's path, both of whose parts must be there.
+pub(super) fn path(path: Option<pb::SecretPath>) -> Result<SecretPath, RpcError> {
+    let path = required("path", path)?;
+    Ok(SecretPath { keyspace: parse("path.keyspace", &path.keyspace)?, name: parse("path.name", &path.name)? })
+}
+
+/// The key that a page token holds, as the type that the list is ordered by.
+fn after<T: std::str::FromStr>(token: Option<&[u8]>) -> Result<Option<T>, RpcError> {
+    let Some(bytes) = token else { return Ok(None) };
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .map(Some)
+        .ok_or_else(|| RpcError::invalid("page.token", "is not a token of this list; leave it empty for the first page"))
+}
+
+fn secret_view(view: SecretView) -> pb::SecretView {
+    pb::SecretView {
+        path: Some(pb::SecretPath {
+            keyspace: view.path.keyspace.to_string(),
+            name: view.path.name.to_string(),
+        }),
+        secret: view.secret.as_bytes().to_vec(),
+        active_version: view.active.map_or(0, SecretVersion::number),
+        latest_version: view.latest.number(),
+        fields: view.fields.iter().map(ToString::to_string).collect(),
+        created: time_ms(view.created_ms),
+        changed: time_ms(view.changed_ms),
+        changed_by: view.changed_by,
+    }
+}
+
+fn version_view(view: VersionView) -> pb::VersionView {
+    let fields = view.fields.into_iter().map(|f| pb::FieldView {
+        field: f.field.to_string(),
+        value: f.value.as_bytes().to_vec(),
+        size_bytes: u64::try_from(f.size_bytes).unwrap_or(u64::MAX),
+    });
+    pb::VersionView {
+        version: view.number.number(),
+        active: view.active,
+        fields: fields.collect(),
+        created: time_ms(view.created_ms),
+        created_by: view.created_by,
+        note: view.note,
+    }
+}

@@ -1,0 +1,222 @@
+//! The one map from what went wrong to what the caller is told: every error of every domain, exhaustively.
+//!
+//! | what | code |
+//! |---|---|
+//! | malformed | INVALID_ARGUMENT |
+//! | no or bad certificate or token | UNAUTHENTICATED |
+//! | denied, or absent, for a pod: the same words | PERMISSION_DENIED |
+//! | not there, there already, changed meanwhile, for an operator | NOT_FOUND, ALREADY_EXISTS, ABORTED, FAILED_PRECONDITION |
+//! | a limit | RESOURCE_EXHAUSTED |
+//! | store, audit log, cluster away | UNAVAILABLE |
+//! | a record that fails authentication, or a defect | INTERNAL |
+//!
+//! What the caller is not told is logged here, with its chain; nothing secret is in any of these errors.
+
+use std::error::Error;
+
+use tonic::Code;
+
+use super::rpc_error::RpcError;
+use crate::{
+    attest::ClusterError,
+    audit::AuditError,
+    identity::{AuthorityError, EnrollError, NotAdmitted},
+    keys::KeysError,
+    mutation::MutationError,
+    policy::{GrantError, PolicyError},
+    store::{ApplyError, LedgerError, StoreError},
+    vault::VaultError,
+};
+
+/// An error with its sources, for the log.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+fn logged(error: &dyn Error, told: RpcError) -> RpcError {
+    tracing::error!(reason = told.reason(), error = %chain(error), "a call failed");
+    told
+}
+
+impl From<NotAdmitted> for RpcError {
+    fn from(error: NotAdmitted) -> Self {
+        let reason = match error {
+            NotAdmitted::Banned { .. } => "BANNED",
+            NotAdmitted::Unknown { .. } => "UNKNOWN_IDENTITY",
+            NotAdmitted::Copy { .. } => "COPIED_IDENTITY",
+            NotAdmitted::Broker => "BROKER_CERTIFICATE",
+            NotAdmitted::Superseded => "SUPERSEDED",
+            NotAdmitted::Unavailable => return Self::unavailable("IDENTITY_UNAVAILABLE", error.to_string()),
+        };
+        Self::new(Code::Unauthenticated, reason, error.to_string())
+    }
+}
+
+impl From<EnrollError> for RpcError {
+    fn from(error: EnrollError) -> Self {
+        match error {
+            EnrollError::Malformed(e) => Self::invalid("token", e.to_string()),
+            EnrollError::Token => Self::new(Code::Unauthenticated, "JOIN_TOKEN", error.to_string()),
+            EnrollError::NotAdmitted(e) => e.into(),
+            EnrollError::Identity(e) => Self::invalid("token", e.to_string()),
+            EnrollError::Version => Self::invalid("version", "must be at most 64 printable bytes"),
+            EnrollError::OperatorExists => {
+                Self::new(Code::FailedPrecondition, "OPERATOR_EXISTS", error.to_string())
+            }
+            EnrollError::Authority(e) => e.into(),
+            EnrollError::Conflict => Self::new(Code::Aborted, "CHANGED_MEANWHILE", error.to_string()),
+            EnrollError::Store(e) => e.into(),
+            EnrollError::Read(e) => e.into(),
+            EnrollError::Audit(e) => e.into(),
+            EnrollError::Random => logged(&error, Self::internal("NO_RANDOMNESS", error.to_string())),
+        }
+    }
+}
+
+impl From<AuthorityError> for RpcError {
+    fn from(error: AuthorityError) -> Self {
+        match &error {
+            AuthorityError::Request(e) => Self::invalid("csr", e.to_string()),
+            AuthorityError::Ca(_) | AuthorityError::Bundle(_) => {
+                logged(&error, Self::internal("CA", "the broker's CA could not sign; see the broker's log"))
+            }
+        }
+    }
+}
+
+impl From<AuditError> for RpcError {
+    fn from(error: AuditError) -> Self {
+        match &error {
+            AuditError::DiskFull { .. } => logged(
+                &error,
+                Self::unavailable("AUDIT_DISK_FULL", "the audit log has no room, and nothing happens without it"),
+            ),
+            AuditError::Poisoned | AuditError::Closed | AuditError::Read { .. } => logged(
+                &error,
+                Self::unavailable("AUDIT_UNAVAILABLE", "the audit log is not available, and nothing happens without it"),
+            ),
+            AuditError::LeafTooLarge { .. } => Self::invalid("request", "is too large to be put on record; ask for less"),
+            AuditError::Leaf(_) | AuditError::Damaged { .. } => {
+                logged(&error, Self::internal("AUDIT", "the audit log cannot be read or written; see the broker's log"))
+            }
+        }
+    }
+}
+
+impl From<StoreError> for RpcError {
+    fn from(error: StoreError) -> Self {
+        logged(&error, Self::unavailable("STORE_UNAVAILABLE", "the store is not available; see the broker's log"))
+    }
+}
+
+impl From<LedgerError> for RpcError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Damaged { .. } => logged(&error, Self::internal("DAMAGED_RECORD", error.to_string())),
+            LedgerError::Store(e) => e.into(),
+            LedgerError::Anchor(_) | LedgerError::Full => {
+                logged(&error, Self::internal("ANCHOR", "the store cannot take the change; see the broker's log"))
+            }
+        }
+    }
+}
+
+impl From<ApplyError> for RpcError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Conflict { .. } => Self::new(Code::Aborted, "CHANGED_MEANWHILE", error.to_string()),
+            ApplyError::Busy => Self::exhausted("STORE_BUSY", error.to_string()),
+            ApplyError::Ambiguous { .. } => logged(&error, Self::internal("DEFECT", "the change is not well-formed")),
+            ApplyError::Ledger(e) => e.into(),
+            ApplyError::Closed => Self::unavailable("STORE_UNAVAILABLE", error.to_string()),
+        }
+    }
+}
+
+impl From<MutationError> for RpcError {
+    fn from(error: MutationError) -> Self {
+        match error {
+            MutationError::RequestId => Self::invalid("mutation.request_id", error.to_string()),
+            MutationError::TooOld => Self::new(Code::FailedPrecondition, "REQUEST_TOO_OLD", error.to_string()),
+            MutationError::OtherDigest => Self::new(Code::FailedPrecondition, "REQUEST_REUSED", error.to_string()),
+            MutationError::Conflict(e) | MutationError::NotCommitted(e) => e.into(),
+            MutationError::Unknown(_) | MutationError::Outcome(_) => {
+                logged(&error, Self::unavailable("OUTCOME_UNKNOWN", error.to_string()))
+            }
+            MutationError::Audit(e) => e.into(),
+            MutationError::Ledger(e) => e.into(),
+            MutationError::Record(_) => logged(&error, Self::internal("REQUEST_RECORD", error.to_string())),
+            MutationError::Interrupted => logged(&error, Self::unavailable("INTERRUPTED", error.to_string())),
+        }
+    }
+}
+
+impl From<KeysError> for RpcError {
+    fn from(error: KeysError) -> Self {
+        match error {
+            KeysError::Arena(e) => Self::exhausted("KEY_MEMORY", e.to_string()),
+            KeysError::Envelope(_) | KeysError::NoKek { .. } => {
+                logged(&error, Self::internal("KEYS", "a key cannot be opened; see the broker's log"))
+            }
+            KeysError::Ledger(e) => e.into(),
+        }
+    }
+}
+
+impl From<VaultError> for RpcError {
+    fn from(error: VaultError) -> Self {
+        let told = error.to_string();
+        match error {
+            VaultError::NoKeyspace(_) => Self::new(Code::NotFound, "NO_KEYSPACE", told),
+            VaultError::KeyspaceTaken(_) => Self::new(Code::AlreadyExists, "KEYSPACE_TAKEN", told),
+            VaultError::Absent { .. } => Self::new(Code::NotFound, "NO_SECRET", told),
+            VaultError::HeadMoved { .. } => Self::new(Code::Aborted, "HEAD_MOVED", told),
+            VaultError::OtherSecret { .. } => Self::new(Code::Aborted, "OTHER_SECRET", told),
+            VaultError::ValueTaken { .. } => Self::new(Code::Aborted, "VALUE_TAKEN", told),
+            VaultError::ReceiveKey => Self::new(Code::Aborted, "RECEIVE_KEY", told),
+            VaultError::NotThere { .. } | VaultError::NotCarried { .. } => Self::invalid("carried", told),
+            VaultError::TooLarge { .. } => Self::invalid("values", told),
+            VaultError::Put(source) => Self::invalid("put", source.to_string()),
+            VaultError::SealedKeys => Self::invalid("sealed_keys", told),
+            VaultError::Ciphertext { .. } => Self::invalid("values.ct", told),
+            VaultError::AlreadyActive { .. } => Self::new(Code::FailedPrecondition, "ALREADY_ACTIVE", told),
+            VaultError::NoEarlierVersion { .. } => Self::new(Code::FailedPrecondition, "NO_EARLIER_VERSION", told),
+            VaultError::NoVersionLeft { .. } => Self::new(Code::FailedPrecondition, "NO_VERSION_LEFT", told),
+            VaultError::Keys(e) => e.into(),
+            VaultError::Ledger(e) => e.into(),
+            VaultError::Stopping => Self::unavailable("STOPPING", told),
+        }
+    }
+}
+
+impl From<GrantError> for RpcError {
+    fn from(error: GrantError) -> Self {
+        let field = match error {
+            GrantError::NoGroup { .. } => "to.cluster",
+            GrantError::FieldTwice { .. } | GrantError::TooManyFields => "fields",
+        };
+        Self::invalid(field, error.to_string())
+    }
+}
+
+impl From<PolicyError> for RpcError {
+    fn from(error: PolicyError) -> Self {
+        logged(&error, Self::internal("POLICY", "the grant cannot be compiled; see the broker's log"))
+    }
+}
+
+impl From<ClusterError> for RpcError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Text { field } => Self::invalid(format!("cluster.{field}"), error.to_string()),
+            ClusterError::Folder => Self::invalid("cluster.folder", error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! The gate that every call passes, and the changes to identities that the broker makes by itself: a next key becomes
+//! current, a node joins, a certificate is renewed, a copy is banned.
+//!
+//! ```text
+//! admit    Current, Previous -> in | Next -> promote, then in | Copy -> alarm on record, ban, out
+//! join     token row taken and identity row written in one commit -> enrollment on record -> certificate
+//! renew    next key recorded -> renewal on record -> certificate
+//! ```
+//! Each change is committed, then on record with the store's new anchor, and only then answered. It runs in a task of
+//! its own: a caller that goes away leaves nothing half done.
+
+use std::sync::Arc;
+
+use attache_envelope::name::{ClusterName, NodeName, NodeUid};
+use attache_mtls::{
+    ca::IssuedCertificate,
+    identity::PeerIdentity,
+    spiffe::{NodeId, PeerId, SpiffeError},
+};
+use attache_translog::{Alarm, Anchor, Ban, Bootstrap, Enrollment, Event, Renewal};
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::{
+    authority::{Authority, AuthorityError, recorded},
+    join_token::{JoinToken, LIFETIME, MalformedToken},
+    recorded::{RecordedKeys, Standing},
+    rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role},
+    view::{Caller, Directory, NotAdmitted, View},
+};
+use crate::{
+    audit::{AuditError, AuditLog},
+    store::{Applied, ApplyError, BrokerLedger, Change, LedgerError, Table},
+};
+
+/// The longest version text that a node may give of itself, in bytes.
+const VERSION_MAX: usize = 64;
+/// The first incarnation of a store.
+const INCARNATION: u32 = 1;
+
+/// Admits callers and changes identities.
+pub struct Gate {
+    ledger: BrokerLedger,
+    audit: AuditLog,
+    authority: Authority,
+    directory: Directory,
+    broker_id: String,
+    /// One change at a time: each reads the row that it replaces.
+    changing: Mutex<()>,
+}
+
+/// Why a machine or a person did not get a certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// The text is no join token.
+    #[error(transparent)]
+    Malformed(#[from] MalformedToken),
+    /// Used, expired, never made, or made by another broker: one answer for all.
+    #[error("the join token is not valid: it works once and for ten minutes; make a new one with: attache node join-token")]
+    Token,
+    /// The identity is banned.
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
+    /// Cluster or uid of the token make no SPIFFE ID.
+    #[error("the node's cluster and uid make no SPIFFE ID")]
+    Identity(#[from] SpiffeError),
+    /// The version text is too long or has control characters.
+    #[error("version must be at most {VERSION_MAX} printable bytes")]
+    Version,
+    /// An operator exists already.
+    #[error("there is an operator already; the first one was made, and only the first is made here")]
+    OperatorExists,
+    /// The request was refused, or the CA could not sign.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Somebody else changed the same identity at the same moment.
+    #[error("the identity was changed at the same moment; try again")]
+    Conflict,
+    /// The store could not write.
+    #[error("the store is not available")]
+    Store(#[source] ApplyError),
+    /// The store could not read.
+    #[error("the store is not available")]
+    Read(#[from] LedgerError),
+    /// The audit log could not record it.
+    #[error("the audit log is not available")]
+    Audit(#[from] AuditError),
+    /// The system has no randomness.
+    #[error("the system has no randomness")]
+    Random,
+}
+
+impl Gate {
+    /// Makes the gate of a broker.
+    #[must_use]
+    pub fn new(
+        ledger: BrokerLedger,
+        audit: AuditLog,
+        authority: Authority,
+        directory: Directory,
+        broker_id: String,
+    ) -> Self {
+        Self { ledger, audit, authority, directory, broker_id, changing: Mutex::new(()) }
+    }
+
+    /// What is known of callers.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The CA.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Admits a verified peer, or says why not.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`]; a copy is banned before this answers.
+    ///
+    /// # Cancel safety
+    /// What has to be written is written in a task of its own.
+    pub async fn admit(self: &Arc<Self>, peer: &Arc<PeerIdentity>) -> Result<Caller, NotAdmitted> {
+        let (caller, standing) = self.directory.standing(peer, self.now())?;
+        match standing {
+            Standing::Current | Standing::Previous => Ok(caller),
+            Standing::Next => {
+                let (gate, peer) = (Arc::clone(self), Arc::clone(peer));
+                let promoted = tokio::spawn(async move { gate.promote(&peer).await }).await;
+                match promoted {
+                    Ok(Ok(())) => Ok(caller),
+                    Ok(Err(_)) | Err(_) => Err(NotAdmitted::Unavailable),
+                }
+            }
+            Standing::Copy => {
+                let (gate, id) = (Arc::clone(self), peer.id().to_string());
+                let banned = tokio::spawn(async move { gate.ban_copy(id).await }).await;
+                match banned {
+                    Ok(Ok(())) => Err(NotAdmitted::Copy { id: peer.id().to_string() }),
+                    Ok(Err(_)) | Err(_) => Err(NotAdmitted::Unavailable),
+                }
+            }
+        }
+    }
+
+    /// Makes a join token for a node whose uid was read from the cluster; answers its text, its id and its row.
+    ///
+    /// # Errors
+    /// [`EnrollError::Random`].
+    pub fn draw_join_token(
+        &self,
+        cluster: &ClusterName,
+        node: (&NodeName, &NodeUid),
+        by: String,
+    ) -> Result<(Zeroizing<String>, [u8; 16], JoinTokenRecord), EnrollError> {
+        let token = JoinToken::draw(self.authority.pin()).map_err(|_| EnrollError::Random)?;
+        let record = JoinTokenRecord {
+            hash: token.hash(),
+            cluster: cluster.as_str().to_owned(),
+            node_name: node.0.as_str().to_owned(),
+            node_uid: node.1.as_str().to_owned(),
+            not_after: self.now().saturating_add(LIFETIME).unwrap_or(Timestamp::MAX),
+            by,
+        };
+        Ok((token.text(), token.id(), record))
+    }
+
+    /// Redeems a join token.
+    ///
+    /// # Errors
+    /// [`EnrollError`]; the token is used up only when a certificate was made.
+    pub async fn join(
+        self: &Arc<Self>,
+        token: &str,
+        csr: Vec<u8>,
+        version: String,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let token = JoinToken::parse(token)?;
+        if version.len() > VERSION_MAX || version.chars().any(char::is_control) {
+            return Err(EnrollError::Version);
+        }
+        let gate = Arc::clone(self);
+        spawned(async move { gate.join_now(&token, &csr, version).await }).await
+    }
+
+    /// Signs the next key of an admitted caller.
+    ///
+    /// # Errors
+    /// [`EnrollError`]; [`NotAdmitted::Superseded`] for a key that was replaced.
+    pub async fn renew(
+        self: &Arc<Self>,
+        peer: &Arc<PeerIdentity>,
+        csr: Vec<u8>,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        self.admit(peer).await?;
+        let (gate, peer) = (Arc::clone(self), Arc::clone(peer));
+        spawned(async move { gate.renew_now(&peer, &csr).await }).await
+    }
+
+    /// Makes the first operator.
+    ///
+    /// # Errors
+    /// [`EnrollError::OperatorExists`] once there is one.
+    pub async fn bootstrap_operator(
+        self: &Arc<Self>,
+        id: attache_mtls::spiffe::OperatorId,
+        csr: Vec<u8>,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let gate = Arc::clone(self);
+        spawned(async move { gate.bootstrap_now(&id, &csr).await }).await
+    }
+
+    async fn join_now(&self, token: &JoinToken, csr: &[u8], version: String) -> Result<IssuedCertificate, EnrollError> {
+        let _one = self.changing.lock().await;
+        let now = self.now();
+        let row = self.ledger.read(Table::JoinToken, &token.id()).await?.ok_or(EnrollError::Token)?;
+        let record = JoinTokenRecord::decode(&row.body).map_err(|_| EnrollError::Token)?;
+        if !token.matches(record.hash) || record.not_after < now {
+            return Err(EnrollError::Token);
+        }
+        let id = NodeId::new(self.authority.trust_domain().clone(), &record.cluster, &record.node_uid)?;
+        let text = id.to_string();
+        let view = self.directory.view();
+        if view.bans.contains_key(&text) {
+            return Err(NotAdmitted::Banned { id: text.clone(), noun: "node", name: text }.into());
+        }
+        let issued = self.authority.issue(csr, &PeerId::Node(id), now)?;
+        let node = NodeRecord {
+            name: record.node_name,
+            keys: RecordedKeys::first(recorded(&issued)),
+            joined: now,
+            renewed: now,
+            version,
+        };
+        let mut change = Change::default();
+        change.require_at(Table::JoinToken, token.id(), row.seq);
+        change.deletes.push((Table::JoinToken, token.id().to_vec()));
+        let known = view.nodes.get(&text);
+        match known {
+            Some((seq, _)) => change.require_at(Table::Identity, text.clone(), *seq),
+            None => change.require_absent(Table::Identity, text.clone()),
+        }
+        change.put(Table::Identity, text.clone(), node.encode());
+        let mut events = Vec::new();
+        if known.is_some() {
+            let reason = "a node that is known joined again; its earlier keys are no longer admitted".into();
+            events.push(Event::from(Alarm { identity: text.clone(), reason }));
+        }
+        events.push(Event::from(Enrollment {
+            node: text.clone(),
+            key: *issued.identity().spki_sha256().as_bytes(),
+            not_after_ms: super::ms(issued.identity().not_after()),
+            evidence: format!("join-token {}", hex::encode(token.id())),
+            serial: issued.serial().as_bytes().to_vec(),
+        }));
+        let applied = self.commit(change, events).await?;
+        self.directory.change(|v| drop(v.nodes.insert(text.clone(), (applied.seq, node.clone()))));
+        Ok(issued)
+    }
+
+    async fn renew_now(&self, peer: &PeerIdentity, csr: &[u8]) -> Result<IssuedCertificate, EnrollError> {
+        let _one = self.changing.lock().await;
+        let now = self.now();
+        let (caller, standing) = self.directory.standing(peer, now)?;
+        if standing != Standing::Current {
+            return Err(NotAdmitted::Superseded.into());
+        }
+        let issued = self.authority.issue(csr, peer.id(), now)?;
+        let renewal = Event::from(Renewal {
+            identity: peer.id().to_string(),
+            previous_serial: peer.serial().as_bytes().to_vec(),
+            key: *issued.identity().spki_sha256().as_bytes(),
+            not_after_ms: super::ms(issued.identity().not_after()),
+            serial: issued.serial().as_bytes().to_vec(),
+        });
+        let key = recorded(&issued);
+        self.change_keys(&caller, |keys| keys.renewed(key), Some(now), vec![renewal]).await?;
+        Ok(issued)
+    }
+
+    async fn promote(&self, peer: &PeerIdentity) -> Result<(), EnrollError> {
+        let _one = self.changing.lock().await;
+        let now = self.now();
+        let (caller, standing) = self.directory.standing(peer, now)?;
+        if standing != Standing::Next {
+            // Another call with the same key was first.
+            return Ok(());
+        }
+        self.change_keys(&caller, |keys| keys.promoted(now), None, Vec::new()).await
+    }
+
+    async fn ban_copy(&self, id: String) -> Result<(), EnrollError> {
+        let _one = self.changing.lock().await;
+        if self.directory.view().bans.contains_key(&id) {
+            return Ok(());
+        }
+        let reason = "a key that was replaced has been used: a copy of the identity exists".to_owned();
+        let ban = BanRecord { reason: reason.clone(), by: self.broker_id.clone(), at: self.now() };
+        let mut change = Change::default();
+        change.require_absent(Table::Ban, id.clone());
+        change.put(Table::Ban, id.clone(), ban.encode());
+        let events = vec![
+            Event::from(Alarm { identity: id.clone(), reason: reason.clone() }),
+            Event::from(Ban { identity: id.clone(), reason }),
+        ];
+        let applied = self.commit(change, events).await?;
+        self.directory.change(|v| drop(v.bans.insert(id.clone(), (applied.seq, ban.clone()))));
+        Ok(())
+    }
+
+    async fn bootstrap_now(
+        &self,
+        id: &attache_mtls::spiffe::OperatorId,
+        csr: &[u8],
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let _one = self.changing.lock().await;
+        if !self.directory.view().operators.is_empty() {
+            return Err(EnrollError::OperatorExists);
+        }
+        let now = self.now();
+        let issued = self.authority.issue(csr, &PeerId::Operator(id.clone()), now)?;
+        let record =
+            OperatorRecord { role: Role::Admin, keys: RecordedKeys::first(recorded(&issued)), created: now };
+        let mut change = Change::default();
+        change.require_absent(Table::Operator, id.name());
+        change.put(Table::Operator, id.name(), record.encode());
+        let event = Event::from(Bootstrap {
+            operator: id.to_string(),
+            key: *issued.identity().spki_sha256().as_bytes(),
+            not_after_ms: super::ms(issued.identity().not_after()),
+            serial: issued.serial().as_bytes().to_vec(),
+        });
+        let applied = self.commit(change, vec![event]).await?;
+        self.directory.change(|v| drop(v.operators.insert(id.name().to_owned(), (applied.seq, record.clone()))));
+        Ok(issued)
+    }
+
+    /// Replaces the recorded keys of a caller; `renewed` is noted for nodes.
+    async fn change_keys(
+        &self,
+        caller: &Caller,
+        change_keys: impl FnOnce(RecordedKeys) -> RecordedKeys,
+        renewed: Option<Timestamp>,
+        events: Vec<Event>,
+    ) -> Result<(), EnrollError> {
+        let view = self.directory.view();
+        let mut change = Change::default();
+        match caller {
+            Caller::Node { id, .. } => {
+                let key = id.to_string();
+                let (seq, mut record) = view.nodes.get(&key).cloned().ok_or(EnrollError::Conflict)?;
+                record.keys = change_keys(record.keys);
+                record.renewed = renewed.unwrap_or(record.renewed);
+                change.require_at(Table::Identity, key.clone(), seq);
+                change.put(Table::Identity, key.clone(), record.encode());
+                let applied = self.commit(change, events).await?;
+                self.directory.change(|v: &mut View| drop(v.nodes.insert(key.clone(), (applied.seq, record.clone()))));
+            }
+            Caller::Operator { id, .. } => {
+                let key = id.name().to_owned();
+                let (seq, mut record) = view.operators.get(&key).cloned().ok_or(EnrollError::Conflict)?;
+                record.keys = change_keys(record.keys);
+                change.require_at(Table::Operator, key.clone(), seq);
+                change.put(Table::Operator, key.clone(), record.encode());
+                let applied = self.commit(change, events).await?;
+                self.directory
+                    .change(|v: &mut View| drop(v.operators.insert(key.clone(), (applied.seq, record.clone()))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits, then puts the events and the new anchor on record, all durable.
+    async fn commit(&self, change: Change, events: Vec<Event>) -> Result<Applied, EnrollError> {
+        let applied = self.ledger.apply(change).await.map_err(|e| match e {
+            ApplyError::Conflict { .. } => EnrollError::Conflict,
+            other => EnrollError::Store(other),
+        })?;
+        let anchor = Anchor { incarnation: INCARNATION, seq: applied.seq, t: applied.anchor_t };
+        let mut queued = Vec::with_capacity(events.len() + 1);
+        for event in events.into_iter().chain([Event::from(anchor)]) {
+            queued.push(self.audit.queue(&self.audit.leaf(event)).await?);
+        }
+        for leaf in queued {
+            let _receipt = leaf.durable().await?;
+        }
+        Ok(applied)
+    }
+
+    fn now(&self) -> Timestamp {
+        i64::try_from(self.audit.clock().now_ms())
+            .ok()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+            .unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// Runs to its end whether or not the caller waits.
+async fn spawned<T: Send + 'static>(
+    work: impl Future<Output = Result<T, EnrollError>> + Send + 'static,
+) -> Result<T, EnrollError> {
+    tokio::spawn(work).await.unwrap_or(Err(EnrollError::Conflict))
+}
