@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::future::Future;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -16,7 +17,7 @@ use attache_envelope::id::StoreId;
 use bytes::Bytes;
 use redb::backends::FileBackend;
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError,
+    Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
     TableDefinition, TableError, WriteTransaction,
 };
 use tokio::sync::watch;
@@ -39,6 +40,7 @@ const HEADER_STORE: &str = "store";
 const HEADER_SEQ: &str = "seq";
 
 type BytesTable = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// A store in one redb file.
 ///
@@ -69,11 +71,12 @@ impl RedbStore {
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::AlreadyExists => StoreError::Exists {
-                    path: path.display().to_string(),
-                },
-                _ => unreadable(path, error),
+            .map_err(|error| {
+                if error.kind() == ErrorKind::AlreadyExists {
+                    let path = path.display().to_string();
+                    return StoreError::Exists { path };
+                }
+                unreadable(path, error)
             })?;
         let database = database(path, file)?;
         Self::initialise(database, id).map_err(|error| unreadable(path, error))
@@ -89,11 +92,12 @@ impl RedbStore {
             .read(true)
             .write(true)
             .open(path)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => StoreError::Absent {
-                    path: path.display().to_string(),
-                },
-                _ => unreadable(path, error),
+            .map_err(|error| {
+                if error.kind() == ErrorKind::NotFound {
+                    let path = path.display().to_string();
+                    return StoreError::Absent { path };
+                }
+                unreadable(path, error)
             })?;
         // redb makes an empty file a database; to us it is an init that was cut short.
         if file.metadata().is_ok_and(|found| found.len() == 0) {
@@ -390,10 +394,7 @@ fn read_range(
 }
 
 /// The table, unless an older version of this program made the store without it.
-fn existing(
-    transaction: &ReadTransaction,
-    table: Table,
-) -> Result<Option<redb::ReadOnlyTable<&'static [u8], &'static [u8]>>, redb::Error> {
+fn existing(transaction: &ReadTransaction, table: Table) -> Result<Option<OpenTable>, redb::Error> {
     match transaction.open_table(definition(table)) {
         Ok(table) => Ok(Some(table)),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
@@ -419,15 +420,11 @@ fn be_u64(bytes: &[u8]) -> Option<u64> {
 }
 
 fn cannot_open(path: &Path, error: DatabaseError) -> StoreError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            StoreError::InUse {
-                path: path.display().to_string(),
-            }
-        }
-        DatabaseError::Storage(StorageError::Io(error)) => unreadable(path, error),
-        other => unreadable(path, other),
+    if let DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch = error {
+        let path = path.display().to_string();
+        return StoreError::InUse { path };
     }
+    unreadable(path, error)
 }
 
 fn unreadable(path: &Path, why: impl ToString) -> StoreError {
@@ -436,3 +433,6 @@ fn unreadable(path: &Path, why: impl ToString) -> StoreError {
         why: why.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,6 +147,16 @@ pub enum OpenError {
     Thread(#[source] std::io::Error),
 }
 
+impl<S: Store> Clone for Ledger<S> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            jobs: self.jobs.clone(),
+            thread: Arc::clone(&self.thread),
+        }
+    }
+}
+
 impl<S: Store> Ledger<S> {
     /// Writes the first commit of a new store: the rows of `change`, at sequence 1 of incarnation 1.
     ///
@@ -437,3 +447,6 @@ async fn verify_table<V: Snapshot>(
         anchored: anchored.count(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ mod rows;
 mod conformance;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod fixture;
 
 pub(crate) use anchor_copy::MakeSigner;
 pub(crate) use change::shown;

@@ -307,7 +307,7 @@ impl<V: Snapshot> Check<'_, V> {
         let value = self
             .peek(Table::ValueKey, &value_key, ValueKeyBody::decode)
             .await?;
-        if !value.is_some_and(|value| value.kek == index.kek) {
+        if value.is_none_or(|value| value.kek != index.kek) {
             self.find(
                 Table::KekIndex,
                 key,

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::Vault;
 use super::error::{Absence, VaultError};
+use crate::keys::KeysError;
 use crate::store::{LedgerError, Store};
 
 /// Something of a secret, or what of it is not there: no error, since a release decides over it.
@@ -169,7 +170,7 @@ impl<S: Store> Vault<S> {
                 ct_hash: field.ct_hash,
             };
             let dek = kek.unwrap_dek(self.keys(), &binding, &field.wrapped);
-            deks.push(dek.map_err(|error| of_value(error.into(), field.value))?);
+            deks.push(dek.map_err(|error| of_value(error, field.value))?);
         }
         Ok(deks)
     }
@@ -197,13 +198,9 @@ impl<S: Store> Vault<S> {
 }
 
 /// A wrap that does not open is damage of its value's key row.
-fn of_value(error: VaultError, value: ValueId) -> VaultError {
-    use crate::keys::KeysError;
-
-    match error {
-        VaultError::Keys(KeysError::Envelope(_)) => {
-            LedgerError::damaged(Table::ValueKey, value.as_bytes()).into()
-        }
-        other => other,
+fn of_value(error: KeysError, value: ValueId) -> VaultError {
+    if let KeysError::Envelope(_) = error {
+        return LedgerError::damaged(Table::ValueKey, value.as_bytes()).into();
     }
+    error.into()
 }

@@ -7,28 +7,27 @@
 //! Hashing, opening the sealed keys, verifying tags and wrapping run off the runtime's threads. Data keys come out of
 //! the HPKE open into locked memory, are wrapped from there, and are wiped.
 
+mod rows;
+mod seal;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attache_arena::LockedBuf;
-use attache_envelope::body::{
-    HeadBody, HeadState, KekBody, KekIndexKey, ValueKeyBody, VersionBody,
-};
+use attache_envelope::body::{HeadBody, HeadState, KekBody, ValueKeyBody, VersionBody};
 use attache_envelope::id::{BootId, KeyId, RequestId, SecretId, StoreId, ValueId};
-use attache_envelope::key::{Dek, KEY_BYTES};
 use attache_envelope::name::{FieldName, SecretPath, SecretVersion};
-use attache_envelope::put::{CommitPut, FLAG_REPLACE, PutChannel, PutDigest, PutField, PutParts};
-use attache_envelope::value::{CtHash, ValueBinding, plaintext_bytes};
-use attache_envelope::wrap::{DekBinding, WrappedKey};
+use attache_envelope::put::{CommitPut, FLAG_REPLACE, PutDigest, PutField, PutParts};
+use attache_envelope::value::{CtHash, plaintext_bytes};
 use attache_envelope::x25519::{Enc, PublicKey};
 use attache_envelope::{EnvelopeError, MAX_FIELDS, MAX_VERSION_BYTES, Table};
 use attache_mtls::spiffe::OperatorId;
 use bytes::Bytes;
 
+use self::rows::{add_values, add_version};
+use self::seal::Sealing;
 use super::Vault;
 use super::error::{Absence, VaultError};
 use super::records::Record;
-use crate::keys::{Kek, KeysError, ReceiveKey};
 use crate::store::{Change, Store};
 
 /// What a client needs to seal a put.
@@ -164,12 +163,13 @@ impl<S: Store> Vault<S> {
         }
         let mut new_bytes = 0usize;
         for value in &request.values {
-            let bytes = plaintext_bytes(&value.ct).map_err(|error| match error {
+            let bytes = plaintext_bytes(&value.ct).map_err(|error| {
                 // Shorter than a tag: no ciphertext of this or any key.
-                EnvelopeError::Refused => VaultError::Ciphertext {
-                    field: value.field.clone(),
-                },
-                other => VaultError::Put(other),
+                if error == EnvelopeError::Refused {
+                    let field = value.field.clone();
+                    return VaultError::Ciphertext { field };
+                }
+                VaultError::Put(error)
             })?;
             new_bytes = new_bytes.saturating_add(bytes);
         }
@@ -353,168 +353,6 @@ fn carry(
         }),
         None => Ok(carried),
     }
-}
-
-/// What turns a put's keys into wrapped ones, away from the runtime.
-struct Sealing {
-    store: StoreId,
-    broker: String,
-    receive: Arc<ReceiveKey>,
-    kek: Arc<Kek>,
-}
-
-/// A value whose tag was verified, its key wrapped.
-struct SealedValue {
-    put: PutField,
-    ct: Bytes,
-    wrapped: WrappedKey,
-}
-
-impl Sealing {
-    fn seal(
-        &self,
-        request: &PutRequest,
-        commit: &CommitPut,
-    ) -> Result<Vec<SealedValue>, VaultError> {
-        let keys = self.open_keys(request, commit)?;
-        let (deks, _) = keys.as_slice().as_chunks::<KEY_BYTES>();
-        let by_field: BTreeMap<_, _> = request
-            .values
-            .iter()
-            .map(|value| (&value.field, &value.ct))
-            .collect();
-        let mut sealed = Vec::with_capacity(deks.len());
-        for (put, dek) in commit.fields().iter().zip(deks) {
-            let ct = by_field.get(&put.field).ok_or(VaultError::SealedKeys)?;
-            sealed.push(SealedValue {
-                wrapped: self.verify_and_wrap(request, put, ct, Dek::new(dek))?,
-                put: put.clone(),
-                ct: Bytes::clone(ct),
-            });
-        }
-        Ok(sealed)
-    }
-
-    fn open_keys(&self, request: &PutRequest, commit: &CommitPut) -> Result<LockedBuf, VaultError> {
-        let operator = request.operator.to_string();
-        let channel = PutChannel {
-            store: self.store,
-            broker_id: &self.broker,
-            boot: request.boot,
-            key_id: request.key_id,
-            operator_id: &operator,
-        };
-        let bytes = commit.fields().len() * KEY_BYTES;
-        let mut keys = LockedBuf::new(bytes).map_err(KeysError::from)?;
-        commit
-            .open_keys(
-                self.receive.secret(),
-                &request.enc,
-                &channel,
-                &request.sealed_keys,
-                keys.as_mut_slice(),
-            )
-            .map_err(|_| VaultError::SealedKeys)?;
-        Ok(keys)
-    }
-
-    fn verify_and_wrap(
-        &self,
-        request: &PutRequest,
-        put: &PutField,
-        ct: &[u8],
-        dek: Dek<'_>,
-    ) -> Result<WrappedKey, VaultError> {
-        let keyspace = &request.path.keyspace;
-        let value = ValueBinding {
-            store: self.store,
-            keyspace,
-            secret: request.secret,
-            value: put.value,
-            field: &put.field,
-        };
-        dek.verify_tag(ct, &value)
-            .map_err(|_| VaultError::Ciphertext {
-                field: put.field.clone(),
-            })?;
-        let binding = DekBinding {
-            store: self.store,
-            keyspace,
-            secret: request.secret,
-            value: put.value,
-            kek: self.kek.id,
-            ct_hash: put.ct_hash,
-        };
-        let wrapped = self.kek.wrap_dek(&binding, dek);
-        Ok(wrapped.map_err(KeysError::from)?)
-    }
-}
-
-/// Adds three rows and a payload a value: its key, its place in the index, its ciphertext; none may be there yet.
-fn add_values(change: &mut Change, request: &PutRequest, kek: &Kek, sealed: &[SealedValue]) {
-    for SealedValue { put, ct, wrapped } in sealed {
-        let key = ValueKeyBody::key(put.value);
-        let body = ValueKeyBody {
-            secret: request.secret,
-            kek: kek.id,
-            ct_hash: put.ct_hash,
-            // At most 1 MiB and a tag: checked before it was hashed.
-            ct_bytes: u32::try_from(ct.len()).unwrap_or(u32::MAX),
-            wrapped: wrapped.clone(),
-        };
-        let index = KekIndexKey {
-            kek: kek.id,
-            value: put.value,
-        };
-        change.require_absent(Table::ValueKey, key.clone());
-        change.put(Table::ValueKey, key, body.encode());
-        change.put(Table::KekIndex, index.encode(), KekIndexKey::body());
-        change.payloads.push((put.value, ct.clone()));
-    }
-}
-
-/// Adds the version and the head that points to it.
-fn add_version(
-    change: &mut Change,
-    request: &PutRequest,
-    base: &Base,
-    sealed: &[SealedValue],
-    carried: BTreeMap<FieldName, ValueId>,
-    now_ms: u64,
-) {
-    let by = request.operator.to_string();
-    let mut fields = carried;
-    let new = sealed.iter().map(|it| (it.put.field.clone(), it.put.value));
-    fields.extend(new);
-    let version = VersionBody {
-        number: base.version,
-        fields,
-        created_ms: now_ms,
-        created_by: by.clone(),
-        note: request.note.clone(),
-    };
-    let head_key = HeadBody::key(&request.path);
-    let head = HeadBody {
-        secret: request.secret,
-        state: base
-            .head
-            .as_ref()
-            .map_or(HeadState::Active, |head| head.state),
-        active: Some(base.version),
-        latest: base.version,
-        created_ms: base.head.as_ref().map_or(now_ms, |head| head.created_ms),
-        changed_ms: now_ms,
-        changed_by: by,
-    };
-    match &base.head {
-        Some(_) => change.require_at(Table::Head, head_key.clone(), base.seq),
-        None => change.require_absent(Table::Head, head_key.clone()),
-    }
-    // For a new secret also this: its id is no other secret's, for every secret has had a first version.
-    let version_key = VersionBody::key(request.secret, base.version);
-    change.require_absent(Table::Version, version_key.clone());
-    change.put(Table::Version, version_key, version.encode());
-    change.put(Table::Head, head_key, head.encode());
 }
 
 fn parts(store: StoreId, request: &PutRequest) -> PutParts {

@@ -1,0 +1,114 @@
+//! A put's data keys: opened into locked memory, each held against its ciphertext, wrapped under the KEK, wiped.
+//!
+//! No plaintext is computed: the tag alone is verified.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use attache_arena::LockedBuf;
+use attache_envelope::id::StoreId;
+use attache_envelope::key::{Dek, KEY_BYTES};
+use attache_envelope::put::{CommitPut, PutChannel, PutField};
+use attache_envelope::value::ValueBinding;
+use attache_envelope::wrap::{DekBinding, WrappedKey};
+use bytes::Bytes;
+
+use super::PutRequest;
+use crate::keys::{Kek, KeysError, ReceiveKey};
+use crate::vault::VaultError;
+
+/// What turns a put's keys into wrapped ones, away from the runtime.
+pub(super) struct Sealing {
+    pub(super) store: StoreId,
+    pub(super) broker: String,
+    pub(super) receive: Arc<ReceiveKey>,
+    pub(super) kek: Arc<Kek>,
+}
+
+/// A value whose tag was verified, its key wrapped.
+pub(super) struct SealedValue {
+    pub(super) put: PutField,
+    pub(super) ct: Bytes,
+    pub(super) wrapped: WrappedKey,
+}
+
+impl Sealing {
+    /// Opens, verifies and wraps all of them, or answers which one is not right.
+    pub(super) fn seal(
+        &self,
+        request: &PutRequest,
+        commit: &CommitPut,
+    ) -> Result<Vec<SealedValue>, VaultError> {
+        let keys = self.open_keys(request, commit)?;
+        let (deks, _) = keys.as_slice().as_chunks::<KEY_BYTES>();
+        let by_field: BTreeMap<_, _> = request
+            .values
+            .iter()
+            .map(|value| (&value.field, &value.ct))
+            .collect();
+        let mut sealed = Vec::with_capacity(deks.len());
+        for (put, dek) in commit.fields().iter().zip(deks) {
+            let ct = by_field.get(&put.field).ok_or(VaultError::SealedKeys)?;
+            sealed.push(SealedValue {
+                wrapped: self.verify_and_wrap(request, put, ct, Dek::new(dek))?,
+                put: put.clone(),
+                ct: Bytes::clone(ct),
+            });
+        }
+        Ok(sealed)
+    }
+
+    fn open_keys(&self, request: &PutRequest, commit: &CommitPut) -> Result<LockedBuf, VaultError> {
+        let operator = request.operator.to_string();
+        let channel = PutChannel {
+            store: self.store,
+            broker_id: &self.broker,
+            boot: request.boot,
+            key_id: request.key_id,
+            operator_id: &operator,
+        };
+        let bytes = commit.fields().len() * KEY_BYTES;
+        let mut keys = LockedBuf::new(bytes).map_err(KeysError::from)?;
+        commit
+            .open_keys(
+                self.receive.secret(),
+                &request.enc,
+                &channel,
+                &request.sealed_keys,
+                keys.as_mut_slice(),
+            )
+            .map_err(|_| VaultError::SealedKeys)?;
+        Ok(keys)
+    }
+
+    fn verify_and_wrap(
+        &self,
+        request: &PutRequest,
+        put: &PutField,
+        ct: &[u8],
+        dek: Dek<'_>,
+    ) -> Result<WrappedKey, VaultError> {
+        let keyspace = &request.path.keyspace;
+        let value = ValueBinding {
+            store: self.store,
+            keyspace,
+            secret: request.secret,
+            value: put.value,
+            field: &put.field,
+        };
+        dek.verify_tag(ct, &value)
+            .map_err(|_| VaultError::Ciphertext {
+                field: put.field.clone(),
+            })?;
+        let binding = DekBinding {
+            store: self.store,
+            keyspace,
+            secret: request.secret,
+            value: put.value,
+            kek: self.kek.id,
+            ct_hash: put.ct_hash,
+        };
+        let wrapped = self.kek.wrap_dek(&binding, dek);
+        Ok(wrapped.map_err(KeysError::from)?)
+    }
+}

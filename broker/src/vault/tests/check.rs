@@ -1,0 +1,242 @@
+//! `check_store`, and what damage does to a release: the object fails, its neighbours do not.
+
+use attache_envelope::body::{KekIndexKey, ValueKeyBody, VersionBody};
+use attache_envelope::row::UnverifiedRow;
+
+use super::*;
+use crate::store::fixture::{RawTable, put};
+use crate::store::{LedgerError, RedbStore, Table};
+
+async fn report(fixture: &Fixture) -> CheckReport {
+    let store = RedbStore::open(&fixture.store_path()).unwrap();
+    let keys = fixture.keys(&store).await;
+    check_store(&store, &keys).await.unwrap()
+}
+
+async fn problems(fixture: &Fixture) -> Vec<(Table, &'static str)> {
+    let findings = report(fixture).await.findings;
+    findings
+        .into_iter()
+        .map(|it| (it.table, it.problem))
+        .collect()
+}
+
+async fn two_secrets() -> Fixture {
+    let bench = Bench::new().await;
+    bench.put("payments/one", &[("a", "1"), ("b", "2")]).await;
+    bench.put("payments/one", &[("b", "3")]).await;
+    bench.put("payments/two", &[("a", "4")]).await;
+    bench.close().await
+}
+
+fn first(rows: &mut RawTable) -> &mut Vec<u8> {
+    rows.values_mut().next().unwrap()
+}
+
+#[tokio::test]
+async fn a_sound_store_has_no_findings() {
+    let fixture = two_secrets().await;
+    let report = report(&fixture).await;
+    assert_eq!(report.findings, []);
+    // keyring, slot, keyspace, KEK; two heads, three versions, four values with their index.
+    assert_eq!(report.rows, 4 + 2 + 3 + 4 * 2);
+    assert_eq!(report.payloads, 4);
+}
+
+#[tokio::test]
+async fn a_damaged_record_fails_its_secret_and_no_other() {
+    for table in [Table::Head, Table::Version, Table::ValueKey, Table::Payload] {
+        let fixture = two_secrets().await;
+        let bench = Bench::reopen(fixture).await;
+        let one = path("payments/one");
+        let Lookup::Found(found) = bench.vault.resolve(&one, None).await.unwrap() else {
+            panic!()
+        };
+        let fixture = bench.close().await;
+        let value = found.fields[&field("b")];
+        let row_key = if table == Table::Head {
+            b"payments/one".to_vec()
+        } else if table == Table::Version {
+            VersionBody::key(found.secret, found.version)
+        } else {
+            value.as_bytes().to_vec()
+        };
+        fixture.tamper(table, |rows| {
+            if table == Table::Payload {
+                rows.get_mut(&row_key).unwrap().pop();
+            } else {
+                rows.get_mut(&row_key).unwrap()[20] ^= 1;
+            }
+        });
+        let named = report(&fixture).await.findings;
+        let shown = crate::store::shown(&row_key);
+        assert!(
+            named.iter().any(|it| it.table == table && it.key == shown),
+            "{named:?}"
+        );
+        let bench = Bench::reopen(fixture).await;
+        let failed = bench.vault.load(&path("payments/one"), None, None).await;
+        assert!(
+            matches!(&failed, Err(VaultError::Ledger(LedgerError::Damaged { table: of, .. })) if *of == table),
+            "{table}: {failed:?}"
+        );
+        assert_eq!(
+            opened(&bench.vault, "payments/two", None).await,
+            pairs(&[("a", "4")])
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_changed_ciphertext_is_found_by_its_hash() {
+    let fixture = two_secrets().await;
+    fixture.tamper(Table::Payload, |rows| first(rows)[0] ^= 1);
+    assert_eq!(
+        problems(&fixture).await,
+        [(Table::Payload, "is not the ciphertext that was put")]
+    );
+}
+
+#[tokio::test]
+async fn removed_and_added_payloads_are_found() {
+    let fixture = two_secrets().await;
+    let moved = fixture.raw(Table::Payload).pop_first().unwrap();
+    fixture.tamper(Table::Payload, |rows| {
+        rows.remove(&moved.0);
+        rows.insert(vec![0xee; 16], moved.1);
+    });
+    assert_eq!(
+        problems(&fixture).await,
+        [
+            (Table::Payload, "belongs to no value"),
+            (Table::ValueKey, "has no payload")
+        ]
+    );
+}
+
+/// Rows that the ledger itself wrote, so that only the references are wrong: what a bug would leave.
+#[tokio::test]
+async fn dangling_references_are_found_both_ways() {
+    let fixture = two_secrets().await;
+    let index = fixture.raw(Table::KekIndex).pop_first().unwrap().0;
+    let value = KekIndexKey::decode(&index).unwrap().value;
+    let bench = Bench::reopen(fixture).await;
+    let mut change = crate::store::Change::default();
+    change.deletes.push((Table::KekIndex, index.clone()));
+    bench.ledger().apply(change).await.unwrap();
+    let fixture = bench.close().await;
+    assert_eq!(
+        problems(&fixture).await,
+        [(Table::ValueKey, "is not in the KEK index")]
+    );
+
+    let bench = Bench::reopen(fixture).await;
+    let mut change = put(Table::KekIndex, &index, &KekIndexKey::body());
+    change
+        .deletes
+        .push((Table::ValueKey, ValueKeyBody::key(value)));
+    bench.ledger().apply(change).await.unwrap();
+    let fixture = bench.close().await;
+    let found = problems(&fixture).await;
+    assert!(found.contains(&(Table::KekIndex, "names a value that its key does not wrap")));
+    assert!(found.contains(&(Table::Payload, "belongs to no value")));
+    assert!(found.contains(&(Table::Version, "points to a value that is not there")));
+
+    let bench = Bench::reopen(fixture).await;
+    let mut change = put(
+        Table::Head,
+        b"elsewhere/two",
+        &row_body(&bench, b"payments/two").await,
+    );
+    change.deletes.push((Table::Head, b"payments/one".to_vec()));
+    change
+        .deletes
+        .push((Table::Kek, b"payments\0\0\0\0\x01".to_vec()));
+    bench.ledger().apply(change).await.unwrap();
+    let fixture = bench.close().await;
+    let found = problems(&fixture).await;
+    for want in [
+        (Table::Head, "is of a keyspace that is not there"),
+        (Table::Head, "shares its secret id with another name"),
+        (Table::Keyspace, "its key epoch has no active key"),
+        (Table::Version, "is of a secret that has no head"),
+    ] {
+        assert!(found.contains(&want), "{want:?} in {found:?}");
+    }
+}
+
+async fn row_body(bench: &Bench, head: &[u8]) -> Vec<u8> {
+    let row = bench.ledger().read(Table::Head, head).await.unwrap();
+    row.unwrap().body.to_vec()
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_damage() {
+    let bench = Bench::new().await;
+    bench
+        .ledger()
+        .apply(put(Table::Head, b"payments/odd", b"nonsense"))
+        .await
+        .unwrap();
+    let found = bench.vault.resolve(&path("payments/odd"), None).await;
+    assert!(matches!(
+        found,
+        Err(VaultError::Ledger(LedgerError::Damaged {
+            table: Table::Head,
+            ..
+        }))
+    ));
+    let fixture = bench.close().await;
+    assert_eq!(
+        problems(&fixture).await,
+        [(Table::Head, "its body cannot be read")]
+    );
+}
+
+#[tokio::test]
+async fn a_value_key_of_another_secret_is_not_released() {
+    let fixture = two_secrets().await;
+    let rows = fixture.raw(Table::ValueKey);
+    let bench = Bench::reopen(fixture).await;
+    let Lookup::Found(one) = bench
+        .vault
+        .resolve(&path("payments/one"), None)
+        .await
+        .unwrap()
+    else {
+        panic!()
+    };
+    // The body of a value of the other secret, under the key of this one's: a MAC of ours, and still not believed.
+    let foreign = rows
+        .values()
+        .map(|row| UnverifiedRow::parse(row).unwrap().unverified_body())
+        .find(|body| ValueKeyBody::decode(body).unwrap().secret != one.secret)
+        .unwrap();
+    let value = one.fields[&field("a")];
+    bench
+        .ledger()
+        .apply(put(Table::ValueKey, value.as_bytes(), foreign))
+        .await
+        .unwrap();
+    let failed = bench.vault.load(&path("payments/one"), None, None).await;
+    assert!(matches!(
+        failed,
+        Err(VaultError::Ledger(LedgerError::Damaged {
+            table: Table::ValueKey,
+            ..
+        }))
+    ));
+    let fixture = bench.close().await;
+    let found = problems(&fixture).await;
+    assert!(found.contains(&(Table::Version, "points to a value of another secret")));
+}
+
+#[tokio::test]
+async fn a_store_without_anchor_is_looked_at_all_the_same() {
+    let fixture = two_secrets().await;
+    fixture.tamper(Table::Anchor, |rows| rows.clear());
+    let report = report(&fixture).await;
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!(report.findings[0].table, Table::Anchor);
+    assert_eq!(report.payloads, 4);
+}
