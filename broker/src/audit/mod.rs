@@ -27,6 +27,7 @@ use attache_envelope::id::{BootId, ChainId, StoreId};
 use attache_translog::{Event, Hash, Leaf};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::keys::Keys;
 pub use clock::Clock;
 pub use error::{AuditError, OpenError};
 pub use explain::{DecisionId, Evaluation};
@@ -97,9 +98,9 @@ impl LogOptions {
     pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 }
 
-impl SigningSeed for attache_arena::Key {
+impl SigningSeed for Arc<Keys> {
     fn seed(&self) -> &[u8; 32] {
-        self.expose()
+        self.audit_seed()
     }
 }
 

@@ -1,0 +1,368 @@
+//! An operator's change, from the intent on record to the outcome on record, once a request id.
+//!
+//! ```text
+//! request id known? -> the same answer again
+//! durable Intent leaf -> ledger.apply(change + request row) -> Outcome leaf with (seq, T) -> answer
+//! ```
+//!
+//! All of it runs in a task of its own, so that a caller who goes away leaves nothing half done. Callers stand in line
+//! for nobody but a running request of the same id. A dry run never comes here; and nothing may change a row on an
+//! operator's word but through here.
+
+mod requests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use attache_envelope::EnvelopeError;
+use attache_envelope::body::{MAX_RESULT_BYTES, RequestBody, request_key};
+use attache_envelope::id::RequestId;
+use attache_mtls::spiffe::OperatorId;
+use attache_translog::{Ending, Intent, Outcome};
+use thiserror::Error;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::{AuditError, AuditLog, OpenIntent};
+use crate::store::{Applied, ApplyError, Change, Ledger, LedgerError, RedbStore, Store, Table};
+use requests::{Admission, Operator, Ticket};
+
+/// What is asked for, by whom.
+#[derive(Debug, Clone)]
+pub struct Mutation {
+    /// The operator of the peer's certificate.
+    pub operator: OperatorId,
+    /// That certificate's serial number.
+    pub cert_serial: Vec<u8>,
+    /// The request, a uuid of version 7.
+    pub request_id: RequestId,
+    /// What is done, such as `secret.put`.
+    pub verb: String,
+    /// To what, such as `payments/db`.
+    pub object: String,
+    /// SHA-256 over everything that was asked for.
+    pub digest: [u8; 32],
+}
+
+/// A mutation that is in the store and on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The answer, as it was given the first time.
+    pub result: Vec<u8>,
+    /// Whether this is a repeat.
+    pub repeated: bool,
+    /// The commit that it is in.
+    pub seq: u64,
+}
+
+/// Why a mutation was not done, or not known to be.
+#[derive(Debug, Error)]
+pub enum MutationError {
+    /// The id is no uuid of version 7, or its time lies ahead.
+    #[error(
+        "the request id must be a uuid of version 7 of the present time; compare the clocks of this machine and of the broker"
+    )]
+    RequestId,
+    /// The id is older than answers are kept: whether it was done is not known here, so it is not done again.
+    #[error(
+        "the request is older than 24 hours, or older than the operator's last 4,096; begin anew with a new request id"
+    )]
+    TooOld,
+    /// The id was used for something else.
+    #[error("the request id was used for another request; begin anew with a new request id")]
+    OtherDigest,
+    /// What the change stands on has changed. Nothing was written.
+    #[error(transparent)]
+    Conflict(ApplyError),
+    /// Nothing was written.
+    #[error("the change was not committed")]
+    NotCommitted(#[source] ApplyError),
+    /// It is not known whether it was written: repeat it with the same request id.
+    #[error("it is not known whether the change was committed; repeat it with the same request id")]
+    Unknown(#[source] ApplyError),
+    /// The intent could not be put on record. Nothing was written.
+    #[error("the change could not be put on record")]
+    Audit(#[source] AuditError),
+    /// It is in the store, and its outcome is not on record; the next start mends that. A repeat is answered.
+    #[error(
+        "the change was committed, and its outcome could not be put on record; repeat it with the same request id"
+    )]
+    Outcome(#[source] AuditError),
+    /// The request rows cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A request row does not decode, or the answer is too large to be kept.
+    #[error("the record of the request cannot be read or written")]
+    Record(#[source] EnvelopeError),
+    /// The task ended without an answer: a bug.
+    #[error("the change was interrupted; repeat it with the same request id")]
+    Interrupted,
+}
+
+/// Takes mutations. A clone takes the same ones.
+pub struct Mutations<S: Store = RedbStore> {
+    shared: Arc<Shared<S>>,
+    tasks: TaskTracker,
+}
+
+struct Shared<S: Store> {
+    log: AuditLog,
+    ledger: Ledger<S>,
+    operators: Mutex<HashMap<OperatorId, Arc<Operator>>>,
+}
+
+impl<S: Store> Clone for Mutations<S> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            tasks: self.tasks.clone(),
+        }
+    }
+}
+
+impl<S: Store> Mutations<S> {
+    /// Closes what a crash left open, each intent by one read of its request row, and then takes mutations.
+    ///
+    /// # Errors
+    /// [`MutationError::Ledger`], [`MutationError::Outcome`]: then none can be taken.
+    pub async fn open(
+        log: AuditLog,
+        ledger: Ledger<S>,
+        open_intents: Vec<OpenIntent>,
+        tasks: TaskTracker,
+    ) -> Result<Self, MutationError> {
+        let shared = Shared {
+            log,
+            ledger,
+            operators: Mutex::new(HashMap::new()),
+        };
+        for intent in open_intents {
+            shared.close(intent).await?;
+        }
+        Ok(Self {
+            shared: Arc::new(shared),
+            tasks,
+        })
+    }
+
+    /// The answer to a request that was done already, before anything is built for it.
+    ///
+    /// # Errors
+    /// [`MutationError::RequestId`], [`MutationError::TooOld`], [`MutationError::OtherDigest`], and of reading.
+    pub async fn known(
+        &self,
+        operator: &OperatorId,
+        request_id: RequestId,
+        digest: &[u8; 32],
+    ) -> Result<Option<Done>, MutationError> {
+        requests::check_age(request_id, self.shared.log.clock().now_ms())?;
+        self.shared.answered(operator, request_id, digest).await
+    }
+
+    /// Does `change` and keeps `result` for repeats, or answers what is kept.
+    ///
+    /// # Errors
+    /// [`MutationError`]; each says whether anything was written.
+    ///
+    /// # Cancel safety
+    /// The change goes its way to the end in a task of its own, whether or not anybody waits.
+    pub async fn run(
+        &self,
+        mutation: Mutation,
+        change: Change,
+        result: Vec<u8>,
+    ) -> Result<Done, MutationError> {
+        requests::check_age(mutation.request_id, self.shared.log.clock().now_ms())?;
+        if result.len() > MAX_RESULT_BYTES {
+            return Err(MutationError::Record(EnvelopeError::Rule(
+                "a result is longer than a request row keeps",
+            )));
+        }
+        let shared = Arc::clone(&self.shared);
+        let task = self
+            .tasks
+            .spawn(async move { shared.run(&mutation, change, result).await });
+        task.await.unwrap_or(Err(MutationError::Interrupted))
+    }
+}
+
+impl<S: Store> Shared<S> {
+    async fn run(
+        &self,
+        mutation: &Mutation,
+        change: Change,
+        result: Vec<u8>,
+    ) -> Result<Done, MutationError> {
+        let operator = self.operator(&mutation.operator);
+        let now_ms = self.log.clock().now_ms();
+        loop {
+            let requests = operator.requests(&self.ledger, &mutation.operator).await?;
+            match requests.admit(mutation.request_id, now_ms)? {
+                Admission::Known => {
+                    let (id, digest) = (mutation.request_id, &mutation.digest);
+                    let known = self.answered(&mutation.operator, id, digest).await?;
+                    match known {
+                        Some(done) => return Ok(done),
+                        // Pruned between the two.
+                        None => return Err(MutationError::TooOld),
+                    }
+                }
+                Admission::Running(mut end) => {
+                    // Its end is the drop of its ticket, which is an error here.
+                    drop(end.changed().await);
+                }
+                Admission::New(ticket) => {
+                    return self.commit(mutation, change, result, ticket).await;
+                }
+            }
+        }
+    }
+
+    async fn commit(
+        &self,
+        mutation: &Mutation,
+        mut change: Change,
+        result: Vec<u8>,
+        ticket: Ticket,
+    ) -> Result<Done, MutationError> {
+        let operator = mutation.operator.to_string();
+        let key = request_key(&operator, mutation.request_id);
+        let row = RequestBody {
+            digest: mutation.digest,
+            result: result.clone(),
+            created_ms: self.log.clock().now_ms(),
+        };
+        change.require_absent(Table::Request, key.clone());
+        change.put(Table::Request, key, row.encode());
+        let pruned = ticket.pruned().iter();
+        change
+            .deletes
+            .extend(pruned.map(|id| (Table::Request, request_key(&operator, *id))));
+        let intent = Intent {
+            operator,
+            serial: mutation.cert_serial.clone(),
+            request: *mutation.request_id.as_bytes(),
+            verb: mutation.verb.clone(),
+            object: mutation.object.clone(),
+            digest: mutation.digest,
+            expected_seq: self.ledger.seq() + 1,
+        };
+        let (operator, request) = (intent.operator.clone(), intent.request);
+        let receipt = self
+            .log
+            .append(intent)
+            .await
+            .map_err(MutationError::Audit)?;
+        let applied = self.ledger.apply(change).await;
+        if let Some((ending, reason)) = ending(&applied) {
+            let outcome = Outcome {
+                operator,
+                request,
+                reason,
+                ending,
+                seq: applied.as_ref().ok().map(|applied| applied.seq),
+                anchor_t: applied.as_ref().ok().map(|applied| applied.anchor_t),
+                intent: receipt.index(),
+            };
+            let recorded = self.log.append(outcome).await;
+            if applied.is_ok() {
+                ticket.done();
+                let _receipt = recorded.map_err(MutationError::Outcome)?;
+            }
+        }
+        match applied {
+            Ok(applied) => Ok(Done {
+                result,
+                repeated: false,
+                seq: applied.seq,
+            }),
+            Err(error @ ApplyError::Conflict { .. }) => Err(MutationError::Conflict(error)),
+            Err(error) if ending_is_known(&error) => Err(MutationError::NotCommitted(error)),
+            Err(error) => Err(MutationError::Unknown(error)),
+        }
+    }
+
+    /// The kept answer to a request, from its row.
+    async fn answered(
+        &self,
+        operator: &OperatorId,
+        request_id: RequestId,
+        digest: &[u8; 32],
+    ) -> Result<Option<Done>, MutationError> {
+        let key = request_key(&operator.to_string(), request_id);
+        let Some(row) = self.ledger.read(Table::Request, &key).await? else {
+            return Ok(None);
+        };
+        let body = RequestBody::decode(&row.body).map_err(MutationError::Record)?;
+        if body.digest != *digest {
+            return Err(MutationError::OtherDigest);
+        }
+        Ok(Some(Done {
+            result: body.result,
+            repeated: true,
+            seq: row.seq,
+        }))
+    }
+
+    /// Closes an intent whose process ended: its request row was written in the same commit, or never.
+    async fn close(&self, intent: OpenIntent) -> Result<(), MutationError> {
+        let key = request_key(&intent.operator, RequestId::from_bytes(intent.request));
+        let row = self.ledger.read(Table::Request, &key).await?;
+        let committed = match &row {
+            Some(row) => {
+                let body = RequestBody::decode(&row.body).map_err(MutationError::Record)?;
+                (body.digest == intent.digest).then_some(row.seq)
+            }
+            None => None,
+        };
+        // T is known for the newest commit only; the leaf of an older one goes without.
+        let position = self.ledger.position();
+        let outcome = Outcome {
+            operator: intent.operator,
+            request: intent.request,
+            reason: committed
+                .is_none()
+                .then(|| "the broker stopped before the commit".to_owned()),
+            ending: committed.map_or(Ending::NotCommitted, |_| Ending::Committed),
+            seq: committed,
+            anchor_t: (committed == Some(position.seq)).then_some(position.anchor_t),
+            intent: intent.index,
+        };
+        tracing::info!(intent = intent.index, seq = ?committed, "closed an intent that a crash left open");
+        let recorded = self.log.append(outcome).await;
+        recorded.map(drop).map_err(MutationError::Outcome)
+    }
+
+    fn operator(&self, id: &OperatorId) -> Arc<Operator> {
+        let mut operators = self
+            .operators
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(operators.entry(id.clone()).or_default())
+    }
+}
+
+/// What goes on record of how a change ended; nothing while that is not known, so that the next start finds out.
+fn ending(applied: &Result<Applied, ApplyError>) -> Option<(Ending, Option<String>)> {
+    match applied {
+        Ok(_) => Some((Ending::Committed, None)),
+        Err(error) if ending_is_known(error) => {
+            Some((Ending::NotCommitted, Some(error.to_string())))
+        }
+        Err(_) => None,
+    }
+}
+
+fn ending_is_known(error: &ApplyError) -> bool {
+    match error {
+        ApplyError::Conflict { .. }
+        | ApplyError::Busy
+        | ApplyError::Ambiguous { .. }
+        | ApplyError::Ledger(
+            LedgerError::Damaged { .. } | LedgerError::Anchor(_) | LedgerError::Full,
+        ) => true,
+        ApplyError::Ledger(LedgerError::Store(_)) | ApplyError::Closed => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
