@@ -14,5 +14,6 @@ pub mod mutation;
 pub mod policy;
 pub mod registry;
 pub mod release;
+pub mod run;
 pub mod store;
 pub mod vault;

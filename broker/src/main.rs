@@ -55,7 +55,9 @@ struct ConfigArg {
 impl Command {
     fn config(&self) -> &PathBuf {
         match self {
-            Self::Init(arg) | Self::Serve(arg) | Self::CheckConfig(arg) | Self::CheckStore(arg) => &arg.config,
+            Self::Init(arg) | Self::Serve(arg) | Self::CheckConfig(arg) | Self::CheckStore(arg) => {
+                &arg.config
+            }
             Self::Bootstrap(Bootstrap::Operator { config, .. }) => &config.config,
         }
     }
@@ -77,11 +79,14 @@ fn main() -> ExitCode {
 /// 0: done; 1: failed; 8: a check ran and found something.
 fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
     let file = command.config();
-    let config = Config::read(file).map_err(|e| anyhow::Error::new(e).context(file.display().to_string()))?;
+    let config = Config::read(file)
+        .map_err(|e| anyhow::Error::new(e).context(file.display().to_string()))?;
     match command {
         Command::Init(_) => run::init(&config),
         Command::Serve(_) => run::serve(config),
-        Command::Bootstrap(Bootstrap::Operator { name, csr, .. }) => run::bootstrap_operator(&config, name, csr),
+        Command::Bootstrap(Bootstrap::Operator { name, csr, .. }) => {
+            run::bootstrap_operator(&config, name, csr)
+        }
         Command::CheckConfig(_) => {
             writeln!(std::io::stdout(), "{}: no fault found", file.display())?;
             Ok(ExitCode::SUCCESS)

@@ -64,6 +64,18 @@ pub fn private_key(pem: &[u8]) -> Result<Zeroizing<Vec<u8>>, PemError> {
     }
 }
 
+/// Reads the one certificate request (PKCS#10) of a PEM text, as DER.
+///
+/// # Errors
+/// [`PemError`] when the text is too large, malformed, or holds anything but one `CERTIFICATE REQUEST`.
+pub fn certificate_request(pem: &[u8]) -> Result<Vec<u8>, PemError> {
+    let mut requests = sections(pem, SectionKind::Csr, "CERTIFICATE REQUEST")?;
+    match (requests.pop(), requests.len()) {
+        (Some(mut request), 0) => Ok(std::mem::take(&mut *request)),
+        (_, more) => Err(PemError::Count { found: more + 1 }),
+    }
+}
+
 fn sections(
     pem: &[u8],
     kind: SectionKind,
@@ -129,6 +141,22 @@ pub fn encode_certificates<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_request_round_trips_and_must_be_the_only_section() {
+        let text = encode("CERTIFICATE REQUEST", &[7; 99]);
+        assert_eq!(certificate_request(text.as_bytes()).unwrap(), [7; 99]);
+        let two = format!("{}{}", *text, *text);
+        assert_eq!(
+            certificate_request(two.as_bytes()),
+            Err(PemError::Count { found: 2 })
+        );
+        let other = encode("CERTIFICATE", &[7; 99]);
+        assert!(matches!(
+            certificate_request(other.as_bytes()),
+            Err(PemError::Kind { .. })
+        ));
+    }
 
     #[test]
     fn certificates_round_trip() {

@@ -1,11 +1,6 @@
 //! The admin socket: `Admin` of attache.v1, for root or the broker's own user on this machine.
 
-use std::{
-    io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use attache_mtls::spiffe::{OperatorId, TrustDomain};
 use attache_proto::attache::v1 as pb;
@@ -40,8 +35,14 @@ impl Admin for AdminService {
         let asked = request.into_inner();
         let id = OperatorId::new(self.trust_domain.clone(), &asked.name)
             .map_err(|e| RpcError::invalid("name", e.to_string()))?;
-        let issued = self.gate.bootstrap_operator(id, asked.csr).await.map_err(RpcError::from)?;
-        Ok(Response::new(pb::BootstrapOperatorResponse { certificate: Some(certificate(&self.gate, &issued)?) }))
+        let issued = self
+            .gate
+            .bootstrap_operator(id, asked.csr)
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(pb::BootstrapOperatorResponse {
+            certificate: Some(certificate(&self.gate, &issued)?),
+        }))
     }
 
     async fn check_store(

@@ -38,32 +38,65 @@ impl Audit for AuditService {
         request: Request<pb::LatestCheckpointRequest>,
     ) -> Result<Response<pb::LatestCheckpointResponse>, Status> {
         self.peers.operator(request.extensions()).await?;
-        let (checkpoint, vkey) = (self.log.head().checkpoint.to_string(), self.log.vkey().to_owned());
-        Ok(Response::new(pb::LatestCheckpointResponse { checkpoint, vkey }))
+        let (checkpoint, vkey) = (
+            self.log.head().checkpoint.to_string(),
+            self.log.vkey().to_owned(),
+        );
+        Ok(Response::new(pb::LatestCheckpointResponse {
+            checkpoint,
+            vkey,
+        }))
     }
 
-    async fn read_leaves(&self, request: Request<pb::ReadLeavesRequest>) -> Result<Response<Leaves>, Status> {
+    async fn read_leaves(
+        &self,
+        request: Request<pb::ReadLeavesRequest>,
+    ) -> Result<Response<Leaves>, Status> {
         self.peers.operator(request.extensions()).await?;
         let extensions = request.extensions().clone();
         let asked = request.into_inner();
         let size = self.log.head().size;
-        let first = if asked.last > 0 { size.saturating_sub(asked.last) } else { asked.first_index };
+        let first = if asked.last > 0 {
+            size.saturating_sub(asked.last)
+        } else {
+            asked.first_index
+        };
         if first > size {
-            return Err(RpcError::invalid("first_index", format!("is past the end: the log has {size} leaves")).into());
+            return Err(RpcError::invalid(
+                "first_index",
+                format!("is past the end: the log has {size} leaves"),
+            )
+            .into());
         }
-        let left = if asked.limit == 0 { u64::MAX } else { asked.limit };
+        let left = if asked.limit == 0 {
+            u64::MAX
+        } else {
+            asked.limit
+        };
         let (send, receive) = mpsc::channel(QUEUED);
-        let reader = Reader { service: self.clone(), next: first, left, follow: asked.follow };
+        let reader = Reader {
+            service: self.clone(),
+            next: first,
+            left,
+            follow: asked.follow,
+        };
         tokio::spawn(reader.run(send, extensions));
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 
-    async fn explain(&self, request: Request<pb::ExplainRequest>) -> Result<Response<pb::ExplainResponse>, Status> {
+    async fn explain(
+        &self,
+        request: Request<pb::ExplainRequest>,
+    ) -> Result<Response<pb::ExplainResponse>, Status> {
         self.peers.operator(request.extensions()).await?;
         let decision = request.into_inner().decision;
         let mut id = [0; 4];
         if decision.len() != 8 || hex::decode_to_slice(&decision, &mut id).is_err() {
-            return Err(RpcError::invalid("decision", "must be the 8 hex digits that the refusal names").into());
+            return Err(RpcError::invalid(
+                "decision",
+                "must be the 8 hex digits that the refusal names",
+            )
+            .into());
         }
         let found = self.refusals.explain(id).ok_or_else(|| {
             RpcError::new(
@@ -86,7 +119,11 @@ struct Reader {
 
 impl Reader {
     /// Reads on until the end, or for ever when it follows; a caller who is banned meanwhile gets no more.
-    async fn run(mut self, send: mpsc::Sender<Result<pb::ReadLeavesResponse, Status>>, extensions: tonic::Extensions) {
+    async fn run(
+        mut self,
+        send: mpsc::Sender<Result<pb::ReadLeavesResponse, Status>>,
+        extensions: tonic::Extensions,
+    ) {
         let mut heads = self.service.log.subscribe();
         while self.left > 0 {
             if let Err(refused) = self.service.peers.operator(&extensions).await {
@@ -113,8 +150,18 @@ impl Reader {
             let count = u64::try_from(leaves.len()).unwrap_or(u64::MAX);
             self.next = self.next.saturating_add(count);
             self.left = self.left.saturating_sub(count);
-            let leaves = leaves.into_iter().map(|l| pb::AuditLeaf { index: l.index, body: l.body.into() }).collect();
-            if send.send(Ok(pb::ReadLeavesResponse { leaves })).await.is_err() {
+            let leaves = leaves
+                .into_iter()
+                .map(|l| pb::AuditLeaf {
+                    index: l.index,
+                    body: l.body.into(),
+                })
+                .collect();
+            if send
+                .send(Ok(pb::ReadLeavesResponse { leaves }))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

@@ -61,28 +61,48 @@ impl Clusters for ClusterService {
                 return Err(RpcError::new(
                     Code::AlreadyExists,
                     "CLUSTER_EXISTS",
-                    format!("there is a cluster {name} already; choose another name, or remove it first"),
+                    format!(
+                        "there is a cluster {name} already; choose another name, or remove it first"
+                    ),
                 ));
             }
-            let twin = view.clusters.iter().find(|(_, (_, c))| c.issuer == record.issuer && c.audience == record.audience);
+            let twin = view
+                .clusters
+                .iter()
+                .find(|(_, (_, c))| c.issuer == record.issuer && c.audience == record.audience);
             if let Some((twin, _)) = twin {
                 return Err(RpcError::invalid(
                     "cluster.issuer",
-                    format!("is that of cluster {twin}, with the same audience: a token must belong to one cluster"),
+                    format!(
+                        "is that of cluster {twin}, with the same audience: a token must belong to one cluster"
+                    ),
                 ));
             }
             let mut change = Change::default();
             change.require_absent(Table::Cluster, name.as_str());
             change.put(Table::Cluster, name.as_str(), record.encode());
-            Ok(Prepared { change, answer: pb::AddClusterResponse::default() })
+            Ok(Prepared {
+                change,
+                answer: pb::AddClusterResponse::default(),
+            })
         };
-        let (registry, taken, taken_name) = (Arc::clone(&self.registry), record.clone(), name.clone());
-        let asked = Asked { peer, verb: "cluster.add", object: name.to_string(), mutation, digest };
-        let (_, committed): (pb::AddClusterResponse, _) = mutate(&self.mutations, asked, prepare, move |seq| {
-            take_up(&registry, taken_name.as_str(), Some((seq, taken)));
-        })
-        .await?;
-        Ok(Response::new(pb::AddClusterResponse { committed: Some(committed) }))
+        let (registry, taken, taken_name) =
+            (Arc::clone(&self.registry), record.clone(), name.clone());
+        let asked = Asked {
+            peer,
+            verb: "cluster.add",
+            object: name.to_string(),
+            mutation,
+            digest,
+        };
+        let (_, committed): (pb::AddClusterResponse, _) =
+            mutate(&self.mutations, asked, prepare, move |seq| {
+                take_up(&registry, taken_name.as_str(), Some((seq, taken)));
+            })
+            .await?;
+        Ok(Response::new(pb::AddClusterResponse {
+            committed: Some(committed),
+        }))
     }
 
     async fn list_clusters(
@@ -93,15 +113,27 @@ impl Clusters for ClusterService {
         let page = page(request.into_inner().page)?;
         let view = self.registry.view();
         let (items, next_token) = paged(&view.clusters, &page, |_| true);
-        let clusters = items.into_iter().map(|(name, record)| cluster_view(name, record)).collect();
-        Ok(Response::new(pb::ListClustersResponse { clusters, next_token }))
+        let clusters = items
+            .into_iter()
+            .map(|(name, record)| cluster_view(name, record))
+            .collect();
+        Ok(Response::new(pb::ListClustersResponse {
+            clusters,
+            next_token,
+        }))
     }
 
-    async fn show_cluster(&self, request: Request<pb::ShowClusterRequest>) -> Result<Response<pb::Cluster>, Status> {
+    async fn show_cluster(
+        &self,
+        request: Request<pb::ShowClusterRequest>,
+    ) -> Result<Response<pb::Cluster>, Status> {
         self.peers.operator(request.extensions()).await?;
         let name: ClusterName = parse("name", &request.into_inner().name)?;
         let view = self.registry.view();
-        let (_, record) = view.clusters.get(name.as_str()).ok_or_else(|| no_cluster(&name))?;
+        let (_, record) = view
+            .clusters
+            .get(name.as_str())
+            .ok_or_else(|| no_cluster(&name))?;
         Ok(Response::new(cluster_view(name.as_str(), record)))
     }
 
@@ -116,23 +148,43 @@ impl Clusters for ClusterService {
         let name: ClusterName = parse("name", &asked.name)?;
         let prepare = async {
             let view = self.registry.view();
-            let (seq, _) = view.clusters.get(name.as_str()).ok_or_else(|| no_cluster(&name))?;
+            let (seq, _) = view
+                .clusters
+                .get(name.as_str())
+                .ok_or_else(|| no_cluster(&name))?;
             let mut change = Change::default();
             change.require_at(Table::Cluster, name.as_str(), *seq);
             change.deletes.push((Table::Cluster, name.as_str().into()));
-            Ok(Prepared { change, answer: pb::RemoveClusterResponse::default() })
+            Ok(Prepared {
+                change,
+                answer: pb::RemoveClusterResponse::default(),
+            })
         };
         let (registry, taken) = (Arc::clone(&self.registry), name.clone());
-        let asked = Asked { peer, verb: "cluster.remove", object: name.to_string(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "cluster.remove",
+            object: name.to_string(),
+            mutation,
+            digest,
+        };
         let (_, committed): (pb::RemoveClusterResponse, _) =
-            mutate(&self.mutations, asked, prepare, move |_| take_up(&registry, taken.as_str(), None)).await?;
-        Ok(Response::new(pb::RemoveClusterResponse { committed: Some(committed) }))
+            mutate(&self.mutations, asked, prepare, move |_| {
+                take_up(&registry, taken.as_str(), None)
+            })
+            .await?;
+        Ok(Response::new(pb::RemoveClusterResponse {
+            committed: Some(committed),
+        }))
     }
 }
 
 /// The time on record as a timestamp.
 pub(super) fn now(clock: &Clock) -> Timestamp {
-    i64::try_from(clock.now_ms()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
+    i64::try_from(clock.now_ms())
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or(Timestamp::MAX)
 }
 
 /// NOT_FOUND for a cluster.
@@ -153,7 +205,10 @@ fn take_up(registry: &Registry, name: &str, record: Option<(u64, ClusterRecord)>
 fn source(source: Option<pb::cluster::Source>) -> Result<ClusterSource, RpcError> {
     let pb::cluster::Source::Folder(folder) = required("cluster.source", source)?;
     if folder.is_empty() {
-        return Err(RpcError::invalid("cluster.folder", "is missing: the folder with nodes/, pods/ and jwks.json"));
+        return Err(RpcError::invalid(
+            "cluster.folder",
+            "is missing: the folder with nodes/, pods/ and jwks.json",
+        ));
     }
     Ok(ClusterSource::Folder(folder.into()))
 }

@@ -21,12 +21,23 @@ pub struct EnrollmentService {
 
 #[tonic::async_trait]
 impl Enrollment for EnrollmentService {
-    async fn join_node(&self, request: Request<pb::JoinNodeRequest>) -> Result<Response<pb::JoinNodeResponse>, Status> {
+    async fn join_node(
+        &self,
+        request: Request<pb::JoinNodeRequest>,
+    ) -> Result<Response<pb::JoinNodeResponse>, Status> {
         let asked = request.into_inner();
         if asked.token.is_empty() {
-            return Err(RpcError::invalid("token", "is missing; make one with: attache node join-token").into());
+            return Err(RpcError::invalid(
+                "token",
+                "is missing; make one with: attache node join-token",
+            )
+            .into());
         }
-        let issued = self.gate.join(&asked.token, asked.csr, asked.version).await.map_err(RpcError::from)?;
+        let issued = self
+            .gate
+            .join(&asked.token, asked.csr, asked.version)
+            .await
+            .map_err(RpcError::from)?;
         Ok(Response::new(pb::JoinNodeResponse {
             certificate: Some(certificate(&self.gate, &issued)?),
             broker_id: self.broker_id.clone(),
@@ -36,13 +47,26 @@ impl Enrollment for EnrollmentService {
 
 #[tonic::async_trait]
 impl Renewal for EnrollmentService {
-    async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
+    async fn renew(
+        &self,
+        request: Request<pb::RenewRequest>,
+    ) -> Result<Response<pb::RenewResponse>, Status> {
         let info = request.extensions().get::<ConnectionInfo>().cloned();
         let peer = info.and_then(|i| i.peer).ok_or_else(|| {
-            RpcError::new(Code::Unauthenticated, "NO_CERTIFICATE", "a renewal needs the certificate that is renewed")
+            RpcError::new(
+                Code::Unauthenticated,
+                "NO_CERTIFICATE",
+                "a renewal needs the certificate that is renewed",
+            )
         })?;
-        let issued = self.gate.renew(&peer, request.into_inner().csr).await.map_err(RpcError::from)?;
-        Ok(Response::new(pb::RenewResponse { certificate: Some(certificate(&self.gate, &issued)?) }))
+        let issued = self
+            .gate
+            .renew(&peer, request.into_inner().csr)
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(pb::RenewResponse {
+            certificate: Some(certificate(&self.gate, &issued)?),
+        }))
     }
 }
 
@@ -50,12 +74,25 @@ impl Renewal for EnrollmentService {
 ///
 /// # Errors
 /// INTERNAL when the CA certificate makes no bundle.
-pub(super) fn certificate(gate: &Gate, issued: &IssuedCertificate) -> Result<pb::IssuedCertificate, RpcError> {
-    let bundle = gate.authority().bundle().map_err(crate::identity::EnrollError::from)?;
+pub(super) fn certificate(
+    gate: &Gate,
+    issued: &IssuedCertificate,
+) -> Result<pb::IssuedCertificate, RpcError> {
+    let bundle = gate
+        .authority()
+        .bundle()
+        .map_err(crate::identity::EnrollError::from)?;
     let identity = issued.identity();
     Ok(pb::IssuedCertificate {
-        chain: issued.chain().iter().map(|der| der.as_ref().to_vec()).collect(),
-        trust_bundle: bundle.certificates().map(|der| der.as_ref().to_vec()).collect(),
+        chain: issued
+            .chain()
+            .iter()
+            .map(|der| der.as_ref().to_vec())
+            .collect(),
+        trust_bundle: bundle
+            .certificates()
+            .map(|der| der.as_ref().to_vec())
+            .collect(),
         spiffe_id: identity.id().to_string(),
         not_before: time(identity.not_before()),
         not_after: time(identity.not_after()),

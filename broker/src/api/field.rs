@@ -39,7 +39,8 @@ where
     if text.is_empty() {
         return Err(RpcError::invalid(field, "is missing"));
     }
-    text.parse().map_err(|e: T::Err| RpcError::invalid(field, e.to_string()))
+    text.parse()
+        .map_err(|e: T::Err| RpcError::invalid(field, e.to_string()))
 }
 
 /// A message field that must be there.
@@ -66,10 +67,16 @@ pub fn fixed<const N: usize>(field: &str, bytes: &[u8]) -> Result<[u8; N], RpcEr
 /// INVALID_ARGUMENT with the field when it is too long or has control characters.
 pub fn note(field: &str, text: String) -> Result<String, RpcError> {
     if text.len() > NOTE_MAX {
-        return Err(RpcError::invalid(field, format!("is longer than {NOTE_MAX} bytes")));
+        return Err(RpcError::invalid(
+            field,
+            format!("is longer than {NOTE_MAX} bytes"),
+        ));
     }
     if text.chars().any(char::is_control) {
-        return Err(RpcError::invalid(field, "contains a control character (NUL, tab or a line's end)"));
+        return Err(RpcError::invalid(
+            field,
+            "contains a control character (NUL, tab or a line's end)",
+        ));
     }
     Ok(text)
 }
@@ -81,15 +88,25 @@ pub fn note(field: &str, text: String) -> Result<String, RpcError> {
 pub fn page(page: Option<pb::Page>) -> Result<PageRequest, RpcError> {
     let page = page.unwrap_or_default();
     if page.size > PAGE_MAX {
-        return Err(RpcError::invalid("page.size", format!("must be at most {PAGE_MAX} (0 means {PAGE_DEFAULT})")));
+        return Err(RpcError::invalid(
+            "page.size",
+            format!("must be at most {PAGE_MAX} (0 means {PAGE_DEFAULT})"),
+        ));
     }
-    let size = if page.size == 0 { PAGE_DEFAULT } else { page.size };
+    let size = if page.size == 0 {
+        PAGE_DEFAULT
+    } else {
+        page.size
+    };
     let after = match page.token.as_str() {
         "" => None,
         token if token.len() > TOKEN_MAX => return Err(bad_token()),
         token => Some(hex::decode(token).map_err(|_| bad_token())?),
     };
-    Ok(PageRequest { size: usize::try_from(size).unwrap_or(usize::MAX), after })
+    Ok(PageRequest {
+        size: usize::try_from(size).unwrap_or(usize::MAX),
+        after,
+    })
 }
 
 /// The token of the page after the item with this key.
@@ -101,17 +118,24 @@ pub fn page_token(last_key: Option<&[u8]>) -> String {
 /// A time as it goes on the wire.
 #[must_use]
 pub fn time(at: Timestamp) -> Option<pb::Time> {
-    Some(pb::Time { unix_ms: at.as_millisecond() })
+    Some(pb::Time {
+        unix_ms: at.as_millisecond(),
+    })
 }
 
 /// A time in milliseconds since 1970 as it goes on the wire.
 #[must_use]
 pub fn time_ms(at_ms: u64) -> Option<pb::Time> {
-    Some(pb::Time { unix_ms: i64::try_from(at_ms).unwrap_or(i64::MAX) })
+    Some(pb::Time {
+        unix_ms: i64::try_from(at_ms).unwrap_or(i64::MAX),
+    })
 }
 
 fn bad_token() -> RpcError {
-    RpcError::invalid("page.token", "is not a token that a page ended with; leave it empty for the first page")
+    RpcError::invalid(
+        "page.token",
+        "is not a token that a page ended with; leave it empty for the first page",
+    )
 }
 
 #[cfg(test)]
@@ -120,11 +144,36 @@ mod tests {
 
     #[test]
     fn pages_are_bounded_and_tokens_round_trip() {
-        assert_eq!(page(None).unwrap(), PageRequest { size: 100, after: None });
+        assert_eq!(
+            page(None).unwrap(),
+            PageRequest {
+                size: 100,
+                after: None
+            }
+        );
         let token = page_token(Some(b"payments/db"));
         let asked = page(Some(pb::Page { size: 500, token })).unwrap();
-        assert_eq!(asked, PageRequest { size: 500, after: Some(b"payments/db".to_vec()) });
-        for bad in [pb::Page { size: 501, token: String::new() }, pb::Page { size: 1, token: "zz".into() }, pb::Page { size: 1, token: "a".repeat(2000) }] {
+        assert_eq!(
+            asked,
+            PageRequest {
+                size: 500,
+                after: Some(b"payments/db".to_vec())
+            }
+        );
+        for bad in [
+            pb::Page {
+                size: 501,
+                token: String::new(),
+            },
+            pb::Page {
+                size: 1,
+                token: "zz".into(),
+            },
+            pb::Page {
+                size: 1,
+                token: "a".repeat(2000),
+            },
+        ] {
             assert!(page(Some(bad)).is_err());
         }
         assert_eq!(page_token(None), "");
@@ -132,9 +181,22 @@ mod tests {
 
     #[test]
     fn fields_are_named() {
-        assert!(fixed::<16>("secret", &[0; 15]).unwrap_err().message().starts_with("secret: must be 16 bytes"));
-        assert_eq!(parse::<u8>("depth", "").unwrap_err().message(), "depth: is missing");
-        assert!(parse::<u8>("depth", "x").unwrap_err().message().starts_with("depth: "));
+        assert!(
+            fixed::<16>("secret", &[0; 15])
+                .unwrap_err()
+                .message()
+                .starts_with("secret: must be 16 bytes")
+        );
+        assert_eq!(
+            parse::<u8>("depth", "").unwrap_err().message(),
+            "depth: is missing"
+        );
+        assert!(
+            parse::<u8>("depth", "x")
+                .unwrap_err()
+                .message()
+                .starts_with("depth: ")
+        );
         assert!(required::<u8>("mutation", None).is_err());
         assert!(note("note", "a\nb".into()).is_err());
         assert!(note("note", "a".repeat(NOTE_MAX + 1)).is_err());

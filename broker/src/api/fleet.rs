@@ -23,6 +23,7 @@ use crate::{
     identity::{BanRecord, View},
     mutation::Mutations,
     registry::Registry,
+    release::sessions::Sessions,
     store::{Change, Table},
 };
 
@@ -39,6 +40,8 @@ pub struct FleetService {
     pub clock: Clock,
     /// Where a ban closes connections.
     pub acceptor: Acceptor,
+    /// Where a ban ends sealing sessions.
+    pub sessions: Sessions,
 }
 
 #[tonic::async_trait]
@@ -59,7 +62,11 @@ impl Nodes for FleetService {
             .collect();
         ids.sort_by_key(ToString::to_string);
         let after = page.after.as_deref().map(String::from_utf8_lossy);
-        ids.retain(|id| after.as_deref().is_none_or(|after| id.to_string().as_str() > after));
+        ids.retain(|id| {
+            after
+                .as_deref()
+                .is_none_or(|after| id.to_string().as_str() > after)
+        });
         let more = ids.len() > page.size;
         ids.truncate(page.size);
         let last = ids.last().filter(|_| more).map(ToString::to_string);
@@ -78,49 +85,99 @@ impl Nodes for FleetService {
         let digest = digest("node.join-token", &asked);
         let name: ClusterName = parse("cluster", &asked.cluster)?;
         let node: NodeName = parse("node", &asked.node)?;
-        let cluster = self.registry.clusters().cluster(name.as_str()).ok_or_else(|| no_cluster(&name))?;
+        let cluster = self
+            .registry
+            .clusters()
+            .cluster(name.as_str())
+            .ok_or_else(|| no_cluster(&name))?;
         let found = cluster.facts().node(&node).await.map_err(|e| {
             tracing::warn!(error = %e, "the cluster's record cannot be read");
-            RpcError::unavailable("CLUSTER_AWAY", "the cluster's record of nodes cannot be read; see the broker's log")
+            RpcError::unavailable(
+                "CLUSTER_AWAY",
+                "the cluster's record of nodes cannot be read; see the broker's log",
+            )
         })?;
         let found = found.ok_or_else(|| {
-            RpcError::new(Code::NotFound, "NO_NODE", format!("cluster {name} has no node {node}; look at its record of nodes"))
+            RpcError::new(
+                Code::NotFound,
+                "NO_NODE",
+                format!("cluster {name} has no node {node}; look at its record of nodes"),
+            )
         })?;
         let by = peer.id.to_string();
-        let (text, id, record) = self.peers.gate().draw_join_token(&name, (&node, &found.uid), by).map_err(RpcError::from)?;
-        let answer =
-            pb::CreateJoinTokenResponse { node_uid: record.node_uid.clone(), not_after: time(record.not_after), ..Default::default() };
+        let (text, id, record) = self
+            .peers
+            .gate()
+            .draw_join_token(&name, (&node, &found.uid), by)
+            .map_err(RpcError::from)?;
+        let answer = pb::CreateJoinTokenResponse {
+            node_uid: record.node_uid.clone(),
+            not_after: time(record.not_after),
+            ..Default::default()
+        };
         let prepare = async {
             let mut change = Change::default();
             change.require_absent(Table::JoinToken, id);
             change.put(Table::JoinToken, id, record.encode());
             Ok(Prepared { change, answer })
         };
-        let asked = Asked { peer, verb: "node.join-token", object: format!("{name}/{node}"), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "node.join-token",
+            object: format!("{name}/{node}"),
+            mutation,
+            digest,
+        };
         let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
         // The kept answer has no token: a repeat cannot show it again.
-        let token = if committed.repeated || committed.seq == 0 { String::new() } else { text.to_string() };
-        Ok(Response::new(pb::CreateJoinTokenResponse { committed: Some(committed), token, ..answer }))
+        let token = if committed.repeated || committed.seq == 0 {
+            String::new()
+        } else {
+            text.to_string()
+        };
+        Ok(Response::new(pb::CreateJoinTokenResponse {
+            committed: Some(committed),
+            token,
+            ..answer
+        }))
     }
 
-    async fn ban_node(&self, request: Request<pb::BanNodeRequest>) -> Result<Response<pb::BanResponse>, Status> {
+    async fn ban_node(
+        &self,
+        request: Request<pb::BanNodeRequest>,
+    ) -> Result<Response<pb::BanResponse>, Status> {
         let peer = self.peers.operator(request.extensions()).await?;
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
         let digest = digest("node.ban", &asked);
         let id = known_node(&self.peers.gate().directory().view(), &asked.spiffe_id)?;
         let reason = note("reason", asked.reason)?;
-        let asked = Asked { peer, verb: "node.ban", object: id.to_string(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "node.ban",
+            object: id.to_string(),
+            mutation,
+            digest,
+        };
         Ok(Response::new(self.ban(asked, reason).await?))
     }
 
-    async fn unban_node(&self, request: Request<pb::BanNodeRequest>) -> Result<Response<pb::BanResponse>, Status> {
+    async fn unban_node(
+        &self,
+        request: Request<pb::BanNodeRequest>,
+    ) -> Result<Response<pb::BanResponse>, Status> {
         let peer = self.peers.operator(request.extensions()).await?;
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
         let digest = digest("node.unban", &asked);
         let id = known_node(&self.peers.gate().directory().view(), &asked.spiffe_id)?;
-        let asked = Asked { peer, verb: "node.unban", object: id.to_string(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "node.unban",
+            object: id.to_string(),
+            mutation,
+            digest,
+        };
         Ok(Response::new(self.unban(asked).await?))
     }
 }
@@ -135,17 +192,29 @@ impl Operators for FleetService {
         let page = page(request.into_inner().page)?;
         let view = self.peers.gate().directory().view();
         let after = page.after.as_deref().map(String::from_utf8_lossy);
-        let mut names: Vec<&String> =
-            view.operators.keys().filter(|n| after.as_deref().is_none_or(|after| n.as_str() > after)).collect();
+        let mut names: Vec<&String> = view
+            .operators
+            .keys()
+            .filter(|n| after.as_deref().is_none_or(|after| n.as_str() > after))
+            .collect();
         names.sort();
         let more = names.len() > page.size;
         names.truncate(page.size);
         let next_token = page_token(names.last().filter(|_| more).map(|n| n.as_bytes()));
-        let operators = names.into_iter().filter_map(|name| operator_view(&view, &peer, name)).collect();
-        Ok(Response::new(pb::ListOperatorsResponse { operators, next_token }))
+        let operators = names
+            .into_iter()
+            .filter_map(|name| operator_view(&view, &peer, name))
+            .collect();
+        Ok(Response::new(pb::ListOperatorsResponse {
+            operators,
+            next_token,
+        }))
     }
 
-    async fn ban_operator(&self, request: Request<pb::BanOperatorRequest>) -> Result<Response<pb::BanResponse>, Status> {
+    async fn ban_operator(
+        &self,
+        request: Request<pb::BanOperatorRequest>,
+    ) -> Result<Response<pb::BanResponse>, Status> {
         let peer = self.peers.operator(request.extensions()).await?;
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
@@ -160,7 +229,13 @@ impl Operators for FleetService {
             .into());
         }
         let reason = note("reason", asked.reason)?;
-        let asked = Asked { peer, verb: "operator.ban", object: id.to_string(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "operator.ban",
+            object: id.to_string(),
+            mutation,
+            digest,
+        };
         Ok(Response::new(self.ban(asked, reason).await?))
     }
 
@@ -173,7 +248,13 @@ impl Operators for FleetService {
         let mutation = asked.mutation.take();
         let digest = digest("operator.unban", &asked);
         let id = self.known_operator(&peer, &asked.name)?;
-        let asked = Asked { peer, verb: "operator.unban", object: id.to_string(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "operator.unban",
+            object: id.to_string(),
+            mutation,
+            digest,
+        };
         Ok(Response::new(self.unban(asked).await?))
     }
 }
@@ -181,24 +262,46 @@ impl Operators for FleetService {
 impl FleetService {
     async fn ban(&self, asked: Asked, reason: String) -> Result<pb::BanResponse, RpcError> {
         let id = asked.object.clone();
-        let ban = BanRecord { reason, by: asked.peer.id.to_string(), at: now(&self.clock) };
+        let ban = BanRecord {
+            reason,
+            by: asked.peer.id.to_string(),
+            at: now(&self.clock),
+        };
         let prepare = async {
             if self.peers.gate().directory().view().bans.contains_key(&id) {
-                return Err(RpcError::new(Code::AlreadyExists, "BANNED", format!("{id} is banned already")));
+                return Err(RpcError::new(
+                    Code::AlreadyExists,
+                    "BANNED",
+                    format!("{id} is banned already"),
+                ));
             }
             let mut change = Change::default();
             change.require_absent(Table::Ban, id.clone());
             change.put(Table::Ban, id.clone(), ban.encode());
-            Ok(Prepared { change, answer: pb::BanResponse::default() })
+            Ok(Prepared {
+                change,
+                answer: pb::BanResponse::default(),
+            })
         };
         let (directory, acceptor) = (self.peers.gate().directory().clone(), self.acceptor.clone());
-        let (taken, taken_id) = (ban.clone(), id.clone());
-        let (_, committed): (pb::BanResponse, _) = mutate(&self.mutations, asked, prepare, move |seq| {
-            directory.change(|view| drop(view.bans.insert(taken_id.clone(), (seq, taken.clone()))));
-            acceptor.close_where(|info| info.peer.as_ref().is_some_and(|p| p.id().to_string() == taken_id));
+        let (taken, taken_id, sessions) = (ban.clone(), id.clone(), self.sessions.clone());
+        let (_, committed): (pb::BanResponse, _) =
+            mutate(&self.mutations, asked, prepare, move |seq| {
+                directory
+                    .change(|view| drop(view.bans.insert(taken_id.clone(), (seq, taken.clone()))));
+                if let Some(node) = node_id(&taken_id) {
+                    sessions.end(&node);
+                }
+                acceptor.close_where(|info| {
+                    info.peer
+                        .as_ref()
+                        .is_some_and(|p| p.id().to_string() == taken_id)
+                });
+            })
+            .await?;
+        Ok(pb::BanResponse {
+            committed: Some(committed),
         })
-        .await?;
-        Ok(pb::BanResponse { committed: Some(committed) })
     }
 
     async fn unban(&self, asked: Asked) -> Result<pb::BanResponse, RpcError> {
@@ -206,19 +309,29 @@ impl FleetService {
         let prepare = async {
             let view = self.peers.gate().directory().view();
             let (seq, _) = view.bans.get(&id).ok_or_else(|| {
-                RpcError::new(Code::NotFound, "NOT_BANNED", format!("{id} is not banned; nothing is to be lifted"))
+                RpcError::new(
+                    Code::NotFound,
+                    "NOT_BANNED",
+                    format!("{id} is not banned; nothing is to be lifted"),
+                )
             })?;
             let mut change = Change::default();
             change.require_at(Table::Ban, id.clone(), *seq);
             change.deletes.push((Table::Ban, id.clone().into_bytes()));
-            Ok(Prepared { change, answer: pb::BanResponse::default() })
+            Ok(Prepared {
+                change,
+                answer: pb::BanResponse::default(),
+            })
         };
         let (directory, taken) = (self.peers.gate().directory().clone(), id.clone());
-        let (_, committed): (pb::BanResponse, _) = mutate(&self.mutations, asked, prepare, move |_| {
-            directory.change(|view| drop(view.bans.remove(&taken)));
+        let (_, committed): (pb::BanResponse, _) =
+            mutate(&self.mutations, asked, prepare, move |_| {
+                directory.change(|view| drop(view.bans.remove(&taken)));
+            })
+            .await?;
+        Ok(pb::BanResponse {
+            committed: Some(committed),
         })
-        .await?;
-        Ok(pb::BanResponse { committed: Some(committed) })
     }
 
     fn known_operator(&self, peer: &OperatorPeer, name: &str) -> Result<OperatorId, RpcError> {
@@ -227,11 +340,20 @@ impl FleetService {
         }
         let id = OperatorId::new(peer.id.trust_domain().clone(), name)
             .map_err(|e| RpcError::invalid("name", e.to_string()))?;
-        if !self.peers.gate().directory().view().operators.contains_key(name) {
+        if !self
+            .peers
+            .gate()
+            .directory()
+            .view()
+            .operators
+            .contains_key(name)
+        {
             return Err(RpcError::new(
                 Code::NotFound,
                 "NO_OPERATOR",
-                format!("there is no operator {name}; see those there are with: attache operator list"),
+                format!(
+                    "there is no operator {name}; see those there are with: attache operator list"
+                ),
             ));
         }
         Ok(id)
@@ -245,7 +367,10 @@ fn known_node(view: &View, text: &str) -> Result<NodeId, RpcError> {
     let id = match text.parse::<PeerId>() {
         Ok(PeerId::Node(id)) => id,
         Ok(PeerId::Operator(_) | PeerId::Broker(_)) => {
-            return Err(RpcError::invalid("spiffe_id", "is not a node's; see those there are with: attache node list"));
+            return Err(RpcError::invalid(
+                "spiffe_id",
+                "is not a node's; see those there are with: attache node list",
+            ));
         }
         Err(error) => return Err(RpcError::invalid("spiffe_id", error.to_string())),
     };
@@ -285,7 +410,9 @@ fn node_view(view: &View, id: &NodeId) -> Option<pb::NodeView> {
 
 fn operator_view(view: &View, peer: &OperatorPeer, name: &str) -> Option<pb::OperatorView> {
     let (_, operator) = view.operators.get(name)?;
-    let id = OperatorId::new(peer.id.trust_domain().clone(), name).ok()?.to_string();
+    let id = OperatorId::new(peer.id.trust_domain().clone(), name)
+        .ok()?
+        .to_string();
     Some(pb::OperatorView {
         banned: view.bans.contains_key(&id),
         spiffe_id: id,

@@ -9,13 +9,17 @@
 pub mod admin;
 pub mod audit;
 pub mod clusters;
+pub mod delivery;
 pub mod enrollment;
 pub mod field;
 pub mod fleet;
 pub mod mutate;
-//pub mod overview;
+pub mod overview;
 pub mod peer;
 pub mod policy;
 pub mod rpc_error;
 pub mod secrets;
+pub mod server;
 mod status;
+
+pub use server::{Listeners, Services, serve};

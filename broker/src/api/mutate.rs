@@ -45,7 +45,13 @@ pub struct Asked {
 #[must_use]
 pub fn digest(verb: &str, request_without_mutation: &impl Message) -> [u8; 32] {
     let encoded = request_without_mutation.encode_to_vec();
-    Sha256::digest(Lp::labelled("attache/request/1").str(verb).bytes(&encoded).as_bytes()).into()
+    Sha256::digest(
+        Lp::labelled("attache/request/1")
+            .str(verb)
+            .bytes(&encoded)
+            .as_bytes(),
+    )
+    .into()
 }
 
 /// Carries a change through. `prepare` reads and builds; `take_up` changes the views in memory, after the commit and
@@ -64,14 +70,24 @@ where
     P: Future<Output = Result<Prepared<A>, RpcError>>,
 {
     let mutation = required("mutation", asked.mutation)?;
-    let request_id = RequestId::from_bytes(fixed::<16>("mutation.request_id", &mutation.request_id)?);
+    let request_id =
+        RequestId::from_bytes(fixed::<16>("mutation.request_id", &mutation.request_id)?);
     let operator = asked.peer.id;
-    if let Some(done) = mutations.known(&operator, request_id, &asked.digest).await? {
+    if let Some(done) = mutations
+        .known(&operator, request_id, &asked.digest)
+        .await?
+    {
         return answer(&done.result, done.seq, true);
     }
     let prepared = prepare.await?;
     if mutation.dry_run {
-        return Ok((prepared.answer, pb::Committed { seq: 0, repeated: false }));
+        return Ok((
+            prepared.answer,
+            pb::Committed {
+                seq: 0,
+                repeated: false,
+            },
+        ));
     }
     let what = Mutation {
         operator,
@@ -92,14 +108,24 @@ where
         Ok::<_, crate::mutation::MutationError>(done)
     });
     let done = task.await.map_err(|_| {
-        RpcError::internal("INTERRUPTED", "the change was interrupted; repeat it with the same request id")
+        RpcError::internal(
+            "INTERRUPTED",
+            "the change was interrupted; repeat it with the same request id",
+        )
     })??;
     answer(&done.result, done.seq, done.repeated)
 }
 
-fn answer<A: Message + Default>(result: &[u8], seq: u64, repeated: bool) -> Result<(A, pb::Committed), RpcError> {
+fn answer<A: Message + Default>(
+    result: &[u8],
+    seq: u64,
+    repeated: bool,
+) -> Result<(A, pb::Committed), RpcError> {
     let answer = A::decode(result).map_err(|_| {
-        RpcError::internal("REQUEST_RECORD", "the record of the request cannot be read; it was carried out")
+        RpcError::internal(
+            "REQUEST_RECORD",
+            "the record of the request cannot be read; it was carried out",
+        )
     })?;
     Ok((answer, pb::Committed { seq, repeated }))
 }

@@ -74,7 +74,9 @@ impl OverviewService {
         let (mut after, mut count) = (None, 0_u64);
         loop {
             let page = self.vault.keyspaces(after.as_ref(), PAGE).await?;
-            count = page.iter().fold(count, |sum, keyspace| sum.saturating_add(keyspace.secrets));
+            count = page
+                .iter()
+                .fold(count, |sum, keyspace| sum.saturating_add(keyspace.secrets));
             match page.into_iter().next_back() {
                 Some(last) => after = Some(last.name),
                 None => return Ok(count),
@@ -90,10 +92,15 @@ impl OverviewService {
                 .to_owned(),
         ];
         if self.vault.keys().arena().protection() == attache_arena::Protection::Plain {
-            findings.push("keys are in ordinary memory (keys.danger_plain_key_arena): never serve like this".to_owned());
+            findings.push(
+                "keys are in ordinary memory (keys.danger_plain_key_arena): never serve like this"
+                    .to_owned(),
+            );
         }
         if Timestamp::now().duration_until(certificate_ends) < CERTIFICATE_SOON {
-            findings.push(format!("the server certificate ends at {certificate_ends}; restart the broker to renew it"));
+            findings.push(format!(
+                "the server certificate ends at {certificate_ends}; restart the broker to renew it"
+            ));
         }
         findings
     }

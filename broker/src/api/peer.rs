@@ -94,7 +94,11 @@ impl Peers {
     pub async fn caller(&self, extensions: &Extensions) -> Result<Caller, RpcError> {
         let info = extensions.get::<ConnectionInfo>();
         let peer = info.and_then(|i| i.peer.as_ref()).ok_or_else(|| {
-            RpcError::new(Code::Unauthenticated, "NO_CERTIFICATE", "this call needs a client certificate")
+            RpcError::new(
+                Code::Unauthenticated,
+                "NO_CERTIFICATE",
+                "this call needs a client certificate",
+            )
         })?;
         Ok(self.gate.admit(peer).await?)
     }
@@ -112,13 +116,21 @@ impl Connected for BrokerStream {
 }
 
 impl AsyncRead for BrokerStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for BrokerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 

@@ -36,7 +36,10 @@ pub struct PolicyService {
 
 #[tonic::async_trait]
 impl Grants for PolicyService {
-    async fn add_grant(&self, request: Request<pb::AddGrantRequest>) -> Result<Response<pb::AddGrantResponse>, Status> {
+    async fn add_grant(
+        &self,
+        request: Request<pb::AddGrantRequest>,
+    ) -> Result<Response<pb::AddGrantResponse>, Status> {
         let peer = self.peers.operator(request.extensions()).await?;
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
@@ -59,21 +62,35 @@ impl Grants for PolicyService {
                     ),
                 ));
             }
-            self.registry.policies().load().with_grant(record.spec.clone())?;
+            self.registry
+                .policies()
+                .load()
+                .with_grant(record.spec.clone())?;
             let mut change = Change::default();
             change.require_absent(Table::Grant, name.clone());
             change.put(Table::Grant, name.clone(), record.encode());
-            Ok(Prepared { change, answer: pb::AddGrantResponse::default() })
+            Ok(Prepared {
+                change,
+                answer: pb::AddGrantResponse::default(),
+            })
         };
         let (registry, taken) = (Arc::clone(&self.registry), record.clone());
-        let asked = Asked { peer, verb: "grant.add", object: name.clone(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "grant.add",
+            object: name.clone(),
+            mutation,
+            digest,
+        };
         let (_, committed): (pb::AddGrantResponse, _) = mutate(&self.mutations, asked, prepare, move |seq| {
             if let Err(error) = registry.grant_added(seq, taken) {
                 tracing::error!(%error, "a committed grant cannot be taken up; restart the broker");
             }
         })
         .await?;
-        Ok(Response::new(pb::AddGrantResponse { committed: Some(committed) }))
+        Ok(Response::new(pb::AddGrantResponse {
+            committed: Some(committed),
+        }))
     }
 
     async fn list_grants(
@@ -83,20 +100,36 @@ impl Grants for PolicyService {
         self.peers.operator(request.extensions()).await?;
         let asked = request.into_inner();
         let page = page(asked.page)?;
-        let keyspace: Option<Keyspace> =
-            if asked.keyspace.is_empty() { None } else { Some(parse("keyspace", &asked.keyspace)?) };
+        let keyspace: Option<Keyspace> = if asked.keyspace.is_empty() {
+            None
+        } else {
+            Some(parse("keyspace", &asked.keyspace)?)
+        };
         let view = self.registry.view();
-        let within = |grant: &GrantRecord| keyspace.as_ref().is_none_or(|k| grant.spec.secret().keyspace == *k);
+        let within = |grant: &GrantRecord| {
+            keyspace
+                .as_ref()
+                .is_none_or(|k| grant.spec.secret().keyspace == *k)
+        };
         let (items, next_token) = paged(&view.grants, &page, within);
-        let grants = items.into_iter().map(|(_, grant)| grant_view(grant)).collect();
+        let grants = items
+            .into_iter()
+            .map(|(_, grant)| grant_view(grant))
+            .collect();
         Ok(Response::new(pb::ListGrantsResponse { grants, next_token }))
     }
 
-    async fn show_grant(&self, request: Request<pb::ShowGrantRequest>) -> Result<Response<pb::Grant>, Status> {
+    async fn show_grant(
+        &self,
+        request: Request<pb::ShowGrantRequest>,
+    ) -> Result<Response<pb::Grant>, Status> {
         self.peers.operator(request.extensions()).await?;
         let name: GrantName = parse("name", &request.into_inner().name)?;
         let view = self.registry.view();
-        let (_, grant) = view.grants.get(name.as_str()).ok_or_else(|| no_grant(&name))?;
+        let (_, grant) = view
+            .grants
+            .get(name.as_str())
+            .ok_or_else(|| no_grant(&name))?;
         Ok(Response::new(grant_view(grant)))
     }
 
@@ -111,17 +144,34 @@ impl Grants for PolicyService {
         let name: GrantName = parse("name", &asked.name)?;
         let prepare = async {
             let view = self.registry.view();
-            let (seq, _) = view.grants.get(name.as_str()).ok_or_else(|| no_grant(&name))?;
+            let (seq, _) = view
+                .grants
+                .get(name.as_str())
+                .ok_or_else(|| no_grant(&name))?;
             let mut change = Change::default();
             change.require_at(Table::Grant, name.as_str(), *seq);
             change.deletes.push((Table::Grant, name.as_str().into()));
-            Ok(Prepared { change, answer: pb::RemoveGrantResponse::default() })
+            Ok(Prepared {
+                change,
+                answer: pb::RemoveGrantResponse::default(),
+            })
         };
         let (registry, taken) = (Arc::clone(&self.registry), name.clone());
-        let asked = Asked { peer, verb: "grant.remove", object: name.to_string(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "grant.remove",
+            object: name.to_string(),
+            mutation,
+            digest,
+        };
         let (_, committed): (pb::RemoveGrantResponse, _) =
-            mutate(&self.mutations, asked, prepare, move |_| registry.grant_removed(taken.as_str())).await?;
-        Ok(Response::new(pb::RemoveGrantResponse { committed: Some(committed) }))
+            mutate(&self.mutations, asked, prepare, move |_| {
+                registry.grant_removed(taken.as_str())
+            })
+            .await?;
+        Ok(Response::new(pb::RemoveGrantResponse {
+            committed: Some(committed),
+        }))
     }
 }
 
@@ -144,7 +194,10 @@ impl Guardrails for PolicyService {
                 created_by: rail.created_by.clone(),
             })
             .collect();
-        Ok(Response::new(pb::ListGuardrailsResponse { guardrails, next_token }))
+        Ok(Response::new(pb::ListGuardrailsResponse {
+            guardrails,
+            next_token,
+        }))
     }
 }
 
@@ -162,7 +215,10 @@ pub(super) fn paged<'a, T>(
         .map(|(name, (_, record))| (name.as_str(), record));
     let items: Vec<_> = found.by_ref().take(page.size).collect();
     let more = found.next().is_some();
-    let last = items.last().filter(|_| more).map(|(name, _)| name.as_bytes());
+    let last = items
+        .last()
+        .filter(|_| more)
+        .map(|(name, _)| name.as_bytes());
     let token = page_token(last);
     (items, token)
 }
@@ -170,7 +226,11 @@ pub(super) fn paged<'a, T>(
 fn grant_spec(asked: pb::AddGrantRequest) -> Result<GrantSpec, RpcError> {
     let secret = required("secret", asked.secret)?;
     let to = required("to", asked.to)?;
-    let fields = asked.fields.iter().map(|f| parse("fields", f)).collect::<Result<Vec<_>, _>>()?;
+    let fields = asked
+        .fields
+        .iter()
+        .map(|f| parse("fields", f))
+        .collect::<Result<Vec<_>, _>>()?;
     let workload = WorkloadRef {
         cluster: parse("to.cluster", &to.cluster)?,
         namespace: parse("to.namespace", &to.namespace)?,
@@ -181,7 +241,12 @@ fn grant_spec(asked: pb::AddGrantRequest) -> Result<GrantSpec, RpcError> {
         keyspace: parse("secret.keyspace", &secret.keyspace)?,
         name: parse("secret.name", &secret.name)?,
     };
-    Ok(GrantSpec::new(parse("name", &asked.name)?, path, fields, workload)?)
+    Ok(GrantSpec::new(
+        parse("name", &asked.name)?,
+        path,
+        fields,
+        workload,
+    )?)
 }
 
 fn grant_view(grant: &GrantRecord) -> pb::Grant {

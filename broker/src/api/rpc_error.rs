@@ -28,7 +28,13 @@ impl RpcError {
     /// A call that failed for `reason`.
     #[must_use]
     pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), field: None, retry_after: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            field: None,
+            retry_after: None,
+        }
     }
 
     /// INVALID_ARGUMENT: `field` is wrong, and `problem` says how and what would be right.
@@ -36,19 +42,28 @@ impl RpcError {
     pub fn invalid(field: impl Into<String>, problem: impl AsRef<str>) -> Self {
         let field = field.into();
         let message = format!("{field}: {}", problem.as_ref());
-        Self { field: Some(field), ..Self::new(Code::InvalidArgument, "INVALID_FIELD", message) }
+        Self {
+            field: Some(field),
+            ..Self::new(Code::InvalidArgument, "INVALID_FIELD", message)
+        }
     }
 
     /// UNAVAILABLE: something that the broker needs is away; trying again pays.
     #[must_use]
     pub fn unavailable(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Code::Unavailable, reason, message) }
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(Code::Unavailable, reason, message)
+        }
     }
 
     /// RESOURCE_EXHAUSTED: a limit; trying again later pays.
     #[must_use]
     pub fn exhausted(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Code::ResourceExhausted, reason, message) }
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(Code::ResourceExhausted, reason, message)
+        }
     }
 
     /// INTERNAL: a record that fails authentication, or a defect. The log has the rest.
@@ -78,22 +93,47 @@ impl RpcError {
 
 impl From<RpcError> for Status {
     fn from(error: RpcError) -> Self {
-        let mut details = vec![any("ErrorInfo", &ErrorInfo { reason: error.reason.into(), domain: DOMAIN.into() })];
+        let mut details = vec![any(
+            "ErrorInfo",
+            &ErrorInfo {
+                reason: error.reason.into(),
+                domain: DOMAIN.into(),
+            },
+        )];
         if let Some(field) = error.field {
-            let violation = FieldViolation { field, description: error.message.clone() };
-            details.push(any("BadRequest", &BadRequest { field_violations: vec![violation] }));
+            let violation = FieldViolation {
+                field,
+                description: error.message.clone(),
+            };
+            details.push(any(
+                "BadRequest",
+                &BadRequest {
+                    field_violations: vec![violation],
+                },
+            ));
         }
         if let Some(delay) = error.retry_after {
             let retry_delay = prost_types::Duration::try_from(delay).ok();
             details.push(any("RetryInfo", &RetryInfo { retry_delay }));
         }
-        let status = RpcStatus { code: error.code as i32, message: error.message.clone(), details };
-        Self::with_details(error.code, error.message, Bytes::from(status.encode_to_vec()))
+        let status = RpcStatus {
+            code: error.code as i32,
+            message: error.message.clone(),
+            details,
+        };
+        Self::with_details(
+            error.code,
+            error.message,
+            Bytes::from(status.encode_to_vec()),
+        )
     }
 }
 
 fn any(name: &str, message: &impl Message) -> prost_types::Any {
-    prost_types::Any { type_url: format!("{TYPE_PREFIX}{name}"), value: message.encode_to_vec() }
+    prost_types::Any {
+        type_url: format!("{TYPE_PREFIX}{name}"),
+        value: message.encode_to_vec(),
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -140,18 +180,33 @@ mod tests {
 
     #[test]
     fn details_carry_reason_field_and_delay() {
-        let status = Status::from(RpcError::invalid("path.name", "is empty; give the secret a name"));
+        let status = Status::from(RpcError::invalid(
+            "path.name",
+            "is empty; give the secret a name",
+        ));
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(status.message(), "path.name: is empty; give the secret a name");
+        assert_eq!(
+            status.message(),
+            "path.name: is empty; give the secret a name"
+        );
         let rpc = RpcStatus::decode(status.details()).unwrap();
         assert_eq!(rpc.details.len(), 2);
-        assert_eq!(rpc.details[0].type_url, "type.googleapis.com/google.rpc.ErrorInfo");
+        assert_eq!(
+            rpc.details[0].type_url,
+            "type.googleapis.com/google.rpc.ErrorInfo"
+        );
         let info = ErrorInfo::decode(rpc.details[0].value.as_slice()).unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", "attache.dev"));
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            ("INVALID_FIELD", "attache.dev")
+        );
         let bad = BadRequest::decode(rpc.details[1].value.as_slice()).unwrap();
         assert_eq!(bad.field_violations[0].field, "path.name");
 
-        let status = Status::from(RpcError::unavailable("STORE_AWAY", "the store is away; try again"));
+        let status = Status::from(RpcError::unavailable(
+            "STORE_AWAY",
+            "the store is away; try again",
+        ));
         let rpc = RpcStatus::decode(status.details()).unwrap();
         let retry = RetryInfo::decode(rpc.details[1].value.as_slice()).unwrap();
         assert_eq!(retry.retry_delay.unwrap().seconds, 1);

@@ -38,13 +38,19 @@ pub struct SecretService {
 
 #[tonic::async_trait]
 impl Secrets for SecretService {
-    async fn begin_put(&self, request: Request<pb::BeginPutRequest>) -> Result<Response<pb::BeginPutResponse>, Status> {
+    async fn begin_put(
+        &self,
+        request: Request<pb::BeginPutRequest>,
+    ) -> Result<Response<pb::BeginPutResponse>, Status> {
         self.peers.operator(request.extensions()).await?;
         let path = path(request.into_inner().path)?;
         let begin = self.vault.begin_put(&path).await.map_err(RpcError::from)?;
         Ok(Response::new(pb::BeginPutResponse {
             store: begin.store.as_bytes().to_vec(),
-            secret: begin.secret.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            secret: begin
+                .secret
+                .map(|id| id.as_bytes().to_vec())
+                .unwrap_or_default(),
             head_version: begin.head_version,
             receive_key: begin.receive_key.as_bytes().to_vec(),
             key_id: begin.key_id.as_bytes().to_vec(),
@@ -66,12 +72,27 @@ impl Secrets for SecretService {
         let (digest, object) = (*checked.digest().as_bytes(), checked.path().to_string());
         let prepare = async {
             let prepared = self.vault.prepare_put(checked, self.clock.now_ms()).await?;
-            let answer = pb::CommitPutResponse { committed: None, version: prepared.version.number() };
-            Ok(Prepared { change: prepared.change, answer })
+            let answer = pb::CommitPutResponse {
+                committed: None,
+                version: prepared.version.number(),
+            };
+            Ok(Prepared {
+                change: prepared.change,
+                answer,
+            })
         };
-        let asked = Asked { peer, verb: "secret.put", object, mutation: Some(mutation), digest };
+        let asked = Asked {
+            peer,
+            verb: "secret.put",
+            object,
+            mutation: Some(mutation),
+            digest,
+        };
         let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
-        Ok(Response::new(pb::CommitPutResponse { committed: Some(committed), ..answer }))
+        Ok(Response::new(pb::CommitPutResponse {
+            committed: Some(committed),
+            ..answer
+        }))
     }
 
     async fn list_secrets(
@@ -81,11 +102,17 @@ impl Secrets for SecretService {
         self.peers.operator(request.extensions()).await?;
         let asked = request.into_inner();
         let page = page(asked.page)?;
-        let keyspace: Option<Keyspace> =
-            if asked.keyspace.is_empty() { None } else { Some(parse("keyspace", &asked.keyspace)?) };
+        let keyspace: Option<Keyspace> = if asked.keyspace.is_empty() {
+            None
+        } else {
+            Some(parse("keyspace", &asked.keyspace)?)
+        };
         let after: Option<SecretPath> = after(page.after.as_deref())?;
-        let mut views =
-            self.vault.secrets(keyspace.as_ref(), after.as_ref(), page.size + 1).await.map_err(RpcError::from)?;
+        let mut views = self
+            .vault
+            .secrets(keyspace.as_ref(), after.as_ref(), page.size + 1)
+            .await
+            .map_err(RpcError::from)?;
         let more = views.len() > page.size;
         views.truncate(page.size);
         let last = views.last().filter(|_| more).map(|v| v.path.to_string());
@@ -95,7 +122,10 @@ impl Secrets for SecretService {
         }))
     }
 
-    async fn show_secret(&self, request: Request<pb::ShowSecretRequest>) -> Result<Response<pb::SecretView>, Status> {
+    async fn show_secret(
+        &self,
+        request: Request<pb::ShowSecretRequest>,
+    ) -> Result<Response<pb::SecretView>, Status> {
         self.peers.operator(request.extensions()).await?;
         let path = path(request.into_inner().path)?;
         let view = self.vault.secret(&path).await.map_err(RpcError::from)?;
@@ -111,7 +141,11 @@ impl Secrets for SecretService {
         let page = page(asked.page)?;
         let path = path(asked.path)?;
         let before: Option<SecretVersion> = after(page.after.as_deref())?;
-        let mut views = self.vault.versions(&path, before, page.size + 1).await.map_err(RpcError::from)?;
+        let mut views = self
+            .vault
+            .versions(&path, before, page.size + 1)
+            .await
+            .map_err(RpcError::from)?;
         let more = views.len() > page.size;
         views.truncate(page.size);
         let last = views.last().filter(|_| more).map(|v| v.number.to_string());
@@ -121,7 +155,10 @@ impl Secrets for SecretService {
         }))
     }
 
-    async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Result<Response<pb::RollbackResponse>, Status> {
+    async fn rollback(
+        &self,
+        request: Request<pb::RollbackRequest>,
+    ) -> Result<Response<pb::RollbackResponse>, Status> {
         let peer = self.peers.operator(request.extensions()).await?;
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
@@ -140,11 +177,23 @@ impl Secrets for SecretService {
                 active_version: prepared.active.number(),
                 previous_version: prepared.previous.map_or(0, SecretVersion::number),
             };
-            Ok(Prepared { change: prepared.change, answer })
+            Ok(Prepared {
+                change: prepared.change,
+                answer,
+            })
         };
-        let asked = Asked { peer, verb: "secret.rollback", object: rollback.path.to_string(), mutation, digest };
+        let asked = Asked {
+            peer,
+            verb: "secret.rollback",
+            object: rollback.path.to_string(),
+            mutation,
+            digest,
+        };
         let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
-        Ok(Response::new(pb::RollbackResponse { committed: Some(committed), ..answer }))
+        Ok(Response::new(pb::RollbackResponse {
+            committed: Some(committed),
+            ..answer
+        }))
     }
 }
 
@@ -161,12 +210,27 @@ impl Keyspaces for SecretService {
         let name: Keyspace = parse("name", &asked.name)?;
         let by = peer.id.clone();
         let prepare = async {
-            let change = self.vault.prepare_keyspace(&name, &by, self.clock.now_ms()).await?;
-            Ok(Prepared { change, answer: pb::CreateKeyspaceResponse::default() })
+            let change = self
+                .vault
+                .prepare_keyspace(&name, &by, self.clock.now_ms())
+                .await?;
+            Ok(Prepared {
+                change,
+                answer: pb::CreateKeyspaceResponse::default(),
+            })
         };
-        let asked = Asked { peer, verb: "keyspace.create", object: name.to_string(), mutation, digest };
-        let (_, committed): (pb::CreateKeyspaceResponse, _) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
-        Ok(Response::new(pb::CreateKeyspaceResponse { committed: Some(committed) }))
+        let asked = Asked {
+            peer,
+            verb: "keyspace.create",
+            object: name.to_string(),
+            mutation,
+            digest,
+        };
+        let (_, committed): (pb::CreateKeyspaceResponse, _) =
+            mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::CreateKeyspaceResponse {
+            committed: Some(committed),
+        }))
     }
 
     async fn list_keyspaces(
@@ -176,7 +240,11 @@ impl Keyspaces for SecretService {
         self.peers.operator(request.extensions()).await?;
         let page = page(request.into_inner().page)?;
         let after: Option<Keyspace> = after(page.after.as_deref())?;
-        let mut views = self.vault.keyspaces(after.as_ref(), page.size + 1).await.map_err(RpcError::from)?;
+        let mut views = self
+            .vault
+            .keyspaces(after.as_ref(), page.size + 1)
+            .await
+            .map_err(RpcError::from)?;
         let more = views.len() > page.size;
         views.truncate(page.size);
         let last = views.last().filter(|_| more).map(|v| v.name.to_string());
@@ -190,7 +258,10 @@ impl Keyspaces for SecretService {
             })
             .collect();
         let next_token = page_token(last.as_deref().map(str::as_bytes));
-        Ok(Response::new(pb::ListKeyspacesResponse { keyspaces, next_token }))
+        Ok(Response::new(pb::ListKeyspacesResponse {
+            keyspaces,
+            next_token,
+        }))
     }
 }
 
@@ -201,7 +272,11 @@ fn put_request(
 ) -> Result<PutRequest, RpcError> {
     let value = |v: pb::PutValue| {
         let value = ValueId::from_bytes(fixed::<16>("values.value", &v.value)?);
-        Ok(PutValue { field: parse("values.field", &v.field)?, value, ct: v.ct })
+        Ok(PutValue {
+            field: parse("values.field", &v.field)?,
+            value,
+            ct: v.ct,
+        })
     };
     Ok(PutRequest {
         operator: peer.id.clone(),
@@ -211,8 +286,16 @@ fn put_request(
         expected_head_version: asked.expected_head_version,
         flags: asked.flags,
         note: note("note", asked.note)?,
-        values: asked.values.into_iter().map(value).collect::<Result<_, RpcError>>()?,
-        carried: asked.carried.iter().map(|f| parse("carried", f)).collect::<Result<_, _>>()?,
+        values: asked
+            .values
+            .into_iter()
+            .map(value)
+            .collect::<Result<_, RpcError>>()?,
+        carried: asked
+            .carried
+            .iter()
+            .map(|f| parse("carried", f))
+            .collect::<Result<_, _>>()?,
         boot: BootId::from_bytes(fixed::<16>("boot", &asked.boot)?),
         key_id: KeyId::from_bytes(fixed::<16>("key_id", &asked.key_id)?),
         enc: Enc::from_bytes(fixed::<32>("enc", &asked.enc)?),
@@ -223,7 +306,10 @@ fn put_request(
 /// A secret's path, both of whose parts must be there.
 pub(super) fn path(path: Option<pb::SecretPath>) -> Result<SecretPath, RpcError> {
     let path = required("path", path)?;
-    Ok(SecretPath { keyspace: parse("path.keyspace", &path.keyspace)?, name: parse("path.name", &path.name)? })
+    Ok(SecretPath {
+        keyspace: parse("path.keyspace", &path.keyspace)?,
+        name: parse("path.name", &path.name)?,
+    })
 }
 
 /// The key that a page token holds, as the type that the list is ordered by.
@@ -233,7 +319,12 @@ fn after<T: std::str::FromStr>(token: Option<&[u8]>) -> Result<Option<T>, RpcErr
         .ok()
         .and_then(|text| text.parse().ok())
         .map(Some)
-        .ok_or_else(|| RpcError::invalid("page.token", "is not a token of this list; leave it empty for the first page"))
+        .ok_or_else(|| {
+            RpcError::invalid(
+                "page.token",
+                "is not a token of this list; leave it empty for the first page",
+            )
+        })
 }
 
 fn secret_view(view: SecretView) -> pb::SecretView {

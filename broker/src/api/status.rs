@@ -19,11 +19,12 @@ use tonic::Code;
 use super::rpc_error::RpcError;
 use crate::{
     attest::ClusterError,
-    audit::AuditError,
+    audit::{AuditError, RefuseError},
     identity::{AuthorityError, EnrollError, NotAdmitted},
     keys::KeysError,
     mutation::MutationError,
     policy::{GrantError, PolicyError},
+    release::sessions::SessionError,
     store::{ApplyError, LedgerError, StoreError},
     vault::VaultError,
 };
@@ -53,7 +54,9 @@ impl From<NotAdmitted> for RpcError {
             NotAdmitted::Copy { .. } => "COPIED_IDENTITY",
             NotAdmitted::Broker => "BROKER_CERTIFICATE",
             NotAdmitted::Superseded => "SUPERSEDED",
-            NotAdmitted::Unavailable => return Self::unavailable("IDENTITY_UNAVAILABLE", error.to_string()),
+            NotAdmitted::Unavailable => {
+                return Self::unavailable("IDENTITY_UNAVAILABLE", error.to_string());
+            }
         };
         Self::new(Code::Unauthenticated, reason, error.to_string())
     }
@@ -67,15 +70,21 @@ impl From<EnrollError> for RpcError {
             EnrollError::NotAdmitted(e) => e.into(),
             EnrollError::Identity(e) => Self::invalid("token", e.to_string()),
             EnrollError::Version => Self::invalid("version", "must be at most 64 printable bytes"),
-            EnrollError::OperatorExists => {
-                Self::new(Code::FailedPrecondition, "OPERATOR_EXISTS", error.to_string())
-            }
+            EnrollError::OperatorExists => Self::new(
+                Code::FailedPrecondition,
+                "OPERATOR_EXISTS",
+                error.to_string(),
+            ),
             EnrollError::Authority(e) => e.into(),
-            EnrollError::Conflict => Self::new(Code::Aborted, "CHANGED_MEANWHILE", error.to_string()),
+            EnrollError::Conflict => {
+                Self::new(Code::Aborted, "CHANGED_MEANWHILE", error.to_string())
+            }
             EnrollError::Store(e) => e.into(),
             EnrollError::Read(e) => e.into(),
             EnrollError::Audit(e) => e.into(),
-            EnrollError::Random => logged(&error, Self::internal("NO_RANDOMNESS", error.to_string())),
+            EnrollError::Random => {
+                logged(&error, Self::internal("NO_RANDOMNESS", error.to_string()))
+            }
         }
     }
 }
@@ -84,9 +93,10 @@ impl From<AuthorityError> for RpcError {
     fn from(error: AuthorityError) -> Self {
         match &error {
             AuthorityError::Request(e) => Self::invalid("csr", e.to_string()),
-            AuthorityError::Ca(_) | AuthorityError::Bundle(_) => {
-                logged(&error, Self::internal("CA", "the broker's CA could not sign; see the broker's log"))
-            }
+            AuthorityError::Ca(_) | AuthorityError::Bundle(_) => logged(
+                &error,
+                Self::internal("CA", "the broker's CA could not sign; see the broker's log"),
+            ),
         }
     }
 }
@@ -96,34 +106,83 @@ impl From<AuditError> for RpcError {
         match &error {
             AuditError::DiskFull { .. } => logged(
                 &error,
-                Self::unavailable("AUDIT_DISK_FULL", "the audit log has no room, and nothing happens without it"),
+                Self::unavailable(
+                    "AUDIT_DISK_FULL",
+                    "the audit log has no room, and nothing happens without it",
+                ),
             ),
             AuditError::Poisoned | AuditError::Closed | AuditError::Read { .. } => logged(
                 &error,
-                Self::unavailable("AUDIT_UNAVAILABLE", "the audit log is not available, and nothing happens without it"),
+                Self::unavailable(
+                    "AUDIT_UNAVAILABLE",
+                    "the audit log is not available, and nothing happens without it",
+                ),
             ),
-            AuditError::LeafTooLarge { .. } => Self::invalid("request", "is too large to be put on record; ask for less"),
-            AuditError::Leaf(_) | AuditError::Damaged { .. } => {
-                logged(&error, Self::internal("AUDIT", "the audit log cannot be read or written; see the broker's log"))
+            AuditError::LeafTooLarge { .. } => {
+                Self::invalid("request", "is too large to be put on record; ask for less")
             }
+            AuditError::Leaf(_) | AuditError::Damaged { .. } => logged(
+                &error,
+                Self::internal(
+                    "AUDIT",
+                    "the audit log cannot be read or written; see the broker's log",
+                ),
+            ),
+        }
+    }
+}
+
+impl From<RefuseError> for RpcError {
+    fn from(error: RefuseError) -> Self {
+        match error {
+            RefuseError::TooMany => Self::exhausted("TOO_MANY_REFUSALS", error.to_string()),
+            RefuseError::Audit(e) => e.into(),
+        }
+    }
+}
+
+impl From<SessionError> for RpcError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::TooManyKeys => Self::exhausted("TOO_MANY_KEYS", error.to_string()),
+            SessionError::PluginKey => {
+                Self::invalid("plugin_key", "is no X25519 public key that can be used")
+            }
+            SessionError::Setup(_) => logged(
+                &error,
+                Self::internal("SESSION", "the session could not be set up"),
+            ),
+            SessionError::Stopping => Self::unavailable("STOPPING", error.to_string()),
         }
     }
 }
 
 impl From<StoreError> for RpcError {
     fn from(error: StoreError) -> Self {
-        logged(&error, Self::unavailable("STORE_UNAVAILABLE", "the store is not available; see the broker's log"))
+        logged(
+            &error,
+            Self::unavailable(
+                "STORE_UNAVAILABLE",
+                "the store is not available; see the broker's log",
+            ),
+        )
     }
 }
 
 impl From<LedgerError> for RpcError {
     fn from(error: LedgerError) -> Self {
         match error {
-            LedgerError::Damaged { .. } => logged(&error, Self::internal("DAMAGED_RECORD", error.to_string())),
-            LedgerError::Store(e) => e.into(),
-            LedgerError::Anchor(_) | LedgerError::Full => {
-                logged(&error, Self::internal("ANCHOR", "the store cannot take the change; see the broker's log"))
+            LedgerError::Damaged { .. } => {
+                logged(&error, Self::internal("DAMAGED_RECORD", error.to_string()))
             }
+            LedgerError::Store(e) => e.into(),
+            LedgerError::Anchor(_) | LedgerError::Full => logged(
+                &error,
+                Self::internal(
+                    "ANCHOR",
+                    "the store cannot take the change; see the broker's log",
+                ),
+            ),
         }
     }
 }
@@ -131,9 +190,14 @@ impl From<LedgerError> for RpcError {
 impl From<ApplyError> for RpcError {
     fn from(error: ApplyError) -> Self {
         match error {
-            ApplyError::Conflict { .. } => Self::new(Code::Aborted, "CHANGED_MEANWHILE", error.to_string()),
+            ApplyError::Conflict { .. } => {
+                Self::new(Code::Aborted, "CHANGED_MEANWHILE", error.to_string())
+            }
             ApplyError::Busy => Self::exhausted("STORE_BUSY", error.to_string()),
-            ApplyError::Ambiguous { .. } => logged(&error, Self::internal("DEFECT", "the change is not well-formed")),
+            ApplyError::Ambiguous { .. } => logged(
+                &error,
+                Self::internal("DEFECT", "the change is not well-formed"),
+            ),
             ApplyError::Ledger(e) => e.into(),
             ApplyError::Closed => Self::unavailable("STORE_UNAVAILABLE", error.to_string()),
         }
@@ -144,16 +208,29 @@ impl From<MutationError> for RpcError {
     fn from(error: MutationError) -> Self {
         match error {
             MutationError::RequestId => Self::invalid("mutation.request_id", error.to_string()),
-            MutationError::TooOld => Self::new(Code::FailedPrecondition, "REQUEST_TOO_OLD", error.to_string()),
-            MutationError::OtherDigest => Self::new(Code::FailedPrecondition, "REQUEST_REUSED", error.to_string()),
+            MutationError::TooOld => Self::new(
+                Code::FailedPrecondition,
+                "REQUEST_TOO_OLD",
+                error.to_string(),
+            ),
+            MutationError::OtherDigest => Self::new(
+                Code::FailedPrecondition,
+                "REQUEST_REUSED",
+                error.to_string(),
+            ),
             MutationError::Conflict(e) | MutationError::NotCommitted(e) => e.into(),
-            MutationError::Unknown(_) | MutationError::Outcome(_) => {
-                logged(&error, Self::unavailable("OUTCOME_UNKNOWN", error.to_string()))
-            }
+            MutationError::Unknown(_) | MutationError::Outcome(_) => logged(
+                &error,
+                Self::unavailable("OUTCOME_UNKNOWN", error.to_string()),
+            ),
             MutationError::Audit(e) => e.into(),
             MutationError::Ledger(e) => e.into(),
-            MutationError::Record(_) => logged(&error, Self::internal("REQUEST_RECORD", error.to_string())),
-            MutationError::Interrupted => logged(&error, Self::unavailable("INTERRUPTED", error.to_string())),
+            MutationError::Record(_) => {
+                logged(&error, Self::internal("REQUEST_RECORD", error.to_string()))
+            }
+            MutationError::Interrupted => {
+                logged(&error, Self::unavailable("INTERRUPTED", error.to_string()))
+            }
         }
     }
 }
@@ -162,9 +239,10 @@ impl From<KeysError> for RpcError {
     fn from(error: KeysError) -> Self {
         match error {
             KeysError::Arena(e) => Self::exhausted("KEY_MEMORY", e.to_string()),
-            KeysError::Envelope(_) | KeysError::NoKek { .. } => {
-                logged(&error, Self::internal("KEYS", "a key cannot be opened; see the broker's log"))
-            }
+            KeysError::Envelope(_) | KeysError::NoKek { .. } => logged(
+                &error,
+                Self::internal("KEYS", "a key cannot be opened; see the broker's log"),
+            ),
             KeysError::Ledger(e) => e.into(),
         }
     }
@@ -181,14 +259,22 @@ impl From<VaultError> for RpcError {
             VaultError::OtherSecret { .. } => Self::new(Code::Aborted, "OTHER_SECRET", told),
             VaultError::ValueTaken { .. } => Self::new(Code::Aborted, "VALUE_TAKEN", told),
             VaultError::ReceiveKey => Self::new(Code::Aborted, "RECEIVE_KEY", told),
-            VaultError::NotThere { .. } | VaultError::NotCarried { .. } => Self::invalid("carried", told),
+            VaultError::NotThere { .. } | VaultError::NotCarried { .. } => {
+                Self::invalid("carried", told)
+            }
             VaultError::TooLarge { .. } => Self::invalid("values", told),
             VaultError::Put(source) => Self::invalid("put", source.to_string()),
             VaultError::SealedKeys => Self::invalid("sealed_keys", told),
             VaultError::Ciphertext { .. } => Self::invalid("values.ct", told),
-            VaultError::AlreadyActive { .. } => Self::new(Code::FailedPrecondition, "ALREADY_ACTIVE", told),
-            VaultError::NoEarlierVersion { .. } => Self::new(Code::FailedPrecondition, "NO_EARLIER_VERSION", told),
-            VaultError::NoVersionLeft { .. } => Self::new(Code::FailedPrecondition, "NO_VERSION_LEFT", told),
+            VaultError::AlreadyActive { .. } => {
+                Self::new(Code::FailedPrecondition, "ALREADY_ACTIVE", told)
+            }
+            VaultError::NoEarlierVersion { .. } => {
+                Self::new(Code::FailedPrecondition, "NO_EARLIER_VERSION", told)
+            }
+            VaultError::NoVersionLeft { .. } => {
+                Self::new(Code::FailedPrecondition, "NO_VERSION_LEFT", told)
+            }
             VaultError::Keys(e) => e.into(),
             VaultError::Ledger(e) => e.into(),
             VaultError::Stopping => Self::unavailable("STOPPING", told),
@@ -208,14 +294,22 @@ impl From<GrantError> for RpcError {
 
 impl From<PolicyError> for RpcError {
     fn from(error: PolicyError) -> Self {
-        logged(&error, Self::internal("POLICY", "the grant cannot be compiled; see the broker's log"))
+        logged(
+            &error,
+            Self::internal(
+                "POLICY",
+                "the grant cannot be compiled; see the broker's log",
+            ),
+        )
     }
 }
 
 impl From<ClusterError> for RpcError {
     fn from(error: ClusterError) -> Self {
         match error {
-            ClusterError::Text { field } => Self::invalid(format!("cluster.{field}"), error.to_string()),
+            ClusterError::Text { field } => {
+                Self::invalid(format!("cluster.{field}"), error.to_string())
+            }
             ClusterError::Folder => Self::invalid("cluster.folder", error.to_string()),
         }
     }

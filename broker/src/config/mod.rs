@@ -2,7 +2,11 @@
 //!
 //! It stands first in the flow: `main` reads it, everything else takes typed parts of it. It opens nothing but the file.
 
-use std::{net::SocketAddr, path::{Path, PathBuf}, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use attache_mtls::spiffe::{BrokerId, SpiffeError, TrustDomain};
 use attache_settings::{Fallback, Key, Kind, Schema, Settings, SettingsError};
@@ -67,13 +71,19 @@ const KEYS: &[Key] = &[
     },
     Key {
         path: "limits.connections",
-        kind: Kind::Integer { min: 1, max: 100_000 },
+        kind: Kind::Integer {
+            min: 1,
+            max: 100_000,
+        },
         fallback: Fallback::Default("4096"),
         help: "open connections, a listener",
     },
     Key {
         path: "limits.handshakes",
-        kind: Kind::Integer { min: 1, max: 10_000 },
+        kind: Kind::Integer {
+            min: 1,
+            max: 10_000,
+        },
         fallback: Fallback::Default("64"),
         help: "TLS handshakes at one time, a listener",
     },
@@ -85,19 +95,28 @@ const KEYS: &[Key] = &[
     },
     Key {
         path: "limits.requests_per_connection",
-        kind: Kind::Integer { min: 1, max: 10_000 },
+        kind: Kind::Integer {
+            min: 1,
+            max: 10_000,
+        },
         fallback: Fallback::Default("256"),
         help: "requests in flight on one connection",
     },
     Key {
         path: "limits.connection_age_s",
-        kind: Kind::Integer { min: 60, max: 86_400 },
+        kind: Kind::Integer {
+            min: 60,
+            max: 86_400,
+        },
         fallback: Fallback::Default("3600"),
         help: "seconds until a connection must be made again (and its certificate shown again)",
     },
     Key {
         path: "limits.deliveries_per_node",
-        kind: Kind::Integer { min: 1, max: 10_000 },
+        kind: Kind::Integer {
+            min: 1,
+            max: 10_000,
+        },
         fallback: Fallback::Default("64"),
         help: "deliveries in flight for one node; more are answered RESOURCE_EXHAUSTED",
     },
@@ -258,12 +277,20 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
-        let trust_domain: TrustDomain = settings
-            .text("trust_domain")?
-            .parse()
-            .map_err(|source| ConfigError::Identity { key: "trust_domain", source })?;
-        let id = BrokerId::new(trust_domain, settings.text("name")?)
-            .map_err(|source| ConfigError::Identity { key: "name", source })?;
+        let trust_domain: TrustDomain =
+            settings
+                .text("trust_domain")?
+                .parse()
+                .map_err(|source| ConfigError::Identity {
+                    key: "trust_domain",
+                    source,
+                })?;
+        let id = BrokerId::new(trust_domain, settings.text("name")?).map_err(|source| {
+            ConfigError::Identity {
+                key: "name",
+                source,
+            }
+        })?;
         Ok(Self {
             id,
             listen: Listen {
@@ -271,7 +298,9 @@ impl Config {
                 enroll: settings.address("listen.enroll")?,
                 admin: settings.path("listen.admin")?,
             },
-            store: StorePaths { dir: settings.path("store.dir")? },
+            store: StorePaths {
+                dir: settings.path("store.dir")?,
+            },
             keys: KeySettings {
                 slot_file: settings.path("keys.slot_file")?,
                 danger_plain_key_arena: settings.flag("keys.danger_plain_key_arena")?,

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use attache_mtls::{
     CertificateDer,
     bundle::{BundleError, TrustBundle},
-    ca::{CaError, CertificateAuthority, CertificateRequest, CsrError, IssuedCertificate, default_validity},
+    ca::{
+        CaError, CertificateAuthority, CertificateRequest, CsrError, IssuedCertificate,
+        default_validity,
+    },
     identity::SpkiSha256,
     spiffe::{PeerId, TrustDomain},
 };
@@ -43,18 +46,31 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError::Ca`] when it is no CA certificate of ours.
-    pub fn load(certificate: CertificateDer<'static>, keys: Arc<Keys>) -> Result<Self, AuthorityError> {
-        Ok(Self { ca: Arc::new(CertificateAuthority::load(certificate)?), keys })
+    pub fn load(
+        certificate: CertificateDer<'static>,
+        keys: Arc<Keys>,
+    ) -> Result<Self, AuthorityError> {
+        Ok(Self {
+            ca: Arc::new(CertificateAuthority::load(certificate)?),
+            keys,
+        })
     }
 
     /// Signs a certificate for `identity` with the key of a request (PKCS#10, DER), for the identity's usual length.
     ///
     /// # Errors
     /// [`AuthorityError::Request`] for a bad request, [`AuthorityError::Ca`] when the CA cannot sign.
-    pub fn issue(&self, csr: &[u8], identity: &PeerId, now: Timestamp) -> Result<IssuedCertificate, AuthorityError> {
+    pub fn issue(
+        &self,
+        csr: &[u8],
+        identity: &PeerId,
+        now: Timestamp,
+    ) -> Result<IssuedCertificate, AuthorityError> {
         let request = CertificateRequest::verify(csr)?;
         let validity = default_validity(identity);
-        Ok(self.ca.issue(self.keys.ca_seed(), &request, identity, validity, now)?)
+        Ok(self
+            .ca
+            .issue(self.keys.ca_seed(), &request, identity, validity, now)?)
     }
 
     /// The CA certificate, DER.

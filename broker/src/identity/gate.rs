@@ -57,7 +57,9 @@ pub enum EnrollError {
     #[error(transparent)]
     Malformed(#[from] MalformedToken),
     /// Used, expired, never made, or made by another broker: one answer for all.
-    #[error("the join token is not valid: it works once and for ten minutes; make a new one with: attache node join-token")]
+    #[error(
+        "the join token is not valid: it works once and for ten minutes; make a new one with: attache node join-token"
+    )]
     Token,
     /// The identity is banned.
     #[error(transparent)]
@@ -69,7 +71,9 @@ pub enum EnrollError {
     #[error("version must be at most {VERSION_MAX} printable bytes")]
     Version,
     /// An operator exists already.
-    #[error("there is an operator already; the first one was made, and only the first is made here")]
+    #[error(
+        "there is an operator already; the first one was made, and only the first is made here"
+    )]
     OperatorExists,
     /// The request was refused, or the CA could not sign.
     #[error(transparent)]
@@ -101,7 +105,14 @@ impl Gate {
         directory: Directory,
         broker_id: String,
     ) -> Self {
-        Self { ledger, audit, authority, directory, broker_id, changing: Mutex::new(()) }
+        Self {
+            ledger,
+            audit,
+            authority,
+            directory,
+            broker_id,
+            changing: Mutex::new(()),
+        }
     }
 
     /// What is known of callers.
@@ -139,7 +150,9 @@ impl Gate {
                 let (gate, id) = (Arc::clone(self), peer.id().to_string());
                 let banned = tokio::spawn(async move { gate.ban_copy(id).await }).await;
                 match banned {
-                    Ok(Ok(())) => Err(NotAdmitted::Copy { id: peer.id().to_string() }),
+                    Ok(Ok(())) => Err(NotAdmitted::Copy {
+                        id: peer.id().to_string(),
+                    }),
                     Ok(Err(_)) | Err(_) => Err(NotAdmitted::Unavailable),
                 }
             }
@@ -162,7 +175,10 @@ impl Gate {
             cluster: cluster.as_str().to_owned(),
             node_name: node.0.as_str().to_owned(),
             node_uid: node.1.as_str().to_owned(),
-            not_after: self.now().saturating_add(LIFETIME).unwrap_or(Timestamp::MAX),
+            not_after: self
+                .now()
+                .saturating_add(LIFETIME)
+                .unwrap_or(Timestamp::MAX),
             by,
         };
         Ok((token.text(), token.id(), record))
@@ -213,19 +229,37 @@ impl Gate {
         spawned(async move { gate.bootstrap_now(&id, &csr).await }).await
     }
 
-    async fn join_now(&self, token: &JoinToken, csr: &[u8], version: String) -> Result<IssuedCertificate, EnrollError> {
+    async fn join_now(
+        &self,
+        token: &JoinToken,
+        csr: &[u8],
+        version: String,
+    ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let now = self.now();
-        let row = self.ledger.read(Table::JoinToken, &token.id()).await?.ok_or(EnrollError::Token)?;
+        let row = self
+            .ledger
+            .read(Table::JoinToken, &token.id())
+            .await?
+            .ok_or(EnrollError::Token)?;
         let record = JoinTokenRecord::decode(&row.body).map_err(|_| EnrollError::Token)?;
         if !token.matches(record.hash) || record.not_after < now {
             return Err(EnrollError::Token);
         }
-        let id = NodeId::new(self.authority.trust_domain().clone(), &record.cluster, &record.node_uid)?;
+        let id = NodeId::new(
+            self.authority.trust_domain().clone(),
+            &record.cluster,
+            &record.node_uid,
+        )?;
         let text = id.to_string();
         let view = self.directory.view();
         if view.bans.contains_key(&text) {
-            return Err(NotAdmitted::Banned { id: text.clone(), noun: "node", name: text }.into());
+            return Err(NotAdmitted::Banned {
+                id: text.clone(),
+                noun: "node",
+                name: text,
+            }
+            .into());
         }
         let issued = self.authority.issue(csr, &PeerId::Node(id), now)?;
         let node = NodeRecord {
@@ -246,8 +280,12 @@ impl Gate {
         change.put(Table::Identity, text.clone(), node.encode());
         let mut events = Vec::new();
         if known.is_some() {
-            let reason = "a node that is known joined again; its earlier keys are no longer admitted".into();
-            events.push(Event::from(Alarm { identity: text.clone(), reason }));
+            let reason =
+                "a node that is known joined again; its earlier keys are no longer admitted".into();
+            events.push(Event::from(Alarm {
+                identity: text.clone(),
+                reason,
+            }));
         }
         events.push(Event::from(Enrollment {
             node: text.clone(),
@@ -257,11 +295,16 @@ impl Gate {
             serial: issued.serial().as_bytes().to_vec(),
         }));
         let applied = self.commit(change, events).await?;
-        self.directory.change(|v| drop(v.nodes.insert(text.clone(), (applied.seq, node.clone()))));
+        self.directory
+            .change(|v| drop(v.nodes.insert(text.clone(), (applied.seq, node.clone()))));
         Ok(issued)
     }
 
-    async fn renew_now(&self, peer: &PeerIdentity, csr: &[u8]) -> Result<IssuedCertificate, EnrollError> {
+    async fn renew_now(
+        &self,
+        peer: &PeerIdentity,
+        csr: &[u8],
+    ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let now = self.now();
         let (caller, standing) = self.directory.standing(peer, now)?;
@@ -277,7 +320,8 @@ impl Gate {
             serial: issued.serial().as_bytes().to_vec(),
         });
         let key = recorded(&issued);
-        self.change_keys(&caller, |keys| keys.renewed(key), Some(now), vec![renewal]).await?;
+        self.change_keys(&caller, |keys| keys.renewed(key), Some(now), vec![renewal])
+            .await?;
         Ok(issued)
     }
 
@@ -289,7 +333,8 @@ impl Gate {
             // Another call with the same key was first.
             return Ok(());
         }
-        self.change_keys(&caller, |keys| keys.promoted(now), None, Vec::new()).await
+        self.change_keys(&caller, |keys| keys.promoted(now), None, Vec::new())
+            .await
     }
 
     async fn ban_copy(&self, id: String) -> Result<(), EnrollError> {
@@ -297,17 +342,29 @@ impl Gate {
         if self.directory.view().bans.contains_key(&id) {
             return Ok(());
         }
-        let reason = "a key that was replaced has been used: a copy of the identity exists".to_owned();
-        let ban = BanRecord { reason: reason.clone(), by: self.broker_id.clone(), at: self.now() };
+        let reason =
+            "a key that was replaced has been used: a copy of the identity exists".to_owned();
+        let ban = BanRecord {
+            reason: reason.clone(),
+            by: self.broker_id.clone(),
+            at: self.now(),
+        };
         let mut change = Change::default();
         change.require_absent(Table::Ban, id.clone());
         change.put(Table::Ban, id.clone(), ban.encode());
         let events = vec![
-            Event::from(Alarm { identity: id.clone(), reason: reason.clone() }),
-            Event::from(Ban { identity: id.clone(), reason }),
+            Event::from(Alarm {
+                identity: id.clone(),
+                reason: reason.clone(),
+            }),
+            Event::from(Ban {
+                identity: id.clone(),
+                reason,
+            }),
         ];
         let applied = self.commit(change, events).await?;
-        self.directory.change(|v| drop(v.bans.insert(id.clone(), (applied.seq, ban.clone()))));
+        self.directory
+            .change(|v| drop(v.bans.insert(id.clone(), (applied.seq, ban.clone()))));
         Ok(())
     }
 
@@ -321,9 +378,14 @@ impl Gate {
             return Err(EnrollError::OperatorExists);
         }
         let now = self.now();
-        let issued = self.authority.issue(csr, &PeerId::Operator(id.clone()), now)?;
-        let record =
-            OperatorRecord { role: Role::Admin, keys: RecordedKeys::first(recorded(&issued)), created: now };
+        let issued = self
+            .authority
+            .issue(csr, &PeerId::Operator(id.clone()), now)?;
+        let record = OperatorRecord {
+            role: Role::Admin,
+            keys: RecordedKeys::first(recorded(&issued)),
+            created: now,
+        };
         let mut change = Change::default();
         change.require_absent(Table::Operator, id.name());
         change.put(Table::Operator, id.name(), record.encode());
@@ -334,7 +396,12 @@ impl Gate {
             serial: issued.serial().as_bytes().to_vec(),
         });
         let applied = self.commit(change, vec![event]).await?;
-        self.directory.change(|v| drop(v.operators.insert(id.name().to_owned(), (applied.seq, record.clone()))));
+        self.directory.change(|v| {
+            drop(
+                v.operators
+                    .insert(id.name().to_owned(), (applied.seq, record.clone())),
+            )
+        });
         Ok(issued)
     }
 
@@ -351,23 +418,34 @@ impl Gate {
         match caller {
             Caller::Node { id, .. } => {
                 let key = id.to_string();
-                let (seq, mut record) = view.nodes.get(&key).cloned().ok_or(EnrollError::Conflict)?;
+                let (seq, mut record) =
+                    view.nodes.get(&key).cloned().ok_or(EnrollError::Conflict)?;
                 record.keys = change_keys(record.keys);
                 record.renewed = renewed.unwrap_or(record.renewed);
                 change.require_at(Table::Identity, key.clone(), seq);
                 change.put(Table::Identity, key.clone(), record.encode());
                 let applied = self.commit(change, events).await?;
-                self.directory.change(|v: &mut View| drop(v.nodes.insert(key.clone(), (applied.seq, record.clone()))));
+                self.directory.change(|v: &mut View| {
+                    drop(v.nodes.insert(key.clone(), (applied.seq, record.clone())))
+                });
             }
             Caller::Operator { id, .. } => {
                 let key = id.name().to_owned();
-                let (seq, mut record) = view.operators.get(&key).cloned().ok_or(EnrollError::Conflict)?;
+                let (seq, mut record) = view
+                    .operators
+                    .get(&key)
+                    .cloned()
+                    .ok_or(EnrollError::Conflict)?;
                 record.keys = change_keys(record.keys);
                 change.require_at(Table::Operator, key.clone(), seq);
                 change.put(Table::Operator, key.clone(), record.encode());
                 let applied = self.commit(change, events).await?;
-                self.directory
-                    .change(|v: &mut View| drop(v.operators.insert(key.clone(), (applied.seq, record.clone()))));
+                self.directory.change(|v: &mut View| {
+                    drop(
+                        v.operators
+                            .insert(key.clone(), (applied.seq, record.clone())),
+                    )
+                });
             }
         }
         Ok(())
@@ -379,7 +457,11 @@ impl Gate {
             ApplyError::Conflict { .. } => EnrollError::Conflict,
             other => EnrollError::Store(other),
         })?;
-        let anchor = Anchor { incarnation: INCARNATION, seq: applied.seq, t: applied.anchor_t };
+        let anchor = Anchor {
+            incarnation: INCARNATION,
+            seq: applied.seq,
+            t: applied.anchor_t,
+        };
         let mut queued = Vec::with_capacity(events.len() + 1);
         for event in events.into_iter().chain([Event::from(anchor)]) {
             queued.push(self.audit.queue(&self.audit.leaf(event)).await?);
@@ -402,5 +484,7 @@ impl Gate {
 async fn spawned<T: Send + 'static>(
     work: impl Future<Output = Result<T, EnrollError>> + Send + 'static,
 ) -> Result<T, EnrollError> {
-    tokio::spawn(work).await.unwrap_or(Err(EnrollError::Conflict))
+    tokio::spawn(work)
+        .await
+        .unwrap_or(Err(EnrollError::Conflict))
 }

@@ -48,7 +48,11 @@ impl JoinToken {
     /// When the system has no randomness.
     pub fn draw(pin: SpkiSha256) -> Result<Self, ring::error::Unspecified> {
         let rng = SystemRandom::new();
-        let mut token = Self { id: [0; 16], secret: Zeroizing::new([0; 32]), pin };
+        let mut token = Self {
+            id: [0; 16],
+            secret: Zeroizing::new([0; 32]),
+            pin,
+        };
         rng.fill(&mut token.id)?;
         rng.fill(token.secret.as_mut())?;
         Ok(token)
@@ -59,12 +63,23 @@ impl JoinToken {
     /// # Errors
     /// [`MalformedToken`], whatever is wrong.
     pub fn parse(text: &str) -> Result<Self, MalformedToken> {
-        let encoded = text.strip_prefix(PREFIX).filter(|e| e.len() == TEXT_BYTES).ok_or(MalformedToken)?;
-        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(|_| MalformedToken)?);
+        let encoded = text
+            .strip_prefix(PREFIX)
+            .filter(|e| e.len() == TEXT_BYTES)
+            .ok_or(MalformedToken)?;
+        let bytes = Zeroizing::new(
+            URL_SAFE_NO_PAD
+                .decode(encoded)
+                .map_err(|_| MalformedToken)?,
+        );
         let (id, rest) = bytes.split_first_chunk::<16>().ok_or(MalformedToken)?;
         let (secret, rest) = rest.split_first_chunk::<32>().ok_or(MalformedToken)?;
         let pin: [u8; 32] = rest.try_into().map_err(|_| MalformedToken)?;
-        Ok(Self { id: *id, secret: Zeroizing::new(*secret), pin: SpkiSha256::from_bytes(pin) })
+        Ok(Self {
+            id: *id,
+            secret: Zeroizing::new(*secret),
+            pin: SpkiSha256::from_bytes(pin),
+        })
     }
 
     /// The text that the node's administrator hands over.
@@ -74,7 +89,10 @@ impl JoinToken {
         bytes.extend_from_slice(&self.id);
         bytes.extend_from_slice(self.secret.as_ref());
         bytes.extend_from_slice(self.pin.as_bytes());
-        Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+        Zeroizing::new(format!(
+            "{PREFIX}{}",
+            URL_SAFE_NO_PAD.encode(bytes.as_slice())
+        ))
     }
 
     /// The row's key.
@@ -92,7 +110,9 @@ impl JoinToken {
     /// What the store keeps.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
-        let lp = Lp::labelled("attache/join-token/1").bytes(&self.id).bytes(self.secret.as_ref());
+        let lp = Lp::labelled("attache/join-token/1")
+            .bytes(&self.id)
+            .bytes(self.secret.as_ref());
         let encoded = Zeroizing::new(lp.into_bytes());
         TokenHash(Sha256::digest(encoded.as_slice()).into())
     }
@@ -124,9 +144,16 @@ mod tests {
 
     #[test]
     fn another_secret_or_id_does_not_match() {
-        let (a, b) = (JoinToken::draw(pin()).unwrap(), JoinToken::draw(pin()).unwrap());
+        let (a, b) = (
+            JoinToken::draw(pin()).unwrap(),
+            JoinToken::draw(pin()).unwrap(),
+        );
         assert!(!a.matches(b.hash()));
-        let swapped = JoinToken { id: b.id, secret: Zeroizing::new(*a.secret), pin: a.pin };
+        let swapped = JoinToken {
+            id: b.id,
+            secret: Zeroizing::new(*a.secret),
+            pin: a.pin,
+        };
         assert!(!swapped.matches(a.hash()));
     }
 
@@ -134,8 +161,20 @@ mod tests {
     fn anything_else_is_refused_without_an_echo() {
         let good = JoinToken::draw(pin()).unwrap().text().to_string();
         let shorter = &good[..good.len() - 1];
-        for bad in ["", "x", PREFIX, shorter, &format!("{good}A"), &good.replace(PREFIX, "attache-join-2:"), &format!("{shorter}="), &format!("{shorter}\0")] {
-            let error = JoinToken::parse(bad).err().expect("must be refused").to_string();
+        for bad in [
+            "",
+            "x",
+            PREFIX,
+            shorter,
+            &format!("{good}A"),
+            &good.replace(PREFIX, "attache-join-2:"),
+            &format!("{shorter}="),
+            &format!("{shorter}\0"),
+        ] {
+            let error = JoinToken::parse(bad)
+                .err()
+                .expect("must be refused")
+                .to_string();
             assert!(!error.contains(&good[20..40]), "{error}");
         }
     }

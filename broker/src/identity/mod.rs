@@ -18,6 +18,6 @@ pub use authority::{Authority, AuthorityError, recorded};
 pub use gate::{EnrollError, Gate};
 pub use join_token::{JoinToken, LIFETIME as JOIN_TOKEN_LIFETIME, MalformedToken};
 pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
-pub(crate) use rows::{ms, read, text, time};
 pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};
+pub(crate) use rows::{ms, read, text, time};
 pub use view::{Caller, Directory, DirectoryError, NotAdmitted, View};

@@ -58,7 +58,11 @@ impl RecordedKeys {
     /// The keys of an identity that has just been certified for the first time.
     #[must_use]
     pub fn first(key: RecordedKey) -> Self {
-        Self { current: key, next: None, previous: None }
+        Self {
+            current: key,
+            next: None,
+            previous: None,
+        }
     }
 
     /// How a presented key stands at `now`.
@@ -71,7 +75,9 @@ impl RecordedKeys {
             return Standing::Next;
         }
         match &self.previous {
-            Some((key, since)) if key.spki == presented && now.duration_since(*since) <= PREVIOUS_GRACE => {
+            Some((key, since))
+                if key.spki == presented && now.duration_since(*since) <= PREVIOUS_GRACE =>
+            {
                 Standing::Previous
             }
             Some(_) | None => Standing::Copy,
@@ -82,7 +88,11 @@ impl RecordedKeys {
     #[must_use]
     pub fn promoted(self, now: Timestamp) -> Self {
         match self.next {
-            Some(next) => Self { current: next, next: None, previous: Some((self.current, now)) },
+            Some(next) => Self {
+                current: next,
+                next: None,
+                previous: Some((self.current, now)),
+            },
             None => self,
         }
     }
@@ -90,13 +100,18 @@ impl RecordedKeys {
     /// A renewal from the current key was signed: `key` is the next one, in place of any other.
     #[must_use]
     pub fn renewed(self, key: RecordedKey) -> Self {
-        Self { next: Some(key), ..self }
+        Self {
+            next: Some(key),
+            ..self
+        }
     }
 
     /// The last instant at which any live key's certificate is valid.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
-        self.next.as_ref().map_or(self.current.not_after, |n| n.not_after.max(self.current.not_after))
+        self.next.as_ref().map_or(self.current.not_after, |n| {
+            n.not_after.max(self.current.not_after)
+        })
     }
 }
 
@@ -107,7 +122,11 @@ mod tests {
     use super::*;
 
     fn key(n: u8) -> RecordedKey {
-        RecordedKey { spki: SpkiSha256::from_bytes([n; 32]), serial: format!("{n:02x}"), not_after: at(3600) }
+        RecordedKey {
+            spki: SpkiSha256::from_bytes([n; 32]),
+            serial: format!("{n:02x}"),
+            not_after: at(3600),
+        }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -132,8 +151,11 @@ mod tests {
 
     #[test]
     fn the_key_before_the_one_before_is_a_copy() {
-        let keys =
-            RecordedKeys::first(key(1)).renewed(key(2)).promoted(at(0)).renewed(key(3)).promoted(at(1));
+        let keys = RecordedKeys::first(key(1))
+            .renewed(key(2))
+            .promoted(at(0))
+            .renewed(key(3))
+            .promoted(at(1));
         assert_eq!(keys.standing(key(1).spki, at(1)), Standing::Copy);
         assert_eq!(keys.standing(key(2).spki, at(1)), Standing::Previous);
     }

@@ -101,7 +101,10 @@ impl NodeRecord {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let lp = write_keys(Lp::record().str(&self.name), &self.keys);
-        lp.u64(ms(self.joined)).u64(ms(self.renewed)).str(&self.version).into_bytes()
+        lp.u64(ms(self.joined))
+            .u64(ms(self.renewed))
+            .str(&self.version)
+            .into_bytes()
     }
 
     /// Reads a row's body.
@@ -125,7 +128,9 @@ impl OperatorRecord {
     /// The row's body.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        write_keys(Lp::record().str(self.role.name()), &self.keys).u64(ms(self.created)).into_bytes()
+        write_keys(Lp::record().str(self.role.name()), &self.keys)
+            .u64(ms(self.created))
+            .into_bytes()
     }
 
     /// Reads a row's body.
@@ -138,7 +143,11 @@ impl OperatorRecord {
                 "admin" => Role::Admin,
                 _ => return Err(Malformed::new("role", Fault::Unknown)),
             };
-            Ok(Self { role, keys: read_keys(r)?, created: time(r, "created")? })
+            Ok(Self {
+                role,
+                keys: read_keys(r)?,
+                created: time(r, "created")?,
+            })
         })
     }
 }
@@ -147,7 +156,11 @@ impl BanRecord {
     /// The row's body.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        Lp::record().str(&self.reason).str(&self.by).u64(ms(self.at)).into_bytes()
+        Lp::record()
+            .str(&self.reason)
+            .str(&self.by)
+            .u64(ms(self.at))
+            .into_bytes()
     }
 
     /// Reads a row's body.
@@ -156,7 +169,11 @@ impl BanRecord {
     /// As [`NodeRecord::decode`].
     pub fn decode(body: &[u8]) -> Result<Self, EnvelopeError> {
         read("ban", body, |r| {
-            Ok(Self { reason: text(r, "reason")?, by: text(r, "by")?, at: time(r, "at")? })
+            Ok(Self {
+                reason: text(r, "reason")?,
+                by: text(r, "by")?,
+                at: time(r, "at")?,
+            })
         })
     }
 }
@@ -224,19 +241,38 @@ pub(crate) fn ms(at: Timestamp) -> u64 {
 
 fn write_keys(lp: Lp, keys: &RecordedKeys) -> Lp {
     let next = keys.next.as_ref().map(write_key);
-    let previous = keys.previous.as_ref().map(|(key, since)| write_key(key).u64(ms(*since)));
-    lp.list([write_key(&keys.current)]).list(Vec::from_iter(next)).list(Vec::from_iter(previous))
+    let previous = keys
+        .previous
+        .as_ref()
+        .map(|(key, since)| write_key(key).u64(ms(*since)));
+    lp.list([write_key(&keys.current)])
+        .list(Vec::from_iter(next))
+        .list(Vec::from_iter(previous))
 }
 
 fn write_key(key: &RecordedKey) -> Lp {
-    Lp::new().bytes(key.spki.as_bytes()).str(&key.serial).u64(ms(key.not_after))
+    Lp::new()
+        .bytes(key.spki.as_bytes())
+        .str(&key.serial)
+        .u64(ms(key.not_after))
 }
 
 fn read_keys(r: &mut Reader<'_>) -> Result<RecordedKeys, Malformed> {
-    let current = r.list("current", 1, read_key)?.pop().ok_or(Malformed::new("current", Fault::Length))?;
+    let current = r
+        .list("current", 1, read_key)?
+        .pop()
+        .ok_or(Malformed::new("current", Fault::Length))?;
     let next = r.list("next", 1, read_key)?.pop();
-    let previous = r.list("previous", 1, |r| Ok((read_key(r)?, time(r, "superseded")?)))?.pop();
-    Ok(RecordedKeys { current, next, previous })
+    let previous = r
+        .list("previous", 1, |r| {
+            Ok((read_key(r)?, time(r, "superseded")?))
+        })?
+        .pop();
+    Ok(RecordedKeys {
+        current,
+        next,
+        previous,
+    })
 }
 
 fn read_key(r: &mut Reader<'_>) -> Result<RecordedKey, Malformed> {
@@ -256,21 +292,44 @@ mod tests {
     }
 
     fn key(n: u8) -> RecordedKey {
-        RecordedKey { spki: SpkiSha256::from_bytes([n; 32]), serial: "0a".into(), not_after: at(5) }
+        RecordedKey {
+            spki: SpkiSha256::from_bytes([n; 32]),
+            serial: "0a".into(),
+            not_after: at(5),
+        }
     }
 
     fn node() -> NodeRecord {
-        let keys = RecordedKeys::first(key(1)).renewed(key(2)).promoted(at(7)).renewed(key(3));
-        NodeRecord { name: "node-a".into(), keys, joined: at(1), renewed: at(2), version: "0.1.0".into() }
+        let keys = RecordedKeys::first(key(1))
+            .renewed(key(2))
+            .promoted(at(7))
+            .renewed(key(3));
+        NodeRecord {
+            name: "node-a".into(),
+            keys,
+            joined: at(1),
+            renewed: at(2),
+            version: "0.1.0".into(),
+        }
     }
 
     #[test]
     fn rows_survive_their_encoding() {
         assert_eq!(NodeRecord::decode(&node().encode()).unwrap(), node());
-        let operator =
-            OperatorRecord { role: Role::Admin, keys: RecordedKeys::first(key(1)), created: at(9) };
-        assert_eq!(OperatorRecord::decode(&operator.encode()).unwrap(), operator);
-        let ban = BanRecord { reason: "lost".into(), by: "spiffe://d/operator/a".into(), at: at(3) };
+        let operator = OperatorRecord {
+            role: Role::Admin,
+            keys: RecordedKeys::first(key(1)),
+            created: at(9),
+        };
+        assert_eq!(
+            OperatorRecord::decode(&operator.encode()).unwrap(),
+            operator
+        );
+        let ban = BanRecord {
+            reason: "lost".into(),
+            by: "spiffe://d/operator/a".into(),
+            at: at(3),
+        };
         assert_eq!(BanRecord::decode(&ban.encode()).unwrap(), ban);
         let token = JoinTokenRecord {
             hash: TokenHash([4; 32]),

@@ -65,7 +65,9 @@ pub enum NotAdmitted {
         mend: &'static str,
     },
     /// The key is none of the live ones.
-    #[error("{id} called with a key that it has replaced: a copy of the identity is in use; it is banned now")]
+    #[error(
+        "{id} called with a key that it has replaced: a copy of the identity is in use; it is banned now"
+    )]
     Copy {
         /// The SPIFFE ID.
         id: String,
@@ -126,7 +128,9 @@ impl Directory {
             operators: whole(ledger, Table::Operator, OperatorRecord::decode).await?,
             bans: whole(ledger, Table::Ban, BanRecord::decode).await?,
         };
-        Ok(Self { view: Arc::new(ArcSwap::from_pointee(view)) })
+        Ok(Self {
+            view: Arc::new(ArcSwap::from_pointee(view)),
+        })
     }
 
     /// The view of this moment.
@@ -148,29 +152,46 @@ impl Directory {
     ///
     /// # Errors
     /// [`NotAdmitted::Banned`], [`NotAdmitted::Unknown`], [`NotAdmitted::Broker`].
-    pub fn standing(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(Caller, Standing), NotAdmitted> {
+    pub fn standing(
+        &self,
+        peer: &PeerIdentity,
+        now: Timestamp,
+    ) -> Result<(Caller, Standing), NotAdmitted> {
         let view = self.view.load();
         let serial = peer.serial().to_string();
         match peer.id() {
             PeerId::Node(id) => {
                 let text = id.to_string();
                 view.refuse_banned(&text, "node", &text)?;
-                let (_, record) = view
-                    .nodes
-                    .get(&text)
-                    .ok_or(NotAdmitted::Unknown { id: text, mend: "join with a token (attache node join-token)" })?;
+                let (_, record) = view.nodes.get(&text).ok_or(NotAdmitted::Unknown {
+                    id: text,
+                    mend: "join with a token (attache node join-token)",
+                })?;
                 let standing = record.keys.standing(peer.spki_sha256(), now);
-                Ok((Caller::Node { id: id.clone(), serial }, standing))
+                Ok((
+                    Caller::Node {
+                        id: id.clone(),
+                        serial,
+                    },
+                    standing,
+                ))
             }
             PeerId::Operator(id) => {
                 let text = id.to_string();
                 view.refuse_banned(&text, "operator", id.name())?;
-                let (_, record) = view
-                    .operators
-                    .get(id.name())
-                    .ok_or(NotAdmitted::Unknown { id: text, mend: "be made an operator" })?;
+                let (_, record) = view.operators.get(id.name()).ok_or(NotAdmitted::Unknown {
+                    id: text,
+                    mend: "be made an operator",
+                })?;
                 let standing = record.keys.standing(peer.spki_sha256(), now);
-                Ok((Caller::Operator { id: id.clone(), serial, role: record.role }, standing))
+                Ok((
+                    Caller::Operator {
+                        id: id.clone(),
+                        serial,
+                        role: record.role,
+                    },
+                    standing,
+                ))
             }
             PeerId::Broker(_) => Err(NotAdmitted::Broker),
         }
@@ -180,7 +201,11 @@ impl Directory {
 impl View {
     fn refuse_banned(&self, id: &str, noun: &'static str, name: &str) -> Result<(), NotAdmitted> {
         if self.bans.contains_key(id) {
-            return Err(NotAdmitted::Banned { id: id.to_owned(), noun, name: name.to_owned() });
+            return Err(NotAdmitted::Banned {
+                id: id.to_owned(),
+                noun,
+                name: name.to_owned(),
+            });
         }
         Ok(())
     }
@@ -198,8 +223,14 @@ async fn whole<S: Store, T>(
         let page = ledger.scan(table, b"", after.as_deref(), PAGE).await?;
         let last = page.len() < PAGE;
         for (key, row) in page {
-            let record = decode(&row.body).map_err(|source| DirectoryError::Row { table: table.name(), source })?;
-            all.insert(String::from_utf8_lossy(&key).into_owned(), (row.seq, record));
+            let record = decode(&row.body).map_err(|source| DirectoryError::Row {
+                table: table.name(),
+                source,
+            })?;
+            all.insert(
+                String::from_utf8_lossy(&key).into_owned(),
+                (row.seq, record),
+            );
             after = Some(key);
         }
         if last {

@@ -83,12 +83,18 @@ impl Registry {
     /// [`RegistryError`].
     pub async fn load<S: Store>(ledger: &Ledger<S>) -> Result<Self, RegistryError> {
         let view = View {
-            clusters: whole(ledger, Table::Cluster, |_, body| ClusterRecord::decode(body)).await?,
+            clusters: whole(ledger, Table::Cluster, |_, body| {
+                ClusterRecord::decode(body)
+            })
+            .await?,
             grants: whole(ledger, Table::Grant, GrantRecord::decode).await?,
             guardrails: whole(ledger, Table::Policy, GuardrailRecord::decode).await?,
         };
         let policies = PolicySet::new(
-            view.guardrails.values().map(|(_, r)| r.spec.clone()).collect(),
+            view.guardrails
+                .values()
+                .map(|(_, r)| r.spec.clone())
+                .collect(),
             view.grants.values().map(|(_, g)| g.spec.clone()),
         )?;
         let clusters = Arc::new(ClusterRegistry::new());
@@ -127,7 +133,8 @@ impl Registry {
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let policies = self.policies.load().with_grant(grant.spec.clone())?;
         let mut view = View::clone(&self.view.load());
-        view.grants.insert(grant.spec.name().to_string(), (seq, grant));
+        view.grants
+            .insert(grant.spec.name().to_string(), (seq, grant));
         self.policies.store(policies.into());
         self.view.store(view.into());
         Ok(())
@@ -148,7 +155,11 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Cluster`] when it cannot be served, which is checked before the commit.
-    pub fn cluster_changed(&self, name: &str, record: Option<(u64, ClusterRecord)>) -> Result<(), RegistryError> {
+    pub fn cluster_changed(
+        &self,
+        name: &str,
+        record: Option<(u64, ClusterRecord)>,
+    ) -> Result<(), RegistryError> {
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut view = View::clone(&self.view.load());
         match record {
@@ -165,14 +176,22 @@ impl Registry {
 ///
 /// # Errors
 /// [`ClusterError`], naming the setting.
-pub fn cluster_spec(name: ClusterName, record: &ClusterRecord) -> Result<ClusterSpec, ClusterError> {
+pub fn cluster_spec(
+    name: ClusterName,
+    record: &ClusterRecord,
+) -> Result<ClusterSpec, ClusterError> {
     let ClusterSource::Folder(folder) = &record.source;
     ClusterSpec::in_folder(name, &record.issuer, &record.audience, Path::new(folder))
 }
 
 fn specs(view: &View) -> Result<Vec<ClusterSpec>, ClusterError> {
-    let parsed = view.clusters.iter().filter_map(|(name, (_, record))| Some((name.parse().ok()?, record)));
-    parsed.map(|(name, record)| cluster_spec(name, record)).collect()
+    let parsed = view
+        .clusters
+        .iter()
+        .filter_map(|(name, (_, record))| Some((name.parse().ok()?, record)));
+    parsed
+        .map(|(name, record)| cluster_spec(name, record))
+        .collect()
 }
 
 async fn whole<S: Store, T>(
@@ -187,8 +206,11 @@ async fn whole<S: Store, T>(
         let last = page.len() < PAGE;
         for (key, row) in page {
             let name = String::from_utf8_lossy(&key).into_owned();
-            let record = decode(&name, &row.body)
-                .map_err(|source| RegistryError::Row { table: table.name(), key: name.clone(), source })?;
+            let record = decode(&name, &row.body).map_err(|source| RegistryError::Row {
+                table: table.name(),
+                key: name.clone(),
+                source,
+            })?;
             all.insert(name, (row.seq, record));
             after = Some(key);
         }

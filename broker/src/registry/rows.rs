@@ -63,7 +63,13 @@ impl ClusterRecord {
                 "folder" => ClusterSource::Folder(text(r, "folder")?.into()),
                 _ => return Err(Malformed::new("source", Fault::Unknown)),
             };
-            Ok(Self { issuer, audience, source, created: time(r, "created")?, by: text(r, "by")? })
+            Ok(Self {
+                issuer,
+                audience,
+                source,
+                created: time(r, "created")?,
+                by: text(r, "by")?,
+            })
         })
     }
 }
@@ -84,12 +90,21 @@ mod tests {
 
     #[test]
     fn rows_survive_their_encoding() {
-        assert_eq!(ClusterRecord::decode(&cluster().encode()).unwrap(), cluster());
+        assert_eq!(
+            ClusterRecord::decode(&cluster().encode()).unwrap(),
+            cluster()
+        );
     }
 
     #[test]
     fn what_the_encoder_would_not_write_is_refused() {
-        let source = Lp::record().str("i").str("a").str("ftp").str("/x").u64(1).str("x");
+        let source = Lp::record()
+            .str("i")
+            .str("a")
+            .str("ftp")
+            .str("/x")
+            .u64(1)
+            .str("x");
         assert!(ClusterRecord::decode(&source.into_bytes()).is_err());
         let body = cluster().encode();
         for end in 0..body.len() {

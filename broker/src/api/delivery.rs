@@ -1,0 +1,270 @@
+//! The release path on the wire: `Delivery` of attache.v1. Only a node's certificate may call.
+//!
+//! A node has a bounded number of requests under way, so that one noisy node does not stand before the others.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use attache_envelope::{
+    generation::{Generation, GenerationDigest},
+    id::Nonce,
+    x25519::PublicKey,
+};
+use attache_proto::attache::v1 as pb;
+use jiff::Timestamp;
+use pb::delivery_server::Delivery;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    field::fixed,
+    peer::{NodePeer, Peers},
+    rpc_error::RpcError,
+};
+use crate::{
+    attest::{AttestRequest, PodHints, PodToken, RefusalKind},
+    release::{Ask, Caller, Delivered, Refused, ReleaseError, Released, ReleasedAnswer, Releases},
+};
+
+/// Attributes of a volume are never more.
+const ATTRIBUTES_MAX: usize = 64;
+
+/// The service.
+pub struct DeliveryService {
+    peers: Peers,
+    releases: Releases,
+    in_flight: Arc<InFlight>,
+}
+
+/// Requests under way, by node.
+struct InFlight {
+    limit: usize,
+    nodes: Mutex<HashMap<String, usize>>,
+}
+
+/// One request under way; dropping it makes room.
+struct Slot {
+    in_flight: Arc<InFlight>,
+    node: String,
+}
+
+impl DeliveryService {
+    /// Serves releases, at most `per_node` of one node at a time.
+    #[must_use]
+    pub fn new(peers: Peers, releases: Releases, per_node: usize) -> Self {
+        let in_flight = Arc::new(InFlight {
+            limit: per_node,
+            nodes: Mutex::default(),
+        });
+        Self {
+            peers,
+            releases,
+            in_flight,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Delivery for DeliveryService {
+    async fn deliver(
+        &self,
+        request: Request<pb::DeliverRequest>,
+    ) -> Result<Response<pb::DeliverResponse>, Status> {
+        let node = self.peers.node(request.extensions()).await?;
+        let _slot = InFlight::take(&self.in_flight, node.id.to_string())?;
+        let ask = ask(request.into_inner())?;
+        let delivered = self
+            .releases
+            .deliver(caller(node), ask, Timestamp::now())
+            .await
+            .map_err(RpcError::from)?;
+        let answer = match delivered {
+            Delivered::Unchanged(generation) => {
+                pb::deliver_response::Answer::Unchanged(pb::Unchanged {
+                    generation: Some(wire(&generation)),
+                })
+            }
+            Delivered::Released(released) => {
+                pb::deliver_response::Answer::Released(Box::new(answer(*released)))
+            }
+        };
+        Ok(Response::new(pb::DeliverResponse {
+            answer: Some(answer),
+        }))
+    }
+}
+
+impl InFlight {
+    fn take(this: &Arc<Self>, node: String) -> Result<Slot, RpcError> {
+        let mut nodes = this.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = nodes.entry(node.clone()).or_default();
+        if *count >= this.limit {
+            return Err(RpcError::exhausted(
+                "NODE_BUSY",
+                format!(
+                    "this node has {} deliveries under way, and may have no more; try again",
+                    this.limit
+                ),
+            ));
+        }
+        *count += 1;
+        drop(nodes);
+        Ok(Slot {
+            in_flight: Arc::clone(this),
+            node,
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut nodes = self
+            .in_flight
+            .nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = nodes.get_mut(&self.node) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                nodes.remove(&self.node);
+            }
+        }
+    }
+}
+
+impl From<ReleaseError> for RpcError {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::Refused(refused) => (*refused).into(),
+            ReleaseError::Unrecorded(error) => error.into(),
+            ReleaseError::Audit(error) => error.into(),
+            ReleaseError::Session(error) => error.into(),
+            ReleaseError::Vault(error) => error.into(),
+            ReleaseError::Seal(_) => Self::internal(
+                "SEAL",
+                "the release could not be sealed; see the broker's log",
+            ),
+            ReleaseError::Stopping => Self::unavailable("STOPPING", "the broker is stopping"),
+        }
+    }
+}
+
+impl From<Refused> for RpcError {
+    fn from(refused: Refused) -> Self {
+        match refused.kind {
+            RefusalKind::Unauthenticated => {
+                Self::new(Code::Unauthenticated, "POD_NOT_PROVED", refused.line)
+            }
+            RefusalKind::PermissionDenied => {
+                Self::new(Code::PermissionDenied, "DENIED", refused.line)
+            }
+            RefusalKind::InvalidArgument => {
+                Self::new(Code::InvalidArgument, "MALFORMED_VOLUME", refused.line)
+            }
+            RefusalKind::Unavailable => Self::unavailable("CLUSTER_AWAY", refused.line),
+        }
+    }
+}
+
+fn caller(node: NodePeer) -> Caller {
+    Caller {
+        node: node.id,
+        serial: hex::decode(&node.serial).unwrap_or_default(),
+    }
+}
+
+fn ask(asked: pb::DeliverRequest) -> Result<Ask, RpcError> {
+    if asked.pod_token.is_empty() {
+        return Err(RpcError::new(
+            Code::Unauthenticated,
+            "NO_TOKEN",
+            "attache: denied: there is no token of the pod",
+        ));
+    }
+    if asked.attributes.len() > ATTRIBUTES_MAX {
+        return Err(RpcError::invalid(
+            "attributes",
+            format!("are more than {ATTRIBUTES_MAX}"),
+        ));
+    }
+    let plugin_key = PublicKey::try_from(asked.plugin_key.as_slice()).map_err(|_| {
+        RpcError::invalid(
+            "plugin_key",
+            "must be an X25519 public key of 32 bytes that is not zero",
+        )
+    })?;
+    Ok(Ask {
+        attest: AttestRequest {
+            token: PodToken::new(asked.pod_token),
+            volume_id: asked.volume_id,
+            volume_name: asked.volume_name,
+            attributes: asked.attributes,
+            pod: PodHints {
+                namespace: asked.pod_namespace,
+                name: asked.pod_name,
+                uid: asked.pod_uid,
+                service_account: asked.service_account,
+            },
+            mount_group: asked.volume_mount_group,
+        },
+        plugin_key,
+        nonce: Nonce::from_bytes(fixed::<16>("nonce", &asked.nonce)?),
+        held: asked.held.map(held).transpose()?,
+    })
+}
+
+fn held(generation: pb::Generation) -> Result<Generation, RpcError> {
+    Ok(Generation {
+        incarnation: generation.incarnation,
+        seq: generation.seq,
+        digest: GenerationDigest::from_bytes(fixed::<32>("held.digest", &generation.digest)?),
+    })
+}
+
+fn wire(generation: &Generation) -> pb::Generation {
+    pb::Generation {
+        incarnation: generation.incarnation,
+        seq: generation.seq,
+        digest: generation.digest.as_bytes().to_vec(),
+    }
+}
+
+fn answer(released: Released) -> pb::Released {
+    let answer = ReleasedAnswer::from(released);
+    let values = answer.values.into_iter().map(|v| pb::ReleasedValue {
+        keyspace: v.granted.path.keyspace.to_string(),
+        name: v.granted.path.name.to_string(),
+        secret: v.granted.secret.as_bytes().to_vec(),
+        version: v.granted.version.number(),
+        field: v.granted.field.to_string(),
+        value: v.granted.value.as_bytes().to_vec(),
+        ct_sha256: v.granted.ct_hash.as_bytes().to_vec(),
+        ct: v.ct,
+    });
+    let files = answer.files.into_iter().map(|f| pb::File {
+        path: f.path,
+        mode: f.mode,
+        value: u32::try_from(f.value).unwrap_or(u32::MAX),
+    });
+    pb::Released {
+        generation: Some(wire(&answer.generation)),
+        session: answer.session.as_bytes().to_vec(),
+        enc: answer.enc.as_bytes().to_vec(),
+        store: answer.store.as_bytes().to_vec(),
+        boot: answer.boot.as_bytes().to_vec(),
+        broker_id: answer.broker,
+        release: answer.release.as_bytes().to_vec(),
+        leaf_hash: answer.leaf_hash.to_vec(),
+        sealed_keys: answer.sealed_keys,
+        values: values.collect(),
+        files: files.collect(),
+        owner_uid: answer.owner.uid,
+        owner_gid: answer.owner.gid,
+        missing: answer.missing,
+        cluster: answer.cluster,
+        namespace: answer.namespace,
+        pod_uid: answer.pod_uid,
+        container: answer.container,
+    }
+}

@@ -1,0 +1,238 @@
+//! The three listeners: nodes and operators over mutual TLS, joining nodes without client certificates, root on this
+//! machine. Each serves its own services and no others.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use attache_mtls::{accept::Acceptor, stream::MtlsStream, tls::Credentials};
+use attache_proto::attache::v1 as pb;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::Router};
+
+use super::{
+    admin::{AdminService, accepted},
+    audit::AuditService,
+    clusters::ClusterService,
+    delivery::DeliveryService,
+    enrollment::EnrollmentService,
+    fleet::FleetService,
+    overview::OverviewService,
+    peer::{BrokerStream, Peers},
+    policy::PolicyService,
+    secrets::SecretService,
+};
+use crate::{
+    audit::{AuditLog, Clock, Refusals},
+    config::Limits,
+    identity::Gate,
+    mutation::Mutations,
+    registry::Registry,
+    release::{Counters, Releases, sessions::Sessions},
+    vault::BrokerVault,
+};
+
+/// Connections that are through their handshake and wait for the server.
+const ACCEPTED: usize = 64;
+/// A put of a whole version fits, with its framing.
+const MESSAGE_MAX: usize = 2 * 1024 * 1024;
+/// A message before authentication: a token and a certificate request.
+const ENROLL_MESSAGE_MAX: usize = 16 * 1024;
+/// A dead connection is found this soon.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Headers of one request.
+const HEADERS_MAX: u32 = 16 * 1024;
+
+/// What the services are made of.
+#[derive(Clone)]
+pub struct Services {
+    /// Admits callers.
+    pub gate: Arc<Gate>,
+    /// Clusters, grants, guard rails.
+    pub registry: Arc<Registry>,
+    /// Secrets.
+    pub vault: Arc<BrokerVault>,
+    /// Operators' changes.
+    pub mutations: Mutations,
+    /// The audit log.
+    pub log: AuditLog,
+    /// What was refused.
+    pub refusals: Refusals,
+    /// The release path.
+    pub releases: Releases,
+    /// Sessions with node plugins.
+    pub sessions: Sessions,
+    /// What was released and refused since the start.
+    pub counters: Arc<Counters>,
+    /// The server's certificate.
+    pub credentials: Credentials,
+    /// The time on record.
+    pub clock: Clock,
+    /// When the process started, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Mutual TLS.
+    pub acceptor: Acceptor,
+    /// TLS without client certificates.
+    pub enroll_acceptor: Acceptor,
+}
+
+/// Bound sockets.
+pub struct Listeners {
+    /// Nodes and operators.
+    pub grpc: TcpListener,
+    /// Joining nodes.
+    pub enroll: TcpListener,
+    /// Root on this machine.
+    pub admin: UnixListener,
+}
+
+/// Serves until `stop`, then until what is under way has ended.
+///
+/// # Errors
+/// When a server ends by itself.
+pub async fn serve(
+    services: Services,
+    listeners: Listeners,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<()> {
+    let peers = Peers::new(Arc::clone(&services.gate));
+    let main = main_router(&services, &peers, limits);
+    let enroll = server(limits).add_service(
+        pb::enrollment_server::EnrollmentServer::new(enrollment(&services))
+            .max_decoding_message_size(ENROLL_MESSAGE_MAX),
+    );
+    let admin = Server::builder().add_service(pb::admin_server::AdminServer::new(AdminService {
+        gate: Arc::clone(&services.gate),
+        vault: Arc::clone(&services.vault),
+        trust_domain: services.gate.authority().trust_domain().clone(),
+    }));
+    let incoming = accepted(listeners.admin);
+    let (main, enroll, admin) = tokio::join!(
+        serve_tls(main, services.acceptor, listeners.grpc, stop.clone()),
+        serve_tls(
+            enroll,
+            services.enroll_acceptor,
+            listeners.enroll,
+            stop.clone()
+        ),
+        admin.serve_with_incoming_shutdown(incoming, stop.cancelled()),
+    );
+    main?;
+    enroll?;
+    Ok(admin?)
+}
+
+async fn serve_tls(
+    router: Router,
+    acceptor: Acceptor,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<()> {
+    let (send, receive) = mpsc::channel::<MtlsStream>(ACCEPTED);
+    let accepting = stop.clone();
+    let loop_ = tokio::spawn(async move {
+        tokio::select! {
+            () = acceptor.run(listener, send) => {}
+            () = accepting.cancelled() => {}
+        }
+    });
+    let incoming =
+        ReceiverStream::new(receive).map(|stream| Ok::<_, std::io::Error>(BrokerStream(stream)));
+    let served = router
+        .serve_with_incoming_shutdown(incoming, stop.cancelled())
+        .await;
+    loop_.abort();
+    Ok(served?)
+}
+
+fn server(limits: Limits) -> Server {
+    Server::builder()
+        .concurrency_limit_per_connection(limits.requests_per_connection)
+        .load_shed(true)
+        .max_concurrent_streams(u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX))
+        .max_connection_age(limits.connection_age)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_max_header_list_size(HEADERS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(limits.requests_per_connection))
+}
+
+fn enrollment(services: &Services) -> EnrollmentService {
+    EnrollmentService {
+        gate: Arc::clone(&services.gate),
+        broker_id: services.vault.broker().to_string(),
+    }
+}
+
+fn main_router(services: &Services, peers: &Peers, limits: Limits) -> Router {
+    let secrets = SecretService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    };
+    let policy = PolicyService {
+        peers: peers.clone(),
+        registry: Arc::clone(&services.registry),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    };
+    let clusters = ClusterService {
+        peers: peers.clone(),
+        registry: Arc::clone(&services.registry),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    };
+    let fleet = FleetService {
+        peers: peers.clone(),
+        registry: Arc::clone(&services.registry),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+        acceptor: services.acceptor.clone(),
+        sessions: services.sessions.clone(),
+    };
+    let audit = AuditService {
+        peers: peers.clone(),
+        log: services.log.clone(),
+        refusals: services.refusals.clone(),
+    };
+    let overview = OverviewService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+        log: services.log.clone(),
+        counters: Arc::clone(&services.counters),
+        credentials: services.credentials.clone(),
+        started_ms: services.started_ms,
+    };
+    let delivery = DeliveryService::new(
+        peers.clone(),
+        services.releases.clone(),
+        limits.deliveries_per_node,
+    );
+    server(limits)
+        .add_service(
+            pb::delivery_server::DeliveryServer::new(delivery)
+                .max_decoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(
+            pb::secrets_server::SecretsServer::new(secrets.clone())
+                .max_decoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(pb::keyspaces_server::KeyspacesServer::new(secrets))
+        .add_service(pb::grants_server::GrantsServer::new(policy.clone()))
+        .add_service(pb::guardrails_server::GuardrailsServer::new(policy))
+        .add_service(pb::clusters_server::ClustersServer::new(clusters))
+        .add_service(pb::nodes_server::NodesServer::new(fleet.clone()))
+        .add_service(pb::operators_server::OperatorsServer::new(fleet))
+        .add_service(pb::audit_server::AuditServer::new(audit))
+        .add_service(pb::status_server::StatusServer::new(overview))
+        .add_service(
+            pb::renewal_server::RenewalServer::new(enrollment(services))
+                .max_decoding_message_size(ENROLL_MESSAGE_MAX),
+        )
+}

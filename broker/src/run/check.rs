@@ -1,0 +1,74 @@
+//! `attache-broker check-store`: through the running broker, else on the store itself, whose lock it takes.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::{Context, Result};
+use attache_proto::attache::v1 as pb;
+use pb::admin_client::AdminClient;
+
+use super::{block_on, bootstrap::admin_channel, open};
+use crate::{config::Config, vault};
+
+/// What a check prints when it found something.
+const FOUND: u8 = 8;
+
+/// Checks every row, prints what it found, and answers 0 or 8.
+///
+/// # Errors
+/// When neither a broker answers nor the store opens.
+pub fn check_store(config: &Config) -> Result<ExitCode> {
+    block_on(async {
+        let report = match admin_channel(config).await {
+            Ok(channel) => AdminClient::new(channel)
+                .check_store(pb::CheckStoreRequest {})
+                .await
+                .map_err(|s| anyhow::anyhow!("{}", s.message().to_owned()))?
+                .into_inner(),
+            Err(_) => offline(config)
+                .await
+                .context("no broker answers on the admin socket")?,
+        };
+        print(&report)
+    })
+}
+
+async fn offline(config: &Config) -> Result<pb::CheckStoreResponse> {
+    let arena = open::arena(config)?;
+    let (store, keys) = open::store(config, &arena).await?;
+    let report = vault::check_store(store.as_ref(), &keys).await?;
+    let findings = report.findings.into_iter().map(|f| pb::StoreFinding {
+        table: f.table.name().to_owned(),
+        key: f.key,
+        problem: f.problem.to_owned(),
+    });
+    Ok(pb::CheckStoreResponse {
+        seq: report.seq,
+        rows: report.rows,
+        payloads: report.payloads,
+        findings: findings.collect(),
+    })
+}
+
+fn print(report: &pb::CheckStoreResponse) -> Result<ExitCode> {
+    let mut out = std::io::stdout();
+    for finding in &report.findings {
+        writeln!(
+            out,
+            "{} {}: {}",
+            finding.table, finding.key, finding.problem
+        )?;
+    }
+    writeln!(
+        out,
+        "checked {} rows and {} payloads at sequence {}: {} findings",
+        report.rows,
+        report.payloads,
+        report.seq,
+        report.findings.len()
+    )?;
+    Ok(if report.findings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FOUND)
+    })
+}

@@ -1,0 +1,55 @@
+//! What `attache-broker` does, one file a command: each builds what it needs from typed settings, top down.
+
+mod bootstrap;
+mod check;
+mod init;
+mod meta;
+mod open;
+mod serve;
+mod server_certificate;
+mod telemetry;
+
+pub use bootstrap::bootstrap_operator;
+pub use check::check_store;
+pub use init::init;
+pub use serve::serve;
+
+use std::sync::Arc;
+
+use attache_envelope::{
+    id::{ChainId, StoreId},
+    lp::Lp,
+};
+use attache_mtls::spiffe::BrokerId;
+use sha2::{Digest, Sha256};
+
+use crate::{audit::SigningSeed, keys::Keys};
+
+/// The audit seed, borrowed from the keyring for each batch.
+struct AuditSeed(Arc<Keys>);
+
+impl SigningSeed for AuditSeed {
+    fn seed(&self) -> &[u8; 32] {
+        self.0.audit_seed()
+    }
+}
+
+/// The audit chain of a broker: the first 16 bytes of SHA-256(LP("attache/chain/1", store, broker id)). It is the same at
+/// every start, and another one for every broker of a store.
+fn chain_id(store: StoreId, broker: &BrokerId) -> ChainId {
+    let lp = Lp::labelled("attache/chain/1")
+        .id(store)
+        .str(&broker.to_string());
+    let digest: [u8; 32] = Sha256::digest(lp.as_bytes()).into();
+    let mut id = [0; 16];
+    id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    ChainId::from_bytes(id)
+}
+
+/// Runs a command's asynchronous part to its end.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}

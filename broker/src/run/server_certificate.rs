@@ -1,0 +1,87 @@
+//! The broker's own certificate: ninety days, its key outside the keyring, made again when a third of its life is left.
+
+use std::{fs, io::Write, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use attache_mtls::{
+    bundle::TrustBundle,
+    ca::BROKER_VALIDITY,
+    key::LeafKey,
+    spiffe::PeerId,
+    tls::{Credentials, Material},
+};
+use jiff::Timestamp;
+
+use crate::{config::Config, identity::Authority};
+
+/// The certificate is looked at this often while the broker serves.
+pub(super) const LOOK: Duration = Duration::from_secs(3600);
+
+/// Makes a new key and certificate and writes both; the key first, so that a certificate on disk always has its key.
+pub(super) fn issue(config: &Config, authority: &Authority, now: Timestamp) -> Result<()> {
+    let key = LeafKey::generate()?;
+    let issued = authority.issue(
+        &key.certificate_request()?,
+        &PeerId::Broker(config.id.clone()),
+        now,
+    )?;
+    key.write(&config.store.server_key())?;
+    replace(
+        &config.store.server_certificate(),
+        issued.chain_pem().as_bytes(),
+    )
+}
+
+/// Writes the CA certificates that callers must trust.
+pub(super) fn write_bundle(config: &Config, authority: &Authority) -> Result<()> {
+    replace(
+        &config.store.trust_bundle(),
+        authority.bundle()?.to_pem().as_bytes(),
+    )
+}
+
+/// The certificate on disk, made again when it is missing, another identity's, or near its end.
+pub(super) fn load(config: &Config, authority: &Authority, now: Timestamp) -> Result<Material> {
+    let bundle = Arc::new(authority.bundle()?);
+    let usable = read(config, &bundle).ok().filter(|material| {
+        let identity = material.identity();
+        let left = now.duration_until(identity.not_after());
+        *identity.id() == PeerId::Broker(config.id.clone())
+            && left > (BROKER_VALIDITY / 3).try_into().unwrap_or_default()
+    });
+    match usable {
+        Some(material) => Ok(material),
+        None => {
+            issue(config, authority, now)?;
+            read(config, &bundle)
+        }
+    }
+}
+
+/// Loads the certificate again into the running server.
+pub(super) fn reload(
+    config: &Config,
+    authority: &Authority,
+    credentials: &Credentials,
+) -> Result<()> {
+    Ok(credentials.reload(load(config, authority, Timestamp::now())?)?)
+}
+
+fn read(config: &Config, bundle: &Arc<TrustBundle>) -> Result<Material> {
+    let path = config.store.server_certificate();
+    let chain = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let key = LeafKey::read(&config.store.server_key())?;
+    Ok(Material::from_pem(&chain, &key, Arc::clone(bundle))?)
+}
+
+/// Replaces a public file whole: tmp, fsync, rename.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let tmp = path.with_extension("tmp");
+    let written = fs::File::create(&tmp).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written
+        .and_then(|()| fs::rename(&tmp, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
