@@ -48,13 +48,10 @@ pub(super) fn denial(key: DenialKey<'_>, caller: &Caller, refusal: &Refusal) -> 
         line,
         decision,
     };
-    let references = match refusal.public() {
-        PublicReason::NotGranted { reference, .. } => Some(vec![reference.to_string()]),
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "one reason of many is about a reference"
-        )]
-        _ => None,
+    let references = if let PublicReason::NotGranted { reference, .. } = refusal.public() {
+        Some(vec![reference.to_string()])
+    } else {
+        None
     };
     let denial = Denial {
         actor: caller.node.to_string(),

@@ -149,9 +149,12 @@ impl Sessions {
             Ok(Arc::new(PluginSession { id, enc, keys }))
         });
         let set_up = work.await.map_err(|_| SessionError::Stopping)?;
-        set_up.map_err(|error| match error {
-            EnvelopeError::PublicKey => SessionError::PluginKey,
-            error => SessionError::Setup(error),
+        set_up.map_err(|error| {
+            if matches!(error, EnvelopeError::PublicKey) {
+                SessionError::PluginKey
+            } else {
+                SessionError::Setup(error)
+            }
         })
     }
 }

@@ -93,4 +93,4 @@ impl<S: Store> Vault<S> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

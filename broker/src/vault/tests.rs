@@ -3,6 +3,7 @@
 mod check;
 mod puts;
 mod reads;
+mod speed;
 
 use attache_envelope::SystemRandom;
 use attache_envelope::id::{BootId, RequestId, ValueId};
@@ -40,20 +41,20 @@ fn operator() -> OperatorId {
     "spiffe://example.internal/operator/ada".parse().unwrap()
 }
 
-fn broker() -> BrokerId {
+pub(crate) fn broker() -> BrokerId {
     "spiffe://example.internal/broker/broker-0".parse().unwrap()
 }
 
 /// A store with the keyspace `payments`, and a vault over it.
-struct Bench {
-    fixture: Fixture,
-    vault: BrokerVault,
+pub(crate) struct Bench {
+    pub(crate) fixture: Fixture,
+    pub(crate) vault: Arc<BrokerVault>,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let fixture = Fixture::new().await;
-        let vault = open_vault(&fixture).await;
+        let vault = Arc::new(open_vault(&fixture).await);
         let bench = Self { fixture, vault };
         bench.keyspace("payments").await;
         bench
@@ -70,7 +71,7 @@ impl Bench {
     }
 
     /// Puts and commits.
-    async fn put(&self, to: &str, fields: &[(&str, &str)]) -> SecretVersion {
+    pub(crate) async fn put(&self, to: &str, fields: &[(&str, &str)]) -> SecretVersion {
         let request = self.client(to, fields).await.seal();
         self.commit(request).await.unwrap()
     }
@@ -117,7 +118,7 @@ impl Bench {
     }
 
     async fn reopen(fixture: Fixture) -> Self {
-        let vault = open_vault(&fixture).await;
+        let vault = Arc::new(open_vault(&fixture).await);
         Self { fixture, vault }
     }
 }
