@@ -64,9 +64,13 @@ impl Shell {
         let Some(name) = &self.environment.context else {
             return Ok(None);
         };
-        let name = name.to_str().ok_or_else(|| Failure::usage("ATTACHE_CONTEXT is not UTF-8"))?;
+        let name = name
+            .to_str()
+            .ok_or_else(|| Failure::usage("ATTACHE_CONTEXT is not UTF-8"))?;
         let parsed = crate::args::parse::context_name(name);
-        parsed.map(Some).map_err(|error| Failure::usage(format!("ATTACHE_CONTEXT: {error}")))
+        parsed
+            .map(Some)
+            .map_err(|error| Failure::usage(format!("ATTACHE_CONTEXT: {error}")))
     }
 
     /// A connection to the context's broker.
@@ -149,7 +153,12 @@ impl Changed {
     #[must_use]
     pub fn new(request_id: Uuid, committed: Option<pb::Committed>, dry_run: bool) -> Self {
         let committed = committed.unwrap_or_default();
-        Self { request_id: request_id.to_string(), seq: committed.seq, repeated: committed.repeated, dry_run }
+        Self {
+            request_id: request_id.to_string(),
+            seq: committed.seq,
+            repeated: committed.repeated,
+            dry_run,
+        }
     }
 
     /// "did" or "would do", as it was.
@@ -178,7 +187,9 @@ pub fn uuid_text(bytes: &[u8]) -> String {
 /// What stands in a table where nothing is.
 #[must_use]
 pub fn or_dash(text: Option<&str>) -> String {
-    text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+    text.filter(|text| !text.is_empty())
+        .unwrap_or("-")
+        .to_owned()
 }
 
 /// When something was not found: adds the nearest of the names that there are. The list is best effort, since the failure
@@ -192,7 +203,9 @@ where
     }
     let known = names.await.unwrap_or_default();
     match nearest(wanted, known.iter().map(String::as_str)) {
-        Some(near) if !known.iter().any(|name| name == wanted) => failure.mend(format!("did you mean {near}?")),
+        Some(near) if !known.iter().any(|name| name == wanted) => {
+            failure.mend(format!("did you mean {near}?"))
+        }
         _ => failure,
     }
 }
@@ -203,7 +216,13 @@ mod tests {
 
     #[test]
     fn times_and_ids_have_one_form() {
-        assert_eq!(time(Some(pb::Time { unix_ms: 1_795_428_245_678 })).as_deref(), Some("2026-11-23T10:04:05Z"));
+        assert_eq!(
+            time(Some(pb::Time {
+                unix_ms: 1_795_428_245_678
+            }))
+            .as_deref(),
+            Some("2026-11-23T10:04:05Z")
+        );
         assert_eq!(time(None), None);
         assert_eq!(time(Some(pb::Time { unix_ms: i64::MAX })), None);
         assert_eq!(uuid_text(&[1; 16]), "01010101-0101-0101-0101-010101010101");
@@ -215,10 +234,29 @@ mod tests {
     async fn only_what_was_not_found_gets_a_suggestion() {
         let names = || async { Ok(vec!["payments/db".to_owned(), "web/tls".to_owned()]) };
         let missing = Failure::new(Exit::Precondition, "x");
-        assert_eq!(with_suggestion(missing.clone(), "paymnets/db", names()).await.mend.as_deref(), Some("did you mean payments/db?"));
-        assert_eq!(with_suggestion(missing.clone(), "payments/db", names()).await.mend, None);
-        assert_eq!(with_suggestion(Failure::new(Exit::Denied, "x"), "paymnets/db", names()).await.mend, None);
+        assert_eq!(
+            with_suggestion(missing.clone(), "paymnets/db", names())
+                .await
+                .mend
+                .as_deref(),
+            Some("did you mean payments/db?")
+        );
+        assert_eq!(
+            with_suggestion(missing.clone(), "payments/db", names())
+                .await
+                .mend,
+            None
+        );
+        assert_eq!(
+            with_suggestion(Failure::new(Exit::Denied, "x"), "paymnets/db", names())
+                .await
+                .mend,
+            None
+        );
         let away = async { Err(Failure::new(Exit::Unavailable, "y")) };
-        assert_eq!(with_suggestion(missing.clone(), "paymnets/db", away).await, missing);
+        assert_eq!(
+            with_suggestion(missing.clone(), "paymnets/db", away).await,
+            missing
+        );
     }
 }

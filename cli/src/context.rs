@@ -32,7 +32,15 @@ use crate::near::nearest;
 
 /// The settings file is never larger than this.
 const FILE_LIMIT_BYTES: u64 = 256 * 1024;
-const KEYS: [&str; 7] = ["address", "broker", "operator", "trust_bundle", "certificate", "key", "renew_until"];
+const KEYS: [&str; 7] = [
+    "address",
+    "broker",
+    "operator",
+    "trust_bundle",
+    "certificate",
+    "key",
+    "renew_until",
+];
 
 /// The settings, with the place that they were read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,20 +79,39 @@ impl Settings {
     /// [`Exit::Failed`] with the key that is wrong.
     pub fn read(environment: &Environment) -> Result<Self, Failure> {
         let file = environment.config_file().ok_or_else(|| {
-            Failure::new(Exit::Failed, "the settings file has no place: neither HOME nor XDG_CONFIG_HOME is set")
-                .mend("set ATTACHE_CONFIG to a file")
+            Failure::new(
+                Exit::Failed,
+                "the settings file has no place: neither HOME nor XDG_CONFIG_HOME is set",
+            )
+            .mend("set ATTACHE_CONFIG to a file")
         })?;
-        let refused = |why: String| Failure::new(Exit::Failed, format!("the settings file {} is refused", file.display())).because(why);
+        let refused = |why: String| {
+            Failure::new(
+                Exit::Failed,
+                format!("the settings file {} is refused", file.display()),
+            )
+            .because(why)
+        };
         let mut text = Vec::new();
-        match File::open(&file).and_then(|open| open.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text)) {
-            Ok(_) if text.len() as u64 > FILE_LIMIT_BYTES => return Err(refused(format!("it is larger than {FILE_LIMIT_BYTES} bytes"))),
+        match File::open(&file)
+            .and_then(|open| open.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text))
+        {
+            Ok(_) if text.len() as u64 > FILE_LIMIT_BYTES => {
+                return Err(refused(format!(
+                    "it is larger than {FILE_LIMIT_BYTES} bytes"
+                )));
+            }
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(refused(error.to_string())),
         }
         let text = std::str::from_utf8(&text).map_err(|_| refused("it is not UTF-8".to_owned()))?;
         let (current, contexts) = parse_text(text).map_err(refused)?;
-        Ok(Self { file, current, contexts })
+        Ok(Self {
+            file,
+            current,
+            contexts,
+        })
     }
 
     /// Writes the settings, whole and durably.
@@ -96,10 +123,17 @@ impl Settings {
         if let Some(current) = &self.current {
             table.insert("current".into(), Value::String(current.clone()));
         }
-        let contexts = self.contexts.iter().map(|(name, context)| Ok((name.clone(), Value::Table(context.to_table()?))));
-        table.insert("contexts".into(), Value::Table(contexts.collect::<Result<Table, Failure>>()?));
-        write_private(&self.file, table.to_string().as_bytes())
-            .map_err(|error| Failure::new(Exit::Failed, "the settings were not written").caused_by(&error))
+        let contexts = self
+            .contexts
+            .iter()
+            .map(|(name, context)| Ok((name.clone(), Value::Table(context.to_table()?))));
+        table.insert(
+            "contexts".into(),
+            Value::Table(contexts.collect::<Result<Table, Failure>>()?),
+        );
+        write_private(&self.file, table.to_string().as_bytes()).map_err(|error| {
+            Failure::new(Exit::Failed, "the settings were not written").caused_by(&error)
+        })
     }
 
     /// The folder that the paths in the file are relative to.
@@ -123,12 +157,24 @@ impl Settings {
             return Err(Failure::new(Exit::NotSignedIn, format!("not signed in: {} has no context", self.file.display()))
                 .mend("sign in first: attache login --new NAME --broker ADDR --broker-id ID --trust-bundle FILE --csr OUT"));
         }
-        let only = || self.contexts.keys().next().filter(|_| self.contexts.len() == 1).map(String::as_str);
-        let Some(name) = named.or(self.current.as_deref()).or_else(only) else {
-            return Err(Failure::usage("there are several contexts and none is the current one")
-                .mend(format!("name one by --context or ATTACHE_CONTEXT: {}", self.names())));
+        let only = || {
+            self.contexts
+                .keys()
+                .next()
+                .filter(|_| self.contexts.len() == 1)
+                .map(String::as_str)
         };
-        let found = self.contexts.get_key_value(name).map(|(name, context)| (name.as_str(), context));
+        let Some(name) = named.or(self.current.as_deref()).or_else(only) else {
+            return Err(
+                Failure::usage("there are several contexts and none is the current one").mend(
+                    format!("name one by --context or ATTACHE_CONTEXT: {}", self.names()),
+                ),
+            );
+        };
+        let found = self
+            .contexts
+            .get_key_value(name)
+            .map(|(name, context)| (name.as_str(), context));
         found.ok_or_else(|| {
             let mend = match nearest(name, self.contexts.keys().map(String::as_str)) {
                 Some(near) => format!("did you mean {near}?"),
@@ -141,21 +187,35 @@ impl Settings {
     /// The contexts' names, for a sentence.
     #[must_use]
     pub fn names(&self) -> String {
-        self.contexts.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+        self.contexts
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
 impl Context {
     fn to_table(&self) -> Result<Table, Failure> {
         let mut table = Table::new();
-        let mut put = |key: &str, value: String| table.insert(key.into(), Value::String(value)).map_or((), drop);
+        let mut put = |key: &str, value: String| {
+            table
+                .insert(key.into(), Value::String(value))
+                .map_or((), drop)
+        };
         put("address", self.address.clone());
         put("broker", self.broker.to_string());
         if let Some(operator) = &self.operator {
             put("operator", operator.clone());
         }
-        for (key, path) in [("trust_bundle", &self.trust_bundle), ("certificate", &self.certificate), ("key", &self.key)] {
-            let text = path.to_str().ok_or_else(|| Failure::new(Exit::Failed, format!("{key}: the path is not UTF-8")))?;
+        for (key, path) in [
+            ("trust_bundle", &self.trust_bundle),
+            ("certificate", &self.certificate),
+            ("key", &self.key),
+        ] {
+            let text = path.to_str().ok_or_else(|| {
+                Failure::new(Exit::Failed, format!("{key}: the path is not UTF-8"))
+            })?;
             put(key, text.to_owned());
         }
         if let Some(until) = self.renew_until {
@@ -174,24 +234,30 @@ impl Context {
             Some(_) => Err(format!("contexts.{name}.{key} must be a text in quotes")),
         };
         let (address, broker, operator) = (take("address")?, take("broker")?, take("operator")?);
-        let (trust_bundle, certificate, key) = (take("trust_bundle")?, take("certificate")?, take("key")?);
+        let (trust_bundle, certificate, key) =
+            (take("trust_bundle")?, take("certificate")?, take("key")?);
         let renew_until = take("renew_until")?;
         let path = |key: &str, text: Option<String>| {
             let text = text.ok_or_else(|| missing(name, key))?;
             if text.is_empty() || text.len() >= 4096 || text.chars().any(char::is_control) {
-                return Err(format!("contexts.{name}.{key} is empty, too long, or has a control character"));
+                return Err(format!(
+                    "contexts.{name}.{key} is empty, too long, or has a control character"
+                ));
             }
             Ok(PathBuf::from(text))
         };
         Ok(Self {
-            address: checked(name, "address", address, parse::address)?.ok_or_else(|| missing(name, "address"))?,
-            broker: checked(name, "broker", broker, parse::broker_id)?.ok_or_else(|| missing(name, "broker"))?,
+            address: checked(name, "address", address, parse::address)?
+                .ok_or_else(|| missing(name, "address"))?,
+            broker: checked(name, "broker", broker, parse::broker_id)?
+                .ok_or_else(|| missing(name, "broker"))?,
             operator: checked(name, "operator", operator, parse::operator_name)?,
             trust_bundle: path("trust_bundle", trust_bundle)?,
             certificate: path("certificate", certificate)?,
             key: path("key", key)?,
             renew_until: checked(name, "renew_until", renew_until, |text| {
-                text.parse::<Timestamp>().map_err(|_| "is no time as in 2026-11-30T10:00:00Z")
+                text.parse::<Timestamp>()
+                    .map_err(|_| "is no time as in 2026-11-30T10:00:00Z")
             })?,
         })
     }
@@ -199,17 +265,21 @@ impl Context {
 
 fn parse_text(text: &str) -> Result<(Option<String>, BTreeMap<String, Context>), String> {
     // The parser's message without the line that it complains about: it could hold a pasted secret.
-    let table: Table = text.parse().map_err(|error: toml::de::Error| format!("it is not TOML: {}", error.message()))?;
+    let table: Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| format!("it is not TOML: {}", error.message()))?;
     let mut current = None;
     let mut contexts = BTreeMap::new();
     for (key, value) in table {
         match (key.as_str(), value) {
             ("current", Value::String(name)) => {
-                current = Some(parse::context_name(&name).map_err(|error| format!("current: {error}"))?);
+                current =
+                    Some(parse::context_name(&name).map_err(|error| format!("current: {error}"))?);
             }
             ("contexts", Value::Table(table)) => {
                 for (name, value) in table {
-                    let name = parse::context_name(&name).map_err(|error| format!("contexts: {error}"))?;
+                    let name =
+                        parse::context_name(&name).map_err(|error| format!("contexts: {error}"))?;
                     let Value::Table(table) = value else {
                         return Err(format!("contexts.{name} must be a section"));
                     };
@@ -225,8 +295,15 @@ fn parse_text(text: &str) -> Result<(Option<String>, BTreeMap<String, Context>),
     Ok((current, contexts))
 }
 
-fn checked<T, E: std::fmt::Display>(name: &str, key: &str, text: Option<String>, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<Option<T>, String> {
-    text.map(|text| parse(&text)).transpose().map_err(|error| format!("contexts.{name}.{key}: {error}"))
+fn checked<T, E: std::fmt::Display>(
+    name: &str,
+    key: &str,
+    text: Option<String>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, String> {
+    text.map(|text| parse(&text))
+        .transpose()
+        .map_err(|error| format!("contexts.{name}.{key}: {error}"))
 }
 
 fn missing(name: &str, key: &str) -> String {
@@ -237,7 +314,10 @@ fn unknown_key(section: &str, key: &str, known: &[&str]) -> String {
     let shown: String = key.chars().filter(|c| !c.is_control()).take(80).collect();
     match nearest(key, known.iter().copied()) {
         Some(near) => format!("unknown key {section}{shown}; did you mean {near}?"),
-        None => format!("unknown key {section}{shown}; there are: {}", known.join(", ")),
+        None => format!(
+            "unknown key {section}{shown}; there are: {}",
+            known.join(", ")
+        ),
     }
 }
 

@@ -59,12 +59,17 @@ mod tests {
             home: Some("/h".into()),
             ..Environment::default()
         };
-        let mut file = || environment.config_file().map(|f| f.display().to_string());
-        assert_eq!(file().as_deref(), Some("/a/b.toml"));
+        assert_eq!(environment.config_file(), Some("/a/b.toml".into()));
         environment.config = None;
-        assert_eq!(environment.config_file(), Some("/x/attache/config.toml".into()));
+        assert_eq!(
+            environment.config_file(),
+            Some("/x/attache/config.toml".into())
+        );
         environment.xdg_config_home = None;
-        assert_eq!(environment.config_file(), Some("/h/.config/attache/config.toml".into()));
+        assert_eq!(
+            environment.config_file(),
+            Some("/h/.config/attache/config.toml".into())
+        );
         environment.home = None;
         assert_eq!(environment.config_file(), None);
     }

@@ -161,9 +161,20 @@ mod tests {
     #[test]
     fn the_codes_are_those_of_the_page() {
         let codes = [
-            Exit::Done, Exit::Failed, Exit::Usage, Exit::Denied, Exit::Unavailable, Exit::Precondition, Exit::Partly,
-            Exit::NotSignedIn, Exit::Found, Exit::Interrupted,
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Denied,
+            Exit::Unavailable,
+            Exit::Precondition,
+            Exit::Partly,
+            Exit::NotSignedIn,
+            Exit::Found,
+            Exit::Interrupted,
         ];
-        assert_eq!(codes.map(|code| code as u8), [0, 1, 2, 3, 4, 5, 6, 7, 8, 130]);
+        assert_eq!(
+            codes.map(|code| code as u8),
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 130]
+        );
     }
 }

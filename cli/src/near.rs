@@ -10,7 +10,9 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(candidate, word), candidate))
-        .filter(|(distance, candidate)| *distance > 0 && *distance <= (candidate.chars().count() / 3).max(1))
+        .filter(|(distance, candidate)| {
+            *distance > 0 && *distance <= (candidate.chars().count() / 3).max(1)
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -57,9 +57,15 @@ impl Report {
     /// # Errors
     /// [`Exit::Failed`] when the data have no JSON form, which is a defect.
     pub fn new(data: &impl Serialize, names: Vec<String>, human: Human) -> Result<Self, Failure> {
-        let data = serde_json::to_value(data)
-            .map_err(|error| Failure::new(Exit::Failed, "the answer cannot be shown").caused_by(&error))?;
-        Ok(Self { data, names, human, exit: Exit::Done })
+        let data = serde_json::to_value(data).map_err(|error| {
+            Failure::new(Exit::Failed, "the answer cannot be shown").caused_by(&error)
+        })?;
+        Ok(Self {
+            data,
+            names,
+            human,
+            exit: Exit::Done,
+        })
     }
 
     /// The answer of a check that found something.
@@ -114,9 +120,14 @@ impl Human {
 
 fn table(heads: &[&str], rows: &[Vec<String>], wide: Option<u16>, color: bool) -> String {
     let mut table = Table::new();
-    table.load_style(TableStyle::new()).force_no_tty().set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(TableStyle::new())
+        .force_no_tty()
+        .set_content_arrangement(ContentArrangement::Disabled);
     if let Some(wide) = wide {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(wide);
+        table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(wide);
     }
     table.set_header(heads.iter().copied());
     for row in rows {
@@ -128,23 +139,37 @@ fn table(heads: &[&str], rows: &[Vec<String>], wide: Option<u16>, color: bool) -
     let mut text = String::new();
     for (index, line) in table.lines().enumerate() {
         let line = line.trim_end();
-        let _ = if index == 0 { writeln!(text, "{}", bold(line, color)) } else { writeln!(text, "{line}") };
+        let _ = if index == 0 {
+            writeln!(text, "{}", bold(line, color))
+        } else {
+            writeln!(text, "{line}")
+        };
     }
     text
 }
 
 fn card(properties: &[(&str, String)], color: bool) -> String {
-    let width = properties.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    properties.iter().fold(String::new(), |mut text, (name, value)| {
-        let name = format!("{name:<width$}");
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{}  {}", bold(&name, color), visible(value));
-        text
-    })
+    let width = properties
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or_default();
+    properties
+        .iter()
+        .fold(String::new(), |mut text, (name, value)| {
+            let name = format!("{name:<width$}");
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{}  {}", bold(&name, color), visible(value));
+            text
+        })
 }
 
 fn bold(text: &str, color: bool) -> Cow<'_, str> {
-    if color { Cow::Owned(format!("\u{1b}[1m{text}\u{1b}[0m")) } else { Cow::Borrowed(text) }
+    if color {
+        Cow::Owned(format!("\u{1b}[1m{text}\u{1b}[0m"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// A text as a terminal may see it: characters that steer a terminal or turn the direction of writing are escaped, line
@@ -155,7 +180,11 @@ pub fn visible(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     Cow::Owned(text.chars().fold(String::new(), |mut shown, c| {
-        let _ = if steers(c) { write!(shown, "{}", c.escape_unicode()) } else { write!(shown, "{c}") };
+        let _ = if steers(c) {
+            write!(shown, "{}", c.escape_unicode())
+        } else {
+            write!(shown, "{c}")
+        };
         shown
     }))
 }
@@ -167,15 +196,21 @@ fn visible_lines(text: &str) -> String {
 /// JSON and YAML may be looked at in a terminal too. The serializer escapes what is below U+0020; the others of
 /// [`visible`] can stand in quoted strings only, where `\uXXXX` means the same in both.
 fn machine(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
-        let _ = if c != '\n' && steers(c) { write!(shown, "\\u{:04x}", u32::from(c)) } else { write!(shown, "{c}") };
-        shown
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut shown, c| {
+            let _ = if c != '\n' && steers(c) {
+                write!(shown, "\\u{:04x}", u32::from(c))
+            } else {
+                write!(shown, "{c}")
+            };
+            shown
+        })
 }
 
 /// Control characters (C0, DEL, C1) and the invisible ones that reorder or separate text; all are below U+10000.
 fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// The process's streams, with what the command line says of them.
@@ -240,7 +275,9 @@ pub fn print(bytes: &[u8]) -> Result<bool, Failure> {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::new(Exit::Failed, "the answer was not written").caused_by(&error)),
+        Err(error) => {
+            Err(Failure::new(Exit::Failed, "the answer was not written").caused_by(&error))
+        }
     }
 }
 

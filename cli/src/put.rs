@@ -80,14 +80,25 @@ pub async fn put(session: &Session, plan: &Plan) -> Result<Stored, Failure> {
     let mut races = 0;
     loop {
         let begun = begin(session, plan, &what).await?;
-        let (id, request) = seal(session.operator(), &session.broker().to_string(), &begun, plan)
-            .map_err(|error| Failure::new(Exit::Failed, &what).caused_by(&error))?;
+        let (id, request) = seal(
+            session.operator(),
+            &session.broker().to_string(),
+            &begun,
+            plan,
+        )
+        .map_err(|error| Failure::new(Exit::Failed, &what).caused_by(&error))?;
         let answer: Result<pb::CommitPutResponse, _> = session
-            .attempt(&request, |channel, request| async move { SecretsClient::new(channel).commit_put(request).await })
+            .attempt(&request, |channel, request| async move {
+                SecretsClient::new(channel).commit_put(request).await
+            })
             .await;
         match answer {
             Ok(answer) => return Ok(stored(id, &request, &answer)),
-            Err(status) if lost_race(status.code()) && plan.expect_version.is_none() && races < RACES => races += 1,
+            Err(status)
+                if lost_race(status.code()) && plan.expect_version.is_none() && races < RACES =>
+            {
+                races += 1
+            }
             Err(status) => return Err(change_failure(&what, id, &status)),
         }
     }
@@ -99,18 +110,25 @@ fn lost_race(code: Code) -> bool {
 }
 
 async fn begin(session: &Session, plan: &Plan, what: &str) -> Result<Begun, Failure> {
-    let request = pb::BeginPutRequest { path: Some(wire_path(&plan.path)) };
+    let request = pb::BeginPutRequest {
+        path: Some(wire_path(&plan.path)),
+    };
     let answer: pb::BeginPutResponse = session
-        .read(what, &request, |channel, request| async move { SecretsClient::new(channel).begin_put(request).await })
+        .read(what, &request, |channel, request| async move {
+            SecretsClient::new(channel).begin_put(request).await
+        })
         .await?;
-    let begun = Begun::check(&answer, &session.broker().to_string()).map_err(|why| Failure::new(Exit::Failed, what).because(why))?;
+    let begun = Begun::check(&answer, &session.broker().to_string())
+        .map_err(|why| Failure::new(Exit::Failed, what).because(why))?;
     match plan.expect_version {
-        Some(expected) if expected != begun.head_version => Err(Failure::new(Exit::Precondition, what)
-            .because(match begun.head_version {
-                0 => format!("the secret does not exist, and version {expected} was expected"),
-                found => format!("version {found} is active, and {expected} was expected"),
-            })
-            .mend("look at what changed: attache secret versions REF")),
+        Some(expected) if expected != begun.head_version => {
+            Err(Failure::new(Exit::Precondition, what)
+                .because(match begun.head_version {
+                    0 => format!("the secret does not exist, and version {expected} was expected"),
+                    found => format!("version {found} is active, and {expected} was expected"),
+                })
+                .mend("look at what changed: attache secret versions REF"))
+        }
         _ => Ok(begun),
     }
 }
@@ -122,9 +140,13 @@ impl Begun {
     /// What is wrong with it.
     pub fn check(answer: &pb::BeginPutResponse, pinned: &str) -> Result<Self, String> {
         if answer.broker_id != pinned {
-            return Err(format!("the broker says that it is {}, and {pinned} is pinned", answer.broker_id));
+            return Err(format!(
+                "the broker says that it is {}, and {pinned} is pinned",
+                answer.broker_id
+            ));
         }
-        let malformed = |error: &dyn std::fmt::Display| format!("the broker's answer is malformed: {error}");
+        let malformed =
+            |error: &dyn std::fmt::Display| format!("the broker's answer is malformed: {error}");
         let secret = match answer.secret.as_slice() {
             [] => None,
             bytes => Some(SecretId::try_from(bytes).map_err(|error| malformed(&error))?),
@@ -136,10 +158,16 @@ impl Begun {
             store: StoreId::try_from(answer.store.as_slice()).map_err(|error| malformed(&error))?,
             secret,
             head_version: answer.head_version,
-            receive_key: PublicKey::try_from(answer.receive_key.as_slice()).map_err(|error| malformed(&error))?,
+            receive_key: PublicKey::try_from(answer.receive_key.as_slice())
+                .map_err(|error| malformed(&error))?,
             key_id: KeyId::try_from(answer.key_id.as_slice()).map_err(|error| malformed(&error))?,
             boot: BootId::try_from(answer.boot.as_slice()).map_err(|error| malformed(&error))?,
-            fields: answer.fields.iter().map(|field| field.parse()).collect::<Result<_, _>>().map_err(|error| malformed(&error))?,
+            fields: answer
+                .fields
+                .iter()
+                .map(|field| field.parse())
+                .collect::<Result<_, _>>()
+                .map_err(|error| malformed(&error))?,
         })
     }
 }
@@ -155,7 +183,12 @@ struct SealedValue {
 ///
 /// # Errors
 /// [`EnvelopeError`] for a put that is none, or without randomness.
-pub fn seal(operator: &str, broker: &str, begun: &Begun, plan: &Plan) -> Result<(Uuid, pb::CommitPutRequest), EnvelopeError> {
+pub fn seal(
+    operator: &str,
+    broker: &str,
+    begun: &Begun,
+    plan: &Plan,
+) -> Result<(Uuid, pb::CommitPutRequest), EnvelopeError> {
     let random = &SystemRandom;
     let (id, mutation) = mutation(plan.dry_run);
     let secret = begun.secret.map_or_else(|| SecretId::random(random), Ok)?;
@@ -166,7 +199,12 @@ pub fn seal(operator: &str, broker: &str, begun: &Begun, plan: &Plan) -> Result<
         .collect::<Result<Vec<_>, _>>()?;
     values.sort_unstable_by(|a, b| a.put.field.cmp(&b.put.field));
     let sent = |field: &FieldName| values.iter().any(|value| value.put.field == *field);
-    let carried = begun.fields.iter().filter(|field| !plan.replace && !sent(field)).cloned().collect();
+    let carried = begun
+        .fields
+        .iter()
+        .filter(|field| !plan.replace && !sent(field))
+        .cloned()
+        .collect();
     let flags = if plan.replace { FLAG_REPLACE } else { 0 };
     let commit = CommitPut::new(PutParts {
         store: begun.store,
@@ -179,7 +217,13 @@ pub fn seal(operator: &str, broker: &str, begun: &Begun, plan: &Plan) -> Result<
         fields: values.iter().map(|value| value.put.clone()).collect(),
         carried,
     })?;
-    let channel = PutChannel { store: begun.store, broker_id: broker, boot: begun.boot, key_id: begun.key_id, operator_id: operator };
+    let channel = PutChannel {
+        store: begun.store,
+        broker_id: broker,
+        boot: begun.boot,
+        key_id: begun.key_id,
+        operator_id: operator,
+    };
     let deks: Vec<_> = values.iter().map(|value| value.key.dek()).collect();
     let (enc, sealed_keys) = commit.seal_keys(random, &begun.receive_key, &channel, &deks)?;
     let request = pb::CommitPutRequest {
@@ -206,11 +250,26 @@ pub fn seal(operator: &str, broker: &str, begun: &Begun, plan: &Plan) -> Result<
     Ok((id, request))
 }
 
-fn seal_value(store: StoreId, secret: SecretId, path: &SecretPath, value: &FieldValue) -> Result<SealedValue, EnvelopeError> {
+fn seal_value(
+    store: StoreId,
+    secret: SecretId,
+    path: &SecretPath,
+    value: &FieldValue,
+) -> Result<SealedValue, EnvelopeError> {
     let id = ValueId::random(&SystemRandom)?;
-    let binding = ValueBinding { store, keyspace: &path.keyspace, secret, value: id, field: &value.field };
+    let binding = ValueBinding {
+        store,
+        keyspace: &path.keyspace,
+        secret,
+        value: id,
+        field: &value.field,
+    };
     let (ct, key) = DataKey::random(&SystemRandom)?.seal(&value.value, &binding)?;
-    let put = PutField { field: value.field.clone(), value: id, ct_hash: CtHash::of(&ct) };
+    let put = PutField {
+        field: value.field.clone(),
+        value: id,
+        ct_hash: CtHash::of(&ct),
+    };
     Ok(SealedValue { put, ct, key })
 }
 
@@ -221,7 +280,11 @@ fn stored(id: Uuid, request: &pb::CommitPutRequest, answer: &pb::CommitPutRespon
         version: answer.version,
         seq: committed.seq,
         repeated: committed.repeated,
-        sealed: request.values.iter().map(|value| value.field.clone()).collect(),
+        sealed: request
+            .values
+            .iter()
+            .map(|value| value.field.clone())
+            .collect(),
         carried: request.carried.clone(),
     }
 }
@@ -229,7 +292,10 @@ fn stored(id: Uuid, request: &pb::CommitPutRequest, answer: &pb::CommitPutRespon
 /// A path as it goes on the wire.
 #[must_use]
 pub fn wire_path(path: &SecretPath) -> pb::SecretPath {
-    pb::SecretPath { keyspace: path.keyspace.to_string(), name: path.name.to_string() }
+    pb::SecretPath {
+        keyspace: path.keyspace.to_string(),
+        name: path.name.to_string(),
+    }
 }
 
 #[cfg(test)]

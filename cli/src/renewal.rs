@@ -16,6 +16,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use attache_mtls::CertificateDer;
 use attache_mtls::bundle::TrustBundle;
 use attache_mtls::key::LeafKey;
 use attache_mtls::pem;
@@ -24,7 +25,6 @@ use attache_mtls::renew::{Freshness, Jitter, Renewal};
 use attache_mtls::spiffe::PeerId;
 use attache_mtls::tls::{Credentials, Material, MaterialError};
 use attache_mtls::verify::Purpose;
-use attache_mtls::CertificateDer;
 use attache_proto::attache::v1::{self as pb, renewal_client::RenewalClient};
 use jiff::{SignedDuration, Timestamp};
 
@@ -104,8 +104,16 @@ impl Files {
     /// Takes the lock that one renewal at a time holds; waits for it if told so.
     fn lock(&self, wait: bool) -> Result<Option<File>, Failure> {
         let path = with_suffix(&self.key, ".lock");
-        let failed = |error: &std::io::Error| Failure::new(Exit::Failed, format!("{} cannot be locked", path.display())).caused_by(error);
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| failed(&error))?;
+        let failed = |error: &std::io::Error| {
+            Failure::new(Exit::Failed, format!("{} cannot be locked", path.display()))
+                .caused_by(error)
+        };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|error| failed(&error))?;
         if wait {
             file.lock().map_err(|error| failed(&error))?;
             return Ok(Some(file));
@@ -125,8 +133,11 @@ impl Files {
 pub fn load(settings: &Settings, name: &str, context: &Context) -> Result<Identity, Failure> {
     let files = Files::of(settings, context);
     if !files.certificate.exists() && !files.next_certificate().exists() {
-        return Err(Failure::new(Exit::NotSignedIn, format!("context {name} has no certificate yet"))
-            .mend("have its request signed, then: attache login --finish CHAIN.pem"));
+        return Err(Failure::new(
+            Exit::NotSignedIn,
+            format!("context {name} has no certificate yet"),
+        )
+        .mend("have its request signed, then: attache login --finish CHAIN.pem"));
     }
     if files.next_certificate().exists() {
         let _lock = files.lock(true)?;
@@ -142,8 +153,11 @@ pub fn load(settings: &Settings, name: &str, context: &Context) -> Result<Identi
         other => other,
     };
     let identity = identity.map_err(|error| match error {
-        PairError::Mismatch => Failure::new(Exit::Failed, format!("key and certificate of context {name} do not belong together"))
-            .mend("sign in again: attache login --new NAME with another --context"),
+        PairError::Mismatch => Failure::new(
+            Exit::Failed,
+            format!("key and certificate of context {name} do not belong together"),
+        )
+        .mend("sign in again: attache login --new NAME with another --context"),
         PairError::Other(failure) => failure,
     })?;
     check_name(name, context, identity.credentials.id())?;
@@ -159,7 +173,9 @@ impl Identity {
         let now = Timestamp::now();
         match self.plan.freshness(now) {
             Freshness::Expired { not_after } => Err(expired(not_after)),
-            Freshness::Due { not_after } if context.renew_until.is_some_and(|until| now >= until) => {
+            Freshness::Due { not_after }
+                if context.renew_until.is_some_and(|until| now >= until) =>
+            {
                 console.hint(&format!("seven days are over: this sign-in ends at {not_after}; sign in again: attache login"));
                 Ok(Due::Nothing)
             }
@@ -196,28 +212,49 @@ pub async fn renew(session: &Session, identity: &Identity) -> Result<Renewed, Fa
     let Some(_lock) = files.lock(false)? else {
         return Ok(Renewed::BySomebodyElse);
     };
-    if read_pair(files).is_ok_and(|now| now.credentials.current().chain() != identity.credentials.current().chain()) {
+    if read_pair(files).is_ok_and(|now| {
+        now.credentials.current().chain() != identity.credentials.current().chain()
+    }) {
         return Ok(Renewed::BySomebodyElse);
     }
     let key = next_key(files)?;
-    let csr = key.certificate_request().map_err(|error| Failure::new(Exit::Failed, WHAT).caused_by(&error))?;
-    let request = pb::RenewRequest { csr, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let csr = key
+        .certificate_request()
+        .map_err(|error| Failure::new(Exit::Failed, WHAT).caused_by(&error))?;
+    let request = pb::RenewRequest {
+        csr,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
     let answer: pb::RenewResponse = session
-        .attempt(&request, |channel, request| async move { RenewalClient::new(channel).renew(request).await })
+        .attempt(&request, |channel, request| async move {
+            RenewalClient::new(channel).renew(request).await
+        })
         .await
         .map_err(|status| status::failure(WHAT, &status))?;
-    let issued = answer.certificate.ok_or_else(|| Failure::new(Exit::Failed, WHAT).because("the broker's answer holds no certificate"))?;
-    let (chain, bundle) = check_issued(&issued, &key, identity).map_err(|why| Failure::new(Exit::Failed, WHAT).because(why))?;
-    let written = |error: attache_mtls::private_file::PrivateFileError| Failure::new(Exit::Failed, WHAT).caused_by(&error);
+    let issued = answer.certificate.ok_or_else(|| {
+        Failure::new(Exit::Failed, WHAT).because("the broker's answer holds no certificate")
+    })?;
+    let (chain, bundle) = check_issued(&issued, &key, identity)
+        .map_err(|why| Failure::new(Exit::Failed, WHAT).because(why))?;
+    let written = |error: attache_mtls::private_file::PrivateFileError| {
+        Failure::new(Exit::Failed, WHAT).caused_by(&error)
+    };
     if files.owns_bundle && bundle != **identity.credentials.current().bundle() {
         write_private(&files.trust_bundle, bundle.to_pem().as_bytes()).map_err(written)?;
     }
-    write_private(&files.next_certificate(), pem::encode_certificates(&chain).as_bytes()).map_err(written)?;
+    write_private(
+        &files.next_certificate(),
+        pem::encode_certificates(&chain).as_bytes(),
+    )
+    .map_err(written)?;
     complete(files)?;
     match read_pair(files) {
         Ok(identity) => Ok(Renewed::Now(Box::new(identity))),
         Err(PairError::Other(failure)) => Err(failure),
-        Err(PairError::Mismatch) => Err(Failure::new(Exit::Failed, WHAT).because("key and certificate do not belong together")),
+        Err(PairError::Mismatch) => {
+            Err(Failure::new(Exit::Failed, WHAT)
+                .because("key and certificate do not belong together"))
+        }
     }
 }
 
@@ -232,11 +269,23 @@ fn next_key(files: &Files) -> Result<LeafKey, Failure> {
 }
 
 /// Holds an issued certificate against the key, the name and the roots that it must fit.
-fn check_issued(issued: &pb::IssuedCertificate, key: &LeafKey, old: &Identity) -> Result<(Vec<CertificateDer<'static>>, TrustBundle), String> {
-    let ders = |ders: &[Vec<u8>]| ders.iter().cloned().map(CertificateDer::from).collect::<Vec<_>>();
-    let bundle = TrustBundle::from_der(ders(&issued.trust_bundle)).map_err(|error| crate::failure::chain(&error))?;
+fn check_issued(
+    issued: &pb::IssuedCertificate,
+    key: &LeafKey,
+    old: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, TrustBundle), String> {
+    let ders = |ders: &[Vec<u8>]| {
+        ders.iter()
+            .cloned()
+            .map(CertificateDer::from)
+            .collect::<Vec<_>>()
+    };
+    let bundle = TrustBundle::from_der(ders(&issued.trust_bundle))
+        .map_err(|error| crate::failure::chain(&error))?;
     let chain = ders(&issued.chain);
-    let peer = bundle.verify(&chain, Purpose::Client, Timestamp::now()).map_err(|error| crate::failure::chain(&error))?;
+    let peer = bundle
+        .verify(&chain, Purpose::Client, Timestamp::now())
+        .map_err(|error| crate::failure::chain(&error))?;
     if peer.id() != old.credentials.id() {
         return Err(format!("the new certificate is for {}", peer.id()));
     }
@@ -250,7 +299,9 @@ fn check_issued(issued: &pb::IssuedCertificate, key: &LeafKey, old: &Identity) -
 /// the lock.
 fn complete(files: &Files) -> Result<(), Failure> {
     let next = files.next_certificate();
-    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(Exit::Failed, "the renewed certificate was not put in place").caused_by(error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(Exit::Failed, "the renewed certificate was not put in place").caused_by(error)
+    };
     let text = match read_pem(&next) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -258,11 +309,13 @@ fn complete(files: &Files) -> Result<(), Failure> {
     };
     let bundle = Arc::new(read_bundle(&files.trust_bundle)?);
     let fits = |key: &Path| {
-        LeafKey::read(key).is_ok_and(|key| Material::from_pem(&text, &key, Arc::clone(&bundle)).is_ok())
+        LeafKey::read(key)
+            .is_ok_and(|key| Material::from_pem(&text, &key, Arc::clone(&bundle)).is_ok())
     };
     let next_key = files.next_key();
     let step = if fits(&next_key) {
-        rename_durably(&next_key, &files.key).and_then(|()| rename_durably(&next, &files.certificate))
+        rename_durably(&next_key, &files.key)
+            .and_then(|()| rename_durably(&next, &files.certificate))
     } else if fits(&files.key) {
         rename_durably(&next, &files.certificate)
     } else {
@@ -273,7 +326,10 @@ fn complete(files: &Files) -> Result<(), Failure> {
 
 fn rename_durably(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::rename(from, to)?;
-    let folder = to.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let folder = to
+        .parent()
+        .filter(|folder| *folder != Path::new(""))
+        .unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
@@ -284,27 +340,42 @@ enum PairError {
 
 fn read_pair(files: &Files) -> Result<Identity, PairError> {
     let unusable = |what: &Path, error: &(dyn std::error::Error + 'static)| {
-        PairError::Other(Failure::new(Exit::Failed, format!("{} cannot be used", what.display())).caused_by(error))
+        PairError::Other(
+            Failure::new(Exit::Failed, format!("{} cannot be used", what.display()))
+                .caused_by(error),
+        )
     };
     let key = LeafKey::read(&files.key).map_err(|error| unusable(&files.key, &error))?;
-    let chain = read_pem(&files.certificate).map_err(|error| unusable(&files.certificate, &error))?;
+    let chain =
+        read_pem(&files.certificate).map_err(|error| unusable(&files.certificate, &error))?;
     let bundle = read_bundle(&files.trust_bundle).map_err(PairError::Other)?;
     let material = match Material::from_pem(&chain, &key, Arc::new(bundle)) {
         Ok(material) => material,
         Err(MaterialError::Mismatch) => return Err(PairError::Mismatch),
         Err(error) => return Err(unusable(&files.certificate, &error)),
     };
-    let (not_before, not_after) = (material.identity().not_before(), material.identity().not_after());
+    let (not_before, not_after) = (
+        material.identity().not_before(),
+        material.identity().not_after(),
+    );
     // One person's commands come when they come: no fleet to spread, so the middle of the life and no draw.
     let plan = Renewal::new(not_before, not_after, Jitter::from_u32(1 << 31));
-    Ok(Identity { credentials: Credentials::new(material), files: files.clone(), plan, not_after })
+    Ok(Identity {
+        credentials: Credentials::new(material),
+        files: files.clone(),
+        plan,
+        not_after,
+    })
 }
 
 fn check_name(name: &str, context: &Context, id: &PeerId) -> Result<(), Failure> {
     let fits = match id {
         PeerId::Operator(operator) => {
             operator.trust_domain() == context.broker.trust_domain()
-                && context.operator.as_deref().is_none_or(|wanted| wanted == operator.name())
+                && context
+                    .operator
+                    .as_deref()
+                    .is_none_or(|wanted| wanted == operator.name())
         }
         PeerId::Node(_) | PeerId::Broker(_) => false,
     };
@@ -320,7 +391,13 @@ fn check_name(name: &str, context: &Context, id: &PeerId) -> Result<(), Failure>
 /// # Errors
 /// [`Exit::Failed`] when it is unreadable or no bundle.
 pub fn read_bundle(path: &Path) -> Result<TrustBundle, Failure> {
-    let refused = |error: &(dyn std::error::Error + 'static)| Failure::new(Exit::Failed, format!("the trust bundle {} cannot be used", path.display())).caused_by(error);
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(
+            Exit::Failed,
+            format!("the trust bundle {} cannot be used", path.display()),
+        )
+        .caused_by(error)
+    };
     let text = read_pem(path).map_err(|error| refused(&error))?;
     TrustBundle::from_pem(&text).map_err(|error| refused(&error))
 }
@@ -331,9 +408,13 @@ pub fn read_bundle(path: &Path) -> Result<TrustBundle, Failure> {
 /// Those of the file; one that is too large.
 pub fn read_pem(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(PEM_LIMIT_BYTES + 1).read_to_end(&mut text)?;
+    File::open(path)?
+        .take(PEM_LIMIT_BYTES + 1)
+        .read_to_end(&mut text)?;
     if text.len() as u64 > PEM_LIMIT_BYTES {
-        return Err(std::io::Error::other(format!("it is larger than {PEM_LIMIT_BYTES} bytes")));
+        return Err(std::io::Error::other(format!(
+            "it is larger than {PEM_LIMIT_BYTES} bytes"
+        )));
     }
     Ok(text)
 }
@@ -345,4 +426,4 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

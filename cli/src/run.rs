@@ -25,8 +25,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment) -
     if let Err(error) = attache_arena::harden_process() {
         console.hint(&format!("warning: this process can be dumped: {error}"));
     }
-    let shell = Shell { environment, global: cli.global.clone(), console };
-    let ended = carry_out(cli, &shell).and_then(|report| console.answer(&report).map(|()| report.exit));
+    let shell = Shell {
+        environment,
+        global: cli.global.clone(),
+        console,
+    };
+    let ended =
+        carry_out(cli, &shell).and_then(|report| console.answer(&report).map(|()| report.exit));
     match ended {
         Ok(exit) => exit,
         Err(failure) => {
@@ -59,7 +64,11 @@ fn console(cli: &Cli, environment: &Environment) -> Console {
         format: cli.global.output,
         quiet: cli.global.quiet,
         color: terminal && !cli.global.no_color && !environment.no_color,
-        wide: if terminal { comfy_table::Table::new().width() } else { None },
+        wide: if terminal {
+            comfy_table::Table::new().width()
+        } else {
+            None
+        },
     }
 }
 

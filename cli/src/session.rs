@@ -29,7 +29,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long one attempt at a call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How long to wait before each further attempt.
-const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(900),
+];
 /// The most pages of a list: a broker that never ends one is not followed.
 const PAGES_LIMIT: usize = 100_000;
 
@@ -46,7 +50,11 @@ impl Session {
     ///
     /// # Errors
     /// [`Exit::NotSignedIn`] when there is no certificate that still works; [`Exit::Failed`] for unusable files.
-    pub async fn open(settings: &Settings, named: Option<&str>, console: &Console) -> Result<Self, Failure> {
+    pub async fn open(
+        settings: &Settings,
+        named: Option<&str>,
+        console: &Console,
+    ) -> Result<Self, Failure> {
         let (name, context) = settings.pick(named)?;
         let mut identity = renewal::load(settings, name, context)?;
         if let renewal::Due::Renew = identity.due(context, console)? {
@@ -54,8 +62,12 @@ impl Session {
             // The certificate still works: what is wrong with the broker shows in the call that was asked for.
             match renewal::renew(&with_old, &identity).await {
                 Ok(renewal::Renewed::Now(renewed)) => identity = *renewed,
-                Ok(renewal::Renewed::BySomebodyElse) => identity = renewal::load(settings, name, context)?,
-                Err(failure) => console.hint(&format!("the certificate is due and was not renewed: {failure}")),
+                Ok(renewal::Renewed::BySomebodyElse) => {
+                    identity = renewal::load(settings, name, context)?
+                }
+                Err(failure) => console.hint(&format!(
+                    "the certificate is due and was not renewed: {failure}"
+                )),
             }
         }
         Self::connect(&context.address, &context.broker, &identity.credentials)
@@ -65,17 +77,31 @@ impl Session {
     ///
     /// # Errors
     /// [`Exit::Failed`] for an address that is no authority of a URI.
-    pub fn connect(address: &str, broker: &BrokerId, credentials: &Credentials) -> Result<Self, Failure> {
-        let unusable = |error: &(dyn std::error::Error + 'static)| Failure::new(Exit::Failed, "the broker cannot be called").caused_by(error);
-        let tls = credentials.client_config(broker.clone()).map_err(|error| unusable(&error))?;
+    pub fn connect(
+        address: &str,
+        broker: &BrokerId,
+        credentials: &Credentials,
+    ) -> Result<Self, Failure> {
+        let unusable = |error: &(dyn std::error::Error + 'static)| {
+            Failure::new(Exit::Failed, "the broker cannot be called").caused_by(error)
+        };
+        let tls = credentials
+            .client_config(broker.clone())
+            .map_err(|error| unusable(&error))?;
         let connector = Connector::new(tls, CONNECT_LIMIT);
-        let uri: Uri = format!("http://{address}").parse().map_err(|error: http::uri::InvalidUri| unusable(&error))?;
+        let uri: Uri = format!("http://{address}")
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| unusable(&error))?;
         let address = address.to_owned();
         let channel = Endpoint::from(uri).connect_with_connector_lazy(service_fn(move |_: Uri| {
             let (connector, address) = (connector.clone(), address.clone());
             async move { connector.connect(address).await.map(TokioIo::new) }
         }));
-        Ok(Self { channel, broker: broker.clone(), operator: credentials.id().to_string() })
+        Ok(Self {
+            channel,
+            broker: broker.clone(),
+            operator: credentials.id().to_string(),
+        })
     }
 
     /// The broker that is pinned.
@@ -103,7 +129,11 @@ impl Session {
     ///
     /// # Cancel safety
     /// May be dropped at any time; whether the request was carried out is not known then.
-    pub async fn attempt<Q, R, F>(&self, request: &Q, send: impl Fn(Channel, Request<Q>) -> F) -> Result<R, Status>
+    pub async fn attempt<Q, R, F>(
+        &self,
+        request: &Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<R, Status>
     where
         Q: Clone,
         F: Future<Output = Result<Response<R>, Status>>,
@@ -112,7 +142,8 @@ impl Session {
         loop {
             let mut wrapped = Request::new(request.clone());
             wrapped.set_timeout(CALL_LIMIT);
-            let answer = tokio::time::timeout(CALL_LIMIT, send(self.channel.clone(), wrapped)).await;
+            let answer =
+                tokio::time::timeout(CALL_LIMIT, send(self.channel.clone(), wrapped)).await;
             let status = match answer {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => status,
@@ -129,24 +160,39 @@ impl Session {
     ///
     /// # Errors
     /// As [`crate::status`] says; `what` is what was not done.
-    pub async fn read<Q, R, F>(&self, what: &str, request: &Q, send: impl Fn(Channel, Request<Q>) -> F) -> Result<R, Failure>
+    pub async fn read<Q, R, F>(
+        &self,
+        what: &str,
+        request: &Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<R, Failure>
     where
         Q: Clone,
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        self.attempt(request, send).await.map_err(|status| status::failure(what, &status))
+        self.attempt(request, send)
+            .await
+            .map_err(|status| status::failure(what, &status))
     }
 
     /// A call that changes something. The failure names the request, and says when the change may have been made.
     ///
     /// # Errors
     /// As [`Session::read`].
-    pub async fn change<Q, R, F>(&self, what: &str, id: Uuid, request: &Q, send: impl Fn(Channel, Request<Q>) -> F) -> Result<R, Failure>
+    pub async fn change<Q, R, F>(
+        &self,
+        what: &str,
+        id: Uuid,
+        request: &Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<R, Failure>
     where
         Q: Clone,
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        self.attempt(request, send).await.map_err(|status| change_failure(what, id, &status))
+        self.attempt(request, send)
+            .await
+            .map_err(|status| change_failure(what, id, &status))
     }
 
     /// All pages of a list.
@@ -160,7 +206,11 @@ impl Session {
         let mut all = Vec::new();
         let mut token = String::new();
         for _ in 0..PAGES_LIMIT {
-            let (items, next) = page(pb::Page { size: 500, token: token.clone() }).await?;
+            let (items, next) = page(pb::Page {
+                size: 500,
+                token: token.clone(),
+            })
+            .await?;
             all.extend(items);
             if next.is_empty() {
                 return Ok(all);
@@ -170,7 +220,8 @@ impl Session {
             }
             token = next;
         }
-        Err(Failure::new(Exit::Failed, "the list was not read").because("the broker's pages do not end"))
+        Err(Failure::new(Exit::Failed, "the list was not read")
+            .because("the broker's pages do not end"))
     }
 }
 
@@ -179,7 +230,8 @@ impl Session {
 pub fn change_failure(what: &str, id: Uuid, status: &Status) -> Failure {
     let failure = status::failure(what, status).of_request(id);
     if failure.exit == Exit::Unavailable && status::answer_was_lost(status) {
-        return failure.mend("the change may have been made although no answer came: look, then try again");
+        return failure
+            .mend("the change may have been made although no answer came: look, then try again");
     }
     failure
 }
@@ -188,5 +240,11 @@ pub fn change_failure(what: &str, id: Uuid, status: &Status) -> Failure {
 #[must_use]
 pub fn mutation(dry_run: bool) -> (Uuid, Option<pb::Mutation>) {
     let id = Uuid::now_v7();
-    (id, Some(pb::Mutation { request_id: id.as_bytes().to_vec(), dry_run }))
+    (
+        id,
+        Some(pb::Mutation {
+            request_id: id.as_bytes().to_vec(),
+            dry_run,
+        }),
+    )
 }

@@ -41,7 +41,10 @@ pub fn pays_to_retry(status: &Status) -> bool {
     match transport(status) {
         Some(Transport::Lost(_)) => true,
         Some(Transport::NotTheBroker(_) | Transport::NotAccepted(_)) => false,
-        None => matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded),
+        None => matches!(
+            status.code(),
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded
+        ),
     }
 }
 
@@ -49,14 +52,19 @@ pub fn pays_to_retry(status: &Status) -> bool {
 #[must_use]
 pub fn answer_was_lost(status: &Status) -> bool {
     matches!(transport(status), Some(Transport::Lost(_)))
-        || matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded
+        )
 }
 
 /// The stable reason (UPPER_SNAKE) that the broker gave.
 #[must_use]
 pub fn reason(status: &Status) -> Option<String> {
     let details = RpcStatus::decode(status.details()).ok()?.details;
-    let info = details.iter().find(|detail| detail.type_url == ERROR_INFO)?;
+    let info = details
+        .iter()
+        .find(|detail| detail.type_url == ERROR_INFO)?;
     let info = ErrorInfo::decode(info.value.as_slice()).ok()?;
     (info.domain == DOMAIN).then_some(info.reason)
 }
@@ -98,25 +106,33 @@ fn known(error: &(dyn Error + 'static)) -> Option<Transport> {
         return match handshake {
             HandshakeError::Peer(peer) => Some(Transport::NotTheBroker(chain(peer))),
             HandshakeError::Alpn => Some(Transport::NotTheBroker(chain(handshake))),
-            HandshakeError::Tls(rustls::Error::AlertReceived(alert)) => Some(Transport::NotAccepted(format!("TLS alert {alert:?}"))),
+            HandshakeError::Tls(rustls::Error::AlertReceived(alert)) => {
+                Some(Transport::NotAccepted(format!("TLS alert {alert:?}")))
+            }
             HandshakeError::Tls(tls) => Some(Transport::NotTheBroker(tls.to_string())),
-            HandshakeError::Timeout { .. } | HandshakeError::Io(_) => Some(Transport::Lost(chain(handshake))),
+            HandshakeError::Timeout { .. } | HandshakeError::Io(_) => {
+                Some(Transport::Lost(chain(handshake)))
+            }
             _ => None,
         };
     }
-    match error.downcast_ref::<rustls::Error>()? {
-        rustls::Error::AlertReceived(alert) => Some(Transport::NotAccepted(format!("TLS alert {alert:?}"))),
-        _ => None,
-    }
+    let rustls::Error::AlertReceived(alert) = error.downcast_ref()? else {
+        return None;
+    };
+    Some(Transport::NotAccepted(format!("TLS alert {alert:?}")))
 }
 
 fn transport_failure(what: &str, transport: Transport) -> Failure {
     match transport {
         Transport::NotTheBroker(why) => Failure::new(Exit::Failed, what)
-            .because(format!("what answers at the context's address is not the pinned broker: {why}"))
+            .because(format!(
+                "what answers at the context's address is not the pinned broker: {why}"
+            ))
             .mend("check address, broker and trust_bundle of the context; nothing was sent"),
         Transport::NotAccepted(why) => Failure::new(Exit::NotSignedIn, what)
-            .because(format!("the broker does not accept this operator's certificate ({why})"))
+            .because(format!(
+                "the broker does not accept this operator's certificate ({why})"
+            ))
             .mend("sign in: attache login"),
         Transport::Lost(why) => Failure::new(Exit::Unavailable, what)
             .because(format!("the broker did not answer: {why}"))
@@ -129,22 +145,39 @@ fn answered(what: &str, status: &Status) -> Failure {
         Code::InvalidArgument | Code::OutOfRange => (Exit::Usage, None),
         Code::PermissionDenied => (Exit::Denied, None),
         Code::Unauthenticated => (Exit::NotSignedIn, Some("sign in: attache login")),
-        Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => (Exit::Precondition, None),
-        Code::Unavailable | Code::ResourceExhausted => (Exit::Unavailable, Some("try again in a moment")),
-        Code::DeadlineExceeded | Code::Cancelled => (Exit::Unavailable, Some("the broker is slow or shutting down; try again")),
-        Code::Unimplemented => (Exit::Failed, Some("the broker is older than this attache: update the broker")),
-        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => (Exit::Failed, Some("the broker's log says more")),
+        Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => {
+            (Exit::Precondition, None)
+        }
+        Code::Unavailable | Code::ResourceExhausted => {
+            (Exit::Unavailable, Some("try again in a moment"))
+        }
+        Code::DeadlineExceeded | Code::Cancelled => (
+            Exit::Unavailable,
+            Some("the broker is slow or shutting down; try again"),
+        ),
+        Code::Unimplemented => (
+            Exit::Failed,
+            Some("the broker is older than this attache: update the broker"),
+        ),
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => {
+            (Exit::Failed, Some("the broker's log says more"))
+        }
     };
     let failure = Failure::new(exit, what).because(message(status));
     match mend {
-        Some(mend) => failure.mend(mend),
-        None => failure,
+        // A broker of ours that gives a reason has said what to do in its own words.
+        Some(mend) if reason(status).is_none() => failure.mend(mend),
+        Some(_) | None => failure,
     }
 }
 
 fn message(status: &Status) -> String {
     let text: String = status.message().chars().take(MESSAGE_LIMIT).collect();
-    if text.is_empty() { format!("the broker answers {:?}", status.code()) } else { text }
+    if text.is_empty() {
+        format!("the broker answers {:?}", status.code())
+    } else {
+        text
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -187,31 +220,58 @@ mod tests {
     #[test]
     fn every_code_has_its_exit() {
         let cases = [
-            (Code::InvalidArgument, Exit::Usage), (Code::OutOfRange, Exit::Usage), (Code::PermissionDenied, Exit::Denied),
-            (Code::Unauthenticated, Exit::NotSignedIn), (Code::NotFound, Exit::Precondition),
-            (Code::AlreadyExists, Exit::Precondition), (Code::FailedPrecondition, Exit::Precondition),
-            (Code::Aborted, Exit::Precondition), (Code::Unavailable, Exit::Unavailable),
-            (Code::ResourceExhausted, Exit::Unavailable), (Code::DeadlineExceeded, Exit::Unavailable),
-            (Code::Cancelled, Exit::Unavailable), (Code::Unimplemented, Exit::Failed), (Code::Unknown, Exit::Failed),
-            (Code::Internal, Exit::Failed), (Code::DataLoss, Exit::Failed),
+            (Code::InvalidArgument, Exit::Usage),
+            (Code::OutOfRange, Exit::Usage),
+            (Code::PermissionDenied, Exit::Denied),
+            (Code::Unauthenticated, Exit::NotSignedIn),
+            (Code::NotFound, Exit::Precondition),
+            (Code::AlreadyExists, Exit::Precondition),
+            (Code::FailedPrecondition, Exit::Precondition),
+            (Code::Aborted, Exit::Precondition),
+            (Code::Unavailable, Exit::Unavailable),
+            (Code::ResourceExhausted, Exit::Unavailable),
+            (Code::DeadlineExceeded, Exit::Unavailable),
+            (Code::Cancelled, Exit::Unavailable),
+            (Code::Unimplemented, Exit::Failed),
+            (Code::Unknown, Exit::Failed),
+            (Code::Internal, Exit::Failed),
+            (Code::DataLoss, Exit::Failed),
         ];
         for (code, exit) in cases {
             let failed = failure("it was not done", &Status::new(code, "because of this"));
             assert_eq!(failed.exit, exit, "{code:?}");
-            assert!(failed.to_string().starts_with("attache: it was not done: because of this"), "{failed}");
+            assert!(
+                failed
+                    .to_string()
+                    .starts_with("attache: it was not done: because of this"),
+                "{failed}"
+            );
         }
-        assert!(failure("x", &Status::new(Code::NotFound, "")).to_string().contains("NotFound"));
+        assert!(
+            failure("x", &Status::new(Code::NotFound, ""))
+                .to_string()
+                .contains("NotFound")
+        );
     }
 
     #[test]
     fn a_connection_says_who_is_to_blame() {
-        let refused = lost(HandshakeError::Io(io::Error::from(io::ErrorKind::ConnectionRefused)));
+        let refused = lost(HandshakeError::Io(io::Error::from(
+            io::ErrorKind::ConnectionRefused,
+        )));
         assert_eq!(failure("x", &refused).exit, Exit::Unavailable);
         assert!(pays_to_retry(&refused) && answer_was_lost(&refused));
 
-        let stranger = lost(HandshakeError::Peer(attache_mtls::verify::PeerError::UnknownIssuer));
+        let stranger = lost(HandshakeError::Peer(
+            attache_mtls::verify::PeerError::UnknownIssuer,
+        ));
         assert_eq!(failure("x", &stranger).exit, Exit::Failed);
-        assert!(!pays_to_retry(&stranger) && failure("x", &stranger).to_string().contains("not the pinned broker"));
+        assert!(
+            !pays_to_retry(&stranger)
+                && failure("x", &stranger)
+                    .to_string()
+                    .contains("not the pinned broker")
+        );
 
         let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired);
         let nested = lost(io::Error::other(alert));
@@ -221,18 +281,35 @@ mod tests {
 
     #[test]
     fn the_reason_is_read_from_the_details() {
-        let info = ErrorInfo { reason: "HEAD_MOVED".into(), domain: DOMAIN.into() };
-        let detail = Detail { type_url: ERROR_INFO.into(), value: info.encode_to_vec() };
-        let rpc = RpcStatus { code: 10, message: "moved".into(), details: vec![detail] };
+        let info = ErrorInfo {
+            reason: "HEAD_MOVED".into(),
+            domain: DOMAIN.into(),
+        };
+        let detail = Detail {
+            type_url: ERROR_INFO.into(),
+            value: info.encode_to_vec(),
+        };
+        let rpc = RpcStatus {
+            code: 10,
+            message: "moved".into(),
+            details: vec![detail],
+        };
         let status = Status::with_details(Code::Aborted, "moved", rpc.encode_to_vec().into());
         assert_eq!(reason(&status).as_deref(), Some("HEAD_MOVED"));
         assert_eq!(reason(&Status::aborted("x")), None);
-        assert_eq!(reason(&Status::with_details(Code::Aborted, "x", vec![0xff].into())), None);
+        assert_eq!(
+            reason(&Status::with_details(Code::Aborted, "x", vec![0xff].into())),
+            None
+        );
     }
 
     #[test]
     fn a_hostile_message_is_cut_and_escaped() {
-        let shown = failure("x", &Status::internal(format!("\u{1b}[2J{}", "a".repeat(10_000)))).to_string();
+        let shown = failure(
+            "x",
+            &Status::internal(format!("\u{1b}[2J{}", "a".repeat(10_000))),
+        )
+        .to_string();
         assert!(shown.len() < 4_300 && !shown.contains('\u{1b}'));
     }
 }

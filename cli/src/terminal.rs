@@ -16,13 +16,20 @@ use crate::failure::{Exit, Failure};
 /// [`Exit::Usage`] without a terminal or for an empty answer; [`Exit::Interrupted`] for Ctrl-C.
 pub fn ask_value(field: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::usage(format!("the value of {field} cannot be asked for: standard input is no terminal"))
-            .mend(format!("give it as {field}=@PATH or {field}=-")));
+        return Err(Failure::usage(format!(
+            "the value of {field} cannot be asked for: standard input is no terminal"
+        ))
+        .mend(format!("give it as {field}=@PATH or {field}=-")));
     }
     let failed = || format!("the value of {field} was not read");
-    let answer = rpassword::prompt_password(format!("{field}: ")).map_err(|error| match error.kind() {
-        io::ErrorKind::Interrupted => Failure::new(Exit::Interrupted, failed()),
-        _ => Failure::new(Exit::Failed, failed()).caused_by(&error),
+    let answer = rpassword::prompt_password(format!("{field}: ")).map_err(|error| {
+        let interrupted = error.kind() == io::ErrorKind::Interrupted;
+        let exit = if interrupted {
+            Exit::Interrupted
+        } else {
+            Exit::Failed
+        };
+        Failure::new(exit, failed()).caused_by(&error)
     })?;
     if answer.is_empty() {
         return Err(Failure::usage(format!("the value of {field} is empty"))
@@ -40,12 +47,17 @@ pub fn confirm(what_happens: &str, name: &str, yes: Yes) -> Result<(), Failure> 
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::usage(format!("{what_happens}, and nobody can be asked: standard input is no terminal"))
-            .mend("add --yes if that is meant"));
+        return Err(Failure::usage(format!(
+            "{what_happens}, and nobody can be asked: standard input is no terminal"
+        ))
+        .mend("add --yes if that is meant"));
     }
-    let failed = |error: io::Error| Failure::new(Exit::Failed, "the answer was not read").caused_by(&error);
+    let failed =
+        |error: io::Error| Failure::new(Exit::Failed, "the answer was not read").caused_by(&error);
     let mut err = io::stderr().lock();
-    write!(err, "{what_happens}.\nType {name} to go on: ").and_then(|()| err.flush()).map_err(failed)?;
+    write!(err, "{what_happens}.\nType {name} to go on: ")
+        .and_then(|()| err.flush())
+        .map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     if answer.trim_end_matches(['\n', '\r']) == name {

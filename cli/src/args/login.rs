@@ -9,9 +9,11 @@ use super::parse;
 
 /// `attache login`: without a form it renews the certificate now.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "The first time: attache login --new NAME --broker ADDR --broker-id ID --trust-bundle FILE --csr \
+#[command(
+    after_help = "The first time: attache login --new NAME --broker ADDR --broker-id ID --trust-bundle FILE --csr \
                         OUT; on the broker's machine: attache-broker bootstrap operator NAME --csr OUT > CHAIN.pem; then: \
-                        attache login --finish CHAIN.pem. The key never leaves this machine.")]
+                        attache login --finish CHAIN.pem. The key never leaves this machine."
+)]
 pub struct Login {
     /// Make a key and a certificate request for this operator, and a context that waits for the certificate
     #[arg(long, value_name = "NAME", value_parser = parse::word(parse::operator_name), conflicts_with = "finish",

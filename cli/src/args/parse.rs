@@ -4,6 +4,11 @@
 //! in the wrong place. Names and references have their grammar in `attache_envelope::name`; here stands what each verb
 //! takes of it.
 
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "every parser has the one error, Problem, and the module says what it says"
+)]
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +16,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use attache_envelope::name::{
-    ClusterName, GrantName, Keyspace, NodeName, NodeUid, SecretPath, SecretRef, SecretVersion, WorkloadRef,
+    ClusterName, GrantName, Keyspace, NodeName, NodeUid, SecretPath, SecretRef, SecretVersion,
+    WorkloadRef,
 };
 use attache_mtls::spiffe::{BrokerId, NodeId, OperatorId, TrustDomain};
 use attache_translog::Verifier;
@@ -39,7 +45,9 @@ impl Problem {
 
 /// Makes a parser of one word: clap's own way to take a text does not say which argument was not UTF-8.
 #[must_use]
-pub fn word<T: Clone + Send + Sync + 'static>(parse: fn(&str) -> Result<T, Problem>) -> impl TypedValueParser<Value = T> {
+pub fn word<T: Clone + Send + Sync + 'static>(
+    parse: fn(&str) -> Result<T, Problem>,
+) -> impl TypedValueParser<Value = T> {
     OsStringValueParser::new().try_map(move |text| match text.to_str() {
         Some(text) => parse(text),
         None => Err(Problem::new("it is not UTF-8")),
@@ -47,16 +55,17 @@ pub fn word<T: Clone + Send + Sync + 'static>(parse: fn(&str) -> Result<T, Probl
 }
 
 /// `KEYSPACE/NAME`, for verbs on a whole secret.
-///
-/// # Errors
-/// [`Problem`], here and in every parser below.
 pub fn secret(text: &str) -> Result<SecretPath, Problem> {
     let reference = reference(text)?;
     if reference.version.is_some() {
-        return Err(Problem::new("this verb takes no @VERSION: write KEYSPACE/NAME"));
+        return Err(Problem::new(
+            "this verb takes no @VERSION: write KEYSPACE/NAME",
+        ));
     }
     if reference.field.is_some() {
-        return Err(Problem::new("this verb takes no #FIELD: write KEYSPACE/NAME"));
+        return Err(Problem::new(
+            "this verb takes no #FIELD: write KEYSPACE/NAME",
+        ));
     }
     Ok(reference.path)
 }
@@ -65,7 +74,9 @@ pub fn secret(text: &str) -> Result<SecretPath, Problem> {
 pub fn secret_version(text: &str) -> Result<SecretRef, Problem> {
     let reference = reference(text)?;
     if reference.field.is_some() {
-        return Err(Problem::new("a version holds all its fields together: write KEYSPACE/NAME@VERSION"));
+        return Err(Problem::new(
+            "a version holds all its fields together: write KEYSPACE/NAME@VERSION",
+        ));
     }
     Ok(reference)
 }
@@ -74,7 +85,9 @@ pub fn secret_version(text: &str) -> Result<SecretRef, Problem> {
 pub fn secret_field(text: &str) -> Result<SecretRef, Problem> {
     let reference = reference(text)?;
     if reference.version.is_some() {
-        return Err(Problem::new("a grant is for whichever version is active: write KEYSPACE/NAME or KEYSPACE/NAME#FIELD"));
+        return Err(Problem::new(
+            "a grant is for whichever version is active: write KEYSPACE/NAME or KEYSPACE/NAME#FIELD",
+        ));
     }
     Ok(reference)
 }
@@ -111,7 +124,9 @@ pub fn workload(text: &str) -> Result<WorkloadRef, Problem> {
 /// An operator's name: one segment of a SPIFFE ID.
 pub fn operator_name(text: &str) -> Result<String, Problem> {
     let anywhere: TrustDomain = named("any")?;
-    OperatorId::new(anywhere, text).map(|id| id.name().to_owned()).map_err(|error| Problem::new(error.to_string()))
+    OperatorId::new(anywhere, text)
+        .map(|id| id.name().to_owned())
+        .map_err(|error| Problem::new(error.to_string()))
 }
 
 /// A broker's SPIFFE ID.
@@ -147,25 +162,38 @@ impl fmt::Display for NodeArg {
 pub fn node(text: &str) -> Result<NodeArg, Problem> {
     if text.starts_with("spiffe:") {
         let id = text.parse();
-        return id
-            .map(NodeArg::Id)
-            .map_err(|error| Problem::new(format!("{error}; write spiffe://TRUST-DOMAIN/node/CLUSTER/UID")));
+        return id.map(NodeArg::Id).map_err(|error| {
+            Problem::new(format!(
+                "{error}; write spiffe://TRUST-DOMAIN/node/CLUSTER/UID"
+            ))
+        });
     }
     let Some((cluster, node)) = text.split_once('/') else {
-        return Err(Problem::new("write CLUSTER/NAME, CLUSTER/UID, or the whole SPIFFE ID as `attache node list` shows it"));
+        return Err(Problem::new(
+            "write CLUSTER/NAME, CLUSTER/UID, or the whole SPIFFE ID as `attache node list` shows it",
+        ));
     };
     let cluster = named(cluster)?;
     if NodeUid::from_str(node).is_err() {
         named::<NodeName>(node)?;
     }
-    Ok(NodeArg::Named { cluster, node: node.to_owned() })
+    Ok(NodeArg::Named {
+        cluster,
+        node: node.to_owned(),
+    })
 }
 
 /// A context's name: a plain file name, because its key and certificate are named after it.
 pub fn context_name(text: &str) -> Result<String, Problem> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if text.is_empty() || text.len() > 63 || !text.chars().all(fits) || !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return Err(Problem::new("a context's name has 1 to 63 of A-Z, a-z, 0-9, and after the first also . _ -"));
+    if text.is_empty()
+        || text.len() > 63
+        || !text.chars().all(fits)
+        || !text.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
+        return Err(Problem::new(
+            "a context's name has 1 to 63 of A-Z, a-z, 0-9, and after the first also . _ -",
+        ));
     }
     Ok(text.to_owned())
 }
@@ -186,8 +214,14 @@ pub fn existing_version(text: &str) -> Result<u64, Problem> {
 /// The `iss` of tokens.
 pub fn issuer(text: &str) -> Result<String, Problem> {
     let text = plain(text, "the issuer", TEXT_LIMIT_BYTES)?;
-    if text.contains(char::is_whitespace) || !text.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) {
-        return Err(Problem::new("the issuer is a URL, exactly as the tokens have it: https://HOST[/PATH]"));
+    if text.contains(char::is_whitespace)
+        || !text
+            .split_once("://")
+            .is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty())
+    {
+        return Err(Problem::new(
+            "the issuer is a URL, exactly as the tokens have it: https://HOST[/PATH]",
+        ));
     }
     Ok(text)
 }
@@ -201,23 +235,31 @@ pub fn audience(text: &str) -> Result<String, Problem> {
 pub fn broker_folder(text: &str) -> Result<String, Problem> {
     let text = plain(text, "the folder", PATH_LIMIT_BYTES)?;
     if !text.starts_with('/') {
-        return Err(Problem::new("the folder is on the broker's machine: give its absolute path"));
+        return Err(Problem::new(
+            "the folder is on the broker's machine: give its absolute path",
+        ));
     }
     Ok(text)
 }
 
 /// `HOST:PORT` or `[IPV6]:PORT`.
 pub fn address(text: &str) -> Result<String, Problem> {
-    let problem = || Problem::new("write HOST:PORT, as in broker.example:7443, 127.0.0.1:7443 or [::1]:7443");
+    let problem =
+        || Problem::new("write HOST:PORT, as in broker.example:7443, 127.0.0.1:7443 or [::1]:7443");
     if text.len() > 300 {
         return Err(problem());
     }
     if let Ok(socket) = text.parse::<std::net::SocketAddr>() {
-        return if socket.port() == 0 { Err(problem()) } else { Ok(socket.to_string()) };
+        return if socket.port() == 0 {
+            Err(problem())
+        } else {
+            Ok(socket.to_string())
+        };
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
     let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let digits = port.chars().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
+    let digits =
+        port.chars().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
     if host.is_empty() || !host.chars().all(name) || !digits {
         return Err(problem());
     }
@@ -231,15 +273,21 @@ pub fn reason(text: &str) -> Result<String, Problem> {
 
 /// How many records.
 pub fn lines(text: &str) -> Result<u64, Problem> {
-    let number = text.parse::<u64>().ok().filter(|n| (1..=LINES_LIMIT).contains(n));
+    let number = text
+        .parse::<u64>()
+        .ok()
+        .filter(|n| (1..=LINES_LIMIT).contains(n));
     number.ok_or_else(|| Problem::new(format!("write a number from 1 to {LINES_LIMIT}")))
 }
 
 /// The public key of a log.
 pub fn vkey(text: &str) -> Result<Verifier, Problem> {
-    let verifier = Verifier::parse(text).map_err(|error| Problem::new(format!("{error}; `attache status` shows it")))?;
+    let verifier = Verifier::parse(text)
+        .map_err(|error| Problem::new(format!("{error}; `attache status` shows it")))?;
     if attache_translog::log_ids(verifier.name()).is_none() {
-        return Err(Problem::new("this is not the key of an audit log; `attache status` shows it"));
+        return Err(Problem::new(
+            "this is not the key of an audit log; `attache status` shows it",
+        ));
     }
     Ok(verifier)
 }
@@ -262,7 +310,9 @@ pub fn decision(text: &str) -> Result<Decision, Problem> {
     if text.len() == 8 && text.chars().all(digit) {
         Ok(Decision(text.to_owned()))
     } else {
-        Err(Problem::new("a decision has 8 of the digits 0-9 and a-f, as in the pod's event: (decision 7f3a9c12)"))
+        Err(Problem::new(
+            "a decision has 8 of the digits 0-9 and a-f, as in the pod's event: (decision 7f3a9c12)",
+        ))
     }
 }
 
@@ -278,7 +328,9 @@ fn path_of(text: &OsStr) -> Result<PathBuf, Problem> {
         return Err(Problem::new("the path is empty"));
     }
     if bytes.len() >= PATH_LIMIT_BYTES {
-        return Err(Problem::new(format!("the path has {PATH_LIMIT_BYTES} bytes or more")));
+        return Err(Problem::new(format!(
+            "the path has {PATH_LIMIT_BYTES} bytes or more"
+        )));
     }
     if bytes.contains(&0) {
         return Err(Problem::new("the path contains a NUL"));
@@ -294,13 +346,16 @@ fn plain(text: &str, what: &str, limit: usize) -> Result<String, Problem> {
         return Err(Problem::new(format!("{what} is longer than {limit} bytes")));
     }
     if text.chars().any(char::is_control) {
-        return Err(Problem::new(format!("{what} contains a control character (NUL, tab or a line's end)")));
+        return Err(Problem::new(format!(
+            "{what} contains a control character (NUL, tab or a line's end)"
+        )));
     }
     Ok(text.to_owned())
 }
 
 fn named<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|error: T::Err| Problem::new(error.to_string()))
+    text.parse()
+        .map_err(|error: T::Err| Problem::new(error.to_string()))
 }
 
 #[cfg(test)]
@@ -309,31 +364,87 @@ mod tests {
 
     #[test]
     fn each_verb_takes_its_part_of_a_reference() {
-        assert_eq!(secret("payments/eu/db").unwrap().to_string(), "payments/eu/db");
-        assert!(secret("payments/db@3").unwrap_err().to_string().contains("@VERSION"));
-        assert!(secret("payments/db#password").unwrap_err().to_string().contains("#FIELD"));
-        assert_eq!(secret_version("payments/db@3").unwrap().to_string(), "payments/db@3");
+        assert_eq!(
+            secret("payments/eu/db").unwrap().to_string(),
+            "payments/eu/db"
+        );
+        assert!(
+            secret("payments/db@3")
+                .unwrap_err()
+                .to_string()
+                .contains("@VERSION")
+        );
+        assert!(
+            secret("payments/db#password")
+                .unwrap_err()
+                .to_string()
+                .contains("#FIELD")
+        );
+        assert_eq!(
+            secret_version("payments/db@3").unwrap().to_string(),
+            "payments/db@3"
+        );
         assert!(secret_version("payments/db#x").is_err());
-        assert_eq!(secret_field("payments/db#x").unwrap().to_string(), "payments/db#x");
+        assert_eq!(
+            secret_field("payments/db#x").unwrap().to_string(),
+            "payments/db#x"
+        );
         assert!(secret_field("payments/db@3").is_err());
     }
 
     #[test]
     fn addresses_are_host_and_port() {
-        for good in ["127.0.0.1:7443", "[::1]:7443", "broker.example:1", "localhost:65535"] {
+        for good in [
+            "127.0.0.1:7443",
+            "[::1]:7443",
+            "broker.example:1",
+            "localhost:65535",
+        ] {
             assert_eq!(address(good).unwrap(), good);
         }
-        for bad in ["", "host", "host:", ":7443", "host:0", "127.0.0.1:0", "host:65536", "::1:7443x", "ho st:1", "host:+1", "a/b:1", "ho\0st:1"] {
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":7443",
+            "host:0",
+            "127.0.0.1:0",
+            "host:65536",
+            "::1:7443x",
+            "ho st:1",
+            "host:+1",
+            "a/b:1",
+            "ho\0st:1",
+        ] {
             assert!(address(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn nodes_have_three_spellings() {
-        assert!(matches!(node("spiffe://example/node/local/5a0c1de0").unwrap(), NodeArg::Id(_)));
-        assert!(matches!(node("local/node-a.example").unwrap(), NodeArg::Named { .. }));
-        assert_eq!(node("local/5a0c1de0-0000-4000-8000-00000000000a").unwrap().to_string(), "local/5a0c1de0-0000-4000-8000-00000000000a");
-        for bad in ["", "node-a", "local/", "/a", "spiffe://example/operator/ada", "LOCAL/a", "local/a b"] {
+        assert!(matches!(
+            node("spiffe://example/node/local/5a0c1de0").unwrap(),
+            NodeArg::Id(_)
+        ));
+        assert!(matches!(
+            node("local/node-a.example").unwrap(),
+            NodeArg::Named { .. }
+        ));
+        assert_eq!(
+            node("local/5a0c1de0-0000-4000-8000-00000000000a")
+                .unwrap()
+                .to_string(),
+            "local/5a0c1de0-0000-4000-8000-00000000000a"
+        );
+        for bad in [
+            "",
+            "node-a",
+            "local/",
+            "/a",
+            "spiffe://example/operator/ada",
+            "LOCAL/a",
+            "local/a b",
+        ] {
             assert!(node(bad).is_err(), "{bad:?}");
         }
     }
@@ -342,11 +453,21 @@ mod tests {
     fn no_parser_repeats_the_word() {
         let canary = "hunter2-hunter2 hunter2";
         let problems = [
-            secret(canary).unwrap_err(), keyspace(canary).unwrap_err(), grant(canary).unwrap_err(),
-            workload(canary).unwrap_err(), operator_name(canary).unwrap_err(), broker_id(canary).unwrap_err(),
-            node(canary).unwrap_err(), context_name(canary).unwrap_err(), version(canary).unwrap_err(),
-            issuer(canary).unwrap_err(), broker_folder(canary).unwrap_err(), address(canary).unwrap_err(),
-            lines(canary).unwrap_err(), vkey(canary).unwrap_err(), decision(canary).unwrap_err(),
+            secret(canary).unwrap_err(),
+            keyspace(canary).unwrap_err(),
+            grant(canary).unwrap_err(),
+            workload(canary).unwrap_err(),
+            operator_name(canary).unwrap_err(),
+            broker_id(canary).unwrap_err(),
+            node(canary).unwrap_err(),
+            context_name(canary).unwrap_err(),
+            version(canary).unwrap_err(),
+            issuer(canary).unwrap_err(),
+            broker_folder(canary).unwrap_err(),
+            address(canary).unwrap_err(),
+            lines(canary).unwrap_err(),
+            vkey(canary).unwrap_err(),
+            decision(canary).unwrap_err(),
         ];
         for problem in problems {
             assert!(!problem.to_string().contains("hunter2"), "{problem}");

@@ -36,7 +36,12 @@ struct RecordJson {
 /// As [`crate::status`] says.
 pub async fn tail(args: Tail, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
-    let request = pb::ReadLeavesRequest { first_index: 0, limit: 0, follow: args.follow, last: args.lines };
+    let request = pb::ReadLeavesRequest {
+        first_index: 0,
+        limit: 0,
+        follow: args.follow,
+        last: args.lines,
+    };
     let mut leaves = Leaves::open(&session, request, args.follow).await?;
     while let Some(batch) = leaves.next().await? {
         for leaf in batch {
@@ -50,7 +55,12 @@ pub async fn tail(args: Tail, shell: &Shell) -> Result<Report, Failure> {
 
 /// A stream has printed its answer already.
 fn nothing_more() -> Result<Report, Failure> {
-    Ok(Report { data: Value::Null, names: Vec::new(), human: Human::Nothing, exit: Exit::Done })
+    Ok(Report {
+        data: Value::Null,
+        names: Vec::new(),
+        human: Human::Nothing,
+        exit: Exit::Done,
+    })
 }
 
 /// Leaves as a broker streams them.
@@ -63,10 +73,22 @@ const UNREAD: &str = "the audit log was not read";
 
 impl Leaves {
     /// Asks for leaves. `endless`: more may come at any time.
-    pub(super) async fn open(session: &Session, request: pb::ReadLeavesRequest, endless: bool) -> Result<Self, Failure> {
-        let mut client = AuditClient::new(session.channel()).max_decoding_message_size(MESSAGE_LIMIT_BYTES);
-        let stream = tokio::time::timeout(IDLE_LIMIT, client.read_leaves(request)).await.map_err(|_| too_slow())?;
-        Ok(Self { stream: stream.map_err(|status| status::failure(UNREAD, &status))?.into_inner(), endless })
+    pub(super) async fn open(
+        session: &Session,
+        request: pb::ReadLeavesRequest,
+        endless: bool,
+    ) -> Result<Self, Failure> {
+        let mut client =
+            AuditClient::new(session.channel()).max_decoding_message_size(MESSAGE_LIMIT_BYTES);
+        let stream = tokio::time::timeout(IDLE_LIMIT, client.read_leaves(request))
+            .await
+            .map_err(|_| too_slow())?;
+        Ok(Self {
+            stream: stream
+                .map_err(|status| status::failure(UNREAD, &status))?
+                .into_inner(),
+            endless,
+        })
     }
 
     /// The next batch; none at the end.
@@ -75,24 +97,38 @@ impl Leaves {
         let answer: Result<Option<pb::ReadLeavesResponse>, Status> = if self.endless {
             message.await
         } else {
-            tokio::time::timeout(IDLE_LIMIT, message).await.map_err(|_| too_slow())?
+            tokio::time::timeout(IDLE_LIMIT, message)
+                .await
+                .map_err(|_| too_slow())?
         };
-        Ok(answer.map_err(|status| status::failure(UNREAD, &status))?.map(|batch| batch.leaves))
+        Ok(answer
+            .map_err(|status| status::failure(UNREAD, &status))?
+            .map(|batch| batch.leaves))
     }
 }
 
 fn too_slow() -> Failure {
-    Failure::new(Exit::Unavailable, UNREAD).because(format!("the broker sent nothing for {IDLE_LIMIT:?}")).mend("try again")
+    Failure::new(Exit::Unavailable, UNREAD)
+        .because(format!("the broker sent nothing for {IDLE_LIMIT:?}"))
+        .mend("try again")
 }
 
 fn record(leaf: &pb::AuditLeaf) -> Result<Report, Failure> {
     let record = match Leaf::parse(&leaf.body) {
         Ok(parsed) => RecordJson {
             index: leaf.index,
-            time: i64::try_from(parsed.time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(|at| at.to_string()),
+            time: i64::try_from(parsed.time_ms)
+                .ok()
+                .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+                .map(|at| at.to_string()),
             kind: parsed.event.name().to_owned(),
             boot: uuid_text(&parsed.boot),
-            items: parsed.event.items().into_iter().map(|(tag, text)| (tag.name().to_owned(), text.into())).collect(),
+            items: parsed
+                .event
+                .items()
+                .into_iter()
+                .map(|(tag, text)| (tag.name().to_owned(), text.into()))
+                .collect(),
         },
         // A record of a newer broker, or an edited one: what `verify` is for. It is shown, not passed over.
         Err(error) => RecordJson {
@@ -103,8 +139,17 @@ fn record(leaf: &pb::AuditLeaf) -> Result<Report, Failure> {
             items: Map::from_iter([("problem".to_owned(), error.to_string().into())]),
         },
     };
-    let items = record.items.iter().map(|(tag, text)| format!("{tag}={}", visible(text.as_str().unwrap_or_default())));
-    let line = format!("{:>6}  {}  {:<10}  {}", record.index, record.time.as_deref().unwrap_or("-"), record.kind, items.collect::<Vec<_>>().join("  "));
+    let items = record
+        .items
+        .iter()
+        .map(|(tag, text)| format!("{tag}={}", visible(text.as_str().unwrap_or_default())));
+    let line = format!(
+        "{:>6}  {}  {:<10}  {}",
+        record.index,
+        record.time.as_deref().unwrap_or("-"),
+        record.kind,
+        items.collect::<Vec<_>>().join("  ")
+    );
     Report::new(&record, vec![record.index.to_string()], Human::Text(line))
 }
 
@@ -116,17 +161,42 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_in_every_form() {
-        let event = Event::from(Stop { broker: "spiffe://example/broker/b\n".into() });
-        let body = Leaf { time_ms: 1_795_428_245_678, boot: [7; 16], event }.encode().unwrap().body().to_vec();
-        let report = record(&pb::AuditLeaf { index: 3, body: body.into() }).unwrap();
+        let event = Event::from(Stop {
+            broker: "spiffe://example/broker/b\n".into(),
+        });
+        let body = Leaf {
+            time_ms: 1_795_428_245_678,
+            boot: [7; 16],
+            event,
+        }
+        .encode()
+        .unwrap()
+        .body()
+        .to_vec();
+        let report = record(&pb::AuditLeaf {
+            index: 3,
+            body: body.into(),
+        })
+        .unwrap();
         assert_eq!(
             report.render_record(Format::Table),
-            "     3  2026-11-23T10:04:05.678Z  stop        actor=spiffe://example/broker/b\\u{a}\n"
+            "     3  2026-11-23T10:04:05.678Z  stop        actor=spiffe://example/broker/b\u{fffd}\n"
         );
         assert_eq!(report.render_record(Format::Name), "3\n");
         let json: Value = serde_json::from_str(&report.render_record(Format::Json)).unwrap();
-        assert_eq!((json["kind"].as_str(), json["index"].as_u64()), (Some("stop"), Some(3)));
-        let unreadable = record(&pb::AuditLeaf { index: 4, body: vec![1, 2, 3].into() }).unwrap();
-        assert!(unreadable.render_record(Format::Table).contains("unreadable  problem="));
+        assert_eq!(
+            (json["kind"].as_str(), json["index"].as_u64()),
+            (Some("stop"), Some(3))
+        );
+        let unreadable = record(&pb::AuditLeaf {
+            index: 4,
+            body: vec![1, 2, 3].into(),
+        })
+        .unwrap();
+        assert!(
+            unreadable
+                .render_record(Format::Table)
+                .contains("unreadable  problem=")
+        );
     }
 }

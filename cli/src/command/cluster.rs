@@ -56,15 +56,34 @@ pub async fn add(args: AddCluster, shell: &Shell) -> Result<Report, Failure> {
         created: None,
         created_by: String::new(),
     };
-    let request = pb::AddClusterRequest { mutation, cluster: Some(cluster) };
-    let answer: pb::AddClusterResponse = session
-        .change(&format!("cluster {name} was not added"), id, &request, |channel, request| async move {
-            ClustersClient::new(channel).add_cluster(request).await
-        })
-        .await?;
+    let request = pb::AddClusterRequest {
+        mutation,
+        cluster: Some(cluster),
+    };
+    let answer: pb::AddClusterResponse =
+        session
+            .change(
+                &format!("cluster {name} was not added"),
+                id,
+                &request,
+                |channel, request| async move {
+                    ClustersClient::new(channel).add_cluster(request).await
+                },
+            )
+            .await?;
     let changed = Changed::new(id, answer.committed, args.dry_run.dry_run);
-    let text = format!("cluster {name} {}", changed.says("is added", "would be added"));
-    Report::new(&ChangedClusterJson { name: name.clone(), changed }, vec![name], Human::Text(text))
+    let text = format!(
+        "cluster {name} {}",
+        changed.says("is added", "would be added")
+    );
+    Report::new(
+        &ChangedClusterJson {
+            name: name.clone(),
+            changed,
+        },
+        vec![name],
+        Human::Text(text),
+    )
 }
 
 /// Lists clusters.
@@ -73,13 +92,30 @@ pub async fn add(args: AddCluster, shell: &Shell) -> Result<Report, Failure> {
 /// As [`add`].
 pub async fn list(shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
-    let clusters: Vec<ClusterJson> = all(&session).await?.into_iter().map(ClusterJson::from).collect();
+    let clusters: Vec<ClusterJson> = all(&session)
+        .await?
+        .into_iter()
+        .map(ClusterJson::from)
+        .collect();
     let rows = clusters
         .iter()
-        .map(|cluster| vec![cluster.name.clone(), cluster.issuer.clone(), cluster.audience.clone(), or_dash(cluster.folder.as_deref())])
+        .map(|cluster| {
+            vec![
+                cluster.name.clone(),
+                cluster.issuer.clone(),
+                cluster.audience.clone(),
+                or_dash(cluster.folder.as_deref()),
+            ]
+        })
         .collect();
-    let names = clusters.iter().map(|cluster| cluster.name.clone()).collect();
-    let human = Human::Table { heads: &["CLUSTER", "ISSUER", "AUDIENCE", "FOLDER"], rows };
+    let names = clusters
+        .iter()
+        .map(|cluster| cluster.name.clone())
+        .collect();
+    let human = Human::Table {
+        heads: &["CLUSTER", "ISSUER", "AUDIENCE", "FOLDER"],
+        rows,
+    };
     Report::new(&serde_json::json!({ "clusters": clusters }), names, human)
 }
 
@@ -91,11 +127,16 @@ pub async fn show(args: OneCluster, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let name = args.name.to_string();
     let request = pb::ShowClusterRequest { name: name.clone() };
-    let shown: Result<pb::Cluster, _> = session
-        .read(&format!("cluster {name} cannot be shown"), &request, |channel, request| async move {
-            ClustersClient::new(channel).show_cluster(request).await
-        })
-        .await;
+    let shown: Result<pb::Cluster, _> =
+        session
+            .read(
+                &format!("cluster {name} cannot be shown"),
+                &request,
+                |channel, request| async move {
+                    ClustersClient::new(channel).show_cluster(request).await
+                },
+            )
+            .await;
     let cluster = match shown {
         Ok(cluster) => ClusterJson::from(cluster),
         Err(failure) => return Err(with_suggestion(failure, &name, names(&session)).await),
@@ -118,27 +159,54 @@ pub async fn show(args: OneCluster, shell: &Shell) -> Result<Report, Failure> {
 pub async fn remove(args: RemoveCluster, shell: &Shell) -> Result<Report, Failure> {
     let name = args.name.to_string();
     if !args.dry_run.dry_run {
-        confirm(&format!("Cluster {name} will be removed: its pods will be refused"), &name, args.yes)?;
+        confirm(
+            &format!("Cluster {name} will be removed: its pods will be refused"),
+            &name,
+            args.yes,
+        )?;
     }
     let session = shell.session().await?;
     let (id, mutation) = mutation(args.dry_run.dry_run);
-    let request = pb::RemoveClusterRequest { mutation, name: name.clone() };
-    let answer: Result<pb::RemoveClusterResponse, _> = session
-        .change(&format!("cluster {name} was not removed"), id, &request, |channel, request| async move {
-            ClustersClient::new(channel).remove_cluster(request).await
-        })
-        .await;
+    let request = pb::RemoveClusterRequest {
+        mutation,
+        name: name.clone(),
+    };
+    let answer: Result<pb::RemoveClusterResponse, _> =
+        session
+            .change(
+                &format!("cluster {name} was not removed"),
+                id,
+                &request,
+                |channel, request| async move {
+                    ClustersClient::new(channel).remove_cluster(request).await
+                },
+            )
+            .await;
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => return Err(with_suggestion(failure, &name, names(&session)).await),
     };
     let changed = Changed::new(id, answer.committed, args.dry_run.dry_run);
-    let text = format!("cluster {name} {}", changed.says("is removed", "would be removed"));
-    Report::new(&ChangedClusterJson { name: name.clone(), changed }, vec![name], Human::Text(text))
+    let text = format!(
+        "cluster {name} {}",
+        changed.says("is removed", "would be removed")
+    );
+    Report::new(
+        &ChangedClusterJson {
+            name: name.clone(),
+            changed,
+        },
+        vec![name],
+        Human::Text(text),
+    )
 }
 
 async fn names(session: &Session) -> Result<Vec<String>, Failure> {
-    Ok(all(session).await?.into_iter().map(|cluster| cluster.name).collect())
+    Ok(all(session)
+        .await?
+        .into_iter()
+        .map(|cluster| cluster.name)
+        .collect())
 }
 
 async fn all(session: &Session) -> Result<Vec<pb::Cluster>, Failure> {
@@ -147,9 +215,13 @@ async fn all(session: &Session) -> Result<Vec<pb::Cluster>, Failure> {
             let request = pb::ListClustersRequest { page: Some(page) };
             async move {
                 let answer: pb::ListClustersResponse = session
-                    .read("clusters cannot be listed", &request, |channel, request| async move {
-                        ClustersClient::new(channel).list_clusters(request).await
-                    })
+                    .read(
+                        "clusters cannot be listed",
+                        &request,
+                        |channel, request| async move {
+                            ClustersClient::new(channel).list_clusters(request).await
+                        },
+                    )
                     .await?;
                 Ok((answer.clusters, answer.next_token))
             }

@@ -27,9 +27,15 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
             let request = pb::ListGuardrailsRequest { page: Some(page) };
             async move {
                 let answer: pb::ListGuardrailsResponse = session
-                    .read("guard rails cannot be listed", &request, |channel, request| async move {
-                        GuardrailsClient::new(channel).list_guardrails(request).await
-                    })
+                    .read(
+                        "guard rails cannot be listed",
+                        &request,
+                        |channel, request| async move {
+                            GuardrailsClient::new(channel)
+                                .list_guardrails(request)
+                                .await
+                        },
+                    )
                     .await?;
                 Ok((answer.guardrails, answer.next_token))
             }
@@ -37,10 +43,31 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         .await?;
     let guardrails: Vec<GuardrailJson> = all
         .into_iter()
-        .map(|rail| GuardrailJson { name: rail.name, demands: rail.demands, created: time(rail.created), created_by: rail.created_by })
+        .map(|rail| GuardrailJson {
+            name: rail.name,
+            demands: rail.demands,
+            created: time(rail.created),
+            created_by: rail.created_by,
+        })
         .collect();
-    let rows = guardrails.iter().map(|rail| vec![rail.name.clone(), rail.demands.clone(), or_dash(rail.created.as_deref())]).collect();
+    let rows = guardrails
+        .iter()
+        .map(|rail| {
+            vec![
+                rail.name.clone(),
+                rail.demands.clone(),
+                or_dash(rail.created.as_deref()),
+            ]
+        })
+        .collect();
     let names = guardrails.iter().map(|rail| rail.name.clone()).collect();
-    let human = Human::Table { heads: &["GUARD RAIL", "DEMANDS", "CREATED"], rows };
-    Report::new(&serde_json::json!({ "guardrails": guardrails }), names, human)
+    let human = Human::Table {
+        heads: &["GUARD RAIL", "DEMANDS", "CREATED"],
+        rows,
+    };
+    Report::new(
+        &serde_json::json!({ "guardrails": guardrails }),
+        names,
+        human,
+    )
 }

@@ -32,15 +32,33 @@ pub async fn create(args: Create, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let (id, mutation) = mutation(args.dry_run.dry_run);
     let name = args.name.to_string();
-    let request = pb::CreateKeyspaceRequest { mutation, name: name.clone() };
+    let request = pb::CreateKeyspaceRequest {
+        mutation,
+        name: name.clone(),
+    };
     let answer: pb::CreateKeyspaceResponse = session
-        .change(&format!("keyspace {name} was not made"), id, &request, |channel, request| async move {
-            KeyspacesClient::new(channel).create_keyspace(request).await
-        })
+        .change(
+            &format!("keyspace {name} was not made"),
+            id,
+            &request,
+            |channel, request| async move {
+                KeyspacesClient::new(channel).create_keyspace(request).await
+            },
+        )
         .await?;
     let changed = Changed::new(id, answer.committed, args.dry_run.dry_run);
-    let text = format!("keyspace {name} {}", changed.says("is there", "would be made"));
-    Report::new(&CreatedJson { name: name.clone(), changed }, vec![name], Human::Text(text))
+    let text = format!(
+        "keyspace {name} {}",
+        changed.says("is there", "would be made")
+    );
+    Report::new(
+        &CreatedJson {
+            name: name.clone(),
+            changed,
+        },
+        vec![name],
+        Human::Text(text),
+    )
 }
 
 /// Lists keyspaces.
@@ -52,14 +70,32 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
     let views = views(&session).await?;
     let keyspaces: Vec<KeyspaceJson> = views
         .into_iter()
-        .map(|view| KeyspaceJson { name: view.name, secrets: view.secrets, key_epoch: view.key_epoch, created: time(view.created) })
+        .map(|view| KeyspaceJson {
+            name: view.name,
+            secrets: view.secrets,
+            key_epoch: view.key_epoch,
+            created: time(view.created),
+        })
         .collect();
     let rows = keyspaces
         .iter()
-        .map(|keyspace| vec![keyspace.name.clone(), keyspace.secrets.to_string(), keyspace.key_epoch.to_string(), or_dash(keyspace.created.as_deref())])
+        .map(|keyspace| {
+            vec![
+                keyspace.name.clone(),
+                keyspace.secrets.to_string(),
+                keyspace.key_epoch.to_string(),
+                or_dash(keyspace.created.as_deref()),
+            ]
+        })
         .collect();
-    let names = keyspaces.iter().map(|keyspace| keyspace.name.clone()).collect();
-    let human = Human::Table { heads: &["KEYSPACE", "SECRETS", "KEY EPOCH", "CREATED"], rows };
+    let names = keyspaces
+        .iter()
+        .map(|keyspace| keyspace.name.clone())
+        .collect();
+    let human = Human::Table {
+        heads: &["KEYSPACE", "SECRETS", "KEY EPOCH", "CREATED"],
+        rows,
+    };
     Report::new(&serde_json::json!({ "keyspaces": keyspaces }), names, human)
 }
 
@@ -68,7 +104,11 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
 /// # Errors
 /// As [`create`].
 pub async fn names(session: &Session) -> Result<Vec<String>, Failure> {
-    Ok(views(session).await?.into_iter().map(|view| view.name).collect())
+    Ok(views(session)
+        .await?
+        .into_iter()
+        .map(|view| view.name)
+        .collect())
 }
 
 async fn views(session: &Session) -> Result<Vec<pb::KeyspaceView>, Failure> {
@@ -77,9 +117,13 @@ async fn views(session: &Session) -> Result<Vec<pb::KeyspaceView>, Failure> {
             let request = pb::ListKeyspacesRequest { page: Some(page) };
             async move {
                 let answer: pb::ListKeyspacesResponse = session
-                    .read("keyspaces cannot be listed", &request, |channel, request| async move {
-                        KeyspacesClient::new(channel).list_keyspaces(request).await
-                    })
+                    .read(
+                        "keyspaces cannot be listed",
+                        &request,
+                        |channel, request| async move {
+                            KeyspacesClient::new(channel).list_keyspaces(request).await
+                        },
+                    )
                     .await?;
                 Ok((answer.keyspaces, answer.next_token))
             }

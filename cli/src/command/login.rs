@@ -51,18 +51,36 @@ struct New {
 /// # Errors
 /// [`Exit::Precondition`] when something stands where the sign-in would write; else as each step says.
 pub async fn login(args: Login, shell: &Shell) -> Result<Report, Failure> {
-    match (args.new, args.broker, args.broker_id, args.trust_bundle, args.csr, args.finish) {
+    match (
+        args.new,
+        args.broker,
+        args.broker_id,
+        args.trust_bundle,
+        args.csr,
+        args.finish,
+    ) {
         (None, None, None, None, None, None) => renew(shell).await,
         (None, None, None, None, None, Some(chain)) => finish(&chain, shell),
         (Some(operator), Some(address), Some(broker), Some(trust_bundle), Some(csr), None) => {
-            begin(New { operator, address, broker, trust_bundle, csr }, shell)
+            begin(
+                New {
+                    operator,
+                    address,
+                    broker,
+                    trust_bundle,
+                    csr,
+                },
+                shell,
+            )
         }
         _ => Err(Failure::usage("these words do not go together").mend("see attache login --help")),
     }
 }
 
 fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(Exit::Failed, "the sign-in was not begun").caused_by(error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(Exit::Failed, "the sign-in was not begun").caused_by(error)
+    };
     let mut settings = shell.settings()?;
     let name = new_context_name(&settings, shell.context()?, &new.operator)?;
     let bundle = read_bundle(&new.trust_bundle)?;
@@ -78,10 +96,14 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
     let files = Files::of(&settings, &context);
     let key = LeafKey::generate().map_err(|error| failed(&error))?;
     let csr = key.certificate_request().map_err(|error| failed(&error))?;
-    write_new(&new.csr, pem::encode("CERTIFICATE REQUEST", &csr).as_bytes())?;
+    write_new(
+        &new.csr,
+        pem::encode("CERTIFICATE REQUEST", &csr).as_bytes(),
+    )?;
     make_folder(settings.folder()).map_err(|error| failed(&error))?;
     key.write(&files.key).map_err(|error| failed(&error))?;
-    write_private(&files.trust_bundle, bundle.to_pem().as_bytes()).map_err(|error| failed(&error))?;
+    write_private(&files.trust_bundle, bundle.to_pem().as_bytes())
+        .map_err(|error| failed(&error))?;
     let data = LoginJson {
         context: name.clone(),
         operator: context.operator.clone().unwrap_or_default(),
@@ -92,8 +114,14 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
     settings.contexts.insert(name.clone(), context);
     settings.current.get_or_insert_with(|| name.clone());
     settings.write()?;
-    let pins = bundle.pins().map(|pin| format!("  SHA-256 {pin}")).collect::<Vec<_>>().join("\n");
-    shell.console.hint(&format!("the broker is known by the CA key\n{pins}\ncompare it with the broker's"));
+    let pins = bundle
+        .pins()
+        .map(|pin| format!("  SHA-256 {pin}"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    shell.console.hint(&format!(
+        "the broker is known by the CA key\n{pins}\ncompare it with the broker's"
+    ));
     let text = format!(
         "context {name} waits for its certificate. On the broker's machine:\n  attache-broker bootstrap operator {} --csr {} > chain.pem\nthen here:\n  attache login --finish chain.pem",
         data.operator,
@@ -104,21 +132,41 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
 
 /// The context of a new sign-in: the one that was named, else `default`, else one named after the operator. A context
 /// that waits may begin anew; one that has a certificate is not overwritten.
-fn new_context_name(settings: &Settings, named: Option<String>, operator: &str) -> Result<String, Failure> {
-    let free = |name: &str| settings.contexts.get(name).is_none_or(|context| is_waiting(settings, context));
+fn new_context_name(
+    settings: &Settings,
+    named: Option<String>,
+    operator: &str,
+) -> Result<String, Failure> {
+    let free = |name: &str| {
+        settings
+            .contexts
+            .get(name)
+            .is_none_or(|context| is_waiting(settings, context))
+    };
     if let Some(name) = named {
-        return if free(&name) { Ok(name) } else { Err(taken(&name)) };
+        return if free(&name) {
+            Ok(name)
+        } else {
+            Err(taken(&name))
+        };
     }
     if free(DEFAULT) {
         return Ok(DEFAULT.to_owned());
     }
     let name = crate::args::parse::context_name(operator).map_err(|_| taken(DEFAULT))?;
-    if free(&name) { Ok(name) } else { Err(taken(&name)) }
+    if free(&name) {
+        Ok(name)
+    } else {
+        Err(taken(&name))
+    }
 }
 
 fn taken(name: &str) -> Failure {
-    Failure::new(Exit::Precondition, format!("context {name} has a certificate already"))
-        .mend("renew it by `attache login`, or choose another name by --context")
+    Failure::new(
+        Exit::Precondition,
+        format!("context {name} has a certificate already"),
+    )
+    .mend("renew it by `attache login`, or choose another name by --context")
 }
 
 fn is_waiting(settings: &Settings, context: &Context) -> bool {
@@ -128,17 +176,26 @@ fn is_waiting(settings: &Settings, context: &Context) -> bool {
 
 fn finish(chain: &Path, shell: &Shell) -> Result<Report, Failure> {
     const WHAT: &str = "the sign-in was not finished";
-    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(Exit::Failed, WHAT).caused_by(error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(Exit::Failed, WHAT).caused_by(error)
+    };
     let mut settings = shell.settings()?;
     let name = waiting_context(&settings, shell.context()?)?;
     let (_, context) = settings.pick(Some(&name))?;
     let files = Files::of(&settings, context);
-    let text = read_pem(chain).map_err(|error| Failure::new(Exit::Failed, format!("{} was not read", chain.display())).caused_by(&error))?;
+    let text = read_pem(chain).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{} was not read", chain.display())).caused_by(&error)
+    })?;
     let certificates = pem::certificates(&text).map_err(|error| failed(&error))?;
     let key = LeafKey::read(&files.key).map_err(|error| failed(&error))?;
     let bundle = read_bundle(&files.trust_bundle)?;
-    check_chain(&certificates, &key, bundle, context).map_err(|why| Failure::new(Exit::Failed, WHAT).because(why))?;
-    write_private(&files.certificate, pem::encode_certificates(&certificates).as_bytes()).map_err(|error| failed(&error))?;
+    check_chain(&certificates, &key, bundle, context)
+        .map_err(|why| Failure::new(Exit::Failed, WHAT).because(why))?;
+    write_private(
+        &files.certificate,
+        pem::encode_certificates(&certificates).as_bytes(),
+    )
+    .map_err(|error| failed(&error))?;
     if let Some(context) = settings.contexts.get_mut(&name) {
         context.renew_until = Timestamp::now().checked_add(RENEW_FOR).ok();
     }
@@ -149,30 +206,65 @@ fn finish(chain: &Path, shell: &Shell) -> Result<Report, Failure> {
 /// The context that waits for a certificate: the one that was named, else the only one.
 fn waiting_context(settings: &Settings, named: Option<String>) -> Result<String, Failure> {
     let begin_first = "begin first: attache login --new NAME --broker ADDR --broker-id ID --trust-bundle FILE --csr OUT";
-    let waiting: Vec<&String> = settings.contexts.iter().filter(|(_, context)| is_waiting(settings, context)).map(|(name, _)| name).collect();
+    let waiting: Vec<&String> = settings
+        .contexts
+        .iter()
+        .filter(|(_, context)| is_waiting(settings, context))
+        .map(|(name, _)| name)
+        .collect();
     match (named, waiting.as_slice()) {
         (Some(name), _) if waiting.contains(&&name) => Ok(name),
-        (Some(name), _) => Err(Failure::new(Exit::Precondition, format!("context {name} waits for no certificate")).mend(begin_first)),
+        (Some(name), _) => Err(Failure::new(
+            Exit::Precondition,
+            format!("context {name} waits for no certificate"),
+        )
+        .mend(begin_first)),
         (None, [one]) => Ok((*one).clone()),
-        (None, []) => Err(Failure::new(Exit::Precondition, "no context waits for a certificate").mend(begin_first)),
+        (None, []) => Err(
+            Failure::new(Exit::Precondition, "no context waits for a certificate")
+                .mend(begin_first),
+        ),
         (None, several) => {
-            let names = several.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-            Err(Failure::usage("several contexts wait for a certificate").mend(format!("name one by --context: {names}")))
+            let names = several
+                .iter()
+                .map(|name| name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
+            Err(Failure::usage("several contexts wait for a certificate")
+                .mend(format!("name one by --context: {names}")))
         }
     }
 }
 
-fn check_chain(chain: &[attache_mtls::CertificateDer<'static>], key: &LeafKey, bundle: TrustBundle, context: &Context) -> Result<(), String> {
-    let peer = bundle.verify(chain, Purpose::Client, Timestamp::now()).map_err(|error| crate::failure::chain(&error))?;
+fn check_chain(
+    chain: &[attache_mtls::CertificateDer<'static>],
+    key: &LeafKey,
+    bundle: TrustBundle,
+    context: &Context,
+) -> Result<(), String> {
+    let peer = bundle
+        .verify(chain, Purpose::Client, Timestamp::now())
+        .map_err(|error| crate::failure::chain(&error))?;
     let fits = match peer.id() {
-        PeerId::Operator(id) => id.trust_domain() == context.broker.trust_domain() && context.operator.as_deref().is_none_or(|name| name == id.name()),
+        PeerId::Operator(id) => {
+            id.trust_domain() == context.broker.trust_domain()
+                && context
+                    .operator
+                    .as_deref()
+                    .is_none_or(|name| name == id.name())
+        }
         PeerId::Node(_) | PeerId::Broker(_) => false,
     };
     if !fits {
         let operator = context.operator.as_deref().unwrap_or("this operator");
-        return Err(format!("the certificate is for {}, and {operator} asked for one", peer.id()));
+        return Err(format!(
+            "the certificate is for {}, and {operator} asked for one",
+            peer.id()
+        ));
     }
-    Material::new(chain.to_vec(), key, Arc::new(bundle)).map(drop).map_err(|error| crate::failure::chain(&error))
+    Material::new(chain.to_vec(), key, Arc::new(bundle))
+        .map(drop)
+        .map_err(|error| crate::failure::chain(&error))
 }
 
 async fn renew(shell: &Shell) -> Result<Report, Failure> {
@@ -185,7 +277,9 @@ async fn renew(shell: &Shell) -> Result<Report, Failure> {
     }
     let session = Session::connect(&context.address, &context.broker, &identity.credentials)?;
     if let Renewed::BySomebodyElse = renewal::renew(&session, &identity).await? {
-        shell.console.hint("another attache renews this certificate at the moment");
+        shell
+            .console
+            .hint("another attache renews this certificate at the moment");
     }
     if let Some(context) = settings.contexts.get_mut(&name) {
         context.renew_until = Timestamp::now().checked_add(RENEW_FOR).ok();
@@ -202,10 +296,20 @@ fn signed_in(settings: &Settings, name: &str) -> Result<Report, Failure> {
         operator: identity.credentials.id().to_string(),
         broker: context.broker.to_string(),
         not_after: Some(identity.not_after().to_string()),
-        renew_until: context.renew_until.map(|until| until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+        renew_until: context
+            .renew_until
+            .map(|until| until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
     };
-    let until = data.renew_until.as_deref().map(|until| format!(" and renews itself until {until}")).unwrap_or_default();
-    let text = format!("signed in as {} (context {name}); the certificate works until {}{until}", data.operator, identity.not_after());
+    let until = data
+        .renew_until
+        .as_deref()
+        .map(|until| format!(" and renews itself until {until}"))
+        .unwrap_or_default();
+    let text = format!(
+        "signed in as {} (context {name}); the certificate works until {}{until}",
+        data.operator,
+        identity.not_after()
+    );
     Report::new(&data, vec![name.to_owned()], Human::Text(text))
 }
 
@@ -215,16 +319,32 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
     if folder.as_os_str().is_empty() {
         return Ok(());
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
 }
 
 /// Writes a file that nobody has yet: a slip must not cost another file.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let what = format!("{} was not written", path.display());
-    let written = File::options().write(true).create_new(true).open(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Failure::new(Exit::Precondition, what).because("it exists").mend("remove it, or give another --csr"),
-        _ => Failure::new(Exit::Failed, what).caused_by(&error),
+    let written = File::options()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(|error| {
+        let failure = Failure::new(Exit::Precondition, what);
+        if error.kind() == ErrorKind::AlreadyExists {
+            return failure
+                .because("it exists")
+                .mend("remove it, or give another --csr");
+        }
+        Failure {
+            exit: Exit::Failed,
+            ..failure
+        }
+        .caused_by(&error)
     })
 }
 

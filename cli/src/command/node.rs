@@ -64,17 +64,33 @@ struct TokenJson<'t> {
 /// As [`crate::status`] says, here and below.
 pub async fn list(args: ListNodes, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
-    let cluster = args.cluster.map(|cluster| cluster.to_string()).unwrap_or_default();
-    let nodes: Vec<NodeJson> = all(&session, &cluster).await?.into_iter().map(NodeJson::from).collect();
+    let cluster = args
+        .cluster
+        .map(|cluster| cluster.to_string())
+        .unwrap_or_default();
+    let nodes: Vec<NodeJson> = all(&session, &cluster)
+        .await?
+        .into_iter()
+        .map(NodeJson::from)
+        .collect();
     let rows = nodes
         .iter()
         .map(|node| {
             let state = if node.banned { "banned" } else { "" };
-            vec![format!("{}/{}", node.cluster, node.name), node.uid.clone(), or_dash(node.not_after.as_deref()), or_dash(Some(&node.version)), state.to_owned()]
+            vec![
+                format!("{}/{}", node.cluster, node.name),
+                node.uid.clone(),
+                or_dash(node.not_after.as_deref()),
+                or_dash(Some(&node.version)),
+                state.to_owned(),
+            ]
         })
         .collect();
     let names = nodes.iter().map(|node| node.spiffe_id.clone()).collect();
-    let human = Human::Table { heads: &["NODE", "UID", "CERTIFICATE UNTIL", "VERSION", "STATE"], rows };
+    let human = Human::Table {
+        heads: &["NODE", "UID", "CERTIFICATE UNTIL", "VERSION", "STATE"],
+        rows,
+    };
     Report::new(&serde_json::json!({ "nodes": nodes }), names, human)
 }
 
@@ -87,22 +103,38 @@ pub async fn join_token(args: JoinToken, shell: &Shell) -> Result<Report, Failur
     let dry_run = args.dry_run.dry_run;
     let (id, mutation) = mutation(dry_run);
     let (cluster, node) = (args.cluster.to_string(), args.node.to_string());
-    let request = pb::CreateJoinTokenRequest { mutation, cluster: cluster.clone(), node: node.clone() };
+    let request = pb::CreateJoinTokenRequest {
+        mutation,
+        cluster: cluster.clone(),
+        node: node.clone(),
+    };
     let what = format!("no join token was made for {cluster}/{node}");
     let answer: pb::CreateJoinTokenResponse = session
-        .change(&what, id, &request, |channel, request| async move { NodesClient::new(channel).create_join_token(request).await })
+        .change(&what, id, &request, |channel, request| async move {
+            NodesClient::new(channel).create_join_token(request).await
+        })
         .await?;
     let token = Zeroizing::new(answer.token);
     let changed = Changed::new(id, answer.committed, dry_run);
     let until = or_dash(time(answer.not_after).as_deref());
-    let mut data = TokenJson { cluster, node, node_uid: answer.node_uid, not_after: time(answer.not_after), token: None, changed };
+    let mut data = TokenJson {
+        cluster,
+        node,
+        node_uid: answer.node_uid,
+        not_after: time(answer.not_after),
+        token: None,
+        changed,
+    };
     let (cluster, node, uid) = (&data.cluster, &data.node, &data.node_uid);
     if dry_run {
         let text = format!("a join token for {cluster}/{node} ({uid}) would be made");
         return Report::new(&data, Vec::new(), Human::Text(text));
     }
     if token.is_empty() {
-        return Err(Failure::new(Exit::Failed, what).because("it was made, and its only answer was lost").of_request(id).mend("make another one"));
+        return Err(Failure::new(Exit::Failed, what)
+            .because("it was made, and its only answer was lost")
+            .of_request(id)
+            .mend("make another one"));
     }
     shell.console.hint(&format!(
         "for node {node} ({uid}) of cluster {cluster}, once, until {until}: put it into the agent's join_token_file, mode 0400"
@@ -124,7 +156,14 @@ pub async fn join_token(args: JoinToken, shell: &Shell) -> Result<Report, Failur
 /// As [`list`]; when the name is not confirmed or names no node.
 pub async fn ban(args: BanNode, shell: &Shell) -> Result<Report, Failure> {
     if !args.dry_run.dry_run {
-        confirm(&format!("Node {} will be banned: it gets no secret any more", args.node), &args.node.to_string(), args.yes)?;
+        confirm(
+            &format!(
+                "Node {} will be banned: it gets no secret any more",
+                args.node
+            ),
+            &args.node.to_string(),
+            args.yes,
+        )?;
     }
     set_ban(true, &args.node, args.reason, args.dry_run, shell).await
 }
@@ -145,29 +184,57 @@ struct BanJson {
     changed: Changed,
 }
 
-async fn set_ban(banned: bool, node: &NodeArg, reason: Option<String>, dry_run: DryRun, shell: &Shell) -> Result<Report, Failure> {
+async fn set_ban(
+    banned: bool,
+    node: &NodeArg,
+    reason: Option<String>,
+    dry_run: DryRun,
+    shell: &Shell,
+) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let word = if banned { "banned" } else { "unbanned" };
     let what = format!("node {node} was not {word}");
     let spiffe_id = resolve(node, &session, &what).await?;
     let (id, mutation) = mutation(dry_run.dry_run);
-    let request = pb::BanNodeRequest { mutation, spiffe_id: spiffe_id.clone(), reason: reason.unwrap_or_default() };
+    let request = pb::BanNodeRequest {
+        mutation,
+        spiffe_id: spiffe_id.clone(),
+        reason: reason.unwrap_or_default(),
+    };
     let answer: Result<pb::BanResponse, _> = session
         .change(&what, id, &request, |channel, request| async move {
             let mut client = NodesClient::new(channel);
-            if banned { client.ban_node(request).await } else { client.unban_node(request).await }
+            if banned {
+                client.ban_node(request).await
+            } else {
+                client.unban_node(request).await
+            }
         })
         .await;
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => {
-            let ids = async { Ok(all(&session, "").await?.into_iter().map(|node| node.spiffe_id).collect()) };
+            let ids = async {
+                Ok(all(&session, "")
+                    .await?
+                    .into_iter()
+                    .map(|node| node.spiffe_id)
+                    .collect())
+            };
             return Err(with_suggestion(failure, &spiffe_id, ids).await);
         }
     };
     let changed = Changed::new(id, answer.committed, dry_run.dry_run);
     let text = format!("node {spiffe_id} {} {word}", changed.says("is", "would be"));
-    Report::new(&BanJson { spiffe_id: spiffe_id.clone(), banned, changed }, vec![spiffe_id], Human::Text(text))
+    Report::new(
+        &BanJson {
+            spiffe_id: spiffe_id.clone(),
+            banned,
+            changed,
+        },
+        vec![spiffe_id],
+        Human::Text(text),
+    )
 }
 
 /// The whole SPIFFE ID of a node that was named by its cluster and its name or uid there.
@@ -177,18 +244,24 @@ async fn resolve(node: &NodeArg, session: &Session, what: &str) -> Result<String
         NodeArg::Named { cluster, node } => (cluster, node),
     };
     let known = all(session, cluster.as_str()).await?;
-    let mut fitting = known.iter().filter(|view| view.name == *wanted || view.uid == *wanted);
+    let mut fitting = known
+        .iter()
+        .filter(|view| view.name == *wanted || view.uid == *wanted);
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one.spiffe_id.clone()),
         (Some(_), Some(_)) => Err(Failure::new(Exit::Precondition, what)
-            .because(format!("several nodes of cluster {cluster} have joined under this name"))
+            .because(format!(
+                "several nodes of cluster {cluster} have joined under this name"
+            ))
             .mend("name one by its uid: attache node list")),
         (None, _) => {
             let missing = Failure::new(Exit::Precondition, what).because("no such node has joined");
-            Err(match nearest(wanted, known.iter().map(|view| view.name.as_str())) {
-                Some(near) => missing.mend(format!("did you mean {cluster}/{near}?")),
-                None => missing.mend("see which have: attache node list"),
-            })
+            Err(
+                match nearest(wanted, known.iter().map(|view| view.name.as_str())) {
+                    Some(near) => missing.mend(format!("did you mean {cluster}/{near}?")),
+                    None => missing.mend("see which have: attache node list"),
+                },
+            )
         }
     }
 }
@@ -196,10 +269,19 @@ async fn resolve(node: &NodeArg, session: &Session, what: &str) -> Result<String
 async fn all(session: &Session, cluster: &str) -> Result<Vec<pb::NodeView>, Failure> {
     session
         .pages(|page| {
-            let request = pb::ListNodesRequest { cluster: cluster.to_owned(), page: Some(page) };
+            let request = pb::ListNodesRequest {
+                cluster: cluster.to_owned(),
+                page: Some(page),
+            };
             async move {
                 let answer: pb::ListNodesResponse = session
-                    .read("nodes cannot be listed", &request, |channel, request| async move { NodesClient::new(channel).list_nodes(request).await })
+                    .read(
+                        "nodes cannot be listed",
+                        &request,
+                        |channel, request| async move {
+                            NodesClient::new(channel).list_nodes(request).await
+                        },
+                    )
                     .await?;
                 Ok((answer.nodes, answer.next_token))
             }

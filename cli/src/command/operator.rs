@@ -45,11 +45,23 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         .iter()
         .map(|operator| {
             let state = if operator.banned { "banned" } else { "" };
-            vec![operator.name.clone(), operator.role.clone(), or_dash(operator.not_after.as_deref()), or_dash(operator.created.as_deref()), state.to_owned()]
+            vec![
+                operator.name.clone(),
+                operator.role.clone(),
+                or_dash(operator.not_after.as_deref()),
+                or_dash(operator.created.as_deref()),
+                state.to_owned(),
+            ]
         })
         .collect();
-    let names = operators.iter().map(|operator| operator.name.clone()).collect();
-    let human = Human::Table { heads: &["OPERATOR", "ROLE", "CERTIFICATE UNTIL", "CREATED", "STATE"], rows };
+    let names = operators
+        .iter()
+        .map(|operator| operator.name.clone())
+        .collect();
+    let human = Human::Table {
+        heads: &["OPERATOR", "ROLE", "CERTIFICATE UNTIL", "CREATED", "STATE"],
+        rows,
+    };
     Report::new(&serde_json::json!({ "operators": operators }), names, human)
 }
 
@@ -59,7 +71,11 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
 /// As [`list`]; when the name is not confirmed.
 pub async fn ban(args: BanOperator, shell: &Shell) -> Result<Report, Failure> {
     if !args.dry_run.dry_run {
-        confirm(&format!("Operator {} will be banned", args.name), &args.name, args.yes)?;
+        confirm(
+            &format!("Operator {} will be banned", args.name),
+            &args.name,
+            args.yes,
+        )?;
     }
     set_ban(true, &args.name, args.reason, args.dry_run, shell).await
 }
@@ -80,27 +96,60 @@ struct BanJson {
     changed: Changed,
 }
 
-async fn set_ban(banned: bool, name: &str, reason: Option<String>, dry_run: DryRun, shell: &Shell) -> Result<Report, Failure> {
+async fn set_ban(
+    banned: bool,
+    name: &str,
+    reason: Option<String>,
+    dry_run: DryRun,
+    shell: &Shell,
+) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let word = if banned { "banned" } else { "unbanned" };
     let (id, mutation) = mutation(dry_run.dry_run);
-    let request = pb::BanOperatorRequest { mutation, name: name.to_owned(), reason: reason.unwrap_or_default() };
+    let request = pb::BanOperatorRequest {
+        mutation,
+        name: name.to_owned(),
+        reason: reason.unwrap_or_default(),
+    };
     let answer: Result<pb::BanResponse, _> = session
-        .change(&format!("operator {name} was not {word}"), id, &request, |channel, request| async move {
-            let mut client = OperatorsClient::new(channel);
-            if banned { client.ban_operator(request).await } else { client.unban_operator(request).await }
-        })
+        .change(
+            &format!("operator {name} was not {word}"),
+            id,
+            &request,
+            |channel, request| async move {
+                let mut client = OperatorsClient::new(channel);
+                if banned {
+                    client.ban_operator(request).await
+                } else {
+                    client.unban_operator(request).await
+                }
+            },
+        )
         .await;
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => {
-            let names = async { Ok(all(&session).await?.into_iter().map(|operator| operator.name).collect()) };
+            let names = async {
+                Ok(all(&session)
+                    .await?
+                    .into_iter()
+                    .map(|operator| operator.name)
+                    .collect())
+            };
             return Err(with_suggestion(failure, name, names).await);
         }
     };
     let changed = Changed::new(id, answer.committed, dry_run.dry_run);
     let text = format!("operator {name} {} {word}", changed.says("is", "would be"));
-    Report::new(&BanJson { name: name.to_owned(), banned, changed }, vec![name.to_owned()], Human::Text(text))
+    Report::new(
+        &BanJson {
+            name: name.to_owned(),
+            banned,
+            changed,
+        },
+        vec![name.to_owned()],
+        Human::Text(text),
+    )
 }
 
 async fn all(session: &Session) -> Result<Vec<pb::OperatorView>, Failure> {
@@ -109,9 +158,13 @@ async fn all(session: &Session) -> Result<Vec<pb::OperatorView>, Failure> {
             let request = pb::ListOperatorsRequest { page: Some(page) };
             async move {
                 let answer: pb::ListOperatorsResponse = session
-                    .read("operators cannot be listed", &request, |channel, request| async move {
-                        OperatorsClient::new(channel).list_operators(request).await
-                    })
+                    .read(
+                        "operators cannot be listed",
+                        &request,
+                        |channel, request| async move {
+                            OperatorsClient::new(channel).list_operators(request).await
+                        },
+                    )
                     .await?;
                 Ok((answer.operators, answer.next_token))
             }

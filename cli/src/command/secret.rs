@@ -68,7 +68,11 @@ impl From<pb::VersionView> for VersionJson {
             version: view.version,
             active: view.active,
             fields: fields
-                .map(|field| FieldJson { field: field.field, value: uuid_text(&field.value), size_bytes: field.size_bytes })
+                .map(|field| FieldJson {
+                    field: field.field,
+                    value: uuid_text(&field.value),
+                    size_bytes: field.size_bytes,
+                })
                 .collect(),
             created: time(view.created),
             created_by: view.created_by,
@@ -92,19 +96,50 @@ struct PutJson {
 /// # Errors
 /// As [`put::put`]; a missing keyspace is answered with the nearest one, or how to make it.
 pub async fn put(args: Put, shell: &Shell) -> Result<Report, Failure> {
-    let values = fields::read(fields::parse(&args.fields, &args.literal)?, args.trim_newline, &shell.console)?;
+    let values = fields::read(
+        fields::parse(&args.fields, &args.literal)?,
+        args.trim_newline,
+        &shell.console,
+    )?;
     let dry_run = args.dry_run.dry_run;
-    let plan = Plan { path: args.path, values, replace: args.replace, expect_version: args.expect_version, dry_run };
+    let plan = Plan {
+        path: args.path,
+        values,
+        replace: args.replace,
+        expect_version: args.expect_version,
+        dry_run,
+    };
     let session = shell.session().await?;
     let stored = match put::put(&session, &plan).await {
         Ok(stored) => stored,
-        Err(failure) => return Err(with_keyspace(failure, plan.path.keyspace.as_str(), &session).await),
+        Err(failure) => {
+            return Err(with_keyspace(failure, plan.path.keyspace.as_str(), &session).await);
+        }
     };
-    let changed = Changed { request_id: stored.request.to_string(), seq: stored.seq, repeated: stored.repeated, dry_run };
-    let carried = if stored.carried.is_empty() { String::new() } else { format!("; carried over: {}", stored.carried.join(", ")) };
+    let changed = Changed {
+        request_id: stored.request.to_string(),
+        seq: stored.seq,
+        repeated: stored.repeated,
+        dry_run,
+    };
+    let carried = if stored.carried.is_empty() {
+        String::new()
+    } else {
+        format!("; carried over: {}", stored.carried.join(", "))
+    };
     let reference = format!("{}@{}", plan.path, stored.version);
-    let text = format!("{reference} {}: {}{carried}", changed.says("is stored", "would be stored"), stored.sealed.join(", "));
-    let data = PutJson { reference: plan.path.to_string(), version: stored.version, sealed: stored.sealed, carried: stored.carried, changed };
+    let text = format!(
+        "{reference} {}: {}{carried}",
+        changed.says("is stored", "would be stored"),
+        stored.sealed.join(", ")
+    );
+    let data = PutJson {
+        reference: plan.path.to_string(),
+        version: stored.version,
+        sealed: stored.sealed,
+        carried: stored.carried,
+        changed,
+    };
     Report::new(&data, vec![reference], Human::Text(text))
 }
 
@@ -120,8 +155,12 @@ async fn with_keyspace(failure: Failure, keyspace: &str, session: &Session) -> F
         return failure;
     }
     match nearest(keyspace, known.iter().map(String::as_str)) {
-        Some(near) => failure.mend(format!("did you mean {near}/...? If not: attache keyspace create {keyspace}")),
-        None => failure.mend(format!("make the keyspace first: attache keyspace create {keyspace}")),
+        Some(near) => failure.mend(format!(
+            "did you mean {near}/...? If not: attache keyspace create {keyspace}"
+        )),
+        None => failure.mend(format!(
+            "make the keyspace first: attache keyspace create {keyspace}"
+        )),
     }
 }
 
@@ -131,14 +170,34 @@ async fn with_keyspace(failure: Failure, keyspace: &str, session: &Session) -> F
 /// As [`crate::status`] says, here and below.
 pub async fn list(args: List, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
-    let keyspace = args.keyspace.map(|keyspace| keyspace.to_string()).unwrap_or_default();
-    let secrets: Vec<SecretJson> = views(&session, &keyspace).await?.into_iter().map(SecretJson::from).collect();
+    let keyspace = args
+        .keyspace
+        .map(|keyspace| keyspace.to_string())
+        .unwrap_or_default();
+    let secrets: Vec<SecretJson> = views(&session, &keyspace)
+        .await?
+        .into_iter()
+        .map(SecretJson::from)
+        .collect();
     let rows = secrets
         .iter()
-        .map(|secret| vec![secret.reference.clone(), secret.active_version.to_string(), secret.fields.join(", "), or_dash(secret.changed.as_deref())])
+        .map(|secret| {
+            vec![
+                secret.reference.clone(),
+                secret.active_version.to_string(),
+                secret.fields.join(", "),
+                or_dash(secret.changed.as_deref()),
+            ]
+        })
         .collect();
-    let names = secrets.iter().map(|secret| secret.reference.clone()).collect();
-    let human = Human::Table { heads: &["SECRET", "ACTIVE", "FIELDS", "CHANGED"], rows };
+    let names = secrets
+        .iter()
+        .map(|secret| secret.reference.clone())
+        .collect();
+    let human = Human::Table {
+        heads: &["SECRET", "ACTIVE", "FIELDS", "CHANGED"],
+        rows,
+    };
     Report::new(&serde_json::json!({ "secrets": secrets }), names, human)
 }
 
@@ -148,10 +207,14 @@ pub async fn list(args: List, shell: &Shell) -> Result<Report, Failure> {
 /// [`Exit::Precondition`] with the nearest name when there is none.
 pub async fn show(args: One, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
-    let request = pb::ShowSecretRequest { path: Some(wire_path(&args.path)) };
+    let request = pb::ShowSecretRequest {
+        path: Some(wire_path(&args.path)),
+    };
     let what = format!("{} cannot be shown", args.path);
     let shown: Result<pb::SecretView, _> = session
-        .read(&what, &request, |channel, request| async move { SecretsClient::new(channel).show_secret(request).await })
+        .read(&what, &request, |channel, request| async move {
+            SecretsClient::new(channel).show_secret(request).await
+        })
         .await;
     let secret = match shown {
         Ok(view) => SecretJson::from(view),
@@ -180,10 +243,15 @@ pub async fn versions(args: One, shell: &Shell) -> Result<Report, Failure> {
     let (path, session_ref, what_ref) = (wire_path(&args.path), &session, what.as_str());
     let all = session
         .pages(|page| {
-            let request = pb::ListVersionsRequest { path: Some(path.clone()), page: Some(page) };
+            let request = pb::ListVersionsRequest {
+                path: Some(path.clone()),
+                page: Some(page),
+            };
             async move {
                 let answer: pb::ListVersionsResponse = session_ref
-                    .read(what_ref, &request, |channel, request| async move { SecretsClient::new(channel).list_versions(request).await })
+                    .read(what_ref, &request, |channel, request| async move {
+                        SecretsClient::new(channel).list_versions(request).await
+                    })
                     .await?;
                 Ok((answer.versions, answer.next_token))
             }
@@ -196,19 +264,36 @@ pub async fn versions(args: One, shell: &Shell) -> Result<Report, Failure> {
     let rows = versions
         .iter()
         .map(|version| {
-            let fields = version.fields.iter().map(|field| format!("{} ({} B)", field.field, field.size_bytes));
+            let fields = version
+                .fields
+                .iter()
+                .map(|field| format!("{} ({} B)", field.field, field.size_bytes));
             vec![
                 version.version.to_string(),
-                if version.active { "active".to_owned() } else { String::new() },
+                if version.active {
+                    "active".to_owned()
+                } else {
+                    String::new()
+                },
                 fields.collect::<Vec<_>>().join(", "),
                 or_dash(version.created.as_deref()),
                 or_dash(Some(&version.created_by)),
             ]
         })
         .collect();
-    let names = versions.iter().map(|version| format!("{}@{}", args.path, version.version)).collect();
-    let human = Human::Table { heads: &["VERSION", "STATE", "FIELDS", "CREATED", "BY"], rows };
-    Report::new(&serde_json::json!({ "reference": args.path.to_string(), "versions": versions }), names, human)
+    let names = versions
+        .iter()
+        .map(|version| format!("{}@{}", args.path, version.version))
+        .collect();
+    let human = Human::Table {
+        heads: &["VERSION", "STATE", "FIELDS", "CREATED", "BY"],
+        rows,
+    };
+    Report::new(
+        &serde_json::json!({ "reference": args.path.to_string(), "versions": versions }),
+        names,
+        human,
+    )
 }
 
 #[derive(Debug, Serialize)]
@@ -237,7 +322,9 @@ pub async fn rollback(args: Rollback, shell: &Shell) -> Result<Report, Failure> 
     };
     let what = format!("{path} was not rolled back");
     let answer: Result<pb::RollbackResponse, _> = session
-        .change(&what, id, &request, |channel, request| async move { SecretsClient::new(channel).rollback(request).await })
+        .change(&what, id, &request, |channel, request| async move {
+            SecretsClient::new(channel).rollback(request).await
+        })
         .await;
     let answer = match answer {
         Ok(answer) => answer,
@@ -245,7 +332,11 @@ pub async fn rollback(args: Rollback, shell: &Shell) -> Result<Report, Failure> 
     };
     let changed = Changed::new(id, answer.committed, dry_run);
     let reference = format!("{path}@{}", answer.active_version);
-    let text = format!("{reference} {}; before: version {}", changed.says("is active", "would be active"), answer.previous_version);
+    let text = format!(
+        "{reference} {}; before: version {}",
+        changed.says("is active", "would be active"),
+        answer.previous_version
+    );
     let data = RollbackJson {
         reference: path.to_string(),
         active_version: answer.active_version,
@@ -258,7 +349,10 @@ pub async fn rollback(args: Rollback, shell: &Shell) -> Result<Report, Failure> 
 async fn near_secret(failure: Failure, args: &One, session: &Session) -> Failure {
     let names = async {
         let views = views(session, "").await?;
-        Ok(views.into_iter().map(|view| SecretJson::from(view).reference).collect())
+        Ok(views
+            .into_iter()
+            .map(|view| SecretJson::from(view).reference)
+            .collect())
     };
     with_suggestion(failure, &args.path.to_string(), names).await
 }
@@ -266,10 +360,19 @@ async fn near_secret(failure: Failure, args: &One, session: &Session) -> Failure
 async fn views(session: &Session, keyspace: &str) -> Result<Vec<pb::SecretView>, Failure> {
     session
         .pages(|page| {
-            let request = pb::ListSecretsRequest { keyspace: keyspace.to_owned(), page: Some(page) };
+            let request = pb::ListSecretsRequest {
+                keyspace: keyspace.to_owned(),
+                page: Some(page),
+            };
             async move {
                 let answer: pb::ListSecretsResponse = session
-                    .read("secrets cannot be listed", &request, |channel, request| async move { SecretsClient::new(channel).list_secrets(request).await })
+                    .read(
+                        "secrets cannot be listed",
+                        &request,
+                        |channel, request| async move {
+                            SecretsClient::new(channel).list_secrets(request).await
+                        },
+                    )
                     .await?;
                 Ok((answer.secrets, answer.next_token))
             }

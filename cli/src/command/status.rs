@@ -36,9 +36,11 @@ struct StatusJson {
 pub async fn status(shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let answer: pb::ShowStatusResponse = session
-        .read("the broker's status cannot be shown", &pb::ShowStatusRequest {}, |channel, request| async move {
-            StatusClient::new(channel).show_status(request).await
-        })
+        .read(
+            "the broker's status cannot be shown",
+            &pb::ShowStatusRequest {},
+            |channel, request| async move { StatusClient::new(channel).show_status(request).await },
+        )
         .await?;
     let status = StatusJson {
         broker_id: answer.broker_id,
@@ -64,16 +66,38 @@ pub async fn status(shell: &Shell) -> Result<Report, Failure> {
         ("broker", status.broker_id.clone()),
         ("version", status.version.clone()),
         ("started", or_dash(status.started.as_deref())),
-        ("certificate until", or_dash(status.server_certificate_not_after.as_deref())),
-        ("store", format!("{} ({}, seq {})", status.store, or_dash(Some(&status.engine)), status.seq)),
+        (
+            "certificate until",
+            or_dash(status.server_certificate_not_after.as_deref()),
+        ),
+        (
+            "store",
+            format!(
+                "{} ({}, seq {})",
+                status.store,
+                or_dash(Some(&status.engine)),
+                status.seq
+            ),
+        ),
         ("key memory", or_dash(Some(&status.key_memory))),
         ("secrets", status.secrets.to_string()),
         ("nodes", status.nodes.to_string()),
-        ("since start", format!("{} releases, {} unchanged, {} refusals", status.releases, status.unchanged, status.refusals)),
+        (
+            "since start",
+            format!(
+                "{} releases, {} unchanged, {} refusals",
+                status.releases, status.unchanged, status.refusals
+            ),
+        ),
         ("audit", format!("{} records", status.audit_size)),
         ("audit key", status.audit_vkey.clone()),
         ("you", status.operator.clone()),
     ];
-    card.extend(status.findings.iter().map(|finding| ("look at", finding.clone())));
+    card.extend(
+        status
+            .findings
+            .iter()
+            .map(|finding| ("look at", finding.clone())),
+    );
     Report::new(&status, vec![status.broker_id.clone()], Human::Card(card))
 }

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 
 use attache_mtls::private_file::write_private;
 use attache_proto::attache::v1::{self as pb, audit_client::AuditClient};
-use attache_translog::{Audit, Checkpoint, CheckpointError, Frontier, Hash, Leaf, NoteError, Record, Records, Report as LogReport, Verifier, leaf_hash};
+use attache_translog::{
+    Audit, Checkpoint, CheckpointError, Frontier, Hash, Leaf, NoteError, Record, Records,
+    Report as LogReport, Verifier, leaf_hash,
+};
 use serde::Serialize;
 
 use super::Shell;
@@ -71,30 +74,55 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
     let kept = args.at_least.as_deref().map(read_note).transpose()?;
     let verdict = match (&args.dir, &args.vkey) {
         (Some(dir), Some(vkey)) => offline(dir, vkey, kept.as_deref())?,
-        (Some(_), None) => return Err(Failure::usage(WHAT).because("a folder does not say whose it is").mend("give --vkey")),
+        (Some(_), None) => {
+            return Err(Failure::usage(WHAT)
+                .because("a folder does not say whose it is")
+                .mend("give --vkey"));
+        }
         (None, pinned) => {
             if pinned.is_none() {
-                shell.console.hint("the key is the broker's own word; --vkey pins it");
+                shell
+                    .console
+                    .hint("the key is the broker's own word; --vkey pins it");
             }
-            online(&shell.session().await?, pinned.as_ref(), kept.as_deref(), shell).await?
+            online(
+                &shell.session().await?,
+                pinned.as_ref(),
+                kept.as_deref(),
+                shell,
+            )
+            .await?
         }
     };
-    if let (Some(file), Some((_, note)), true) = (&args.save, &verdict.checkpoint, verdict.findings.is_empty()) {
-        write_private(file, note.as_bytes()).map_err(|error| Failure::new(Exit::Failed, "the checkpoint was not kept").caused_by(&error))?;
+    if let (Some(file), Some((_, note)), true) =
+        (&args.save, &verdict.checkpoint, verdict.findings.is_empty())
+    {
+        write_private(file, note.as_bytes()).map_err(|error| {
+            Failure::new(Exit::Failed, "the checkpoint was not kept").caused_by(&error)
+        })?;
     }
     report(verdict)
 }
 
 fn report(verdict: Verdict) -> Result<Report, Failure> {
     let clean = verdict.findings.is_empty();
-    let size = verdict.checkpoint.as_ref().map_or(0, |(checkpoint, _)| checkpoint.size);
+    let size = verdict
+        .checkpoint
+        .as_ref()
+        .map_or(0, |(checkpoint, _)| checkpoint.size);
     let text = if clean {
         format!("verified: {size} records, each as it was signed")
     } else {
-        let lines = verdict.findings.iter().map(|finding| match (&finding.file, finding.offset) {
-            (Some(file), Some(offset)) => format!("found: {file}, byte {offset}, record {}: {}", finding.index, finding.finding),
-            _ => format!("found: record {}: {}", finding.index, finding.finding),
-        });
+        let lines = verdict
+            .findings
+            .iter()
+            .map(|finding| match (&finding.file, finding.offset) {
+                (Some(file), Some(offset)) => format!(
+                    "found: {file}, byte {offset}, record {}: {}",
+                    finding.index, finding.finding
+                ),
+                _ => format!("found: record {}: {}", finding.index, finding.finding),
+            });
         let verified = format!("verified up to record {size} of {}", verdict.leaves);
         lines.chain([verified]).collect::<Vec<_>>().join("\n")
     };
@@ -102,7 +130,10 @@ fn report(verdict: Verdict) -> Result<Report, Failure> {
         clean,
         vkey: verdict.verifier.vkey(),
         leaves: verdict.leaves,
-        checkpoint: verdict.checkpoint.map(|(checkpoint, _)| CheckpointJson { size: checkpoint.size, root: hex(&checkpoint.root) }),
+        checkpoint: verdict.checkpoint.map(|(checkpoint, _)| CheckpointJson {
+            size: checkpoint.size,
+            root: hex(&checkpoint.root),
+        }),
         findings: verdict.findings,
     };
     let report = Report::new(&data, Vec::new(), Human::Text(text))?;
@@ -113,27 +144,45 @@ fn report(verdict: Verdict) -> Result<Report, Failure> {
 fn offline(dir: &Path, verifier: &Verifier, kept: Option<&str>) -> Result<Verdict, Failure> {
     let files = segments(dir)?;
     let (kept, mut findings) = open_kept(kept, verifier)?;
-    let mut audit = Audit::new(verifier, kept).map_err(|error| Failure::usage(WHAT).caused_by(&error))?;
+    let mut audit =
+        Audit::new(verifier, kept).map_err(|error| Failure::usage(WHAT).caused_by(&error))?;
     let mut notes = Vec::new();
     for file in &files {
         let bytes = read_limited(file, SEGMENT_LIMIT_BYTES)?;
         audit.segment(&bytes);
         notes.extend(last_note(&bytes));
     }
-    let LogReport { leaves, verified, findings: found, .. } = audit.finish();
-    findings.extend(found.into_iter().map(|finding| FindingJson {
-        file: files.get(finding.segment).map(|file| file.display().to_string()),
-        offset: Some(finding.offset),
-        index: finding.index,
-        finding: finding.found.to_string(),
+    let LogReport {
+        leaves,
+        verified,
+        findings: found,
+        ..
+    } = audit.finish();
+    findings.extend(found.into_iter().map(|finding| {
+        FindingJson {
+            file: files
+                .get(finding.segment)
+                .map(|file| file.display().to_string()),
+            offset: Some(finding.offset),
+            index: finding.index,
+            finding: finding.found.to_string(),
+        }
     }));
     let signed = |note: &String| Checkpoint::open(note, verifier).ok() == verified;
-    let checkpoint = verified.and_then(|checkpoint| Some((checkpoint, notes.into_iter().rev().find(signed)?)));
-    Ok(Verdict { verifier: verifier.clone(), leaves, checkpoint, findings })
+    let checkpoint =
+        verified.and_then(|checkpoint| Some((checkpoint, notes.into_iter().rev().find(signed)?)));
+    Ok(Verdict {
+        verifier: verifier.clone(),
+        leaves,
+        checkpoint,
+        findings,
+    })
 }
 
 fn segments(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let unread = |error: &std::io::Error| Failure::new(Exit::Failed, format!("{} was not read", dir.display())).caused_by(error);
+    let unread = |error: &std::io::Error| {
+        Failure::new(Exit::Failed, format!("{} was not read", dir.display())).caused_by(error)
+    };
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(|error| unread(&error))? {
         let path = entry.map_err(|error| unread(&error))?.path();
@@ -159,32 +208,72 @@ fn last_note(segment: &[u8]) -> Option<String> {
     String::from_utf8(notes.last()?.to_vec()).ok()
 }
 
-async fn online(session: &Session, pinned: Option<&Verifier>, kept: Option<&str>, shell: &Shell) -> Result<Verdict, Failure> {
-    let newest: pb::LatestCheckpointResponse = session
-        .read(WHAT, &pb::LatestCheckpointRequest {}, |channel, request| async move { AuditClient::new(channel).latest_checkpoint(request).await })
-        .await?;
-    let own = Verifier::parse(&newest.vkey).map_err(|error| Failure::new(Exit::Failed, WHAT).because(format!("the broker's key: {error}")))?;
+async fn online(
+    session: &Session,
+    pinned: Option<&Verifier>,
+    kept: Option<&str>,
+    shell: &Shell,
+) -> Result<Verdict, Failure> {
+    let newest: pb::LatestCheckpointResponse =
+        session
+            .read(
+                WHAT,
+                &pb::LatestCheckpointRequest {},
+                |channel, request| async move {
+                    AuditClient::new(channel).latest_checkpoint(request).await
+                },
+            )
+            .await?;
+    let own = Verifier::parse(&newest.vkey).map_err(|error| {
+        Failure::new(Exit::Failed, WHAT).because(format!("the broker's key: {error}"))
+    })?;
     let verifier = pinned.cloned().unwrap_or(own);
     let (kept, mut findings) = open_kept(kept, &verifier)?;
     let signed = match Checkpoint::open(&newest.checkpoint, &verifier) {
         Ok(signed) => signed,
         Err(error) => {
-            findings.push(finding(0, format!("the newest checkpoint is not signed by the log's key: {}", chain(&error))));
-            return Ok(Verdict { verifier, leaves: 0, checkpoint: None, findings });
+            findings.push(finding(
+                0,
+                format!(
+                    "the newest checkpoint is not signed by the log's key: {}",
+                    chain(&error)
+                ),
+            ));
+            return Ok(Verdict {
+                verifier,
+                leaves: 0,
+                checkpoint: None,
+                findings,
+            });
         }
     };
     let mut tree = Recomputed::new(kept);
     read_leaves(session, signed.size, &mut tree, shell).await?;
     findings.extend(tree.findings(&signed, kept));
     let checkpoint = findings.is_empty().then_some((signed, newest.checkpoint));
-    Ok(Verdict { verifier, leaves: tree.frontier.size(), checkpoint, findings })
+    Ok(Verdict {
+        verifier,
+        leaves: tree.frontier.size(),
+        checkpoint,
+        findings,
+    })
 }
 
-async fn read_leaves(session: &Session, size: u64, tree: &mut Recomputed, shell: &Shell) -> Result<(), Failure> {
+async fn read_leaves(
+    session: &Session,
+    size: u64,
+    tree: &mut Recomputed,
+    shell: &Shell,
+) -> Result<(), Failure> {
     if size == 0 {
         return Ok(());
     }
-    let request = pb::ReadLeavesRequest { first_index: 0, limit: size, follow: false, last: 0 };
+    let request = pb::ReadLeavesRequest {
+        first_index: 0,
+        limit: size,
+        follow: false,
+        last: 0,
+    };
     let mut leaves = Leaves::open(session, request, false).await?;
     let progress = shell.console.progress(size);
     while let Some(batch) = leaves.next().await? {
@@ -209,7 +298,12 @@ struct Recomputed {
 
 impl Recomputed {
     fn new(kept: Option<Checkpoint>) -> Self {
-        let mut tree = Self { frontier: Frontier::new(), kept_size: kept.map(|kept| kept.size), kept_root: None, malformed: Vec::new() };
+        let mut tree = Self {
+            frontier: Frontier::new(),
+            kept_size: kept.map(|kept| kept.size),
+            kept_root: None,
+            malformed: Vec::new(),
+        };
         tree.meet_kept();
         tree
     }
@@ -217,10 +311,14 @@ impl Recomputed {
     fn append(&mut self, leaf: &pb::AuditLeaf) {
         let index = self.frontier.size();
         if leaf.index != index {
-            self.malformed.push(finding(index, format!("the broker sent record {} in its place", leaf.index)));
+            self.malformed.push(finding(
+                index,
+                format!("the broker sent record {} in its place", leaf.index),
+            ));
         }
         if let Err(error) = Leaf::parse(&leaf.body) {
-            self.malformed.push(finding(index, format!("the record is malformed: {error}")));
+            self.malformed
+                .push(finding(index, format!("the record is malformed: {error}")));
         }
         self.frontier.append(leaf_hash(&leaf.body));
         self.meet_kept();
@@ -236,7 +334,13 @@ impl Recomputed {
         let mut findings = std::mem::take(&mut self.malformed);
         let size = self.frontier.size();
         if size != signed.size {
-            findings.push(finding(size, format!("{} records are signed, and the broker sent {size}", signed.size)));
+            findings.push(finding(
+                size,
+                format!(
+                    "{} records are signed, and the broker sent {size}",
+                    signed.size
+                ),
+            ));
         } else if self.frontier.root() != signed.root {
             findings.push(finding(0, "the records are not those that were signed: one at least was edited, moved, added or taken out".to_owned()));
         }
@@ -254,7 +358,10 @@ impl Recomputed {
 }
 
 /// Opens a kept checkpoint; one that the log's key has not signed is a finding: it, or the log, is another.
-fn open_kept(note: Option<&str>, verifier: &Verifier) -> Result<(Option<Checkpoint>, Vec<FindingJson>), Failure> {
+fn open_kept(
+    note: Option<&str>,
+    verifier: &Verifier,
+) -> Result<(Option<Checkpoint>, Vec<FindingJson>), Failure> {
     let Some(note) = note else {
         return Ok((None, Vec::new()));
     };
@@ -263,13 +370,25 @@ fn open_kept(note: Option<&str>, verifier: &Verifier) -> Result<(Option<Checkpoi
         Err(error @ (CheckpointError::Malformed | CheckpointError::Note(NoteError::Malformed))) => {
             Err(Failure::new(Exit::Failed, "the kept checkpoint cannot be used").caused_by(&error))
         }
-        Err(error) => Ok((None, vec![finding(0, format!("the kept checkpoint is not signed by this log's key: {}", chain(&error)))])),
+        Err(error) => Ok((
+            None,
+            vec![finding(
+                0,
+                format!(
+                    "the kept checkpoint is not signed by this log's key: {}",
+                    chain(&error)
+                ),
+            )],
+        )),
     }
 }
 
 fn read_note(file: &Path) -> Result<String, Failure> {
     let bytes = read_limited(file, NOTE_LIMIT_BYTES)?;
-    String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Failed, format!("{} is no checkpoint", file.display())).because("it is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| {
+        Failure::new(Exit::Failed, format!("{} is no checkpoint", file.display()))
+            .because("it is not UTF-8")
+    })
 }
 
 fn read_limited(file: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
@@ -284,7 +403,12 @@ fn read_limited(file: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
 }
 
 fn finding(index: u64, finding: String) -> FindingJson {
-    FindingJson { file: None, offset: None, index, finding }
+    FindingJson {
+        file: None,
+        offset: None,
+        index,
+        finding,
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

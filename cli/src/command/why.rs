@@ -32,13 +32,22 @@ struct WhyJson {
 pub async fn why(args: Why, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let decision = args.decision.as_str();
-    let request = pb::ExplainRequest { decision: decision.to_owned() };
+    let request = pb::ExplainRequest {
+        decision: decision.to_owned(),
+    };
     let answer: pb::ExplainResponse = session
-        .read(&format!("decision {decision} cannot be explained"), &request, |channel, request| async move {
-            AuditClient::new(channel).explain(request).await
-        })
+        .read(
+            &format!("decision {decision} cannot be explained"),
+            &request,
+            |channel, request| async move { AuditClient::new(channel).explain(request).await },
+        )
         .await?;
-    let workload = answer.workload.map(|to| format!("{}/{}/{}/{}", to.cluster, to.namespace, to.service_account, to.container));
+    let workload = answer.workload.map(|to| {
+        format!(
+            "{}/{}/{}/{}",
+            to.cluster, to.namespace, to.service_account, to.container
+        )
+    });
     let why = WhyJson {
         decision: answer.decision,
         public_reason: answer.public_reason,
@@ -59,12 +68,27 @@ pub async fn why(args: Why, shell: &Shell) -> Result<Report, Failure> {
         ("reason", why.reason.clone()),
         ("the pod was told", why.public_reason.clone()),
         ("workload", or_dash(why.workload.as_deref())),
-        ("pod", format!("{} ({})", or_dash(Some(&why.pod_name)), or_dash(Some(&why.pod_uid)))),
+        (
+            "pod",
+            format!(
+                "{} ({})",
+                or_dash(Some(&why.pod_name)),
+                or_dash(Some(&why.pod_uid))
+            ),
+        ),
         ("volume", or_dash(Some(&why.volume_name))),
         ("references", or_dash(Some(&why.references.join(", ")))),
         ("policies", or_dash(Some(&why.policies.join(", ")))),
         ("node", or_dash(Some(&why.node_id))),
-        ("times", format!("{}, first {}, last {}", why.count, or_dash(why.first.as_deref()), or_dash(why.last.as_deref()))),
+        (
+            "times",
+            format!(
+                "{}, first {}, last {}",
+                why.count,
+                or_dash(why.first.as_deref()),
+                or_dash(why.last.as_deref())
+            ),
+        ),
     ]);
     Report::new(&why, vec![why.decision.clone()], human)
 }

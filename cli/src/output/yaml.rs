@@ -30,7 +30,12 @@ fn block(value: &Value, depth: usize, text: &mut String) {
                 element(item, depth, text);
             }
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+        Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_) => {
             indent(depth, text);
             text.push_str(&value.to_string());
             text.push('\n');
@@ -72,7 +77,13 @@ fn is_scalar(value: &Value) -> bool {
 fn key(key: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c == '_';
     // Words that YAML 1.1 readers take for booleans or null are quoted too.
-    if !key.is_empty() && key.chars().all(plain) && !matches!(key, "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null") {
+    if !key.is_empty()
+        && key.chars().all(plain)
+        && !matches!(
+            key,
+            "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null"
+        )
+    {
         key.to_owned()
     } else {
         Value::from(key).to_string()
