@@ -81,9 +81,7 @@ impl Keys {
                     path: slot_file.display().to_string(),
                 })?;
         let sealed = read_keyring(store).await?;
-        if sealed.number() != slot.number {
-            return Err(UnlockError::Keyring);
-        }
+        // The number is bound to the key: a keyring of another number than the seal's does not open.
         let mut record = LockedBuf::new(sealed.record_bytes())?;
         sealed
             .open(Srk::new(srk.expose()), store.id(), record.as_mut_slice())
@@ -98,7 +96,7 @@ impl Keys {
         if rekey.ok() != Some(slot.rekey) {
             return Err(UnlockError::Keyring);
         }
-        Self::assemble(arena, store.id(), slot.number, ring).map_err(|_| UnlockError::Keyring)
+        Self::assemble(arena, store.id(), sealed.number(), ring).map_err(|_| UnlockError::Keyring)
     }
 
     /// The store that the keys are of.

@@ -151,6 +151,31 @@ struct Forged {
 
 fn forge(arena: &Arena, store: StoreId, genuine: &Slot) -> Forged {
     use attache_envelope::key::{SigningSeed, Srk};
+
+    let (keyring, srk) = sealed_keyring(arena, store);
+    let signer = arena.random_key().unwrap();
+    let seal = genuine
+        .identity
+        .seal_srk(
+            &SystemRandom,
+            store,
+            1,
+            Srk::new(srk.expose()),
+            SigningSeed::new(signer.expose()),
+        )
+        .unwrap();
+    let slot = Slot {
+        identity: genuine.identity.clone(),
+        seal,
+    };
+    Forged {
+        keyring,
+        slot: slot.encode(),
+    }
+}
+
+/// A keyring of keys that nobody else has, sealed for this store, and its SRK.
+fn sealed_keyring(arena: &Arena, store: StoreId) -> (Vec<u8>, Key) {
     use attache_envelope::keyring::{
         FreshSrk, KeyState, KeyringEntry, Purpose, record_bytes, write_record,
     };
@@ -174,25 +199,7 @@ fn forge(arena: &Arena, store: StoreId, genuine: &Slot) -> Forged {
     write_record(&entries, &mut record).unwrap();
     let fresh = FreshSrk::new(arena.random_key().unwrap());
     let (sealed, srk) = fresh.seal(store, 1, &record).unwrap();
-    let rekey = keys.last().unwrap();
-    let seal = genuine
-        .identity
-        .seal_srk(
-            &SystemRandom,
-            store,
-            1,
-            Srk::new(srk.expose()),
-            SigningSeed::new(rekey.expose()),
-        )
-        .unwrap();
-    let slot = Slot {
-        identity: genuine.identity.clone(),
-        seal,
-    };
-    Forged {
-        keyring: sealed.encode(),
-        slot: slot.encode(),
-    }
+    (sealed.encode(), srk)
 }
 
 #[tokio::test]
@@ -222,4 +229,46 @@ async fn a_wrong_secret_of_the_right_shape_does_not_open() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
     let error = refused(unlock(&fixture, &path).await);
     assert!(matches!(error, UnlockError::WrongSlotFile { .. }));
+}
+
+/// Whoever knows an SRK still cannot bring a keyring whose rekey key is not the one in the slot's blob.
+#[tokio::test]
+async fn a_keyring_of_another_rekey_key_does_not_open() {
+    use attache_envelope::id::SlotId;
+    use attache_envelope::key::{SigningSeed, Srk};
+    use attache_envelope::slot::SlotIdentity;
+
+    let fixture = Fixture::new().await;
+    let secret = fixture.arena.random_key().unwrap();
+    let signer = fixture.arena.random_key().unwrap();
+    let rekey = SigningSeed::new(signer.expose());
+    let slot = SlotId::random(&SystemRandom).unwrap();
+    let identity = SlotIdentity::key_file(
+        &SystemRandom,
+        fixture.id,
+        slot,
+        SlotSecret::new(secret.expose()),
+        rekey.verifying_key().unwrap(),
+    )
+    .unwrap();
+    let (keyring, srk) = sealed_keyring(&fixture.arena, fixture.id);
+    let seal = identity
+        .seal_srk(&SystemRandom, fixture.id, 1, Srk::new(srk.expose()), rekey)
+        .unwrap();
+    let slot_body = Slot { identity, seal }.encode();
+    let row = |body: &[u8]| [&[0, 1][..], &[0; 12], body, &[0; 32]].concat();
+    fixture.tamper(Table::Slot, |rows| {
+        rows.clear();
+        rows.insert(slot.as_bytes().to_vec(), row(&slot_body));
+    });
+    fixture.tamper(Table::Meta, |rows| {
+        rows.insert(b"keyring".to_vec(), row(&keyring));
+    });
+    let path = fixture.slot_path().with_file_name("known");
+    let mut text = [0; KEY_FILE_BYTES];
+    write_key_file(SlotSecret::new(secret.expose()), &mut text);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    let error = refused(unlock(&fixture, &path).await);
+    assert!(matches!(error, UnlockError::Keyring), "{error}");
 }

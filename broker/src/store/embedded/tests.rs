@@ -210,3 +210,24 @@ async fn a_failed_fsync_is_fatal_and_every_later_call_says_so() {
         assert!(matches!(call, Err(StoreError::Failed(_))));
     }
 }
+
+/// Without quick repair a start after a crash walks the whole file, seconds at a million records.
+#[tokio::test]
+async fn a_start_after_a_crash_needs_no_full_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, crashed) = (dir.path().join("s"), dir.path().join("crashed"));
+    let store = RedbStore::create(&path, id()).unwrap();
+    for n in 0..5 {
+        store.commit(AnchorSeq(n), batch(b"1")).await.unwrap();
+    }
+    std::fs::copy(&path, &crashed).unwrap();
+    let repairs = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let seen = Arc::clone(&repairs);
+    let opened = Database::builder()
+        .set_repair_callback(move |_| {
+            seen.fetch_add(1, Ordering::Relaxed);
+        })
+        .open(&crashed);
+    assert!(opened.is_ok());
+    assert_eq!(repairs.load(Ordering::Relaxed), 0);
+}
