@@ -56,11 +56,11 @@ pub enum ConfineError {
     Architecture(#[from] seccompiler::BackendError),
 }
 
-/// Gives up the privileges of this process.
+/// Gives up the privileges of this process, which must be root's and have one thread; it cannot be undone.
 ///
 /// # Errors
 /// [`ConfineError`]; some may be given up already.
-pub(super) fn confine() -> Result<(), ConfineError> {
+pub fn confine() -> Result<(), ConfineError> {
     let filter = seccomp::filter()?;
     let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
     if threads != 1 {

@@ -4,7 +4,10 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, IFlags, Mode, OFlags, fchmod, ioctl_setflags, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, IFlags, Mode, OFlags, Uid, fchmod, fchown, fstat, ioctl_setflags,
+    openat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::error::MountError;
@@ -72,8 +75,11 @@ impl Root {
         Ok(())
     }
 
-    /// Removes an entry and all beneath it. Its folder is closed to everyone but root first, so that no owner of a
-    /// file gets to it by a path once the file is no longer immutable.
+    /// Removes an entry and all beneath it.
+    ///
+    /// An owner may change the mode of its file as soon as that is thawed, by a path or through a descriptor that it
+    /// holds. So a folder is closed to everyone but root before anything in it is touched, and a file goes to root
+    /// right after it is thawed; those who have it open read on.
     pub(super) fn remove(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), MountError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match openat(parent, name, flags, Mode::empty()) {
@@ -88,24 +94,18 @@ impl Root {
                 });
             }
         };
-        match names(fd.as_fd()) {
-            Ok(inner) => {
-                self.thaw(fd.as_fd())?;
-                fchmod(&fd, Mode::empty()).map_err(MountError::os("fchmod(old)"))?;
-                for name in inner {
-                    self.remove(fd.as_fd(), &name)?;
-                }
-                unlink(parent, name, AtFlags::REMOVEDIR)
-            }
-            Err(MountError::Os {
-                source: Errno::NOTDIR,
-                ..
-            }) => {
-                self.thaw(fd.as_fd())?;
-                unlink(parent, name, AtFlags::empty())
-            }
-            Err(error) => Err(error),
+        let stat = fstat(&fd).map_err(MountError::os("fstat(old)"))?;
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        self.thaw(fd.as_fd())?;
+        fchown(&fd, Some(Uid::ROOT), Some(Gid::ROOT)).map_err(MountError::os("fchown(old)"))?;
+        fchmod(&fd, Mode::empty()).map_err(MountError::os("fchmod(old)"))?;
+        if !is_folder {
+            return unlink(parent, name, AtFlags::empty());
         }
+        for inner in names(fd.as_fd())? {
+            self.remove(fd.as_fd(), &inner)?;
+        }
+        unlink(parent, name, AtFlags::REMOVEDIR)
     }
 }
 

@@ -12,7 +12,7 @@
 //!
 //! It parses nothing that came from a network and holds no token, certificate or key of HPKE. Its only peer is the
 //! agent, whose every word is checked: who takes over the agent can mount a tmpfs into a pod's CSI folder, fill it
-//! and unmount it, and that is all. Mount ids are compared within one call and stored nowhere.
+//! and unmount it, and that is all.
 
 mod confine;
 mod error;
@@ -20,6 +20,7 @@ mod failpoint;
 mod folder;
 mod generation;
 mod inspect;
+mod mount_id;
 mod mountinfo;
 mod seccomp;
 mod serve;
@@ -29,7 +30,7 @@ mod target;
 mod tmpfs;
 mod volumes;
 
-pub use confine::ConfineError;
+pub use confine::{ConfineError, confine};
 pub use error::MountError;
 pub use failpoint::{Failpoint, Failpoints, UnknownFailpoint};
 pub use serve::{MounterSettings, ServeError, serve};

@@ -152,7 +152,10 @@ mod tests {
         let point = path.replace(' ', "\\040");
         let other = point.replace("secrets", "others");
 
-        assert_eq!(volumes(&line("/", &point, "tmpfs", &id)), [target.clone()]);
+        assert_eq!(
+            volumes(&line("/", &point, "tmpfs", &id)),
+            std::slice::from_ref(&target)
+        );
         let twice = line("/", &point, "tmpfs", &id).repeat(2);
         assert_eq!(volumes(&twice), [target]);
         for foreign in [

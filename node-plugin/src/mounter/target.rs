@@ -9,13 +9,14 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, mkdirat, open, openat, openat2,
-    readlink, statx, unlinkat,
+    AtFlags, Mode, OFlags, ResolveFlags, fstatfs, mkdirat, open, openat, openat2, readlink,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::error::MountError;
+use super::mount_id::{KnownMounts, MountId, table_id};
 use super::mountinfo;
 use crate::volume::{Target, VolumeId};
 
@@ -28,6 +29,7 @@ pub(super) struct KubeletDir {
     fd: OwnedFd,
     /// As the kernel names it, without links: what mountinfo's paths begin with.
     pub(super) path: PathBuf,
+    known: KnownMounts,
 }
 
 impl KubeletDir {
@@ -38,15 +40,20 @@ impl KubeletDir {
         let name = readlink(proc_path(fd.as_fd()), Vec::new())
             .map_err(MountError::os("readlink(kubelet_dir)"))?;
         let path = PathBuf::from(std::ffi::OsString::from_vec(name.into_bytes()));
-        Ok(Self { fd, path })
+        Ok(Self {
+            fd,
+            path,
+            known: KnownMounts::default(),
+        })
     }
 
     /// Opens the folder that kubelet made for a volume.
-    pub(super) fn volume(&self, target: &Target) -> Result<VolumeFolder, MountError> {
+    pub(super) fn volume(&self, target: &Target) -> Result<VolumeFolder<'_>, MountError> {
         match open_folder(self.fd.as_fd(), &target.folder())? {
             Some(fd) => Ok(VolumeFolder {
                 fd,
                 id: target.volume_id(),
+                known: &self.known,
             }),
             None => Err(MountError::NoVolumeFolder),
         }
@@ -54,9 +61,10 @@ impl KubeletDir {
 }
 
 /// The folder that kubelet made for a volume; its `mount` is the mount point.
-pub(super) struct VolumeFolder {
+pub(super) struct VolumeFolder<'a> {
     fd: OwnedFd,
     pub(super) id: VolumeId,
+    known: &'a KnownMounts,
 }
 
 /// What is at the mount point.
@@ -73,7 +81,7 @@ pub(super) enum Found {
 pub(super) struct Mounted {
     /// The root of the tmpfs, O_PATH.
     fd: OwnedFd,
-    mount_id: u64,
+    pub(super) id: MountId,
 }
 
 impl Mounted {
@@ -82,14 +90,9 @@ impl Mounted {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat(&self.fd, ".", flags, Mode::empty()).map_err(MountError::os("open(volume)"))
     }
-
-    /// Answers whether both are the same mount.
-    pub(super) fn is(&self, mount_id: u64) -> bool {
-        self.mount_id == mount_id
-    }
 }
 
-impl VolumeFolder {
+impl VolumeFolder<'_> {
     /// Looks at the mount point.
     ///
     /// # Errors
@@ -98,21 +101,30 @@ impl VolumeFolder {
         let Some(fd) = open_folder(self.fd.as_fd(), MOUNT)? else {
             return Ok(Found::Nothing);
         };
-        let mount_id = mount_id(fd.as_fd())?;
-        if mount_id == self::mount_id(self.fd.as_fd())? {
+        let id = MountId::of(fd.as_fd())?;
+        if id == MountId::of(self.fd.as_fd())? {
             return Ok(Found::Folder(fd));
         }
-        let kind = fstatfs(&fd).map_err(MountError::os("fstatfs"))?.f_type;
+        if !self.known.are(id, self.id) {
+            self.check(fd.as_fd())?;
+            self.known.learn(id, self.id);
+        }
+        Ok(Found::Ours(Mounted { fd, id }))
+    }
+
+    /// Looks up in the mount table whether the root of a mount is that of this volume's tmpfs.
+    fn check(&self, root: BorrowedFd<'_>) -> Result<(), MountError> {
+        let kind = fstatfs(root).map_err(MountError::os("fstatfs"))?.f_type;
+        let id = table_id(root)?;
         let source = self.id.to_string();
-        let ours = u64::try_from(kind) == Ok(TMPFS_MAGIC)
-            && mountinfo::read()?.mounts().any(|mount| {
-                mount.id == mount_id
-                    && mount.is_tmpfs()
-                    && mount.is_whole()
-                    && mount.source == source.as_bytes()
-            });
-        if ours {
-            Ok(Found::Ours(Mounted { fd, mount_id }))
+        let is_ours = |mount: mountinfo::Mount| {
+            mount.id == id
+                && mount.is_tmpfs()
+                && mount.is_whole()
+                && mount.source == source.as_bytes()
+        };
+        if u64::try_from(kind) == Ok(TMPFS_MAGIC) && mountinfo::read()?.mounts().any(is_ours) {
+            Ok(())
         } else {
             Err(MountError::ForeignMount)
         }
@@ -129,17 +141,29 @@ impl VolumeFolder {
         }
     }
 
-    /// Answers whether `mounted` is still what is on top of the mount point.
-    pub(super) fn is_mounted(&self, mounted: &Mounted) -> Result<bool, MountError> {
+    /// Answers whether `mount` is what is on top of the mount point.
+    pub(super) fn has(&self, mount: MountId) -> Result<bool, MountError> {
         match open_folder(self.fd.as_fd(), MOUNT)? {
-            Some(fd) => Ok(mount_id(fd.as_fd())? == mounted.mount_id),
+            Some(fd) => Ok(MountId::of(fd.as_fd())? == mount),
             None => Ok(false),
         }
     }
 
-    /// Makes the mount point, which is for the driver to do, and for kubelet's user alone until it is covered.
-    pub(super) fn make_mount_point(&self) -> Result<(), MountError> {
-        mkdirat(&self.fd, MOUNT, Mode::from_raw_mode(0o750)).map_err(MountError::os("mkdir(mount)"))
+    /// Remembers a tmpfs that was made for this volume and is in its place.
+    pub(super) fn learn(&self, mount: MountId) {
+        self.known.learn(mount, self.id);
+    }
+
+    /// Makes the mount point, which is for the driver to do; only root gets in until it is covered.
+    pub(super) fn make_mount_point(&self) -> Result<OwnedFd, MountError> {
+        mkdirat(&self.fd, MOUNT, Mode::from_raw_mode(0o750))
+            .map_err(MountError::os("mkdir(mount)"))?;
+        match self.look()? {
+            Found::Folder(fd) => Ok(fd),
+            Found::Nothing | Found::Ours(_) => {
+                Err(MountError::NotAsWritten("the mount point is another"))
+            }
+        }
     }
 
     /// Removes the mount point. One that is gone already is fine; one that is not empty holds what nobody here put
@@ -154,26 +178,15 @@ impl VolumeFolder {
         }
     }
 
-    /// Unmounts what is on top of the mount point, busy or not. The last part is not followed, and those before it
-    /// are this open folder.
-    pub(super) fn unmount(&self) -> Result<(), MountError> {
+    /// Unmounts the volume, which was seen on top of the mount point, busy or not. The last part of the path is not
+    /// followed, and those before it are this open folder.
+    pub(super) fn unmount(&self, mounted: &Mounted) -> Result<(), MountError> {
         let path = format!("{}/{MOUNT}", proc_path(self.fd.as_fd()));
         unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-            .map_err(MountError::os("umount"))
+            .map_err(MountError::os("umount"))?;
+        self.known.forget(mounted.id);
+        Ok(())
     }
-}
-
-/// The id of the mount that an open file lies on.
-pub(super) fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, MountError> {
-    let stat =
-        statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(MountError::os("statx"))?;
-    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
-        return Err(MountError::Os {
-            call: "statx(STATX_MNT_ID)",
-            source: Errno::NOSYS,
-        });
-    }
-    Ok(stat.stx_mnt_id)
 }
 
 /// The path by which the kernel finds an open file of this process, whatever its name is by now.

@@ -11,7 +11,8 @@ use super::error::MountError;
 use super::failpoint::{Failpoint, Failpoints};
 use super::folder::{Root, set_immutable};
 use super::inspect::inspect;
-use super::target::{Found, KubeletDir, Mounted, VolumeFolder, mount_id};
+use super::mount_id::MountId;
+use super::target::{Found, KubeletDir, Mounted, VolumeFolder};
 use super::tmpfs::{self, VolumeLimits};
 use super::{generation, mountinfo};
 use crate::ipc::generation::{Contents, MAX_MEMFD_BYTES};
@@ -66,12 +67,12 @@ impl Volumes {
     /// [`MountError`].
     pub fn attach(&self, target: &Target) -> Result<bool, MountError> {
         let folder = self.kubelet.volume(target)?;
-        match folder.look()? {
+        let mount_point = match folder.look()? {
             Found::Ours(_) => return Ok(false),
+            Found::Folder(mount_point) => mount_point,
             Found::Nothing => folder.make_mount_point()?,
-            Found::Folder(_) => {}
-        }
-        let mounted = self.mount(&folder);
+        };
+        let mounted = self.mount(&folder, &mount_point);
         if mounted.is_err() {
             // What went wrong is the answer; a folder that cannot be removed is empty all the same.
             let _left = folder.remove_mount_point();
@@ -79,31 +80,25 @@ impl Volumes {
         mounted.map(|()| true)
     }
 
-    fn mount(&self, folder: &VolumeFolder) -> Result<(), MountError> {
-        if !self.facts.noswap
-            && tmpfs::swap_is_on(&std::fs::read_to_string("/proc/swaps").unwrap_or_default())
-        {
+    fn mount(&self, folder: &VolumeFolder<'_>, mount_point: &OwnedFd) -> Result<(), MountError> {
+        let swaps = || std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+        if !self.facts.noswap && tmpfs::swap_is_on(&swaps()) {
             return Err(MountError::SwapOn);
         }
         let mount = tmpfs::make(&folder.id.to_string(), self.limits, self.facts.noswap)?;
         if self.facts.inode_flags {
             set_immutable(tmpfs::open_root(mount.as_fd())?.as_fd(), true)?;
         }
-        // Looked at once more, so that the folder's descriptor is as fresh as can be.
-        let Found::Folder(onto) = folder.look()? else {
-            return Err(MountError::ForeignMount);
-        };
-        tmpfs::move_onto(mount.as_fd(), onto.as_fd())?;
+        tmpfs::move_onto(mount.as_fd(), mount_point.as_fd())?;
         self.failpoints.pass(Failpoint::AfterMount);
-        let own = mount_id(mount.as_fd())?;
-        match folder.look() {
-            Ok(Found::Ours(mounted)) if mounted.is(own) => Ok(()),
-            // The folder was moved away under us: the mount went with it.
-            _ => {
-                tmpfs::unmount_itself(mount.as_fd())?;
-                Err(MountError::NotAsWritten("the mount is not at the target"))
-            }
+        let own = MountId::of(mount.as_fd())?;
+        if let Ok(true) = folder.has(own) {
+            folder.learn(own);
+            return Ok(());
         }
+        // The folder was moved away under us, and the mount went with it.
+        tmpfs::unmount_itself(mount.as_fd())?;
+        Err(MountError::NotAsWritten("the mount is not at the target"))
     }
 
     /// Pins and checks a memory file, swaps its generation in, and answers whether the volume did not hold it before.
@@ -144,7 +139,7 @@ impl Volumes {
         let folder = self.kubelet.volume(target)?;
         let mounted = folder.mounted()?;
         let changed = change(&self.root(&mounted)?)?;
-        if folder.is_mounted(&mounted)? {
+        if folder.has(mounted.id)? {
             Ok(changed)
         } else {
             Err(MountError::NotAsWritten("another mount"))
@@ -177,7 +172,7 @@ impl Volumes {
                         let error = &error as &(dyn std::error::Error + 'static);
                         tracing::warn!(%target, error, "the volume could not be emptied before it is unmounted");
                     }
-                    folder.unmount()?;
+                    folder.unmount(&mounted)?;
                     was_mounted = true;
                     self.failpoints.pass(Failpoint::AfterUnmount);
                 }
