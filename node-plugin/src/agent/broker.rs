@@ -1,0 +1,256 @@
+//! The broker, as the agent calls it: one connection, deadlines, and its answers sorted into what a caller can do.
+//!
+//! A connection is bound to the certificate that opened it, so a renewal replaces the connection: calls that are under
+//! way end on the old one, later ones never use it.
+//!
+//! The message of a refusal is the broker's and passes on as it is. What a transport says is never passed on, since it
+//! differs from try to try; it goes to the log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use attache_mtls::connect::Connector;
+use attache_mtls::spiffe::{BrokerId, NodeId, PeerId};
+use attache_mtls::tls::{Credentials, Material, MaterialError};
+use attache_proto::attache::v1 as pb;
+use hyper_util::rt::TokioIo;
+use pb::delivery_client::DeliveryClient;
+use pb::renewal_client::RenewalClient;
+use rustls::ClientConfig;
+use thiserror::Error;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// How often an idle connection is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// How long that may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer: a volume's values, their names and the files.
+const MAX_ANSWER_BYTES: usize = 3 * 1024 * 1024;
+
+/// Deadlines of everything that goes to the broker.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// Address, TCP and TLS of a connection.
+    pub connect: Duration,
+    /// One call.
+    pub call: Duration,
+}
+
+/// Why a call did not succeed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The broker answered and refused.
+    #[error("{message}")]
+    Refused {
+        /// How.
+        kind: RefusalKind,
+        /// Its words, for the pod's author.
+        message: String,
+    },
+    /// There was no answer: no connection, or none in time.
+    #[error("the broker cannot be reached; trying again")]
+    Away,
+}
+
+/// How the broker refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The request is malformed.
+    InvalidArgument,
+    /// The node's certificate or the pod's token is not good.
+    Unauthenticated,
+    /// Denied, or absent.
+    PermissionDenied,
+    /// A limit.
+    ResourceExhausted,
+    /// Something that the broker needs is away.
+    Unavailable,
+    /// A record is damaged, or a defect.
+    Internal,
+}
+
+/// A broker and who this node is to it.
+pub struct Broker {
+    id: BrokerId,
+    node: NodeId,
+    credentials: Credentials,
+    tls: Arc<ClientConfig>,
+    address: SocketAddr,
+    deadlines: Deadlines,
+    channel: ArcSwap<Channel>,
+}
+
+/// Why no client was made.
+#[derive(Debug, Error)]
+pub enum BrokerError {
+    /// The certificate is another kind of peer's.
+    #[error("the own certificate is not a node's")]
+    NotANode,
+    /// TLS cannot be set up.
+    #[error("the TLS configuration was refused")]
+    Tls(#[from] MaterialError),
+}
+
+impl Broker {
+    /// A client that presents `material` and speaks to the broker `id` only. Connects at the first call.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn new(
+        id: BrokerId,
+        material: Material,
+        address: SocketAddr,
+        deadlines: Deadlines,
+    ) -> Result<Self, BrokerError> {
+        let PeerId::Node(node) = material.identity().id().clone() else {
+            return Err(BrokerError::NotANode);
+        };
+        let credentials = Credentials::new(material);
+        let tls = credentials.client_config(id.clone())?;
+        let channel = lazy_channel(&tls, address, deadlines);
+        Ok(Self { id, node, credentials, tls, address, deadlines, channel: ArcSwap::from_pointee(channel) })
+    }
+
+    /// The broker's SPIFFE ID, which every connection has proven.
+    #[must_use]
+    pub fn id(&self) -> &BrokerId {
+        &self.id
+    }
+
+    /// This node's SPIFFE ID.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// The certificate in use.
+    #[must_use]
+    pub fn material(&self) -> Arc<Material> {
+        self.credentials.current()
+    }
+
+    /// Takes a renewed certificate into use, on a new connection.
+    ///
+    /// # Errors
+    /// [`MaterialError::OtherIdentity`].
+    pub fn renewed(&self, material: Material) -> Result<(), MaterialError> {
+        self.credentials.reload(material)?;
+        self.channel.store(Arc::new(lazy_channel(&self.tls, self.address, self.deadlines)));
+        Ok(())
+    }
+
+    /// Asks for a delivery.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time; the broker may have recorded a release that nobody opens.
+    pub async fn deliver(&self, request: pb::DeliverRequest) -> Result<pb::DeliverResponse, CallError> {
+        let mut client = DeliveryClient::new(self.connection()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let call = client.deliver(request);
+        answered("Deliver", tokio::time::timeout(self.deadlines.call, call).await)
+    }
+
+    /// Has the next key signed.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn renew(&self, csr: Vec<u8>) -> Result<pb::RenewResponse, CallError> {
+        let mut client = RenewalClient::new(self.connection());
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let call = client.renew(pb::RenewRequest { csr, version });
+        answered("Renew", tokio::time::timeout(self.deadlines.call, call).await)
+    }
+
+    fn connection(&self) -> Channel {
+        Channel::clone(&self.channel.load())
+    }
+}
+
+/// A connection that is opened at the first call, and again after it was lost.
+fn lazy_channel(tls: &Arc<ClientConfig>, address: SocketAddr, deadlines: Deadlines) -> Channel {
+    let connector = Connector::new(Arc::clone(tls), deadlines.connect);
+    endpoint().connect_with_connector_lazy(tower::service_fn(move |_| {
+        let connector = connector.clone();
+        async move {
+            let connected = connector.connect(address).await.map(TokioIo::new);
+            if let Err(error) = &connected {
+                let error = error as &(dyn std::error::Error + 'static);
+                tracing::warn!(%address, error, "no connection to the broker");
+            }
+            connected
+        }
+    }))
+}
+
+/// The settings of a connection. The name in it is looked up by nobody.
+pub(super) fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://broker.invalid")
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+}
+
+/// Sorts an answer, a refusal and silence.
+pub(super) fn answered<T>(
+    call: &'static str,
+    outcome: Result<Result<tonic::Response<T>, Status>, tokio::time::error::Elapsed>,
+) -> Result<T, CallError> {
+    match outcome {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(refusal(call, &status)),
+        Err(_) => {
+            tracing::warn!(call, "the broker did not answer in time");
+            Err(CallError::Away)
+        }
+    }
+}
+
+/// A status that came over the wire is the broker's; one with a source was made here, by the transport.
+fn refusal(call: &'static str, status: &Status) -> CallError {
+    if let Some(source) = std::error::Error::source(status) {
+        tracing::warn!(call, error = source, "the connection to the broker failed");
+        return CallError::Away;
+    }
+    let kind = match status.code() {
+        Code::InvalidArgument => RefusalKind::InvalidArgument,
+        Code::Unauthenticated => RefusalKind::Unauthenticated,
+        Code::PermissionDenied => RefusalKind::PermissionDenied,
+        Code::ResourceExhausted => RefusalKind::ResourceExhausted,
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => RefusalKind::Unavailable,
+        Code::Ok
+        | Code::Unknown
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => RefusalKind::Internal,
+    };
+    CallError::Refused { kind, message: status.message().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_off_the_wire_is_the_brokers_and_one_with_a_source_is_not() {
+        let status = Status::permission_denied("attache: denied (decision 7f3a9c12): no");
+        let CallError::Refused { kind, message } = refusal("Deliver", &status) else {
+            panic!("refused");
+        };
+        assert_eq!((kind, message.as_str()), (RefusalKind::PermissionDenied, status.message()));
+        for code in [Code::Cancelled, Code::Unknown, Code::Unavailable] {
+            let mut status = Status::new(code, "transport error: port 40123");
+            status.set_source(Arc::new(std::io::Error::other("reset")));
+            assert!(matches!(refusal("Deliver", &status), CallError::Away), "{code:?}");
+        }
+        assert!(!CallError::Away.to_string().contains(char::is_numeric));
+    }
+}

@@ -1,0 +1,223 @@
+//! The agent's folder: its key and certificate, and what it trusts. 0700, the agent's own, one process at a time.
+//!
+//! ```text
+//! key.pem       the key of node.crt                     all of them 0600, written beside, synced and renamed
+//! next-key.pem  the key of the next certificate, on disk before a broker hears of it
+//! node.crt      the certificate, leaf first
+//! bundle.pem    the CA certificates that a broker's must chain to
+//! broker-id     the SPIFFE ID of the broker
+//! ```
+//! Taking a new certificate into use: bundle.pem and broker-id, node.crt, then next-key.pem becomes key.pem. Killed
+//! between the last two, node.crt belongs to next-key.pem, and the next start ends the step.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attache_mtls::bundle::TrustBundle;
+use attache_mtls::key::{KeyError, LeafKey};
+use attache_mtls::pem;
+use attache_mtls::private_file::{PrivateFileError, read_private, write_private};
+use attache_mtls::spiffe::BrokerId;
+use attache_mtls::tls::{Material, MaterialError};
+use attache_mtls::verify::Purpose;
+use jiff::Timestamp;
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, open};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::issued::Issued;
+
+const KEY: &str = "key.pem";
+const NEXT_KEY: &str = "next-key.pem";
+const CERTIFICATE: &str = "node.crt";
+const BUNDLE: &str = "bundle.pem";
+const BROKER_ID: &str = "broker-id";
+
+/// How long an agent that is ending may keep the folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_LOOK: Duration = Duration::from_millis(50);
+
+/// Why the folder cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// It is not the agent's alone.
+    #[error("{}: must be a folder of uid {expected} with mode 0700 (found uid {found}, mode {mode:04o})", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The agent's uid.
+        expected: u32,
+        /// Its owner.
+        found: u32,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Another agent has it.
+    #[error("{}: another agent uses this folder", .0.display())]
+    Taken(PathBuf),
+    /// A file in it is not as it must be.
+    #[error("a file of the state folder")]
+    File(#[from] PrivateFileError),
+    /// A key.
+    #[error("a key of the state folder")]
+    Key(#[from] KeyError),
+    /// A certificate that was checked does not go with its key.
+    #[error("the certificate and its key")]
+    Material(#[from] MaterialError),
+    /// A system call failed.
+    #[error("{}: {call} failed", path.display())]
+    Os {
+        /// The path.
+        path: PathBuf,
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// The folder, held by this process alone.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Carries the lock.
+    folder: File,
+}
+
+/// An identity that can be used.
+pub(super) struct Joined {
+    pub(super) material: Material,
+    pub(super) broker: BrokerId,
+}
+
+impl StateDir {
+    /// Takes the folder. Waits for an agent that is ending. Blocking.
+    ///
+    /// # Errors
+    /// [`StateError::Folder`], [`StateError::Taken`], [`StateError::Os`].
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let failed = |call| {
+            move |errno: Errno| StateError::Os { path: path.to_owned(), call, source: errno.into() }
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = open(path, flags, Mode::empty()).map_err(failed("open"))?;
+        let stat = fstat(&folder).map_err(failed("fstat"))?;
+        let (expected, mode) = (geteuid().as_raw(), stat.st_mode & 0o7777);
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if !is_folder || stat.st_uid != expected || mode & 0o077 != 0 {
+            return Err(StateError::Folder { path: path.to_owned(), expected, found: stat.st_uid, mode });
+        }
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(LOCK_LOOK),
+                Err(Errno::AGAIN) => return Err(StateError::Taken(path.to_owned())),
+                Err(errno) => return Err(failed("flock")(errno)),
+            }
+        }
+        Ok(Self { path: path.to_owned(), folder: File::from(folder) })
+    }
+
+    /// The identity in the folder; none when there is none that works. The log says why.
+    ///
+    /// # Errors
+    /// [`StateError::File`] for a file that is there and must not be read as it is; [`StateError::Os`].
+    pub(super) fn load(&self, now: Timestamp) -> Result<Option<Joined>, StateError> {
+        let (Some(chain), Some(bundle), Some(broker)) =
+            (self.read(CERTIFICATE)?, self.read(BUNDLE)?, self.read(BROKER_ID)?)
+        else {
+            return Ok(None);
+        };
+        let unusable = |file: &str, why: &dyn std::fmt::Display| {
+            tracing::warn!(file, %why, "the state folder holds no usable identity");
+            Ok(None)
+        };
+        let bundle = match TrustBundle::from_pem(&bundle) {
+            Ok(bundle) => Arc::new(bundle),
+            Err(error) => return unusable(BUNDLE, &error),
+        };
+        let broker: BrokerId = match std::str::from_utf8(&broker).unwrap_or_default().trim_end().parse() {
+            Ok(broker) => broker,
+            Err(error) => return unusable(BROKER_ID, &error),
+        };
+        let chain = match pem::certificates(&chain) {
+            Ok(chain) => chain,
+            Err(error) => return unusable(CERTIFICATE, &error),
+        };
+        let own = match bundle.verify(&chain, Purpose::Client, now) {
+            Ok(own) => own,
+            Err(error) => return unusable(CERTIFICATE, &error),
+        };
+        for file in [KEY, NEXT_KEY] {
+            let Some(pem) = self.read(file)? else { continue };
+            let key = match LeafKey::from_pem(&pem) {
+                Ok(key) => key,
+                Err(error) => return unusable(file, &error),
+            };
+            if key.spki_sha256() != own.spki_sha256() {
+                continue;
+            }
+            if file == NEXT_KEY {
+                self.promote()?;
+            }
+            return Ok(Some(Joined { material: Material::new(chain, &key, bundle)?, broker }));
+        }
+        unusable(KEY, &"the certificate's key is not there")
+    }
+
+    /// The next key, durably on disk: the one that is there, since a broker may have heard of it, or a new one.
+    ///
+    /// # Errors
+    /// [`StateError::File`], [`StateError::Key`].
+    pub(super) fn next_key(&self) -> Result<LeafKey, StateError> {
+        if let Some(pem) = self.read(NEXT_KEY)?
+            && let Ok(key) = LeafKey::from_pem(&pem)
+        {
+            return Ok(key);
+        }
+        let key = LeafKey::generate()?;
+        key.write(&self.path.join(NEXT_KEY))?;
+        Ok(key)
+    }
+
+    /// Makes an issued certificate, whose key is the next key, the identity.
+    ///
+    /// # Errors
+    /// [`StateError`]; what was the identity before still is, or the new one is.
+    pub(super) fn adopt(&self, issued: &Issued, broker: &BrokerId, key: &LeafKey) -> Result<Joined, StateError> {
+        let material = Material::new(issued.chain.clone(), key, Arc::new(issued.bundle.clone()))?;
+        self.write(BUNDLE, issued.bundle.to_pem().as_bytes())?;
+        self.write(BROKER_ID, format!("{broker}\n").as_bytes())?;
+        self.write(CERTIFICATE, pem::encode_certificates(&issued.chain).as_bytes())?;
+        self.promote()?;
+        Ok(Joined { material, broker: broker.clone() })
+    }
+
+    /// The next key becomes the key.
+    fn promote(&self) -> Result<(), StateError> {
+        let to = self.path.join(KEY);
+        let failed = |call| move |source| StateError::Os { path: to, call, source };
+        std::fs::rename(self.path.join(NEXT_KEY), self.path.join(KEY)).map_err(failed.clone()("rename"))?;
+        self.folder.sync_all().map_err(failed("fsync"))
+    }
+
+    fn read(&self, file: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        match read_private(&self.path.join(file)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(PrivateFileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) -> Result<(), StateError> {
+        Ok(write_private(&self.path.join(file), bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! The connection to the mounter, kept by one thread: it connects, hands the listeners on, waits for the end, and
+//! connects again.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::ipc::{Hello, MounterClient};
+
+/// Between two tries. The mounter is started beside this process, or is being started again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What happened to the connection.
+pub(super) enum Link {
+    /// It stands, with the listeners of this mounter.
+    Up(Hello),
+    /// It has ended, and the listeners with it.
+    Down,
+}
+
+/// Starts the thread. It ends with the process, or when nobody listens any more.
+///
+/// # Errors
+/// When no thread can be started.
+pub(super) fn keep(mounter: Arc<MounterClient>, out: mpsc::Sender<Link>) -> io::Result<()> {
+    let run = move || {
+        let mut told = false;
+        loop {
+            match mounter.connect() {
+                Ok(hello) => {
+                    told = false;
+                    if out.blocking_send(Link::Up(hello)).is_err() {
+                        return;
+                    }
+                    mounter.wait_closed();
+                    if out.blocking_send(Link::Down).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    // Once: it is tried many times a second.
+                    if !told {
+                        let error = &error as &(dyn std::error::Error + 'static);
+                        tracing::info!(error, "waiting for the mounter");
+                        told = true;
+                    }
+                    if out.is_closed() {
+                        return;
+                    }
+                }
+            }
+            thread::sleep(PAUSE);
+        }
+    };
+    thread::Builder::new().name("mounter-link".to_owned()).spawn(run).map(drop)
+}

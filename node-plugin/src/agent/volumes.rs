@@ -1,0 +1,433 @@
+//! The volumes of this node: publish, republish, unpublish, stat, and what a restart finds.
+//!
+//! ```text
+//! first publish   deliver -> [open -> attach -> write -> stat] -> OK          [..] one visit to a blocking thread
+//!                 any failure -> nothing of it stays mounted, or the code says "perhaps"
+//! republish       the record says it is there -> OK at once; then, in the background:
+//!                 deliver(held) -> unchanged | [open -> write -> stat] | refused: the mount stays, and is reported
+//! unpublish       stop the refresh and wait for it -> [detach] -> OK          no broker, no pod
+//! ```
+//! Every change runs in a task of its own, so a caller that goes away leaves nothing half done. A broker that is away,
+//! or that refuses, never takes away what is mounted.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::broker::Broker;
+use super::deliver::{DeliverError, Delivery, Package, SealedRelease, deliver};
+use super::metadata;
+use super::session::PluginKeys;
+use super::table::{Claim, Publish, Record, Refresh, Table, Unpublish};
+use crate::csi::request::PublishRequest;
+use crate::ipc::{Fault, FaultCode, MounterClient, MounterError, VolumeState};
+use crate::mounter::VolumeLimits;
+use crate::volume::Target;
+
+/// How many volumes are opened and written at one time: the mounter takes one request after the other, and what is
+/// opened counts against the limit on locked memory.
+const WRITERS: usize = 2;
+
+/// Why a volume was not published or not unpublished.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The same volume is in flight.
+    #[error("the same volume is being published or unpublished; trying again")]
+    Busy,
+    /// More new volumes than `limits.publishes`.
+    #[error("too many volumes are being published on this node; trying again")]
+    TooMany,
+    /// This node has no certificate yet, or none any more.
+    #[error("this node has not joined the broker; its node plugin's log says why")]
+    NotJoined,
+    /// The broker released nothing.
+    #[error(transparent)]
+    Deliver(#[from] DeliverError),
+    /// The mounter refused.
+    #[error("the volume cannot be mounted: {0}")]
+    Mount(Fault),
+    /// There is no connection to the mounter.
+    #[error("the node plugin's mounter is restarting; trying again")]
+    MounterAway,
+    /// What was read back differs.
+    #[error("the volume is not what was written; the node plugin's log has more")]
+    NotAsWritten,
+    /// It failed, and something may be mounted still.
+    #[error("the volume could not be cleaned up after a failure; trying again")]
+    LeftMounted,
+    /// The plugin is stopping.
+    #[error("the node plugin is stopping; trying again")]
+    Stopping,
+}
+
+impl From<MounterError> for PublishError {
+    fn from(error: MounterError) -> Self {
+        match error {
+            MounterError::Refused(fault) => Self::Mount(fault),
+            MounterError::NotConnected
+            | MounterError::Lost { .. }
+            | MounterError::WrongPeer { .. }
+            | MounterError::Protocol(_) => Self::MounterAway,
+        }
+    }
+}
+
+/// What a volume holds and how it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeReport {
+    /// How much it may hold.
+    pub limits: VolumeLimits,
+    /// How many bytes its files have.
+    pub bytes: u64,
+    /// How many files it has.
+    pub files: u32,
+    /// What is wrong with it, if something is.
+    pub trouble: Option<String>,
+}
+
+/// The volumes of this node. A clone is the same.
+#[derive(Clone)]
+pub struct Volumes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    table: Table,
+    mounter: Arc<MounterClient>,
+    broker: watch::Receiver<Option<Arc<Broker>>>,
+    keys: PluginKeys,
+    publishing: Semaphore,
+    writing: Semaphore,
+    limits: VolumeLimits,
+    tasks: TaskTracker,
+}
+
+/// What [`Volumes`] works with.
+pub struct Parts {
+    /// The mounter.
+    pub mounter: Arc<MounterClient>,
+    /// The broker, once this node has joined.
+    pub broker: watch::Receiver<Option<Arc<Broker>>>,
+    /// The plugin's key.
+    pub keys: PluginKeys,
+    /// How many first publishes run at one time.
+    pub publishes: usize,
+    /// How much a volume may hold.
+    pub limits: VolumeLimits,
+    /// Everything that must end before the process does.
+    pub tasks: TaskTracker,
+}
+
+impl Volumes {
+    /// No volumes yet; [`Volumes::recover`] finds those that are mounted.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { mounter, broker, keys, publishes, limits, tasks } = parts;
+        Self {
+            shared: Arc::new(Shared {
+                table: Table::default(),
+                mounter,
+                broker,
+                keys,
+                publishing: Semaphore::new(publishes),
+                writing: Semaphore::new(WRITERS),
+                limits,
+                tasks,
+            }),
+        }
+    }
+
+    /// Publishes a volume; one that is there is answered at once and refreshed in the background.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    ///
+    /// # Cancel safety
+    /// What was begun goes on to its end.
+    pub async fn publish(&self, request: PublishRequest) -> Result<(), PublishError> {
+        let shared = Arc::clone(&self.shared);
+        match self.shared.table.publish(request) {
+            Publish::Queued => Ok(()),
+            Publish::Busy => Err(PublishError::Busy),
+            Publish::Refresh(refresh, request) => {
+                self.shared.tasks.spawn(async move { shared.refresh_all(refresh, request).await });
+                Ok(())
+            }
+            Publish::First(claim, request) => {
+                let task = self.shared.tasks.spawn(async move { shared.first_publish(claim, request).await });
+                task.await.unwrap_or(Err(PublishError::Stopping))
+            }
+        }
+    }
+
+    /// Unpublishes a volume; one that is not there is done already. Needs neither broker nor pod.
+    ///
+    /// # Errors
+    /// [`PublishError::Busy`], [`PublishError::Mount`], [`PublishError::MounterAway`], [`PublishError::Stopping`].
+    ///
+    /// # Cancel safety
+    /// What was begun goes on to its end.
+    pub async fn unpublish(&self, target: Target) -> Result<(), PublishError> {
+        let (claim, refresh) = match self.shared.table.unpublish(&target) {
+            Unpublish::Begin { claim, refresh } => (claim, refresh),
+            Unpublish::Busy => return Err(PublishError::Busy),
+        };
+        let shared = Arc::clone(&self.shared);
+        let task = self.shared.tasks.spawn(async move {
+            if let Some(ended) = refresh {
+                ended.cancelled().await;
+            }
+            let mounter = Arc::clone(&shared.mounter);
+            let detached = blocking(move || mounter.detach(&target)).await?;
+            drop(claim);
+            detached.map(drop).map_err(PublishError::from)
+        });
+        task.await.unwrap_or(Err(PublishError::Stopping))
+    }
+
+    /// Tells what a volume holds; none when it is not mounted.
+    ///
+    /// # Errors
+    /// [`PublishError::Mount`], [`PublishError::MounterAway`], [`PublishError::Stopping`].
+    pub async fn stat(&self, target: Target) -> Result<Option<VolumeReport>, PublishError> {
+        let mounter = Arc::clone(&self.shared.mounter);
+        let record = self.shared.table.record(&target);
+        let VolumeState { stat, .. } = blocking(move || mounter.stat(&target)).await??;
+        if !stat.mounted {
+            return Ok(None);
+        }
+        let trouble = match record {
+            _ if !stat.whole => Some("the volume is not whole; the next publish mends it".to_owned()),
+            Some(record) => record.trouble,
+            None => None,
+        };
+        let (bytes, files) = (stat.bytes, stat.files);
+        Ok(Some(VolumeReport { limits: self.shared.limits, bytes, files, trouble }))
+    }
+
+    /// Takes over the volumes that are mounted, from the mount table and each volume's own metadata, and answers how
+    /// many are published. Blocking.
+    ///
+    /// # Errors
+    /// [`MounterError`].
+    pub fn recover(&self) -> Result<usize, MounterError> {
+        let mut found = Vec::new();
+        for target in self.shared.mounter.list()? {
+            let state = self.shared.mounter.stat(&target)?;
+            match adopt(&state) {
+                Some(record) => found.push((target, record)),
+                None => tracing::warn!(%target, "found mounted and not whole; the next publish mends it"),
+            }
+        }
+        self.shared.table.reconcile(found);
+        Ok(self.shared.table.published())
+    }
+}
+
+impl Shared {
+    async fn first_publish(self: Arc<Self>, claim: Claim, request: PublishRequest) -> Result<(), PublishError> {
+        let done = self.mount(&request).await;
+        let failure = match done {
+            Ok(record) => {
+                tracing::info!(request = %request.summary(), "published");
+                claim.published(record);
+                return Ok(());
+            }
+            Err(failure) => failure,
+        };
+        tracing::warn!(request = %request.summary(), error = %failure.error, "not published");
+        match self.clean_up(&request.target, failure.attached).await {
+            // It was whole all along, and the record of it was lost: a failed remount of a good volume is no failure.
+            Ok(Some(mut record)) => {
+                record.trouble = Some(failure.error.to_string());
+                claim.published(record);
+                Ok(())
+            }
+            Ok(None) => Err(failure.error),
+            Err(error) => {
+                let error = &error as &(dyn std::error::Error + 'static);
+                tracing::error!(target = %request.target, error, "a failed publish could not be cleaned up");
+                Err(PublishError::LeftMounted)
+            }
+        }
+    }
+
+    /// Delivers and mounts a volume.
+    async fn mount(self: &Arc<Self>, request: &PublishRequest) -> Result<Record, Failure> {
+        let _permit = self.publishing.try_acquire().map_err(|_| PublishError::TooMany)?;
+        let broker = self.broker().ok_or(PublishError::NotJoined)?;
+        let delivery = deliver(&broker, &self.keys, request, None).await;
+        let sealed = match delivery.map_err(PublishError::from)? {
+            Delivery::Released(sealed) => sealed,
+            Delivery::Unchanged => return Err(PublishError::NotAsWritten.into()),
+        };
+        let shared = Arc::clone(self);
+        let target = request.target.clone();
+        let _writer = self.writing.acquire().await.map_err(|_| PublishError::Stopping)?;
+        blocking(move || {
+            let package = sealed.open().map_err(PublishError::from)?;
+            let made = shared.mounter.attach(&target).map_err(PublishError::from)?;
+            shared.write(&target, &package).map_err(|error| Failure { error, attached: made })
+        })
+        .await?
+    }
+
+    /// After a failed first publish: keeps what proves to have been whole before (`attached` says that it was not
+    /// there), and unmounts everything else.
+    async fn clean_up(self: &Arc<Self>, target: &Target, attached: bool) -> Result<Option<Record>, PublishError> {
+        let (mounter, target) = (Arc::clone(&self.mounter), target.clone());
+        let cleaned = blocking(move || {
+            if !attached && let Some(record) = adopt(&mounter.stat(&target)?) {
+                return Ok(Some(record));
+            }
+            mounter.detach(&target).map(|_| None)
+        });
+        match cleaned.await? {
+            // What stands there is not ours, and no way leads to anything of ours.
+            Err(MounterError::Refused(Fault {
+                code: FaultCode::NoVolumeFolder | FaultCode::PathRefused | FaultCode::ForeignMount,
+                ..
+            })) => Ok(None),
+            other => other.map_err(PublishError::from),
+        }
+    }
+
+    /// Refreshes a volume until no newer request waits.
+    async fn refresh_all(self: Arc<Self>, refresh: Refresh, request: PublishRequest) {
+        let mut step = Some((refresh, request));
+        while let Some((refresh, request)) = step {
+            let stop = refresh.stop().clone();
+            let done = self.refresh(&refresh, &request, &stop).await;
+            step = match done {
+                Refreshed::Done => refresh.next(),
+                Refreshed::Damaged => {
+                    tracing::error!(request = %request.summary(), "the volume is not what was written; the next publish mends it");
+                    refresh.forget();
+                    None
+                }
+                Refreshed::Stopped => None,
+            };
+        }
+    }
+
+    async fn refresh(self: &Arc<Self>, refresh: &Refresh, request: &PublishRequest, stop: &CancellationToken) -> Refreshed {
+        let held = refresh.held();
+        let Some(broker) = self.broker() else {
+            return self.kept(refresh, request, &PublishError::NotJoined);
+        };
+        let delivery = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Refreshed::Stopped,
+            delivery = deliver(&broker, &self.keys, request, held) => delivery,
+        };
+        let target = request.target.clone();
+        match delivery {
+            Err(error) => self.kept(refresh, request, &error.into()),
+            Ok(Delivery::Unchanged) => self.confirm(refresh, target).await,
+            Ok(Delivery::Released(sealed)) => self.replace(refresh, request, sealed).await,
+        }
+    }
+
+    /// Nothing changed: sees to it that the volume is still there.
+    async fn confirm(self: &Arc<Self>, refresh: &Refresh, target: Target) -> Refreshed {
+        let mounter = Arc::clone(&self.mounter);
+        let held = refresh.held();
+        match blocking(move || mounter.stat(&target)).await {
+            Ok(Ok(state)) => match adopt(&state) {
+                Some(record) if record.held == held => {
+                    refresh.note(record);
+                    Refreshed::Done
+                }
+                _ => Refreshed::Damaged,
+            },
+            // Not seen is not gone.
+            Ok(Err(_)) | Err(_) => Refreshed::Done,
+        }
+    }
+
+    /// Swaps a new generation in.
+    async fn replace(self: &Arc<Self>, refresh: &Refresh, request: &PublishRequest, sealed: Box<SealedRelease>) -> Refreshed {
+        let Ok(_writer) = self.writing.acquire().await else {
+            return Refreshed::Stopped;
+        };
+        if refresh.stop().is_cancelled() {
+            return Refreshed::Stopped;
+        }
+        let (shared, target) = (Arc::clone(self), request.target.clone());
+        let written = blocking(move || {
+            let package = sealed.open()?;
+            shared.write(&target, &package)
+        });
+        match written.await.and_then(|written| written) {
+            Ok(record) => {
+                tracing::info!(request = %request.summary(), "refreshed");
+                refresh.note(record);
+                Refreshed::Done
+            }
+            Err(PublishError::NotAsWritten | PublishError::Mount(Fault { code: FaultCode::NotMounted, .. })) => {
+                Refreshed::Damaged
+            }
+            Err(error) => self.kept(refresh, request, &error),
+        }
+    }
+
+    /// The mount stays as it is, and the failure is reported.
+    fn kept(&self, refresh: &Refresh, request: &PublishRequest, error: &PublishError) -> Refreshed {
+        tracing::warn!(request = %request.summary(), %error, "not refreshed; the mount stays");
+        refresh.note(Record { held: refresh.held(), trouble: Some(error.to_string()) });
+        Refreshed::Done
+    }
+
+    /// Writes a generation into a mounted volume and reads it back. Blocking.
+    fn write(&self, target: &Target, package: &Package) -> Result<Record, PublishError> {
+        self.mounter.write(target, &package.sealed)?;
+        let stat = self.mounter.stat(target)?.stat;
+        let as_written = stat.whole
+            && stat.generation == Some(package.generation.folder())
+            && stat.file_set == package.files.digest();
+        if as_written {
+            Ok(Record { held: Some(package.generation), trouble: None })
+        } else {
+            Err(PublishError::NotAsWritten)
+        }
+    }
+
+    fn broker(&self) -> Option<Arc<Broker>> {
+        self.broker.borrow().clone()
+    }
+}
+
+/// How a refresh went.
+enum Refreshed {
+    Done,
+    Damaged,
+    Stopped,
+}
+
+/// A failed first publish.
+struct Failure {
+    error: PublishError,
+    /// The mount was made by this very publish.
+    attached: bool,
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        Self { error, attached: false }
+    }
+}
+
+/// The record of a mounted volume that is what was once written; whatever lies there besides is for the next refresh
+/// to clear away, which then asks for all of it anew.
+fn adopt(state: &VolumeState) -> Option<Record> {
+    let held = metadata::held(&state.stat, state.metadata.as_deref())?;
+    Some(Record { held: state.stat.whole.then_some(held), trouble: None })
+}
+
+/// Runs what blocks on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PublishError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)
+}

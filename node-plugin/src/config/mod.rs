@@ -1,0 +1,239 @@
+//! The node plugin's settings: one TOML file for all of its processes, typed before any socket opens.
+//!
+//! `main` reads it, everything else takes typed parts of it. The agent reads it under its own user, so the file holds
+//! no secret and is readable by that user; what is secret is named by path. It opens nothing but the file.
+
+use std::{net::SocketAddr, os::unix::ffi::OsStrExt, path::{Path, PathBuf}, time::Duration};
+
+use attache_envelope::name::{NameError, NodeName};
+use attache_settings::{Settings, SettingsError};
+
+use crate::ipc::SOCKET_NAME;
+use crate::mounter::{Failpoint, Failpoints, MounterSettings, UnknownFailpoint, VolumeLimits};
+
+mod keys;
+#[cfg(test)]
+mod tests;
+
+pub use keys::SCHEMA;
+
+/// The longest path of a unix socket, in bytes (unix(7): 108 with the closing NUL).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+/// The longest driver name, in bytes (CSI specification, `GetPluginInfoResponse.name`).
+const MAX_DRIVER_BYTES: usize = 63;
+
+/// The typed settings of a node plugin.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the broker is.
+    pub broker: BrokerAddresses,
+    /// What kubelet knows of this plugin.
+    pub node: Node,
+    /// The unprivileged half.
+    pub agent: AgentSettings,
+    /// Bounds.
+    pub limits: Limits,
+    /// Logging.
+    pub telemetry: Telemetry,
+    /// Places where the mounter dies, for crash tests.
+    pub danger_failpoints: Failpoints,
+}
+
+/// The broker's listeners.
+#[derive(Debug, Clone, Copy)]
+pub struct BrokerAddresses {
+    /// Mutual TLS.
+    pub grpc: SocketAddr,
+    /// TLS without a client certificate: joining.
+    pub enroll: SocketAddr,
+}
+
+/// What kubelet knows of this plugin.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The driver's name.
+    pub driver: String,
+    /// Kubelet's folder, the one that holds `pods`.
+    pub kubelet_dir: PathBuf,
+    /// The CSI socket.
+    pub csi_socket: PathBuf,
+    /// Where kubelet looks for plugins.
+    pub registration_dir: PathBuf,
+    /// The node's name, kubelet's `node_id`.
+    pub name: String,
+    /// The audience of the tokens that kubelet hands over.
+    pub audience: String,
+}
+
+/// The agent.
+#[derive(Debug, Clone)]
+pub struct AgentSettings {
+    /// Its user; never root.
+    pub uid: u32,
+    /// Its group; never root's.
+    pub gid: u32,
+    /// Its own folder, 0700: key, certificate, trust bundle.
+    pub state_dir: PathBuf,
+    /// The folder that agent and mounter share.
+    pub ipc_dir: PathBuf,
+    /// The one-time join token, read only when there is no usable certificate.
+    pub join_token_file: PathBuf,
+}
+
+/// Bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Address, TCP and TLS of a connection to the broker.
+    pub connect_timeout: Duration,
+    /// One call to the broker.
+    pub call_timeout: Duration,
+    /// First publishes at one time; more are answered RESOURCE_EXHAUSTED.
+    pub publishes: usize,
+    /// What calls in flight get when the agent stops.
+    pub drain: Duration,
+    /// How much a volume may hold.
+    pub volume: VolumeLimits,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Filter directives.
+    pub log: String,
+    /// One JSON object a line, in place of text.
+    pub json: bool,
+}
+
+/// Why the settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file, or one of its values.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A driver name that kubelet would not take.
+    #[error(
+        "node.driver must have 1 to {MAX_DRIVER_BYTES} of a-z, 0-9, - and ., with a letter or digit at each end"
+    )]
+    Driver,
+    /// A name that no node has.
+    #[error("node.node_name: {0}")]
+    NodeName(NameError),
+    /// A unix socket's path that the kernel does not take.
+    #[error("{key} makes the socket path {}, which has more than {MAX_SOCKET_PATH_BYTES} bytes: choose a shorter folder", path.display())]
+    SocketPath {
+        /// The key.
+        key: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A name that is no failpoint.
+    #[error("danger_failpoints: {0}")]
+    Failpoint(#[from] UnknownFailpoint),
+}
+
+impl Config {
+    /// Reads `node-plugin.toml`.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first thing that is wrong, with its key.
+    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        Self::from_settings(&SCHEMA.read(file)?)
+    }
+
+    /// Types the settings of a file.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
+        let config = Self {
+            broker: BrokerAddresses {
+                grpc: settings.address("broker.address")?,
+                enroll: settings.address("broker.enroll_address")?,
+            },
+            node: Node {
+                driver: settings.text("node.driver")?.to_owned(),
+                kubelet_dir: settings.path("node.kubelet_dir")?,
+                csi_socket: settings.path("node.csi_socket")?,
+                registration_dir: settings.path("node.registration_dir")?,
+                name: settings.text("node.node_name")?.to_owned(),
+                audience: settings.text("node.audience")?.to_owned(),
+            },
+            agent: AgentSettings {
+                uid: settings.integer("agent.uid")?,
+                gid: settings.integer("agent.gid")?,
+                state_dir: settings.path("agent.state_dir")?,
+                ipc_dir: settings.path("agent.ipc_dir")?,
+                join_token_file: settings.path("agent.join_token_file")?,
+            },
+            limits: Limits {
+                connect_timeout: settings.seconds("limits.connect_timeout_s")?,
+                call_timeout: settings.seconds("limits.call_timeout_s")?,
+                publishes: settings.integer("limits.publishes")?,
+                drain: settings.seconds("limits.drain_s")?,
+                volume: VolumeLimits {
+                    size_bytes: settings.integer::<u64>("limits.volume_size_mib")? * 1024 * 1024,
+                    inodes: settings.integer("limits.volume_inodes")?,
+                },
+            },
+            telemetry: Telemetry {
+                log: settings.text("telemetry.log")?.to_owned(),
+                json: settings.text("telemetry.format")? == "json",
+            },
+            danger_failpoints: failpoints(settings.optional_text("danger_failpoints")?)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What the mounter is to do.
+    #[must_use]
+    pub fn mounter(&self) -> MounterSettings {
+        MounterSettings {
+            driver: self.node.driver.clone(),
+            kubelet_dir: self.node.kubelet_dir.clone(),
+            csi_socket: self.node.csi_socket.clone(),
+            registration_dir: self.node.registration_dir.clone(),
+            ipc_dir: self.agent.ipc_dir.clone(),
+            agent_uid: self.agent.uid,
+            agent_gid: self.agent.gid,
+            limits: self.limits.volume,
+            danger_failpoints: self.danger_failpoints.clone(),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        check_driver(&self.node.driver)?;
+        self.node.name.parse::<NodeName>().map_err(ConfigError::NodeName)?;
+        let registration = format!("{}-reg.sock", self.node.driver);
+        let sockets = [
+            ("node.csi_socket", self.node.csi_socket.clone()),
+            ("node.registration_dir", self.node.registration_dir.join(registration)),
+            ("agent.ipc_dir", self.agent.ipc_dir.join(SOCKET_NAME)),
+        ];
+        for (key, path) in sockets {
+            if path.as_os_str().as_bytes().len() > MAX_SOCKET_PATH_BYTES {
+                return Err(ConfigError::SocketPath { key, path });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a CSI driver's name: a DNS subdomain in lower case, as Kubernetes wants its CSIDriver object named.
+fn check_driver(name: &str) -> Result<(), ConfigError> {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let whole = name.bytes().all(|byte| alphanumeric(byte) || matches!(byte, b'-' | b'.'));
+    let first = name.bytes().next().is_some_and(alphanumeric);
+    let last = name.bytes().next_back().is_some_and(alphanumeric);
+    if whole && first && last && name.len() <= MAX_DRIVER_BYTES {
+        Ok(())
+    } else {
+        Err(ConfigError::Driver)
+    }
+}
+
+fn failpoints(text: Option<&str>) -> Result<Failpoints, UnknownFailpoint> {
+    let names = text.map(|text| text.split(',').map(str::trim));
+    let parsed: Result<Vec<Failpoint>, _> = names.into_iter().flatten().map(str::parse).collect();
+    parsed.map(Failpoints)
+}

@@ -1,0 +1,178 @@
+//! What the program's commands do: supervise, mount, or be the agent.
+//!
+//! `serve` is for a machine without a container runtime of its own: it starts mounter and agent and keeps them up. In
+//! a pod, each is a container that runs its own command.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open};
+use rustix::io::Errno;
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::agent::{self, AgentError};
+use crate::config::{Config, Telemetry};
+use crate::mounter::{self, Child, ServeError, SuperviseError, begin_supervised, supervise};
+
+/// The hidden command of the privileged half.
+pub const MOUNTER: &str = "mounter";
+/// The hidden command of the unprivileged half.
+pub const AGENT: &str = "agent";
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// Mounting takes root.
+    #[error("must be started as root: it mounts volumes (and gives up everything else)")]
+    NotRoot,
+    /// The log filter.
+    #[error("telemetry.log is no log filter")]
+    Log(#[from] ParseError),
+    /// Logs go somewhere already.
+    #[error("logging cannot be set up")]
+    Logging(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The state folder is somebody else's.
+    #[error("agent.state_dir {}: belongs to uid {found}; it must be root's or the agent's", path.display())]
+    StateOwner {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        found: u32,
+    },
+    /// The state folder cannot be made.
+    #[error("agent.state_dir {}: {call} failed", path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Supervision.
+    #[error(transparent)]
+    Supervise(#[from] SuperviseError),
+    /// The mounter.
+    #[error(transparent)]
+    Mounter(#[from] ServeError),
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+/// Starts mounter and agent and keeps them up, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`], before anything is started.
+pub fn serve(config: &Config, file: &Path) -> Result<(), RunError> {
+    require_root()?;
+    log_to_stderr(&config.telemetry)?;
+    let args = |command: &str| {
+        [OsString::from(command), OsString::from("--config"), file.as_os_str().to_owned()].to_vec()
+    };
+    let agent = (config.agent.uid, config.agent.gid);
+    supervise(vec![
+        Child { name: MOUNTER, args: args(MOUNTER), user: None },
+        Child { name: AGENT, args: args(AGENT), user: Some(agent) },
+    ])?;
+    Ok(())
+}
+
+/// Is the mounter. Makes the agent's state folder first, since the agent cannot, and waits for the mounter to be there.
+///
+/// # Errors
+/// [`RunError`].
+pub fn mounter(config: &Config) -> Result<(), RunError> {
+    begin_supervised()?;
+    require_root()?;
+    log_to_stderr(&config.telemetry)?;
+    make_state_dir(&config.agent.state_dir, config.agent.uid, config.agent.gid)?;
+    mounter::serve(&config.mounter())?;
+    Ok(())
+}
+
+/// Is the agent.
+///
+/// # Errors
+/// [`RunError`].
+pub fn agent(config: &Config) -> Result<(), RunError> {
+    begin_supervised()?;
+    log_to_stderr(&config.telemetry)?;
+    agent::run(config)?;
+    Ok(())
+}
+
+/// Sees whether the log filter can be read; the only setting that its user alone can judge.
+///
+/// # Errors
+/// [`RunError::Log`].
+pub fn check(config: &Config) -> Result<(), RunError> {
+    EnvFilter::try_new(&config.telemetry.log)?;
+    Ok(())
+}
+
+fn require_root() -> Result<(), RunError> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(RunError::NotRoot) }
+}
+
+fn log_to_stderr(telemetry: &Telemetry) -> Result<(), RunError> {
+    let filter = EnvFilter::try_new(&telemetry.log)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    let set_up = if telemetry.json { log.json().try_init() } else { log.try_init() };
+    set_up.map_err(RunError::Logging)
+}
+
+/// Makes the state folder, or takes the one that is there: 0700, the agent's.
+fn make_state_dir(path: &Path, uid: u32, gid: u32) -> Result<(), RunError> {
+    let failed = |call| {
+        move |errno: Errno| RunError::State { path: path.to_owned(), call, source: errno.into() }
+    };
+    match mkdirat(CWD, path, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed("mkdir")(errno)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = open(path, flags, Mode::empty()).map_err(failed("open"))?;
+    let found = fstat(&folder).map_err(failed("fstat"))?.st_uid;
+    if found != 0 && found != uid {
+        return Err(RunError::StateOwner { path: path.to_owned(), found });
+    }
+    // The mode first: what root's folder held is nobody else's to see at any moment.
+    fchmod(&folder, Mode::RWXU).map_err(failed("fchmod"))?;
+    fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(failed("fchown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn the_state_folder_is_the_agents_alone_and_nobody_elses_is_taken() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root to give a folder away");
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        for _ in 0..2 {
+            make_state_dir(&path, 4840, 4841).unwrap();
+            let folder = std::fs::metadata(&path).unwrap();
+            assert_eq!((folder.uid(), folder.gid(), folder.mode() & 0o7777), (4840, 4841, 0o700));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        chown(&path, Some(1000), None).unwrap();
+        assert!(matches!(make_state_dir(&path, 4840, 4841), Err(RunError::StateOwner { found: 1000, .. })));
+        let link = parent.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(matches!(make_state_dir(&link, 4840, 4841), Err(RunError::State { call: "open", .. })));
+        assert!(matches!(
+            make_state_dir(&parent.path().join("a/b"), 4840, 4841),
+            Err(RunError::State { call: "mkdir", .. })
+        ));
+    }
+}
