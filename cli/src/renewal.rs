@@ -191,6 +191,13 @@ impl Identity {
     }
 }
 
+/// Until when a certificate renews itself that was asked for at `now`: seven days on, in whole seconds.
+#[must_use]
+pub fn until(now: Timestamp) -> Option<Timestamp> {
+    let end = now.checked_add(RENEW_FOR).ok()?;
+    Timestamp::from_second(end.as_second()).ok()
+}
+
 /// Says that the certificate has ended.
 #[must_use]
 pub fn expired(not_after: Timestamp) -> Failure {

@@ -114,43 +114,51 @@ fn too_slow() -> Failure {
 }
 
 fn record(leaf: &pb::AuditLeaf) -> Result<Report, Failure> {
-    let record = match Leaf::parse(&leaf.body) {
-        Ok(parsed) => RecordJson {
-            index: leaf.index,
-            time: i64::try_from(parsed.time_ms)
-                .ok()
-                .and_then(|ms| Timestamp::from_millisecond(ms).ok())
-                .map(|at| at.to_string()),
-            kind: parsed.event.name().to_owned(),
-            boot: uuid_text(&parsed.boot),
-            items: parsed
+    let (time, kind, boot, items) = match Leaf::parse(&leaf.body) {
+        Ok(parsed) => (
+            time_text(parsed.time_ms),
+            parsed.event.name(),
+            uuid_text(&parsed.boot),
+            parsed
                 .event
                 .items()
                 .into_iter()
-                .map(|(tag, text)| (tag.name().to_owned(), text.into()))
+                .map(|(tag, text)| (tag.name(), text))
                 .collect(),
-        },
+        ),
         // A record of a newer broker, or an edited one: what `verify` is for. It is shown, not passed over.
-        Err(error) => RecordJson {
-            index: leaf.index,
-            time: None,
-            kind: "unreadable".to_owned(),
-            boot: String::new(),
-            items: Map::from_iter([("problem".to_owned(), error.to_string().into())]),
-        },
+        Err(error) => (
+            None,
+            "unreadable",
+            String::new(),
+            vec![("problem", error.to_string())],
+        ),
     };
-    let items = record
-        .items
+    let shown = items
         .iter()
-        .map(|(tag, text)| format!("{tag}={}", visible(text.as_str().unwrap_or_default())));
+        .map(|(tag, text)| format!("{tag}={}", visible(text)));
     let line = format!(
-        "{:>6}  {}  {:<10}  {}",
-        record.index,
-        record.time.as_deref().unwrap_or("-"),
-        record.kind,
-        items.collect::<Vec<_>>().join("  ")
+        "{:>6}  {}  {kind:<10}  {}",
+        leaf.index,
+        time.as_deref().unwrap_or("-"),
+        shown.collect::<Vec<_>>().join("  ")
     );
+    let items = items
+        .iter()
+        .map(|(tag, text)| ((*tag).to_owned(), text.as_str().into()));
+    let record = RecordJson {
+        index: leaf.index,
+        time,
+        kind: kind.to_owned(),
+        boot,
+        items: items.collect(),
+    };
     Report::new(&record, vec![record.index.to_string()], Human::Text(line))
+}
+
+fn time_text(unix_ms: u64) -> Option<String> {
+    let at = Timestamp::from_millisecond(i64::try_from(unix_ms).ok()?).ok()?;
+    Some(at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub async fn create(args: Create, shell: &Shell) -> Result<Report, Failure> {
     let changed = Changed::new(id, answer.committed, args.dry_run.dry_run);
     let text = format!(
         "keyspace {name} {}",
-        changed.says("is there", "would be made")
+        changed.says("is made", "would be made")
     );
     Report::new(
         &CreatedJson {

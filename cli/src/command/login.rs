@@ -23,7 +23,7 @@ use crate::args::login::Login;
 use crate::context::{Context, Settings};
 use crate::failure::{Exit, Failure};
 use crate::output::{Human, Report};
-use crate::renewal::{self, Files, RENEW_FOR, Renewed, read_bundle, read_pem};
+use crate::renewal::{self, Files, Renewed, read_bundle, read_pem};
 use crate::session::Session;
 
 const DEFAULT: &str = "default";
@@ -197,7 +197,7 @@ fn finish(chain: &Path, shell: &Shell) -> Result<Report, Failure> {
     )
     .map_err(|error| failed(&error))?;
     if let Some(context) = settings.contexts.get_mut(&name) {
-        context.renew_until = Timestamp::now().checked_add(RENEW_FOR).ok();
+        context.renew_until = renewal::until(Timestamp::now());
     }
     settings.write()?;
     signed_in(&settings, &name)
@@ -282,7 +282,7 @@ async fn renew(shell: &Shell) -> Result<Report, Failure> {
             .hint("another attache renews this certificate at the moment");
     }
     if let Some(context) = settings.contexts.get_mut(&name) {
-        context.renew_until = Timestamp::now().checked_add(RENEW_FOR).ok();
+        context.renew_until = renewal::until(Timestamp::now());
     }
     settings.write()?;
     signed_in(&settings, &name)
@@ -296,9 +296,7 @@ fn signed_in(settings: &Settings, name: &str) -> Result<Report, Failure> {
         operator: identity.credentials.id().to_string(),
         broker: context.broker.to_string(),
         not_after: Some(identity.not_after().to_string()),
-        renew_until: context
-            .renew_until
-            .map(|until| until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+        renew_until: context.renew_until.map(|until| until.to_string()),
     };
     let until = data
         .renew_until

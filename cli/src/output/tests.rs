@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 fn report() -> Report {
-    let data = json!({ "secrets": [{ "reference": "payments/db", "fields": ["password", "username"], "latest_version": 2 }] });
+    let data = json!({ "secrets": [{ "fields": ["password", "username"], "latest_version": 2, "reference": "payments/db" }] });
     let human = Human::Table {
         heads: &["SECRET", "VERSION"],
         rows: vec![
@@ -56,7 +56,7 @@ fn yaml_is_block_style() {
         "secrets:\n  - fields:\n      - \"password\"\n      - \"username\"\n    latest_version: 2\n    reference: \"payments/db\"\n"
     );
     let odd = Report::new(
-        &json!({ "a b": null, "y": "no", "list": [], "map": {}, "deep": [[1, 2], {"x": true}] }),
+        &json!({ "a b": null, "deep": [[1, 2], {"x": true}], "list": [], "map": {}, "y": "no" }),
         vec![],
         Human::Text(String::new()),
     )
