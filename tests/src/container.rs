@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -55,15 +55,23 @@ impl Container {
             id: id.to_owned(),
             state: dir.join("runc"),
         };
-        let output = run(container
+        // A detached container inherits these: a pipe of ours would stay open as long as it runs.
+        let log = bundle.join("runc.log");
+        let status = container
             .runc()
             .args(["run", "--detach", "--bundle"])
             .arg(&bundle)
             .arg(&container.id)
-            // A detached container inherits these; runc keeps no pipe of ours open.
-            .stdout(std::process::Stdio::null()))?;
-        if !output.status.success() {
-            bail!("runc run {id}: {}", String::from_utf8_lossy(&output.stderr));
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?)
+            .status()
+            .context("run runc")?;
+        if !status.success() {
+            bail!(
+                "runc run {id}: {}",
+                fs::read_to_string(&log).unwrap_or_default()
+            );
         }
         Ok(container)
     }

@@ -455,7 +455,10 @@ impl Gate {
     async fn commit(&self, change: Change, events: Vec<Event>) -> Result<Applied, EnrollError> {
         let applied = self.ledger.apply(change).await.map_err(|e| match e {
             ApplyError::Conflict { .. } => EnrollError::Conflict,
-            other => EnrollError::Store(other),
+            other @ (ApplyError::Busy
+            | ApplyError::Ambiguous { .. }
+            | ApplyError::Ledger(_)
+            | ApplyError::Closed) => EnrollError::Store(other),
         })?;
         let anchor = Anchor {
             incarnation: INCARNATION,

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// What the text begins with.
-pub const PREFIX: &str = "attache-join-1:";
+const PREFIX: &str = "attache-join-1:";
 /// How long a token can be redeemed.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
 /// id 16, secret 32, pin 32.

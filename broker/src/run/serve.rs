@@ -117,16 +117,6 @@ impl Broker {
             sessions: sessions.clone(),
             tasks: tasks.clone(),
         });
-        let acceptor = |tls| {
-            let limits = AcceptLimits {
-                handshake_timeout: config.limits.handshake_timeout,
-                max_handshakes: config.limits.handshakes,
-                max_connections: config.limits.connections,
-                // The server says goodbye first; this is for those who do not listen.
-                max_connection_age: config.limits.connection_age + config.limits.drain,
-            };
-            Acceptor::new(tls, limits)
-        };
         let services = Services {
             gate,
             registry,
@@ -140,8 +130,11 @@ impl Broker {
             credentials: credentials.clone(),
             clock: log.clock().clone(),
             started_ms: log.clock().now_ms(),
-            acceptor: acceptor(credentials.server_config()?),
-            enroll_acceptor: acceptor(credentials.enrollment_server_config()?),
+            acceptor: Acceptor::new(credentials.server_config()?, accept_limits(&config)),
+            enroll_acceptor: Acceptor::new(
+                credentials.enrollment_server_config()?,
+                accept_limits(&config),
+            ),
         };
         let config = Arc::new(config);
         Ok(Self {
@@ -347,6 +340,16 @@ async fn start_on_record(
         let _receipt = leaf.durable().await?;
     }
     Ok(())
+}
+
+fn accept_limits(config: &Config) -> AcceptLimits {
+    AcceptLimits {
+        handshake_timeout: config.limits.handshake_timeout,
+        max_handshakes: config.limits.handshakes,
+        max_connections: config.limits.connections,
+        // The server says goodbye first; this is for those who do not listen.
+        max_connection_age: config.limits.connection_age + config.limits.drain,
+    }
 }
 
 fn on(kind: SignalKind) -> Result<Signal> {

@@ -13,6 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use attache_tests::Bed;
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use narrator::{Interrupted, Narrator};
 
@@ -41,9 +42,14 @@ fn main() -> ExitCode {
     let narrator = Narrator::new();
     let stop = narrator.interrupter();
     runtime.spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.interrupt();
+        let Ok(mut told) = signal(SignalKind::terminate()) else {
+            return;
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = told.recv() => {}
         }
+        stop.interrupt();
     });
     match run(&args, &narrator, &runtime) {
         Ok(()) => ExitCode::SUCCESS,
