@@ -34,14 +34,20 @@ enum Command {
 #[derive(clap::Args)]
 struct ConfigArg {
     /// The settings file; the agent's user must be able to read it.
-    #[arg(long, value_name = "FILE", default_value = "/etc/attache/node-plugin.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/attache/node-plugin.toml"
+    )]
     config: PathBuf,
 }
 
 impl Command {
     fn config(&self) -> &PathBuf {
         match self {
-            Self::Serve(arg) | Self::CheckConfig(arg) | Self::Mounter(arg) | Self::Agent(arg) => &arg.config,
+            Self::Serve(arg) | Self::CheckConfig(arg) | Self::Mounter(arg) | Self::Agent(arg) => {
+                &arg.config
+            }
         }
     }
 }

@@ -71,12 +71,25 @@ pub fn serve(config: &Config, file: &Path) -> Result<(), RunError> {
     require_root()?;
     log_to_stderr(&config.telemetry)?;
     let args = |command: &str| {
-        [OsString::from(command), OsString::from("--config"), file.as_os_str().to_owned()].to_vec()
+        [
+            OsString::from(command),
+            OsString::from("--config"),
+            file.as_os_str().to_owned(),
+        ]
+        .to_vec()
     };
     let agent = (config.agent.uid, config.agent.gid);
     supervise(vec![
-        Child { name: MOUNTER, args: args(MOUNTER), user: None },
-        Child { name: AGENT, args: args(AGENT), user: Some(agent) },
+        Child {
+            name: MOUNTER,
+            args: args(MOUNTER),
+            user: None,
+        },
+        Child {
+            name: AGENT,
+            args: args(AGENT),
+            user: Some(agent),
+        },
     ])?;
     Ok(())
 }
@@ -115,20 +128,35 @@ pub fn check(config: &Config) -> Result<(), RunError> {
 }
 
 fn require_root() -> Result<(), RunError> {
-    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(RunError::NotRoot) }
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(RunError::NotRoot)
+    }
 }
 
 fn log_to_stderr(telemetry: &Telemetry) -> Result<(), RunError> {
     let filter = EnvFilter::try_new(&telemetry.log)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    let set_up = if telemetry.json { log.json().try_init() } else { log.try_init() };
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false);
+    let set_up = if telemetry.json {
+        log.json().try_init()
+    } else {
+        log.try_init()
+    };
     set_up.map_err(RunError::Logging)
 }
 
 /// Makes the state folder, or takes the one that is there: 0700, the agent's.
 fn make_state_dir(path: &Path, uid: u32, gid: u32) -> Result<(), RunError> {
     let failed = |call| {
-        move |errno: Errno| RunError::State { path: path.to_owned(), call, source: errno.into() }
+        move |errno: Errno| RunError::State {
+            path: path.to_owned(),
+            call,
+            source: errno.into(),
+        }
     };
     match mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
@@ -138,7 +166,10 @@ fn make_state_dir(path: &Path, uid: u32, gid: u32) -> Result<(), RunError> {
     let folder = open(path, flags, Mode::empty()).map_err(failed("open"))?;
     let found = fstat(&folder).map_err(failed("fstat"))?.st_uid;
     if found != 0 && found != uid {
-        return Err(RunError::StateOwner { path: path.to_owned(), found });
+        return Err(RunError::StateOwner {
+            path: path.to_owned(),
+            found,
+        });
     }
     // The mode first: what root's folder held is nobody else's to see at any moment.
     fchmod(&folder, Mode::RWXU).map_err(failed("fchmod"))?;
@@ -162,14 +193,23 @@ mod tests {
         for _ in 0..2 {
             make_state_dir(&path, 4840, 4841).unwrap();
             let folder = std::fs::metadata(&path).unwrap();
-            assert_eq!((folder.uid(), folder.gid(), folder.mode() & 0o7777), (4840, 4841, 0o700));
+            assert_eq!(
+                (folder.uid(), folder.gid(), folder.mode() & 0o7777),
+                (4840, 4841, 0o700)
+            );
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         chown(&path, Some(1000), None).unwrap();
-        assert!(matches!(make_state_dir(&path, 4840, 4841), Err(RunError::StateOwner { found: 1000, .. })));
+        assert!(matches!(
+            make_state_dir(&path, 4840, 4841),
+            Err(RunError::StateOwner { found: 1000, .. })
+        ));
         let link = parent.path().join("link");
         symlink(&path, &link).unwrap();
-        assert!(matches!(make_state_dir(&link, 4840, 4841), Err(RunError::State { call: "open", .. })));
+        assert!(matches!(
+            make_state_dir(&link, 4840, 4841),
+            Err(RunError::State { call: "open", .. })
+        ));
         assert!(matches!(
             make_state_dir(&parent.path().join("a/b"), 4840, 4841),
             Err(RunError::State { call: "mkdir", .. })

@@ -77,31 +77,64 @@ impl Release {
     ) -> Result<Self, AnswerError> {
         require(released.broker_id == broker_id, "broker_id")?;
         require(released.cluster == cluster, "cluster")?;
-        require(released.namespace == request.pod.namespace.as_str(), "namespace")?;
+        require(
+            released.namespace == request.pod.namespace.as_str(),
+            "namespace",
+        )?;
         require(released.pod_uid == request.pod.uid.as_str(), "pod_uid")?;
         let container = request.attributes.get("container");
         require(Some(&released.container) == container, "container")?;
         let (granted, ciphertexts) = values(released.values)?;
         let files = files(released.files, granted.len())?;
-        let owner = Owner { uid: released.owner_uid, gid: released.owner_gid };
+        let owner = Owner {
+            uid: released.owner_uid,
+            gid: released.owner_gid,
+        };
         let generation = generation(released.generation)?;
         check_digest(&generation, &files, &granted, owner)?;
         let target = &request.target;
         Ok(Self {
             generation,
             session: SessionName {
-                session: released.session.as_slice().try_into().map_err(|_| malformed("session"))?,
-                enc: released.enc.as_slice().try_into().map_err(|_| malformed("enc"))?,
+                session: released
+                    .session
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| malformed("session"))?,
+                enc: released
+                    .enc
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| malformed("enc"))?,
                 store: store(&released.store)?,
-                boot: released.boot.as_slice().try_into().map_err(|_| malformed("boot"))?,
+                boot: released
+                    .boot
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| malformed("boot"))?,
             },
-            release: released.release.as_slice().try_into().map_err(|_| malformed("release"))?,
-            leaf_hash: released.leaf_hash.as_slice().try_into().map_err(|_| malformed("leaf_hash"))?,
-            volume: target.volume_id().to_string().parse().map_err(|_| malformed("volume"))?,
+            release: released
+                .release
+                .as_slice()
+                .try_into()
+                .map_err(|_| malformed("release"))?,
+            leaf_hash: released
+                .leaf_hash
+                .as_slice()
+                .try_into()
+                .map_err(|_| malformed("leaf_hash"))?,
+            volume: target
+                .volume_id()
+                .to_string()
+                .parse()
+                .map_err(|_| malformed("volume"))?,
             cluster: released.cluster.parse().map_err(|_| malformed("cluster"))?,
             namespace: request.pod.namespace.clone(),
             pod: request.pod.uid.clone(),
-            container: released.container.parse().map_err(|_| malformed("container"))?,
+            container: released
+                .container
+                .parse()
+                .map_err(|_| malformed("container"))?,
             sealed_keys: released.sealed_keys,
             granted,
             ciphertexts,
@@ -118,14 +151,23 @@ pub(super) fn check_unchanged(
     held: Option<Generation>,
 ) -> Result<(), AnswerError> {
     let told = generation(unchanged.generation)?;
-    let same = held.is_some_and(|held| (held.incarnation, held.digest) == (told.incarnation, told.digest));
+    let same =
+        held.is_some_and(|held| (held.incarnation, held.digest) == (told.incarnation, told.digest));
     require(same, "generation")
 }
 
 fn generation(told: Option<pb::Generation>) -> Result<Generation, AnswerError> {
     let told = told.ok_or(malformed("generation"))?;
-    let digest = told.digest.as_slice().try_into().map_err(|_| malformed("generation.digest"))?;
-    Ok(Generation { incarnation: told.incarnation, seq: told.seq, digest })
+    let digest = told
+        .digest
+        .as_slice()
+        .try_into()
+        .map_err(|_| malformed("generation.digest"))?;
+    Ok(Generation {
+        incarnation: told.incarnation,
+        seq: told.seq,
+        digest,
+    })
 }
 
 fn store(bytes: &[u8]) -> Result<StoreId, AnswerError> {
@@ -145,16 +187,30 @@ fn values(told: Vec<pb::ReleasedValue>) -> Result<(Vec<GrantedValue>, Vec<Bytes>
             return Err(AnswerError::TooLarge);
         }
         let ct_hash = CtHash::of(&value.ct);
-        require(ct_hash.as_bytes().as_slice() == value.ct_sha256, "values.ct_sha256")?;
+        require(
+            ct_hash.as_bytes().as_slice() == value.ct_sha256,
+            "values.ct_sha256",
+        )?;
         granted.push(GrantedValue {
             path: SecretPath {
-                keyspace: value.keyspace.parse().map_err(|_| malformed("values.keyspace"))?,
+                keyspace: value
+                    .keyspace
+                    .parse()
+                    .map_err(|_| malformed("values.keyspace"))?,
                 name: value.name.parse().map_err(|_| malformed("values.name"))?,
             },
-            secret: value.secret.as_slice().try_into().map_err(|_| malformed("values.secret"))?,
+            secret: value
+                .secret
+                .as_slice()
+                .try_into()
+                .map_err(|_| malformed("values.secret"))?,
             version: SecretVersion::new(value.version).ok_or(malformed("values.version"))?,
             field: value.field.parse().map_err(|_| malformed("values.field"))?,
-            value: value.value.as_slice().try_into().map_err(|_| malformed("values.value"))?,
+            value: value
+                .value
+                .as_slice()
+                .try_into()
+                .map_err(|_| malformed("values.value"))?,
             ct_hash,
         });
         ciphertexts.push(value.ct);
@@ -173,7 +229,11 @@ fn files(told: Vec<pb::File>, values: usize) -> Result<Vec<ReleasedFile>, Answer
         let value = usize::try_from(file.value).map_err(|_| malformed("files.value"))?;
         *used.get_mut(value).ok_or(malformed("files.value"))? = true;
         let mode = u16::try_from(file.mode).map_err(|_| malformed("files.mode"))?;
-        files.push(ReleasedFile { path: file.path, mode, value });
+        files.push(ReleasedFile {
+            path: file.path,
+            mode,
+            value,
+        });
     }
     if used.contains(&false) {
         return Err(malformed("values: one is no file's"));
@@ -198,14 +258,19 @@ fn check_digest(
         })
         .collect();
     let digest = GenerationDigest::of(&set).map_err(|_| malformed("files.path"))?;
-    require(set.len() == files.len() && *digest.as_bytes() == generation.digest, "generation.digest")
+    require(
+        set.len() == files.len() && *digest.as_bytes() == generation.digest,
+        "generation.digest",
+    )
 }
 
 fn missing(told: &[String]) -> Result<Vec<SecretRef>, AnswerError> {
     if told.len() > MAX_FILES {
         return Err(AnswerError::TooLarge);
     }
-    let parsed = told.iter().map(|reference| reference.parse().map_err(|_| malformed("missing")));
+    let parsed = told
+        .iter()
+        .map(|reference| reference.parse().map_err(|_| malformed("missing")));
     parsed.collect()
 }
 
@@ -214,5 +279,9 @@ fn malformed(field: &'static str) -> AnswerError {
 }
 
 fn require(holds: bool, field: &'static str) -> Result<(), AnswerError> {
-    if holds { Ok(()) } else { Err(AnswerError::Other(field)) }
+    if holds {
+        Ok(())
+    } else {
+        Err(AnswerError::Other(field))
+    }
 }

@@ -50,9 +50,12 @@ pub enum CallError {
         /// Its words, for the pod's author.
         message: String,
     },
-    /// There was no answer: no connection, or none in time.
+    /// There is no connection, or it failed.
     #[error("the broker cannot be reached; trying again")]
     Away,
+    /// It did not answer in time.
+    #[error("the broker does not answer; trying again")]
+    Silent,
 }
 
 /// How the broker refused.
@@ -111,7 +114,15 @@ impl Broker {
         let credentials = Credentials::new(material);
         let tls = credentials.client_config(id.clone())?;
         let channel = lazy_channel(&tls, address, deadlines);
-        Ok(Self { id, node, credentials, tls, address, deadlines, channel: ArcSwap::from_pointee(channel) })
+        Ok(Self {
+            id,
+            node,
+            credentials,
+            tls,
+            address,
+            deadlines,
+            channel: ArcSwap::from_pointee(channel),
+        })
     }
 
     /// The broker's SPIFFE ID, which every connection has proven.
@@ -138,7 +149,11 @@ impl Broker {
     /// [`MaterialError::OtherIdentity`].
     pub fn renewed(&self, material: Material) -> Result<(), MaterialError> {
         self.credentials.reload(material)?;
-        self.channel.store(Arc::new(lazy_channel(&self.tls, self.address, self.deadlines)));
+        self.channel.store(Arc::new(lazy_channel(
+            &self.tls,
+            self.address,
+            self.deadlines,
+        )));
         Ok(())
     }
 
@@ -149,10 +164,17 @@ impl Broker {
     ///
     /// # Cancel safety
     /// May be dropped at any time; the broker may have recorded a release that nobody opens.
-    pub async fn deliver(&self, request: pb::DeliverRequest) -> Result<pb::DeliverResponse, CallError> {
-        let mut client = DeliveryClient::new(self.connection()).max_decoding_message_size(MAX_ANSWER_BYTES);
+    pub async fn deliver(
+        &self,
+        request: pb::DeliverRequest,
+    ) -> Result<pb::DeliverResponse, CallError> {
+        let mut client =
+            DeliveryClient::new(self.connection()).max_decoding_message_size(MAX_ANSWER_BYTES);
         let call = client.deliver(request);
-        answered("Deliver", tokio::time::timeout(self.deadlines.call, call).await)
+        answered(
+            "Deliver",
+            tokio::time::timeout(self.deadlines.call, call).await,
+        )
     }
 
     /// Has the next key signed.
@@ -163,7 +185,10 @@ impl Broker {
         let mut client = RenewalClient::new(self.connection());
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let call = client.renew(pb::RenewRequest { csr, version });
-        answered("Renew", tokio::time::timeout(self.deadlines.call, call).await)
+        answered(
+            "Renew",
+            tokio::time::timeout(self.deadlines.call, call).await,
+        )
     }
 
     fn connection(&self) -> Channel {
@@ -205,7 +230,7 @@ pub(super) fn answered<T>(
         Ok(Err(status)) => Err(refusal(call, &status)),
         Err(_) => {
             tracing::warn!(call, "the broker did not answer in time");
-            Err(CallError::Away)
+            Err(CallError::Silent)
         }
     }
 }
@@ -221,7 +246,9 @@ fn refusal(call: &'static str, status: &Status) -> CallError {
         Code::Unauthenticated => RefusalKind::Unauthenticated,
         Code::PermissionDenied => RefusalKind::PermissionDenied,
         Code::ResourceExhausted => RefusalKind::ResourceExhausted,
-        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => RefusalKind::Unavailable,
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => {
+            RefusalKind::Unavailable
+        }
         Code::Ok
         | Code::Unknown
         | Code::NotFound
@@ -232,7 +259,10 @@ fn refusal(call: &'static str, status: &Status) -> CallError {
         | Code::Internal
         | Code::DataLoss => RefusalKind::Internal,
     };
-    CallError::Refused { kind, message: status.message().to_owned() }
+    CallError::Refused {
+        kind,
+        message: status.message().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -245,11 +275,17 @@ mod tests {
         let CallError::Refused { kind, message } = refusal("Deliver", &status) else {
             panic!("refused");
         };
-        assert_eq!((kind, message.as_str()), (RefusalKind::PermissionDenied, status.message()));
+        assert_eq!(
+            (kind, message.as_str()),
+            (RefusalKind::PermissionDenied, status.message())
+        );
         for code in [Code::Cancelled, Code::Unknown, Code::Unavailable] {
             let mut status = Status::new(code, "transport error: port 40123");
             status.set_source(Arc::new(std::io::Error::other("reset")));
-            assert!(matches!(refusal("Deliver", &status), CallError::Away), "{code:?}");
+            assert!(
+                matches!(refusal("Deliver", &status), CallError::Away),
+                "{code:?}"
+            );
         }
         assert!(!CallError::Away.to_string().contains(char::is_numeric));
     }

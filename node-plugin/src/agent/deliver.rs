@@ -41,7 +41,10 @@ pub enum DeliverError {
     #[error("the broker's answer {0}; the node plugin's log has more")]
     Answer(AnswerError),
     /// The volume would be larger than a volume can be.
-    #[error("the volume's secrets have more than {} bytes together; ask for fewer, or for single fields", answer::MAX_BYTES)]
+    #[error(
+        "the volume's secrets have more than {} bytes together; ask for fewer, or for single fields",
+        answer::MAX_BYTES
+    )]
     TooLarge,
     /// An older generation than the volume holds.
     #[error("the broker's answer is older than what the volume holds")]
@@ -61,7 +64,9 @@ impl From<AnswerError> for DeliverError {
     fn from(error: AnswerError) -> Self {
         match error {
             AnswerError::TooLarge => Self::TooLarge,
-            AnswerError::Empty | AnswerError::Malformed(_) | AnswerError::Other(_) => Self::Answer(error),
+            AnswerError::Empty | AnswerError::Malformed(_) | AnswerError::Other(_) => {
+                Self::Answer(error)
+            }
         }
     }
 }
@@ -128,7 +133,12 @@ pub(super) async fn deliver(
     }
 }
 
-fn message(request: &PublishRequest, held: Option<Generation>, key: &PluginKey, nonce: Nonce) -> pb::DeliverRequest {
+fn message(
+    request: &PublishRequest,
+    held: Option<Generation>,
+    key: &PluginKey,
+    nonce: Nonce,
+) -> pb::DeliverRequest {
     pb::DeliverRequest {
         volume_id: request.target.volume_id().to_string(),
         volume_name: request.target.volume.to_string(),
@@ -171,7 +181,13 @@ fn check(
         return Err(DeliverError::Stale);
     }
     let node_id = broker.node().to_string();
-    Ok(Delivery::Released(Box::new(SealedRelease { release, nonce, key, broker_id, node_id })))
+    Ok(Delivery::Released(Box::new(SealedRelease {
+        release,
+        nonce,
+        key,
+        broker_id,
+        node_id,
+    })))
 }
 
 impl SealedRelease {
@@ -180,8 +196,11 @@ impl SealedRelease {
     pub(super) fn open(self) -> Result<Package, DeliverError> {
         let keys = self.open_keys()?;
         let release = &self.release;
-        let lengths: Vec<usize> =
-            release.ciphertexts.iter().map(|ct| plaintext_bytes(ct)).collect::<Result<_, _>>()?;
+        let lengths: Vec<usize> = release
+            .ciphertexts
+            .iter()
+            .map(|ct| plaintext_bytes(ct))
+            .collect::<Result<_, _>>()?;
         let mut plain = LockedBuf::new(lengths.iter().sum())?;
         open_values(release, keys.as_slice(), &lengths, plain.as_mut_slice())?;
         drop(keys);
@@ -192,7 +211,13 @@ impl SealedRelease {
             .filter_map(|file| {
                 let value = values.get(file.value).copied()?;
                 let (uid, gid) = (release.owner.uid, release.owner.gid);
-                Some(NewFile { path: &file.path, mode: file.mode, uid, gid, value })
+                Some(NewFile {
+                    path: &file.path,
+                    mode: file.mode,
+                    uid,
+                    gid,
+                    value,
+                })
             })
             .collect();
         let set = FileSet::of(&files);
@@ -202,12 +227,18 @@ impl SealedRelease {
             SealError::Memory(error) => DeliverError::Memory(error),
             SealError::Format(_) => DeliverError::Carry(error),
         })?;
-        Ok(Package { generation: release.generation, files: set, sealed })
+        Ok(Package {
+            generation: release.generation,
+            files: set,
+            sealed,
+        })
     }
 
     fn open_keys(&self) -> Result<LockedBuf, DeliverError> {
         let release = &self.release;
-        let session = self.key.session(release.session, &self.broker_id, &self.node_id)?;
+        let session = self
+            .key
+            .session(release.session, &self.broker_id, &self.node_id)?;
         let binding = ReleaseBinding {
             store: release.session.store,
             session: release.session.session,
@@ -229,9 +260,19 @@ impl SealedRelease {
 }
 
 /// Opens each value into its part of `plain`.
-fn open_values(release: &Release, keys: &[u8], lengths: &[usize], plain: &mut [u8]) -> Result<(), EnvelopeError> {
+fn open_values(
+    release: &Release,
+    keys: &[u8],
+    lengths: &[usize],
+    plain: &mut [u8],
+) -> Result<(), EnvelopeError> {
     let mut rest = plain;
-    let opened = release.granted.iter().zip(&release.ciphertexts).zip(release::deks(keys)).zip(lengths);
+    let opened = release
+        .granted
+        .iter()
+        .zip(&release.ciphertexts)
+        .zip(release::deks(keys))
+        .zip(lengths);
     for (((granted, ct), dek), length) in opened {
         let binding = ValueBinding {
             store: release.session.store,
@@ -240,7 +281,9 @@ fn open_values(release: &Release, keys: &[u8], lengths: &[usize], plain: &mut [u
             value: granted.value,
             field: &granted.field,
         };
-        let (part, after) = rest.split_at_mut_checked(*length).ok_or(EnvelopeError::Refused)?;
+        let (part, after) = rest
+            .split_at_mut_checked(*length)
+            .ok_or(EnvelopeError::Refused)?;
         dek.open(ct, &binding, part)?;
         rest = after;
     }

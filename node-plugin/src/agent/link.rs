@@ -55,5 +55,8 @@ pub(super) fn keep(mounter: Arc<MounterClient>, out: mpsc::Sender<Link>) -> io::
             thread::sleep(PAUSE);
         }
     };
-    thread::Builder::new().name("mounter-link".to_owned()).spawn(run).map(drop)
+    thread::Builder::new()
+        .name("mounter-link".to_owned())
+        .spawn(run)
+        .map(drop)
 }

@@ -29,7 +29,7 @@ use crate::csi::registration::Registration;
 use crate::csi::services::{Driver, Services};
 use crate::ipc::{Hello, MounterClient};
 use broker::{Broker, Deadlines};
-use identity::{IdentityError, IdentitySettings, State};
+use identity::IdentitySettings;
 use link::Link;
 use session::{PluginKeyError, PluginKeys};
 use volumes::{Parts, Volumes};
@@ -50,13 +50,15 @@ const MOUNTER_UID: u32 = 0;
 const WAITING_CONNECTIONS: usize = 16;
 /// Threads for requests, and for what blocks: files, and calls to the mounter, which takes one at a time.
 const WORKERS: usize = 2;
-const BLOCKING_THREADS: usize = 8;
+const BLOCKING_THREADS: usize = 4;
 
 /// Why the agent could not start, or had to end.
 #[derive(Debug, Error)]
 pub enum AgentError {
     /// It was started as somebody else.
-    #[error("the agent must run as uid {expected} (agent.uid) and never as root; it runs as uid {found}")]
+    #[error(
+        "the agent must run as uid {expected} (agent.uid) and never as root; it runs as uid {found}"
+    )]
     WrongUser {
         /// `agent.uid`.
         expected: u32,
@@ -72,9 +74,9 @@ pub enum AgentError {
     /// No plugin key.
     #[error("the plugin's key could not be made")]
     PluginKey(#[from] PluginKeyError),
-    /// No identity, for good.
-    #[error("this node cannot keep an identity")]
-    Identity(#[from] IdentityError),
+    /// A part of it is gone.
+    #[error("{0} has ended by itself")]
+    Ended(&'static str),
     /// A system call of the runtime's failed.
     #[error("{what} failed")]
     Os {
@@ -95,7 +97,10 @@ pub enum AgentError {
 pub fn run(config: &Config) -> Result<(), AgentError> {
     let found = rustix::process::geteuid().as_raw();
     if found != config.agent.uid || found == 0 {
-        return Err(AgentError::WrongUser { expected: config.agent.uid, found });
+        return Err(AgentError::WrongUser {
+            expected: config.agent.uid,
+            found,
+        });
     }
     let sets = rustix::thread::capabilities(None).map_err(os("capget"))?;
     if !(sets.permitted | sets.effective).is_empty() {
@@ -108,7 +113,10 @@ pub fn run(config: &Config) -> Result<(), AgentError> {
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
-        .map_err(|source| AgentError::Os { what: "starting the runtime", source })?;
+        .map_err(|source| AgentError::Os {
+            what: "starting the runtime",
+            source,
+        })?;
     let done = runtime.block_on(async { Agent::start(config)?.serve().await });
     // The thread that waits for the mounter waits on.
     runtime.shutdown_background();
@@ -155,14 +163,19 @@ impl<'a> Agent<'a> {
         let stop = CancellationToken::new();
         let mut servers = JoinSet::new();
         let (csi, connections) = mpsc::channel(WAITING_CONNECTIONS);
-        let router = Server::builder().add_service(services.identity()).add_service(services.node());
+        let router = Server::builder()
+            .add_service(services.identity())
+            .add_service(services.node());
         let ended = stop.clone().cancelled_owned();
         servers.spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), ended));
         let (registration, connections) = mpsc::channel(WAITING_CONNECTIONS);
         let router = Server::builder().add_service(registering.server());
         let ended = stop.clone().cancelled_owned();
         servers.spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), ended));
-        link::keep(mounter, links_in).map_err(|source| AgentError::Os { what: "starting a thread", source })?;
+        link::keep(mounter, links_in).map_err(|source| AgentError::Os {
+            what: "starting a thread",
+            source,
+        })?;
         Ok(Self {
             config,
             volumes,
@@ -179,10 +192,18 @@ impl<'a> Agent<'a> {
     }
 
     async fn serve(mut self) -> Result<(), AgentError> {
-        let waiting = |kind| signal(kind).map_err(|source| AgentError::Os { what: "waiting for signals", source });
-        let (mut terminate, mut interrupt) = (waiting(SignalKind::terminate())?, waiting(SignalKind::interrupt())?);
+        let waiting = |kind| {
+            signal(kind).map_err(|source| AgentError::Os {
+                what: "waiting for signals",
+                source,
+            })
+        };
+        let (mut terminate, mut interrupt) = (
+            waiting(SignalKind::terminate())?,
+            waiting(SignalKind::interrupt())?,
+        );
         // The mounter makes the state folder, so there is no identity before the mounter has been seen.
-        let mut identity: JoinSet<Result<std::convert::Infallible, IdentityError>> = JoinSet::new();
+        let mut identity = JoinSet::new();
         let mut accepting: Option<[Acceptor; 2]> = None;
         loop {
             tokio::select! {
@@ -194,17 +215,11 @@ impl<'a> Agent<'a> {
                     if let Some(Link::Up(hello)) = link {
                         accepting = self.mounter_is_up(hello).await?;
                         if identity.is_empty() {
-                            identity.spawn(self.identity().await?);
+                            identity.spawn(identity::keep(self.identity_settings(), self.broker_in.clone()));
                         }
                     }
                 }
-                Some(ended) = identity.join_next() => {
-                    return match ended {
-                        Ok(Ok(never)) => match never {},
-                        Ok(Err(error)) => Err(error.into()),
-                        Err(_) => Err(IdentityError::Stopping.into()),
-                    };
-                }
+                Some(_) = identity.join_next() => return Err(AgentError::Ended("the task that keeps the identity")),
                 Some(ended) = self.servers.join_next() => {
                     if let Ok(served) = ended { served? }
                     break;
@@ -239,31 +254,35 @@ impl<'a> Agent<'a> {
                 // A connection that was lost again brings the next one; until then nobody is listened to.
                 return Ok(None);
             }
-            Err(_) => return Err(IdentityError::Stopping.into()),
+            Err(_) => return Err(AgentError::Ended("the thread for the mounter")),
         }
-        let failed = |source| AgentError::Os { what: "listening on kubelet's sockets", source };
+        let failed = |source| AgentError::Os {
+            what: "listening on kubelet's sockets",
+            source,
+        };
         Ok(Some([
             Acceptor::start("csi", hello.csi, self.csi.clone()).map_err(failed)?,
-            Acceptor::start("registration", hello.registration, self.registration.clone()).map_err(failed)?,
+            Acceptor::start(
+                "registration",
+                hello.registration,
+                self.registration.clone(),
+            )
+            .map_err(failed)?,
         ]))
     }
 
-    async fn identity(
-        &self,
-    ) -> Result<impl Future<Output = Result<std::convert::Infallible, IdentityError>> + use<>, AgentError> {
-        let path = self.config.agent.state_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || State::open(&path)).await;
-        let state = opened.map_err(|_| IdentityError::Stopping)?.map_err(IdentityError::from)?;
-        let settings = IdentitySettings {
+    fn identity_settings(&self) -> IdentitySettings {
+        let (agent, limits) = (&self.config.agent, &self.config.limits);
+        IdentitySettings {
+            state_dir: agent.state_dir.clone(),
             address: self.config.broker.grpc,
             enroll_address: self.config.broker.enroll,
-            join_token_file: self.config.agent.join_token_file.clone(),
+            join_token_file: agent.join_token_file.clone(),
             deadlines: Deadlines {
-                connect: self.config.limits.connect_timeout,
-                call: self.config.limits.call_timeout,
+                connect: limits.connect_timeout,
+                call: limits.call_timeout,
             },
-        };
-        Ok(identity::keep(settings, state, self.broker_in.clone()))
+        }
     }
 
     /// Ready is: connected to the mounter, and joined.
@@ -297,5 +316,8 @@ impl<'a> Agent<'a> {
 }
 
 fn os(what: &'static str) -> impl Fn(rustix::io::Errno) -> AgentError {
-    move |errno| AgentError::Os { what, source: errno.into() }
+    move |errno| AgentError::Os {
+        what,
+        source: errno.into(),
+    }
 }

@@ -72,7 +72,10 @@ impl PluginKeys {
     /// [`PluginKeyError`].
     pub fn new(arena: Arena) -> Result<Self, PluginKeyError> {
         let first = Arc::new(PluginKey::new(&arena)?);
-        Ok(Self { arena, current: Mutex::new(first) })
+        Ok(Self {
+            arena,
+            current: Mutex::new(first),
+        })
     }
 
     /// The key for a new attempt; after an hour a new one.
@@ -92,7 +95,12 @@ impl PluginKey {
     fn new(arena: &Arena) -> Result<Self, PluginKeyError> {
         let secret = arena.random_key()?;
         let public = SecretKey::new(secret.expose()).public_key()?;
-        Ok(Self { secret, public, made: Instant::now(), sessions: Mutex::default() })
+        Ok(Self {
+            secret,
+            public,
+            made: Instant::now(),
+            sessions: Mutex::default(),
+        })
     }
 
     /// The public half.
@@ -125,9 +133,16 @@ impl PluginKey {
             plugin_key: self.public,
             session: name.session,
         };
-        let session = Arc::new(Session::receiver(SecretKey::new(self.secret.expose()), &name.enc, &binding)?);
+        let session = Arc::new(Session::receiver(
+            SecretKey::new(self.secret.expose()),
+            &name.enc,
+            &binding,
+        )?);
         sessions.truncate(KEPT_SESSIONS - 1);
-        sessions.push_front(Known { name, session: Arc::clone(&session) });
+        sessions.push_front(Known {
+            name,
+            session: Arc::clone(&session),
+        });
         Ok(session)
     }
 }
@@ -159,7 +174,15 @@ mod tests {
             session,
         };
         let (enc, sender) = Session::sender(&SystemRandom, &binding).unwrap();
-        (SessionName { session, enc, store, boot }, sender)
+        (
+            SessionName {
+                session,
+                enc,
+                store,
+                boot,
+            },
+            sender,
+        )
     }
 
     #[test]
@@ -168,13 +191,19 @@ mod tests {
         let key = keys.current().unwrap();
         let (name, _) = sender(&key, 0);
         let first = key.session(name, BROKER, NODE).unwrap();
-        assert!(Arc::ptr_eq(&first, &key.session(name, BROKER, NODE).unwrap()));
+        assert!(Arc::ptr_eq(
+            &first,
+            &key.session(name, BROKER, NODE).unwrap()
+        ));
         for number in 1..=8 {
             let (name, _) = sender(&key, number);
             key.session(name, BROKER, NODE).unwrap();
         }
         assert_eq!(lock(&key.sessions).len(), KEPT_SESSIONS);
-        assert!(!Arc::ptr_eq(&first, &key.session(name, BROKER, NODE).unwrap()), "the oldest went");
+        assert!(
+            !Arc::ptr_eq(&first, &key.session(name, BROKER, NODE).unwrap()),
+            "the oldest went"
+        );
     }
 
     #[test]
@@ -186,7 +215,10 @@ mod tests {
         let own = binding_free_probe(&sender, nonce, release);
         let receiver = key.session(name, BROKER, NODE).unwrap();
         assert!(opens(&receiver, nonce, release, &own));
-        let other = SessionName { boot: BootId::from_bytes([9; 16]), ..name };
+        let other = SessionName {
+            boot: BootId::from_bytes([9; 16]),
+            ..name
+        };
         let stranger = key.session(other, BROKER, NODE).unwrap();
         assert!(!opens(&stranger, nonce, release, &own));
     }
@@ -222,18 +254,26 @@ mod tests {
     fn names() -> Names {
         let pod = "uid-1".parse().unwrap();
         let volume = attache_envelope::name::VolumeId::of(&pod, &"secrets".parse().unwrap());
-        (volume, "local".parse().unwrap(), "shop".parse().unwrap(), pod, "app".parse().unwrap())
+        (
+            volume,
+            "local".parse().unwrap(),
+            "shop".parse().unwrap(),
+            pod,
+            "app".parse().unwrap(),
+        )
     }
 
     fn binding_free_probe(session: &Session, nonce: Nonce, release: ReleaseId) -> Vec<u8> {
         let names = names();
         let key = session.release_key(nonce, release).unwrap();
-        key.seal(&probe_binding(nonce, release, &names), &[]).unwrap()
+        key.seal(&probe_binding(nonce, release, &names), &[])
+            .unwrap()
     }
 
     fn opens(session: &Session, nonce: Nonce, release: ReleaseId, sealed: &[u8]) -> bool {
         let names = names();
         let key = session.release_key(nonce, release).unwrap();
-        key.open(&probe_binding(nonce, release, &names), sealed, &mut []).is_ok()
+        key.open(&probe_binding(nonce, release, &names), sealed, &mut [])
+            .is_ok()
     }
 }

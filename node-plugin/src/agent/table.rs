@@ -36,14 +36,17 @@ pub(super) struct Table {
 
 enum Slot {
     Publishing,
-    Published { record: Record, refresh: Option<Running> },
+    Published {
+        record: Record,
+        refresh: Option<Running>,
+    },
     Unpublishing,
 }
 
 /// A refresh under way.
 struct Running {
     /// The newest request that came since it began.
-    next: Option<PublishRequest>,
+    next: Option<Box<PublishRequest>>,
     /// Tells it to stop.
     stop: CancellationToken,
     /// It has ended.
@@ -65,7 +68,10 @@ pub(super) enum Publish {
 /// What an unpublish is to do.
 pub(super) enum Unpublish {
     /// Unmount it, once `refresh` (if there is one) has ended.
-    Begin { claim: Claim, refresh: Option<CancellationToken> },
+    Begin {
+        claim: Claim,
+        refresh: Option<CancellationToken>,
+    },
     /// Something else is under way with it.
     Busy,
 }
@@ -79,16 +85,31 @@ impl Table {
                 slots.insert(request.target.clone(), Slot::Publishing);
                 Publish::First(self.claim(&request.target), request)
             }
-            Some(Slot::Published { refresh: Some(running), .. }) => {
-                running.next = Some(request);
+            Some(Slot::Published {
+                refresh: Some(running),
+                ..
+            }) => {
+                running.next = Some(Box::new(request));
                 Publish::Queued
             }
             Some(Slot::Published { refresh, .. }) => {
                 let stop = CancellationToken::new();
                 let ended = CancellationToken::new();
-                *refresh = Some(Running { next: None, stop: stop.clone(), ended: ended.clone() });
+                *refresh = Some(Running {
+                    next: None,
+                    stop: stop.clone(),
+                    ended: ended.clone(),
+                });
                 let target = request.target.clone();
-                Publish::Refresh(Refresh { table: self.clone(), target, stop, ended }, request)
+                Publish::Refresh(
+                    Refresh {
+                        table: self.clone(),
+                        target,
+                        stop,
+                        ended,
+                    },
+                    request,
+                )
             }
             Some(Slot::Publishing | Slot::Unpublishing) => Publish::Busy,
         }
@@ -100,13 +121,19 @@ impl Table {
         let refresh = match slots.get_mut(target) {
             Some(Slot::Publishing | Slot::Unpublishing) => return Unpublish::Busy,
             None | Some(Slot::Published { refresh: None, .. }) => None,
-            Some(Slot::Published { refresh: Some(running), .. }) => {
+            Some(Slot::Published {
+                refresh: Some(running),
+                ..
+            }) => {
                 running.stop.cancel();
                 Some(running.ended.clone())
             }
         };
         slots.insert(target.clone(), Slot::Unpublishing);
-        Unpublish::Begin { claim: self.claim(target), refresh }
+        Unpublish::Begin {
+            claim: self.claim(target),
+            refresh,
+        }
     }
 
     /// What is known of a volume; none unless it is published.
@@ -125,24 +152,46 @@ impl Table {
         slots.retain(|target, slot| {
             let seen = found.remove(target);
             match slot {
-                Slot::Publishing | Slot::Unpublishing | Slot::Published { refresh: Some(_), .. } => true,
-                Slot::Published { record, refresh: None } => seen.is_some_and(|seen| {
+                Slot::Publishing
+                | Slot::Unpublishing
+                | Slot::Published {
+                    refresh: Some(_), ..
+                } => true,
+                Slot::Published {
+                    record,
+                    refresh: None,
+                } => seen.is_some_and(|seen| {
                     *record = seen;
                     true
                 }),
             }
         });
-        let taken_over = found.into_iter().map(|(target, record)| (target, Slot::Published { record, refresh: None }));
+        let taken_over = found.into_iter().map(|(target, record)| {
+            (
+                target,
+                Slot::Published {
+                    record,
+                    refresh: None,
+                },
+            )
+        });
         slots.extend(taken_over);
     }
 
     /// How many volumes are published.
     pub(super) fn published(&self) -> usize {
-        self.lock().values().filter(|slot| matches!(slot, Slot::Published { .. })).count()
+        self.lock()
+            .values()
+            .filter(|slot| matches!(slot, Slot::Published { .. }))
+            .count()
     }
 
     fn claim(&self, target: &Target) -> Claim {
-        Claim { table: self.clone(), target: target.clone(), becomes: None }
+        Claim {
+            table: self.clone(),
+            target: target.clone(),
+            becomes: None,
+        }
     }
 
     /// No operation on the map can leave it half done, so a poisoned lock is as good as another.
@@ -170,7 +219,13 @@ impl Drop for Claim {
         let mut slots = self.table.lock();
         match self.becomes.take() {
             Some(record) => {
-                slots.insert(self.target.clone(), Slot::Published { record, refresh: None });
+                slots.insert(
+                    self.target.clone(),
+                    Slot::Published {
+                        record,
+                        refresh: None,
+                    },
+                );
             }
             None => {
                 slots.remove(&self.target);
@@ -197,12 +252,15 @@ impl Refresh {
 
     /// What the volume holds; nothing is known once it is being unpublished.
     pub(super) fn held(&self) -> Option<Generation> {
-        self.table.record(&self.target).and_then(|record| record.held)
+        self.table
+            .record(&self.target)
+            .and_then(|record| record.held)
     }
 
     /// Notes how the refresh went.
     pub(super) fn note(&self, record: Record) {
-        if let Some(Slot::Published { record: noted, .. }) = self.table.lock().get_mut(&self.target) {
+        if let Some(Slot::Published { record: noted, .. }) = self.table.lock().get_mut(&self.target)
+        {
             *noted = record;
         }
     }
@@ -218,7 +276,10 @@ impl Refresh {
     /// The newest request that came meanwhile, to be taken up now; none ends the refresh.
     pub(super) fn next(self) -> Option<(Self, PublishRequest)> {
         let taken = match self.table.lock().get_mut(&self.target) {
-            Some(Slot::Published { refresh: refresh @ Some(_), .. }) => {
+            Some(Slot::Published {
+                refresh: refresh @ Some(_),
+                ..
+            }) => {
                 let next = refresh.as_mut().and_then(|running| running.next.take());
                 if next.is_none() {
                     *refresh = None;
@@ -227,7 +288,7 @@ impl Refresh {
             }
             _ => None,
         };
-        taken.map(|request| (self, request))
+        taken.map(|request| (self, *request))
     }
 }
 
@@ -235,7 +296,9 @@ impl Drop for Refresh {
     fn drop(&mut self) {
         // Only a refresh that panicked is still noted here; its volume must not wait for it for ever.
         if let Some(Slot::Published { refresh, .. }) = self.table.lock().get_mut(&self.target)
-            && refresh.as_ref().is_some_and(|running| running.ended == self.ended)
+            && refresh
+                .as_ref()
+                .is_some_and(|running| running.ended == self.ended)
         {
             *refresh = None;
         }

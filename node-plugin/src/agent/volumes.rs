@@ -11,6 +11,7 @@
 //! or that refuses, never takes away what is mounted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
@@ -30,6 +31,10 @@ use crate::volume::Target;
 /// How many volumes are opened and written at one time: the mounter takes one request after the other, and what is
 /// opened counts against the limit on locked memory.
 const WRITERS: usize = 2;
+
+/// Between two refreshes of one volume: however often kubelet publishes it again, the broker is asked a few times a
+/// second at most.
+const REST: Duration = Duration::from_millis(250);
 
 /// Why a volume was not published or not unpublished.
 #[derive(Debug, Error)]
@@ -125,7 +130,14 @@ impl Volumes {
     /// No volumes yet; [`Volumes::recover`] finds those that are mounted.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { mounter, broker, keys, publishes, limits, tasks } = parts;
+        let Parts {
+            mounter,
+            broker,
+            keys,
+            publishes,
+            limits,
+            tasks,
+        } = parts;
         Self {
             shared: Arc::new(Shared {
                 table: Table::default(),
@@ -153,11 +165,16 @@ impl Volumes {
             Publish::Queued => Ok(()),
             Publish::Busy => Err(PublishError::Busy),
             Publish::Refresh(refresh, request) => {
-                self.shared.tasks.spawn(async move { shared.refresh_all(refresh, request).await });
+                self.shared
+                    .tasks
+                    .spawn(async move { shared.refresh_all(refresh, request).await });
                 Ok(())
             }
             Publish::First(claim, request) => {
-                let task = self.shared.tasks.spawn(async move { shared.first_publish(claim, request).await });
+                let task = self
+                    .shared
+                    .tasks
+                    .spawn(async move { shared.first_publish(claim, request).await });
                 task.await.unwrap_or(Err(PublishError::Stopping))
             }
         }
@@ -200,12 +217,19 @@ impl Volumes {
             return Ok(None);
         }
         let trouble = match record {
-            _ if !stat.whole => Some("the volume is not whole; the next publish mends it".to_owned()),
+            _ if !stat.whole => {
+                Some("the volume is not whole; the next publish mends it".to_owned())
+            }
             Some(record) => record.trouble,
             None => None,
         };
         let (bytes, files) = (stat.bytes, stat.files);
-        Ok(Some(VolumeReport { limits: self.shared.limits, bytes, files, trouble }))
+        Ok(Some(VolumeReport {
+            limits: self.shared.limits,
+            bytes,
+            files,
+            trouble,
+        }))
     }
 
     /// Takes over the volumes that are mounted, from the mount table and each volume's own metadata, and answers how
@@ -219,7 +243,9 @@ impl Volumes {
             let state = self.shared.mounter.stat(&target)?;
             match adopt(&state) {
                 Some(record) => found.push((target, record)),
-                None => tracing::warn!(%target, "found mounted and not whole; the next publish mends it"),
+                None => {
+                    tracing::warn!(%target, "found mounted and not whole; the next publish mends it")
+                }
             }
         }
         self.shared.table.reconcile(found);
@@ -228,7 +254,11 @@ impl Volumes {
 }
 
 impl Shared {
-    async fn first_publish(self: Arc<Self>, claim: Claim, request: PublishRequest) -> Result<(), PublishError> {
+    async fn first_publish(
+        self: Arc<Self>,
+        claim: Claim,
+        request: PublishRequest,
+    ) -> Result<(), PublishError> {
         let done = self.mount(&request).await;
         let failure = match done {
             Ok(record) => {
@@ -257,7 +287,10 @@ impl Shared {
 
     /// Delivers and mounts a volume.
     async fn mount(self: &Arc<Self>, request: &PublishRequest) -> Result<Record, Failure> {
-        let _permit = self.publishing.try_acquire().map_err(|_| PublishError::TooMany)?;
+        let _permit = self
+            .publishing
+            .try_acquire()
+            .map_err(|_| PublishError::TooMany)?;
         let broker = self.broker().ok_or(PublishError::NotJoined)?;
         let delivery = deliver(&broker, &self.keys, request, None).await;
         let sealed = match delivery.map_err(PublishError::from)? {
@@ -266,18 +299,29 @@ impl Shared {
         };
         let shared = Arc::clone(self);
         let target = request.target.clone();
-        let _writer = self.writing.acquire().await.map_err(|_| PublishError::Stopping)?;
+        let _writer = self
+            .writing
+            .acquire()
+            .await
+            .map_err(|_| PublishError::Stopping)?;
         blocking(move || {
             let package = sealed.open().map_err(PublishError::from)?;
             let made = shared.mounter.attach(&target).map_err(PublishError::from)?;
-            shared.write(&target, &package).map_err(|error| Failure { error, attached: made })
+            shared.write(&target, &package).map_err(|error| Failure {
+                error,
+                attached: made,
+            })
         })
         .await?
     }
 
     /// After a failed first publish: keeps what proves to have been whole before (`attached` says that it was not
     /// there), and unmounts everything else.
-    async fn clean_up(self: &Arc<Self>, target: &Target, attached: bool) -> Result<Option<Record>, PublishError> {
+    async fn clean_up(
+        self: &Arc<Self>,
+        target: &Target,
+        attached: bool,
+    ) -> Result<Option<Record>, PublishError> {
         let (mounter, target) = (Arc::clone(&self.mounter), target.clone());
         let cleaned = blocking(move || {
             if !attached && let Some(record) = adopt(&mounter.stat(&target)?) {
@@ -302,7 +346,13 @@ impl Shared {
             let stop = refresh.stop().clone();
             let done = self.refresh(&refresh, &request, &stop).await;
             step = match done {
-                Refreshed::Done => refresh.next(),
+                Refreshed::Done => {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(REST) => {}
+                    }
+                    refresh.next()
+                }
                 Refreshed::Damaged => {
                     tracing::error!(request = %request.summary(), "the volume is not what was written; the next publish mends it");
                     refresh.forget();
@@ -313,7 +363,12 @@ impl Shared {
         }
     }
 
-    async fn refresh(self: &Arc<Self>, refresh: &Refresh, request: &PublishRequest, stop: &CancellationToken) -> Refreshed {
+    async fn refresh(
+        self: &Arc<Self>,
+        refresh: &Refresh,
+        request: &PublishRequest,
+        stop: &CancellationToken,
+    ) -> Refreshed {
         let held = refresh.held();
         let Some(broker) = self.broker() else {
             return self.kept(refresh, request, &PublishError::NotJoined);
@@ -349,7 +404,12 @@ impl Shared {
     }
 
     /// Swaps a new generation in.
-    async fn replace(self: &Arc<Self>, refresh: &Refresh, request: &PublishRequest, sealed: Box<SealedRelease>) -> Refreshed {
+    async fn replace(
+        self: &Arc<Self>,
+        refresh: &Refresh,
+        request: &PublishRequest,
+        sealed: Box<SealedRelease>,
+    ) -> Refreshed {
         let Ok(_writer) = self.writing.acquire().await else {
             return Refreshed::Stopped;
         };
@@ -367,9 +427,13 @@ impl Shared {
                 refresh.note(record);
                 Refreshed::Done
             }
-            Err(PublishError::NotAsWritten | PublishError::Mount(Fault { code: FaultCode::NotMounted, .. })) => {
-                Refreshed::Damaged
-            }
+            Err(
+                PublishError::NotAsWritten
+                | PublishError::Mount(Fault {
+                    code: FaultCode::NotMounted,
+                    ..
+                }),
+            ) => Refreshed::Damaged,
             Err(error) => self.kept(refresh, request, &error),
         }
     }
@@ -377,7 +441,10 @@ impl Shared {
     /// The mount stays as it is, and the failure is reported.
     fn kept(&self, refresh: &Refresh, request: &PublishRequest, error: &PublishError) -> Refreshed {
         tracing::warn!(request = %request.summary(), %error, "not refreshed; the mount stays");
-        refresh.note(Record { held: refresh.held(), trouble: Some(error.to_string()) });
+        refresh.note(Record {
+            held: refresh.held(),
+            trouble: Some(error.to_string()),
+        });
         Refreshed::Done
     }
 
@@ -389,7 +456,10 @@ impl Shared {
             && stat.generation == Some(package.generation.folder())
             && stat.file_set == package.files.digest();
         if as_written {
-            Ok(Record { held: Some(package.generation), trouble: None })
+            Ok(Record {
+                held: Some(package.generation),
+                trouble: None,
+            })
         } else {
             Err(PublishError::NotAsWritten)
         }
@@ -416,7 +486,10 @@ struct Failure {
 
 impl From<PublishError> for Failure {
     fn from(error: PublishError) -> Self {
-        Self { error, attached: false }
+        Self {
+            error,
+            attached: false,
+        }
     }
 }
 
@@ -424,10 +497,17 @@ impl From<PublishError> for Failure {
 /// to clear away, which then asks for all of it anew.
 fn adopt(state: &VolumeState) -> Option<Record> {
     let held = metadata::held(&state.stat, state.metadata.as_deref())?;
-    Some(Record { held: state.stat.whole.then_some(held), trouble: None })
+    Some(Record {
+        held: state.stat.whole.then_some(held),
+        trouble: None,
+    })
 }
 
 /// Runs what blocks on a thread for that.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PublishError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PublishError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| PublishError::Stopping)
 }

@@ -6,7 +6,10 @@ use attache_settings::{Fallback, Key, Kind, Schema};
 pub const SCHEMA: Schema = Schema { keys: KEYS };
 
 /// Numeric ids that are neither root's nor the "no id" of chown(2).
-const UNPRIVILEGED_ID: Kind = Kind::Integer { min: 1, max: 0xffff_fffe };
+const UNPRIVILEGED_ID: Kind = Kind::Integer {
+    min: 1,
+    max: 0xffff_fffe,
+};
 
 const KEYS: &[Key] = &[
     Key {
@@ -101,7 +104,10 @@ const KEYS: &[Key] = &[
     },
     Key {
         path: "limits.publishes",
-        kind: Kind::Integer { min: 1, max: 10_000 },
+        kind: Kind::Integer {
+            min: 1,
+            max: 10_000,
+        },
         fallback: Fallback::Default("64"),
         help: "new volumes at one time; more are answered RESOURCE_EXHAUSTED",
     },
@@ -113,7 +119,10 @@ const KEYS: &[Key] = &[
     },
     Key {
         path: "limits.volume_inodes",
-        kind: Kind::Integer { min: 1024, max: 1_000_000 },
+        kind: Kind::Integer {
+            min: 1024,
+            max: 1_000_000,
+        },
         fallback: Fallback::Default("8192"),
         help: "files, folders and links that a volume may have, held open ones included",
     },

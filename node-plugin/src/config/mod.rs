@@ -3,7 +3,12 @@
 //! `main` reads it, everything else takes typed parts of it. The agent reads it under its own user, so the file holds
 //! no secret and is readable by that user; what is secret is named by path. It opens nothing but the file.
 
-use std::{net::SocketAddr, os::unix::ffi::OsStrExt, path::{Path, PathBuf}, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use attache_envelope::name::{NameError, NodeName};
 use attache_settings::{Settings, SettingsError};
@@ -203,11 +208,17 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         check_driver(&self.node.driver)?;
-        self.node.name.parse::<NodeName>().map_err(ConfigError::NodeName)?;
+        self.node
+            .name
+            .parse::<NodeName>()
+            .map_err(ConfigError::NodeName)?;
         let registration = format!("{}-reg.sock", self.node.driver);
         let sockets = [
             ("node.csi_socket", self.node.csi_socket.clone()),
-            ("node.registration_dir", self.node.registration_dir.join(registration)),
+            (
+                "node.registration_dir",
+                self.node.registration_dir.join(registration),
+            ),
             ("agent.ipc_dir", self.agent.ipc_dir.join(SOCKET_NAME)),
         ];
         for (key, path) in sockets {
@@ -222,7 +233,9 @@ impl Config {
 /// Checks a CSI driver's name: a DNS subdomain in lower case, as Kubernetes wants its CSIDriver object named.
 fn check_driver(name: &str) -> Result<(), ConfigError> {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let whole = name.bytes().all(|byte| alphanumeric(byte) || matches!(byte, b'-' | b'.'));
+    let whole = name
+        .bytes()
+        .all(|byte| alphanumeric(byte) || matches!(byte, b'-' | b'.'));
     let first = name.bytes().next().is_some_and(alphanumeric);
     let last = name.bytes().next_back().is_some_and(alphanumeric);
     if whole && first && last && name.len() <= MAX_DRIVER_BYTES {

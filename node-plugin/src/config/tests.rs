@@ -22,7 +22,10 @@ fn the_least_settings_take_the_documented_defaults() {
     assert!(config.danger_failpoints.0.is_empty());
     assert!(!config.telemetry.json);
     let mounter = config.mounter();
-    assert_eq!((mounter.agent_uid, mounter.driver.as_str()), (4840, "csi.attache.dev"));
+    assert_eq!(
+        (mounter.agent_uid, mounter.driver.as_str()),
+        (4840, "csi.attache.dev")
+    );
 }
 
 #[test]
@@ -30,7 +33,10 @@ fn every_refusal_names_its_key() {
     let with = |key: &str, value: &str| {
         let (section, name) = key.split_once('.').unwrap();
         if LEAST.contains(&format!("[{section}]")) {
-            LEAST.replace(&format!("[{section}]\n"), &format!("[{section}]\n{name} = {value}\n"))
+            LEAST.replace(
+                &format!("[{section}]\n"),
+                &format!("[{section}]\n{name} = {value}\n"),
+            )
         } else {
             format!("{LEAST}[{section}]\n{name} = {value}\n")
         }
@@ -53,7 +59,11 @@ fn every_refusal_names_its_key() {
         assert!(message.contains(key), "{key} = {value}: {message}");
     }
     let name = LEAST.replace("node-a", "Node A");
-    assert!(refused(&name).starts_with("node.node_name"), "{}", refused(&name));
+    assert!(
+        refused(&name).starts_with("node.node_name"),
+        "{}",
+        refused(&name)
+    );
     for required in ["broker.address", "broker.enroll_address", "node.node_name"] {
         let name = required.split_once('.').unwrap().1;
         let without: String = LEAST
@@ -61,7 +71,11 @@ fn every_refusal_names_its_key() {
             .filter(|line| !line.starts_with(&format!("{name} =")))
             .map(|line| format!("{line}\n"))
             .collect();
-        assert!(refused(&without).contains(required), "{}", refused(&without));
+        assert!(
+            refused(&without).contains(required),
+            "{}",
+            refused(&without)
+        );
     }
     let message = refused(&format!("{LEAST}[agents]\n"));
     assert!(message.contains("agents"), "{message}");
@@ -69,8 +83,17 @@ fn every_refusal_names_its_key() {
 
 #[test]
 fn failpoints_are_listed_by_name() {
-    let config = parse(&format!("danger_failpoints = \"after-mount, before-swap\"\n{LEAST}")).unwrap();
-    assert_eq!(config.danger_failpoints.0, [Failpoint::AfterMount, Failpoint::BeforeSwap]);
+    let config = parse(&format!(
+        "danger_failpoints = \"after-mount, before-swap\"\n{LEAST}"
+    ))
+    .unwrap();
+    assert_eq!(
+        config.danger_failpoints.0,
+        [Failpoint::AfterMount, Failpoint::BeforeSwap]
+    );
     let message = refused(&format!("danger_failpoints = \"sometimes\"\n{LEAST}"));
-    assert!(message.contains("danger_failpoints") && message.contains("after-mount"), "{message}");
+    assert!(
+        message.contains("danger_failpoints") && message.contains("after-mount"),
+        "{message}"
+    );
 }

@@ -25,7 +25,14 @@ const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
 const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
 const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
 /// Kubelet's own names (CSIDriver.spec.podInfoOnMount and tokenRequests).
-const KUBELETS: [&str; 6] = [POD_NAMESPACE, POD_NAME, POD_UID, SERVICE_ACCOUNT, EPHEMERAL, TOKENS];
+const KUBELETS: [&str; 6] = [
+    POD_NAMESPACE,
+    POD_NAME,
+    POD_UID,
+    SERVICE_ACCOUNT,
+    EPHEMERAL,
+    TOKENS,
+];
 
 /// How much of an unknown name is shown, in bytes.
 const SHOWN_BYTES: usize = 64;
@@ -66,7 +73,11 @@ impl VolumeContext {
         let tokens = context.remove(TOKENS);
         let parsed = checked.and_then(|()| take_apart(context));
         match parsed {
-            Ok((attributes, pod)) => Ok(Self { attributes, pod, tokens }),
+            Ok((attributes, pod)) => Ok(Self {
+                attributes,
+                pod,
+                tokens,
+            }),
             Err(error) => {
                 tokens.unwrap_or_default().zeroize();
                 Err(error)
@@ -93,14 +104,20 @@ fn take_apart(
     for name in KNOWN {
         let value = context.get(name).map_or("", String::as_str);
         if value.len() > MAX_VALUE_BYTES {
-            return Err(wrong(name, format!("has more than {MAX_VALUE_BYTES} bytes; shorten it")));
+            return Err(wrong(
+                name,
+                format!("has more than {MAX_VALUE_BYTES} bytes; shorten it"),
+            ));
         }
         if value.contains('\0') {
             return Err(wrong(name, "has a NUL; remove it"));
         }
     }
     if context.get("container").is_none_or(String::is_empty) {
-        return Err(wrong("container", "is missing; name the one container that mounts the volume"));
+        return Err(wrong(
+            "container",
+            "is missing; name the one container that mounts the volume",
+        ));
     }
     Ok((context, pod))
 }
@@ -110,9 +127,13 @@ fn pod_info<T: FromStr<Err = NameError>>(
     name: &'static str,
 ) -> Result<T, RequestError> {
     let Some(text) = context.remove(name) else {
-        return Err(wrong(name, "is missing; the CSIDriver object must have podInfoOnMount: true"));
+        return Err(wrong(
+            name,
+            "is missing; the CSIDriver object must have podInfoOnMount: true",
+        ));
     };
-    text.parse().map_err(|error: NameError| wrong(name, error.to_string()))
+    text.parse()
+        .map_err(|error: NameError| wrong(name, error.to_string()))
 }
 
 fn check_known(name: &str) -> Result<(), RequestError> {

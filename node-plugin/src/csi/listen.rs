@@ -36,7 +36,9 @@ impl Acceptor {
         let listener = StdListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        Ok(Self { task: tokio::spawn(accept_all(name, listener, out)) })
+        Ok(Self {
+            task: tokio::spawn(accept_all(name, listener, out)),
+        })
     }
 }
 
@@ -46,7 +48,11 @@ impl Drop for Acceptor {
     }
 }
 
-async fn accept_all(name: &'static str, listener: UnixListener, out: mpsc::Sender<io::Result<UnixStream>>) {
+async fn accept_all(
+    name: &'static str,
+    listener: UnixListener,
+    out: mpsc::Sender<io::Result<UnixStream>>,
+) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -63,9 +69,16 @@ async fn accept_all(name: &'static str, listener: UnixListener, out: mpsc::Sende
                 }
             }
             Ok(peer) => {
-                tracing::warn!(socket = name, uid = peer.uid(), pid = peer.pid(), "refused: only root may call");
+                tracing::warn!(
+                    socket = name,
+                    uid = peer.uid(),
+                    pid = peer.pid(),
+                    "refused: only root may call"
+                );
             }
-            Err(error) => tracing::warn!(socket = name, %error, "refused: the caller's uid cannot be told"),
+            Err(error) => {
+                tracing::warn!(socket = name, %error, "refused: the caller's uid cannot be told")
+            }
         }
     }
 }
@@ -87,7 +100,8 @@ mod tests {
         let path = folder.path().join("s");
         let listener = StdListener::bind(&path).unwrap();
         let mode = |path: &std::path::Path, mode| {
-            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .unwrap();
         };
         // Open to all, so that nothing but the peer's uid can be what refuses.
         mode(folder.path(), 0o777);
@@ -97,9 +111,19 @@ mod tests {
         let connect = format!(
             "import socket; s=socket.socket(socket.AF_UNIX); s.connect({path:?}); s.settimeout(5); print(len(s.recv(1)))"
         );
-        let stranger = Command::new("python3").args(["-c", &connect]).uid(1000).gid(1000).output();
-        let stranger = tokio::task::spawn_blocking(move || stranger).await.unwrap().unwrap();
-        assert_eq!(String::from_utf8_lossy(&stranger.stdout).trim(), "0", "closed at once: {stranger:?}");
+        let stranger = tokio::task::spawn_blocking(move || {
+            Command::new("python3")
+                .args(["-c", &connect])
+                .uid(1000)
+                .gid(1000)
+                .output()
+        });
+        let stranger = stranger.await.unwrap().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&stranger.stdout).trim(),
+            "0",
+            "closed at once: {stranger:?}"
+        );
         assert!(heard.try_recv().is_err());
         let _root = UnixStream::connect(&path).await.unwrap();
         heard.recv().await.unwrap().unwrap();

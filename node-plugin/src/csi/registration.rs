@@ -22,7 +22,10 @@ impl Registration {
     /// Registers `driver` at `csi_socket`.
     #[must_use]
     pub fn new(driver: &str, csi_socket: &Path) -> Self {
-        Self { driver: driver.to_owned(), endpoint: csi_socket.display().to_string() }
+        Self {
+            driver: driver.to_owned(),
+            endpoint: csi_socket.display().to_string(),
+        }
     }
 
     /// The gRPC service.
@@ -34,7 +37,10 @@ impl Registration {
 
 #[tonic::async_trait]
 impl Service for Registration {
-    async fn get_info(&self, _request: Request<pb::InfoRequest>) -> Result<Response<pb::PluginInfo>, Status> {
+    async fn get_info(
+        &self,
+        _request: Request<pb::InfoRequest>,
+    ) -> Result<Response<pb::PluginInfo>, Status> {
         Ok(Response::new(pb::PluginInfo {
             r#type: KIND.to_owned(),
             name: self.driver.clone(),
@@ -51,7 +57,11 @@ impl Service for Registration {
         if status.plugin_registered {
             tracing::info!(driver = self.driver, "kubelet has registered the driver");
         } else {
-            tracing::error!(driver = self.driver, error = status.error, "kubelet refuses the driver");
+            tracing::error!(
+                driver = self.driver,
+                error = status.error,
+                "kubelet refuses the driver"
+            );
         }
         Ok(Response::new(pb::RegistrationStatusResponse {}))
     }

@@ -26,7 +26,10 @@ pub struct RequestError {
 
 impl RequestError {
     pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { field: field.into(), problem: problem.into() }
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -62,22 +65,39 @@ impl PublishRequest {
         request: csi::NodePublishVolumeRequest,
         expected: Expected<'_>,
     ) -> Result<Self, RequestError> {
-        let context = VolumeContext::parse(request.volume_context);
-        let tokens = context.as_ref().ok().and_then(|context| context.tokens.clone());
+        let mut context = VolumeContext::parse(request.volume_context);
+        let tokens = context
+            .as_mut()
+            .ok()
+            .and_then(|context| context.tokens.take());
         // First of all, so that the tokens are wiped whatever else is wrong.
         let token = PodToken::take(request.secrets, tokens, expected.audience);
-        let target = parse_target(&request.volume_id, "target_path", &request.target_path, expected)?;
+        let target = parse_target(
+            &request.volume_id,
+            "target_path",
+            &request.target_path,
+            expected,
+        )?;
         let mount_group = parse_capability(request.volume_capability)?;
         if !request.publish_context.is_empty() {
-            return Err(RequestError::new("publish_context", "must be empty: there is no controller service"));
+            return Err(RequestError::new(
+                "publish_context",
+                "must be empty: there is no controller service",
+            ));
         }
         if !request.staging_target_path.is_empty() {
-            return Err(RequestError::new("staging_target_path", "must be empty: volumes are not staged"));
+            return Err(RequestError::new(
+                "staging_target_path",
+                "must be empty: volumes are not staged",
+            ));
         }
         let context = context?;
         if context.pod.uid.as_str() != target.pod.as_str() {
             let mend = "names another pod than target_path; both come from kubelet, which must not mix pods";
-            return Err(RequestError::new("volume_context[csi.storage.k8s.io/pod.uid]", mend));
+            return Err(RequestError::new(
+                "volume_context[csi.storage.k8s.io/pod.uid]",
+                mend,
+            ));
         }
         Ok(Self {
             target,
@@ -117,7 +137,12 @@ pub fn parse_unpublish(
     request: &csi::NodeUnpublishVolumeRequest,
     expected: Expected<'_>,
 ) -> Result<Target, RequestError> {
-    parse_target(&request.volume_id, "target_path", &request.target_path, expected)
+    parse_target(
+        &request.volume_id,
+        "target_path",
+        &request.target_path,
+        expected,
+    )
 }
 
 /// The volume whose state is asked for; none when no volume of ours can be there. The CSI specification has NOT_FOUND
@@ -129,12 +154,20 @@ pub fn parse_stats(
     request: &csi::NodeGetVolumeStatsRequest,
     expected: Expected<'_>,
 ) -> Result<Option<Target>, RequestError> {
-    for (field, value) in [("volume_id", &request.volume_id), ("volume_path", &request.volume_path)] {
+    for (field, value) in [
+        ("volume_id", &request.volume_id),
+        ("volume_path", &request.volume_path),
+    ] {
         if value.is_empty() {
             return Err(RequestError::new(field, "is missing"));
         }
     }
-    let target = parse_target(&request.volume_id, "volume_path", &request.volume_path, expected);
+    let target = parse_target(
+        &request.volume_id,
+        "volume_path",
+        &request.volume_path,
+        expected,
+    );
     Ok(target.ok())
 }
 
@@ -163,29 +196,37 @@ fn parse_target(
         }
     })?;
     if id != target.volume_id() {
-        let mend = format!("is not the id of the volume at {path_field}: csi- and SHA-256(pod uid || volume name)");
+        let mend = format!(
+            "is not the id of the volume at {path_field}: csi- and SHA-256(pod uid || volume name)"
+        );
         return Err(RequestError::new("volume_id", mend));
     }
     Ok(target)
 }
 
 /// Parses the capability, of which only the mount group says something.
-fn parse_capability(capability: Option<csi::VolumeCapability>) -> Result<Option<u32>, RequestError> {
+fn parse_capability(
+    capability: Option<csi::VolumeCapability>,
+) -> Result<Option<u32>, RequestError> {
     let field = "volume_capability";
     let Some(capability) = capability else {
         return Err(RequestError::new(field, "is missing"));
     };
     match capability.access_mode.map(|mode| mode.mode()) {
         None | Some(Mode::Unknown) => {
-            return Err(RequestError::new(format!("{field}.access_mode"), "is missing or unknown"));
+            return Err(RequestError::new(
+                format!("{field}.access_mode"),
+                "is missing or unknown",
+            ));
         }
         Some(_) => {}
     }
     match capability.access_type {
         Some(AccessType::Mount(mount)) => parse_mount(&mount),
-        Some(AccessType::Block(_)) => {
-            Err(RequestError::new(format!("{field}.block"), "is not served: files need mount"))
-        }
+        Some(AccessType::Block(_)) => Err(RequestError::new(
+            format!("{field}.block"),
+            "is not served: files need mount",
+        )),
         None => Err(RequestError::new(format!("{field}.mount"), "is missing")),
     }
 }
@@ -197,7 +238,10 @@ fn parse_mount(mount: &MountVolume) -> Result<Option<u32>, RequestError> {
         return Err(RequestError::new(format!("{field}.fs_type"), mend));
     }
     if !mount.mount_flags.is_empty() {
-        return Err(RequestError::new(format!("{field}.mount_flags"), "must be empty"));
+        return Err(RequestError::new(
+            format!("{field}.mount_flags"),
+            "must be empty",
+        ));
     }
     let group = mount.volume_mount_group.as_str();
     if group.is_empty() {
@@ -209,7 +253,10 @@ fn parse_mount(mount: &MountVolume) -> Result<Option<u32>, RequestError> {
         Ok(gid) if digits && gid != u32::MAX => Ok(Some(gid)),
         _ => {
             let mend = "must be a group id in decimal digits, as in fsGroup";
-            Err(RequestError::new(format!("{field}.volume_mount_group"), mend))
+            Err(RequestError::new(
+                format!("{field}.volume_mount_group"),
+                mend,
+            ))
         }
     }
 }

@@ -42,7 +42,11 @@ impl Services {
     /// Serves `volumes`; `ready` is what Probe answers.
     #[must_use]
     pub fn new(driver: Driver, volumes: Volumes, ready: watch::Receiver<bool>) -> Self {
-        Self { driver, volumes, ready }
+        Self {
+            driver,
+            volumes,
+            ready,
+        }
     }
 
     /// The Identity service.
@@ -58,7 +62,10 @@ impl Services {
     }
 
     fn expected(&self) -> Expected<'_> {
-        Expected { kubelet_dir: &self.driver.kubelet_dir, audience: &self.driver.audience }
+        Expected {
+            kubelet_dir: &self.driver.kubelet_dir,
+            audience: &self.driver.audience,
+        }
     }
 }
 
@@ -83,8 +90,13 @@ impl Identity for Services {
         Ok(Response::new(csi::GetPluginCapabilitiesResponse::default()))
     }
 
-    async fn probe(&self, _request: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
-        Ok(Response::new(csi::ProbeResponse { ready: Some(*self.ready.borrow()) }))
+    async fn probe(
+        &self,
+        _request: Request<csi::ProbeRequest>,
+    ) -> Result<Response<csi::ProbeResponse>, Status> {
+        Ok(Response::new(csi::ProbeResponse {
+            ready: Some(*self.ready.borrow()),
+        }))
     }
 }
 
@@ -110,9 +122,10 @@ impl Node for Services {
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
         let target = parse_unpublish(request.get_ref(), self.expected())
             .inspect_err(|error| tracing::warn!(%error, "an unpublish request is refused"))?;
-        self.volumes.unpublish(target.clone()).await.inspect_err(
-            |error| tracing::warn!(%target, %error, "not unpublished"),
-        )?;
+        self.volumes
+            .unpublish(target.clone())
+            .await
+            .inspect_err(|error| tracing::warn!(%target, %error, "not unpublished"))?;
         tracing::info!(%target, "unpublished");
         Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
     }
@@ -121,8 +134,13 @@ impl Node for Services {
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
-        let target = parse_stats(request.get_ref(), self.expected())?.ok_or_else(status::not_found)?;
-        let report = self.volumes.stat(target).await?.ok_or_else(status::not_found)?;
+        let target =
+            parse_stats(request.get_ref(), self.expected())?.ok_or_else(status::not_found)?;
+        let report = self
+            .volumes
+            .stat(target)
+            .await?
+            .ok_or_else(status::not_found)?;
         Ok(Response::new(stats(report)))
     }
 
@@ -130,11 +148,19 @@ impl Node for Services {
         &self,
         _request: Request<csi::NodeGetCapabilitiesRequest>,
     ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
-        let capabilities = [RpcType::GetVolumeStats, RpcType::VolumeCondition, RpcType::VolumeMountGroup];
+        let capabilities = [
+            RpcType::GetVolumeStats,
+            RpcType::VolumeCondition,
+            RpcType::VolumeMountGroup,
+        ];
         let capabilities = capabilities.map(|kind| csi::NodeServiceCapability {
-            r#type: Some(CapabilityType::Rpc(Rpc { r#type: kind.into() })),
+            r#type: Some(CapabilityType::Rpc(Rpc {
+                r#type: kind.into(),
+            })),
         });
-        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities: capabilities.to_vec() }))
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse {
+            capabilities: capabilities.to_vec(),
+        }))
     }
 
     async fn node_get_info(
@@ -142,7 +168,10 @@ impl Node for Services {
         _request: Request<csi::NodeGetInfoRequest>,
     ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
         let node_id = self.driver.node_name.clone();
-        Ok(Response::new(csi::NodeGetInfoResponse { node_id, ..Default::default() }))
+        Ok(Response::new(csi::NodeGetInfoResponse {
+            node_id,
+            ..Default::default()
+        }))
     }
 
     async fn node_stage_volume(
@@ -182,11 +211,17 @@ fn stats(report: VolumeReport) -> csi::NodeGetVolumeStatsResponse {
     csi::NodeGetVolumeStatsResponse {
         usage: vec![
             usage(Unit::Bytes, report.limits.size_bytes, report.bytes),
-            usage(Unit::Inodes, report.limits.inodes.into(), report.files.into()),
+            usage(
+                Unit::Inodes,
+                report.limits.inodes.into(),
+                report.files.into(),
+            ),
         ],
         volume_condition: Some(csi::VolumeCondition {
             abnormal: report.trouble.is_some(),
-            message: report.trouble.unwrap_or_else(|| "the volume holds what was released".to_owned()),
+            message: report
+                .trouble
+                .unwrap_or_else(|| "the volume holds what was released".to_owned()),
         }),
     }
 }

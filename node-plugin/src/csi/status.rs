@@ -28,7 +28,9 @@ impl From<PublishError> for Status {
         let code = publish_code(&error);
         let text = match &error {
             // The broker's own words, as they are: they are what the pod's author is meant to read.
-            PublishError::Deliver(DeliverError::Call(CallError::Refused { message, .. })) => message.clone(),
+            PublishError::Deliver(DeliverError::Call(CallError::Refused { message, .. })) => {
+                message.clone()
+            }
             PublishError::Busy
             | PublishError::TooMany
             | PublishError::NotJoined
@@ -45,12 +47,18 @@ impl From<PublishError> for Status {
 
 /// No volume of ours is at the path.
 pub(super) fn not_found() -> Status {
-    status(Code::NotFound, "attache: no volume of this id is published at volume_path")
+    status(
+        Code::NotFound,
+        "attache: no volume of this id is published at volume_path",
+    )
 }
 
 /// A verb of the specification that this driver does not have.
 pub(super) fn unimplemented(verb: &str) -> Status {
-    status(Code::Unimplemented, &format!("attache: {verb} is not served: volumes are published only"))
+    status(
+        Code::Unimplemented,
+        &format!("attache: {verb} is not served: volumes are published only"),
+    )
 }
 
 fn publish_code(error: &PublishError) -> Code {
@@ -77,11 +85,12 @@ fn deliver_code(error: &DeliverError) -> Code {
             RefusalKind::Unavailable => Code::Unavailable,
             RefusalKind::Internal => Code::Internal,
         },
-        DeliverError::Call(CallError::Away) => Code::Unavailable,
+        DeliverError::Call(CallError::Away | CallError::Silent) => Code::Unavailable,
         DeliverError::Memory(_) | DeliverError::TooLarge => Code::ResourceExhausted,
-        DeliverError::Answer(_) | DeliverError::Envelope(_) | DeliverError::Carry(_) | DeliverError::Stale => {
-            Code::Internal
-        }
+        DeliverError::Answer(_)
+        | DeliverError::Envelope(_)
+        | DeliverError::Carry(_)
+        | DeliverError::Stale => Code::Internal,
     }
 }
 
@@ -93,15 +102,19 @@ fn mount_code(fault: Fault) -> Code {
         | FaultCode::SwapOn => Code::FailedPrecondition,
         FaultCode::NotMounted => Code::Unavailable,
         FaultCode::NoSpace | FaultCode::NoMemory => Code::ResourceExhausted,
-        FaultCode::BadMemfd | FaultCode::BadGeneration | FaultCode::NotAsWritten | FaultCode::Os => {
-            Code::Internal
-        }
+        FaultCode::BadMemfd
+        | FaultCode::BadGeneration
+        | FaultCode::NotAsWritten
+        | FaultCode::Os => Code::Internal,
     }
 }
 
 /// A status whose message is one line and no longer than an event shows.
 fn status(code: Code, text: &str) -> Status {
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     line.truncate(line.floor_char_boundary(MAX_MESSAGE_BYTES));
     Status::new(code, line)
 }

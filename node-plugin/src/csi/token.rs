@@ -44,7 +44,8 @@ impl PodToken {
         let in_context = in_context.map(Zeroizing::new);
         let in_secrets = secrets.0.remove(TOKENS).map(Zeroizing::new);
         if !secrets.0.is_empty() {
-            let mend = "has more than the pod's tokens; remove nodePublishSecretRef from the volume";
+            let mend =
+                "has more than the pod's tokens; remove nodePublishSecretRef from the volume";
             return Err(RequestError::new("secrets", mend));
         }
         let (place, json) = match (in_secrets, in_context) {
@@ -95,10 +96,18 @@ fn parse(json: &str, audience: &str) -> Result<PodToken, String> {
         ));
     };
     if entry.token.is_empty() || entry.token.len() > MAX_TOKEN_BYTES {
-        return Err(format!("has a token that is empty or has more than {MAX_TOKEN_BYTES} bytes"));
+        return Err(format!(
+            "has a token that is empty or has more than {MAX_TOKEN_BYTES} bytes"
+        ));
     }
-    if entry.token.chars().any(|c| c.is_control() || c.is_whitespace()) {
+    if entry
+        .token
+        .chars()
+        .any(|c| c.is_control() || c.is_whitespace())
+    {
         return Err("has a token with blanks or control characters".to_owned());
     }
-    Ok(PodToken(SecretString::from(std::mem::take(&mut entry.token))))
+    Ok(PodToken(SecretString::from(std::mem::take(
+        &mut entry.token,
+    ))))
 }

@@ -17,44 +17,51 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::broker::Broker;
 
-pub const AGENT_UID: u32 = 4840;
-pub const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
-pub const TOKEN: &str = "canary-5e6f-token";
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const AGENT_UID: u32 = 4840;
+pub(crate) const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+pub(crate) const TOKEN: &str = "canary-5e6f-token";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Bed {
-    pub kubelet: Kubelet,
-    pub plugin: Option<Plugin>,
-    pub broker: Broker,
-    pub runtime: tokio::runtime::Runtime,
-    pub dir: PathBuf,
+pub(crate) struct Bed {
+    pub(crate) kubelet: Kubelet,
+    pub(crate) plugin: Option<Plugin>,
+    pub(crate) broker: Broker,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) dir: PathBuf,
     _owned: tempfile::TempDir,
 }
 
 /// The plugin's first process; ended when dropped.
-pub struct Plugin {
+pub(crate) struct Plugin {
     child: Child,
 }
 
 /// A volume of a pod.
 #[derive(Clone)]
-pub struct Volume {
-    pub target: Target,
-    pub name: String,
+pub(crate) struct Volume {
+    pub(crate) target: Target,
+    pub(crate) name: String,
 }
 
 impl Bed {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let bed = Self::idle();
         bed.with_plugin()
     }
 
     /// Everything but the plugin.
-    pub fn idle() -> Self {
-        let owned = tempfile::Builder::new().prefix("attache-plugin-").tempdir().unwrap();
+    pub(crate) fn idle() -> Self {
+        let owned = tempfile::Builder::new()
+            .prefix("attache-plugin-")
+            .tempdir()
+            .unwrap();
         let dir = owned.path().to_owned();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        for folder in ["kubelet/plugins/csi.attache.dev", "kubelet/plugins_registry", "kubelet/pods"] {
+        for folder in [
+            "kubelet/plugins/csi.attache.dev",
+            "kubelet/plugins_registry",
+            "kubelet/pods",
+        ] {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
         let broker = Broker::start();
@@ -62,19 +69,30 @@ impl Bed {
         fs::write(&token, format!("{}\n", broker.join_token)).unwrap();
         fs::set_permissions(&token, fs::Permissions::from_mode(0o400)).unwrap();
         chown(&token, Some(AGENT_UID), Some(AGENT_UID)).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let kubelet = runtime.block_on(async { Kubelet::new(&dir) });
-        let bed = Self { kubelet, plugin: None, broker, runtime, dir, _owned: owned };
+        let bed = Self {
+            kubelet,
+            plugin: None,
+            broker,
+            runtime,
+            dir,
+            _owned: owned,
+        };
         bed.configure("");
         bed
     }
 
-    pub fn with_plugin(mut self) -> Self {
+    pub(crate) fn with_plugin(mut self) -> Self {
         self.start_plugin();
         self
     }
 
-    pub fn configure(&self, more: &str) {
+    pub(crate) fn configure(&self, more: &str) {
         let dir = self.dir.display();
         let (grpc, enroll) = (self.broker.grpc, self.broker.enroll);
         let text = format!(
@@ -100,13 +118,17 @@ log = "trace"
         fs::write(self.dir.join("node-plugin.toml"), text).unwrap();
     }
 
-    pub fn start_plugin(&mut self) {
+    pub(crate) fn start_plugin(&mut self) {
         self.spawn_plugin();
         self.until("ready", |bed| bed.ready());
     }
 
-    pub fn spawn_plugin(&mut self) {
-        let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
+    pub(crate) fn spawn_plugin(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("log"))
+            .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_attache-node-plugin"))
             .args(["serve", "--config"])
             .arg(self.dir.join("node-plugin.toml"))
@@ -118,7 +140,7 @@ log = "trace"
         self.plugin = Some(Plugin { child });
     }
 
-    pub fn ready(&self) -> bool {
+    pub(crate) fn ready(&self) -> bool {
         let mut identity = self.kubelet.identity.clone();
         let answer = self.runtime.block_on(async {
             tokio::time::timeout(Duration::from_secs(1), identity.probe(csi::ProbeRequest {})).await
@@ -126,68 +148,90 @@ log = "trace"
         matches!(answer, Ok(Ok(answer)) if answer.get_ref().ready == Some(true))
     }
 
-    pub fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
-            assert!(Instant::now() < deadline, "not {what} within {PATIENCE:?}:\n{}", self.log_tail());
+            assert!(
+                Instant::now() < deadline,
+                "not {what} within {PATIENCE:?}:\n{}",
+                self.log_tail()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    pub fn publish(&self, volume: &Volume) -> Result<(), Status> {
+    pub(crate) fn publish(&self, volume: &Volume) -> Result<(), Status> {
         self.kubelet.prepare(volume);
         self.send(self.kubelet.publish_request(volume))
     }
 
-    pub fn send(&self, request: csi::NodePublishVolumeRequest) -> Result<(), Status> {
+    pub(crate) fn send(&self, request: csi::NodePublishVolumeRequest) -> Result<(), Status> {
         let mut node = self.kubelet.node.clone();
-        self.runtime.block_on(node.node_publish_volume(request)).map(drop)
+        self.runtime
+            .block_on(node.node_publish_volume(request))
+            .map(drop)
     }
 
-    pub fn unpublish(&self, volume: &Volume) -> Result<(), Status> {
+    pub(crate) fn unpublish(&self, volume: &Volume) -> Result<(), Status> {
         let request = self.kubelet.unpublish_request(volume);
         let mut node = self.kubelet.node.clone();
-        self.runtime.block_on(node.node_unpublish_volume(request)).map(drop)
+        self.runtime
+            .block_on(node.node_unpublish_volume(request))
+            .map(drop)
     }
 
-    pub fn stats(&self, volume: &Volume) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
+    pub(crate) fn stats(&self, volume: &Volume) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
         let request = csi::NodeGetVolumeStatsRequest {
             volume_id: volume.target.volume_id().to_string(),
             volume_path: self.kubelet.path(volume).display().to_string(),
             staging_target_path: String::new(),
         };
         let mut node = self.kubelet.node.clone();
-        self.runtime.block_on(node.node_get_volume_stats(request)).map(tonic::Response::into_inner)
+        self.runtime
+            .block_on(node.node_get_volume_stats(request))
+            .map(tonic::Response::into_inner)
     }
 
-    pub fn read(&self, volume: &Volume, path: &str) -> String {
+    pub(crate) fn read(&self, volume: &Volume, path: &str) -> String {
         fs::read_to_string(self.kubelet.path(volume).join(path)).unwrap_or_default()
     }
 
     /// The lines of mountinfo at or below kubelet's folder.
-    pub fn mounts(&self) -> Vec<String> {
+    pub(crate) fn mounts(&self) -> Vec<String> {
         let root = self.dir.display().to_string();
         let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        text.lines().filter(|line| line.contains(&root)).map(str::to_owned).collect()
+        text.lines()
+            .filter(|line| line.contains(&root))
+            .map(str::to_owned)
+            .collect()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    pub fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let log = self.log();
-        let plain: Vec<&str> = log.lines().filter(|line| !line.contains("TRACE") && !line.contains("DEBUG")).collect();
+        let plain: Vec<&str> = log
+            .lines()
+            .filter(|line| !line.contains("TRACE") && !line.contains("DEBUG"))
+            .collect();
         plain[plain.len().saturating_sub(30)..].join("\n")
     }
 
     /// The process that runs `command` under the plugin's first one.
-    pub fn pid_of(&self, command: &str) -> Option<Pid> {
+    pub(crate) fn pid_of(&self, command: &str) -> Option<Pid> {
         let parent = self.plugin.as_ref()?.child.id();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+                continue;
+            };
             let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let of_parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(&parent.to_string());
+            let of_parent = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(1))
+                == Some(&parent.to_string());
             let args = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             if of_parent && args.split(|byte| *byte == 0).nth(1) == Some(command.as_bytes()) {
                 return Pid::from_raw(pid);
@@ -208,12 +252,12 @@ impl Drop for Bed {
 }
 
 impl Plugin {
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Ends it, and waits until all of it is gone.
-    pub fn end(mut self, signal: Signal) {
+    pub(crate) fn end(mut self, signal: Signal) {
         self.signal(signal);
         let _status = self.child.wait();
     }
@@ -228,9 +272,9 @@ impl Drop for Plugin {
     }
 }
 
-pub struct Kubelet {
-    pub node: NodeClient<Channel>,
-    pub identity: IdentityClient<Channel>,
+pub(crate) struct Kubelet {
+    pub(crate) node: NodeClient<Channel>,
+    pub(crate) identity: IdentityClient<Channel>,
     dir: PathBuf,
 }
 
@@ -238,20 +282,30 @@ impl Kubelet {
     fn new(dir: &Path) -> Self {
         let dir = dir.join("kubelet");
         let socket = dir.join("plugins/csi.attache.dev/csi.sock");
-        let channel = Endpoint::try_from(format!("unix:{}", socket.display())).unwrap().connect_lazy();
-        Self { node: NodeClient::new(channel.clone()), identity: IdentityClient::new(channel), dir }
+        let channel = Endpoint::try_from(format!("unix:{}", socket.display()))
+            .unwrap()
+            .connect_lazy();
+        Self {
+            node: NodeClient::new(channel.clone()),
+            identity: IdentityClient::new(channel),
+            dir,
+        }
     }
 
-    pub fn path(&self, volume: &Volume) -> PathBuf {
+    pub(crate) fn path(&self, volume: &Volume) -> PathBuf {
         volume.target.path(&self.dir)
     }
 
-    pub fn prepare(&self, volume: &Volume) {
+    pub(crate) fn prepare(&self, volume: &Volume) {
         let path = self.path(volume);
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(path.parent().unwrap()).unwrap();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(path.parent().unwrap())
+            .unwrap();
     }
 
-    pub fn publish_request(&self, volume: &Volume) -> csi::NodePublishVolumeRequest {
+    pub(crate) fn publish_request(&self, volume: &Volume) -> csi::NodePublishVolumeRequest {
         let context = [
             ("container", "app"),
             ("secrets", "payments/db"),
@@ -261,7 +315,9 @@ impl Kubelet {
             ("csi.storage.k8s.io/serviceAccount.name", "web"),
             ("csi.storage.k8s.io/ephemeral", "true"),
         ];
-        let tokens = format!(r#"{{"attache":{{"token":"{TOKEN}","expirationTimestamp":"2100-01-01T00:00:00Z"}}}}"#);
+        let tokens = format!(
+            r#"{{"attache":{{"token":"{TOKEN}","expirationTimestamp":"2100-01-01T00:00:00Z"}}}}"#
+        );
         csi::NodePublishVolumeRequest {
             volume_id: volume.target.volume_id().to_string(),
             publish_context: HashMap::new(),
@@ -277,11 +333,13 @@ impl Kubelet {
             }),
             readonly: false,
             secrets: HashMap::from([(TOKENS.to_owned(), tokens)]),
-            volume_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            volume_context: context
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
         }
     }
 
-    pub fn unpublish_request(&self, volume: &Volume) -> csi::NodeUnpublishVolumeRequest {
+    pub(crate) fn unpublish_request(&self, volume: &Volume) -> csi::NodeUnpublishVolumeRequest {
         csi::NodeUnpublishVolumeRequest {
             volume_id: volume.target.volume_id().to_string(),
             target_path: self.path(volume).display().to_string(),
@@ -290,9 +348,15 @@ impl Kubelet {
 }
 
 impl Volume {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let pod = PodUid::parse(&format!("uid-{name}")).unwrap();
-        let target = Target { pod, volume: VolumeName::parse("secrets").unwrap() };
-        Self { target, name: name.to_owned() }
+        let target = Target {
+            pod,
+            volume: VolumeName::parse("secrets").unwrap(),
+        };
+        Self {
+            target,
+            name: name.to_owned(),
+        }
     }
 }

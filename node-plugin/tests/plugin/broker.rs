@@ -23,8 +23,8 @@ use attache_mtls::tls::{Credentials, Material};
 use attache_proto::attache::v1 as pb;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
-use pb::delivery_server::{Delivery, DeliveryServer};
 use pb::deliver_response::Answer;
+use pb::delivery_server::{Delivery, DeliveryServer};
 use pb::enrollment_server::{Enrollment, EnrollmentServer};
 use pb::renewal_server::{Renewal, RenewalServer};
 use tokio::net::TcpListener;
@@ -33,12 +33,12 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-pub const NODE_UID: &str = "5a0c1de0-0000-4000-8000-00000000000a";
-pub const CLUSTER: &str = "local";
+pub(crate) const NODE_UID: &str = "5a0c1de0-0000-4000-8000-00000000000a";
+pub(crate) const CLUSTER: &str = "local";
 
 /// What a delivery is to be answered.
 #[derive(Clone)]
-pub enum Say {
+pub(crate) enum Say {
     /// What is held, or a release of these fields.
     Truth,
     /// This status.
@@ -55,43 +55,59 @@ pub enum Say {
 
 /// What a release is sealed to.
 #[derive(Clone)]
-pub struct Sealing {
-    pub nonce: Nonce,
-    pub release: ReleaseId,
-    pub leaf_hash: [u8; 32],
-    pub pod: String,
-    pub container: String,
-    pub volume: String,
-    pub node_id: String,
+pub(crate) struct Sealing {
+    pub(crate) nonce: Nonce,
+    pub(crate) release: ReleaseId,
+    pub(crate) leaf_hash: [u8; 32],
+    pub(crate) pod: String,
+    pub(crate) container: String,
+    pub(crate) volume: String,
+    pub(crate) node_id: String,
 }
 
 /// What the broker of a test holds and has seen.
-pub struct World {
-    pub say: Say,
-    pub seq: u64,
+pub(crate) struct World {
+    pub(crate) say: Say,
+    pub(crate) seq: u64,
     /// `db/FIELD` -> value id and value.
-    pub fields: BTreeMap<String, ([u8; 16], Vec<u8>)>,
-    pub missing: Vec<String>,
-    pub owner: (u32, Option<u32>),
-    pub validity: Duration,
+    pub(crate) fields: BTreeMap<String, ([u8; 16], Vec<u8>)>,
+    pub(crate) missing: Vec<String>,
+    pub(crate) owner: (u32, Option<u32>),
+    pub(crate) validity: Duration,
     /// Serial numbers that called, in order, of each RPC.
-    pub delivered_to: Vec<String>,
-    pub tokens: Vec<String>,
-    pub joins: usize,
-    pub renewals: Vec<[u8; 32]>,
+    pub(crate) delivered_to: Vec<String>,
+    pub(crate) tokens: Vec<String>,
+    pub(crate) joins: usize,
+    pub(crate) renewals: Vec<[u8; 32]>,
     /// How many renewals are recorded and answered with a failure.
-    pub lose_renewals: usize,
-    pub releases: usize,
-    pub unchanged: usize,
-    sessions: Vec<(Vec<u8>, SessionId, Vec<u8>, Arc<Session>)>,
+    pub(crate) lose_renewals: usize,
+    pub(crate) releases: usize,
+    pub(crate) unchanged: usize,
+    sessions: Vec<PluginSession>,
 }
 
-pub struct Broker {
-    pub world: Arc<Mutex<World>>,
-    pub gate: Arc<Semaphore>,
-    pub grpc: SocketAddr,
-    pub enroll: SocketAddr,
-    pub join_token: String,
+/// A session, by the plugin key and the node that it was set up for.
+struct PluginSession {
+    name: Vec<u8>,
+    id: SessionId,
+    enc: Vec<u8>,
+    keys: Arc<Session>,
+}
+
+/// A field's value, sealed.
+struct SealedValue {
+    path: String,
+    granted: GrantedValue,
+    ct: Vec<u8>,
+    key: UsedDataKey,
+}
+
+pub(crate) struct Broker {
+    pub(crate) world: Arc<Mutex<World>>,
+    pub(crate) gate: Arc<Semaphore>,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) enroll: SocketAddr,
+    pub(crate) join_token: String,
     runtime: Option<tokio::runtime::Runtime>,
     pki: Pki,
 }
@@ -106,18 +122,20 @@ const SEED: [u8; 32] = [42; 32];
 const STORE: [u8; 16] = [1; 16];
 const BOOT: [u8; 16] = [2; 16];
 
-pub fn broker_id() -> BrokerId {
+pub(crate) fn broker_id() -> BrokerId {
     "spiffe://attache.test/broker/broker-0".parse().unwrap()
 }
 
-pub fn node_id() -> NodeId {
+pub(crate) fn node_id() -> NodeId {
     NodeId::new("attache.test".parse().unwrap(), CLUSTER, NODE_UID).unwrap()
 }
 
 impl Broker {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let domain = "attache.test".parse().unwrap();
-        let ca = CertificateAuthority::create(&SEED, &domain, "test CA", CA_VALIDITY, Timestamp::now()).unwrap();
+        let ca =
+            CertificateAuthority::create(&SEED, &domain, "test CA", CA_VALIDITY, Timestamp::now())
+                .unwrap();
         let bundle = Arc::new(TrustBundle::from_der(vec![ca.certificate().clone()]).unwrap());
         let mut token = vec![7; 48];
         token.extend_from_slice(ca.spki_sha256().as_bytes());
@@ -154,35 +172,50 @@ impl Broker {
     }
 
     /// Listens, on the addresses of before if there were any.
-    pub fn up(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (grpc, enroll) = runtime.block_on(async {
-            (bind(self.grpc).await, bind(self.enroll).await)
-        });
+    pub(crate) fn up(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (grpc, enroll) =
+            runtime.block_on(async { (bind(self.grpc).await, bind(self.enroll).await) });
         (self.grpc, self.enroll) = (grpc.local_addr().unwrap(), enroll.local_addr().unwrap());
         let key = LeafKey::generate().unwrap();
-        let chain = self.pki.sign(&key.certificate_request().unwrap(), &broker_id().into(), Duration::from_secs(3600));
+        let chain = self.pki.sign(
+            &key.certificate_request().unwrap(),
+            &broker_id().into(),
+            Duration::from_secs(3600),
+        );
         let material = Material::new(chain, &key, Arc::clone(&self.pki.bundle)).unwrap();
         let credentials = Credentials::new(material);
-        let service = Service { world: Arc::clone(&self.world), gate: Arc::clone(&self.gate), pki: self.pki.clone() };
+        let service = Service {
+            world: Arc::clone(&self.world),
+            gate: Arc::clone(&self.gate),
+            pki: self.pki.clone(),
+        };
         let router = Server::builder()
             .add_service(DeliveryServer::new(service.clone()))
             .add_service(RenewalServer::new(service.clone()));
         runtime.spawn(serve(credentials.server_config().unwrap(), grpc, router));
         let router = Server::builder().add_service(EnrollmentServer::new(service));
-        runtime.spawn(serve(credentials.enrollment_server_config().unwrap(), enroll, router));
+        runtime.spawn(serve(
+            credentials.enrollment_server_config().unwrap(),
+            enroll,
+            router,
+        ));
         self.runtime = Some(runtime);
     }
 
     /// Goes away, connections and all.
-    pub fn down(&mut self) {
+    pub(crate) fn down(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
     }
 
     /// Writes a field: a new generation.
-    pub fn put(&self, field: &str, value: &[u8]) {
+    pub(crate) fn put(&self, field: &str, value: &[u8]) {
         let mut world = self.world.lock().unwrap();
         world.seq += 1;
         let mut id = [0; 16];
@@ -190,7 +223,7 @@ impl Broker {
         world.fields.insert(field.to_owned(), (id, value.to_vec()));
     }
 
-    pub fn say(&self, say: Say) {
+    pub(crate) fn say(&self, say: Say) {
         self.world.lock().unwrap().say = say;
     }
 }
@@ -205,10 +238,14 @@ async fn bind(address: SocketAddr) -> TcpListener {
     panic!("{address} is taken");
 }
 
-async fn serve(tls: Arc<rustls::ServerConfig>, listener: TcpListener, router: tonic::transport::server::Router) {
+async fn serve(
+    tls: Arc<rustls::ServerConfig>,
+    listener: TcpListener,
+    router: tonic::transport::server::Router,
+) {
     let acceptor = Acceptor::new(tls, AcceptLimits::default());
     let (out, accepted) = mpsc::channel(16);
-    let incoming = ReceiverStream::new(accepted).map(|stream| Ok::<_, std::io::Error>(Stream(stream)));
+    let incoming = ReceiverStream::new(accepted).map(|stream| Ok::<_, io::Error>(Stream(stream)));
     let serving = router.serve_with_incoming(incoming);
     tokio::select! {
         () = acceptor.run(listener, out) => {}
@@ -217,9 +254,17 @@ async fn serve(tls: Arc<rustls::ServerConfig>, listener: TcpListener, router: to
 }
 
 impl Pki {
-    fn sign(&self, csr: &[u8], id: &PeerId, validity: Duration) -> Vec<attache_mtls::CertificateDer<'static>> {
+    fn sign(
+        &self,
+        csr: &[u8],
+        id: &PeerId,
+        validity: Duration,
+    ) -> Vec<attache_mtls::CertificateDer<'static>> {
         let request = CertificateRequest::verify(csr).unwrap();
-        self.ca.issue(&SEED, &request, id, validity, Timestamp::now()).unwrap().chain()
+        self.ca
+            .issue(&SEED, &request, id, validity, Timestamp::now())
+            .unwrap()
+            .chain()
     }
 
     fn issue(&self, csr: &[u8], validity: Duration) -> pb::IssuedCertificate {
@@ -242,7 +287,13 @@ struct Service {
 }
 
 fn peer<T>(request: &Request<T>) -> Arc<attache_mtls::identity::PeerIdentity> {
-    request.extensions().get::<ConnectionInfo>().unwrap().peer.clone().unwrap()
+    request
+        .extensions()
+        .get::<ConnectionInfo>()
+        .unwrap()
+        .peer
+        .clone()
+        .unwrap()
 }
 
 #[tonic::async_trait]
@@ -254,13 +305,19 @@ impl Enrollment for Service {
         let mut world = self.world.lock().unwrap();
         world.joins += 1;
         let certificate = Some(self.pki.issue(&request.get_ref().csr, world.validity));
-        Ok(Response::new(pb::JoinNodeResponse { certificate, broker_id: broker_id().to_string() }))
+        Ok(Response::new(pb::JoinNodeResponse {
+            certificate,
+            broker_id: broker_id().to_string(),
+        }))
     }
 }
 
 #[tonic::async_trait]
 impl Renewal for Service {
-    async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
+    async fn renew(
+        &self,
+        request: Request<pb::RenewRequest>,
+    ) -> Result<Response<pb::RenewResponse>, Status> {
         let mut world = self.world.lock().unwrap();
         let csr = CertificateRequest::verify(&request.get_ref().csr).unwrap();
         world.renewals.push(*csr.spki_sha256().as_bytes());
@@ -275,7 +332,10 @@ impl Renewal for Service {
 
 #[tonic::async_trait]
 impl Delivery for Service {
-    async fn deliver(&self, request: Request<pb::DeliverRequest>) -> Result<Response<pb::DeliverResponse>, Status> {
+    async fn deliver(
+        &self,
+        request: Request<pb::DeliverRequest>,
+    ) -> Result<Response<pb::DeliverResponse>, Status> {
         let serial = peer(&request).serial().to_string();
         let say = {
             let mut world = self.world.lock().unwrap();
@@ -293,9 +353,13 @@ impl Delivery for Service {
             Say::Truth => self.truth(&request, |_| {}, |_| {}),
             Say::Bend(bend) => self.truth(&request, bend, |_| {}),
             Say::Missealed(misseal) => self.truth(&request, |_| {}, misseal),
-            Say::Unchanged => Answer::Unchanged(pb::Unchanged { generation: request.held.clone() }),
+            Say::Unchanged => Answer::Unchanged(pb::Unchanged {
+                generation: request.held.clone(),
+            }),
         };
-        Ok(Response::new(pb::DeliverResponse { answer: Some(answer) }))
+        Ok(Response::new(pb::DeliverResponse {
+            answer: Some(answer),
+        }))
     }
 }
 
@@ -307,34 +371,33 @@ impl Service {
         misseal: impl Fn(&mut Sealing),
     ) -> Answer {
         let mut world = self.world.lock().unwrap();
-        let (uid, gid) = world.owner;
-        let fields: Vec<_> = world.fields.clone().into_iter().collect();
-        let paths: Vec<String> = fields.iter().map(|(field, _)| format!("db/{field}")).collect();
-        let set: Vec<GenerationFile<'_>> = fields
-            .iter()
-            .zip(&paths)
-            .map(|((_, (id, _)), path)| GenerationFile {
-                path,
-                mode: 0o400,
-                owner: Owner { uid, gid },
-                value: ValueId::from_bytes(*id),
-            })
-            .collect();
-        let digest = GenerationDigest::of(&set).unwrap();
-        let generation =
-            pb::Generation { incarnation: 1, seq: world.seq, digest: digest.as_bytes().to_vec() };
-        if request.held.as_ref().is_some_and(|held| held.digest == generation.digest) {
+        let values = world.sealed_values();
+        let generation = world.generation(&values);
+        if let Some(held) = &request.held
+            && held.digest == generation.digest
+        {
             world.unchanged += 1;
-            return Answer::Unchanged(pb::Unchanged { generation: request.held.clone() });
+            let generation = Some(held.clone());
+            return Answer::Unchanged(pb::Unchanged { generation });
         }
         world.releases += 1;
+        let mut released = world.release(request, generation, values, misseal);
+        bend(&mut released);
+        Answer::Released(Box::new(released))
+    }
+}
+
+impl World {
+    fn owner(&self) -> Owner {
+        let (uid, gid) = self.owner;
+        Owner { uid, gid }
+    }
+
+    fn sealed_values(&self) -> Vec<SealedValue> {
         let path: SecretPath = "payments/db".parse().unwrap();
         let secret = SecretId::from_bytes([3; 16]);
-        let mut granted = Vec::new();
-        let mut keys: Vec<UsedDataKey> = Vec::new();
-        let mut values = Vec::new();
-        for (field, (id, value)) in &fields {
-            let field: FieldName = field.parse().unwrap();
+        let seal = |(name, (id, value)): (&String, &([u8; 16], Vec<u8>))| {
+            let field: FieldName = name.parse().unwrap();
             let binding = ValueBinding {
                 store: StoreId::from_bytes(STORE),
                 keyspace: &path.keyspace,
@@ -342,30 +405,57 @@ impl Service {
                 value: ValueId::from_bytes(*id),
                 field: &field,
             };
-            let (ct, key) = DataKey::random(&SystemRandom).unwrap().seal(value, &binding).unwrap();
-            let hash = CtHash::of(&ct);
-            values.push(pb::ReleasedValue {
-                keyspace: path.keyspace.to_string(),
-                name: path.name.to_string(),
-                secret: secret.as_bytes().to_vec(),
-                version: 2,
-                field: field.to_string(),
-                value: id.to_vec(),
-                ct_sha256: hash.as_bytes().to_vec(),
-                ct: ct.into(),
-            });
-            granted.push(GrantedValue {
+            let drawn = DataKey::random(&SystemRandom).unwrap();
+            let (ct, key) = drawn.seal(value, &binding).unwrap();
+            let granted = GrantedValue {
                 path: path.clone(),
                 secret,
                 version: SecretVersion::new(2).unwrap(),
-                field,
                 value: ValueId::from_bytes(*id),
-                ct_hash: hash,
-            });
-            keys.push(key);
+                ct_hash: CtHash::of(&ct),
+                field,
+            };
+            let path = format!("db/{name}");
+            SealedValue {
+                path,
+                granted,
+                ct,
+                key,
+            }
+        };
+        self.fields.iter().map(seal).collect()
+    }
+
+    fn generation(&self, values: &[SealedValue]) -> pb::Generation {
+        let file = |value: &SealedValue| (value.path.clone(), value.granted.value);
+        let files: Vec<_> = values.iter().map(file).collect();
+        let set: Vec<GenerationFile<'_>> = files
+            .iter()
+            .map(|(path, value)| GenerationFile {
+                path,
+                mode: 0o400,
+                owner: self.owner(),
+                value: *value,
+            })
+            .collect();
+        let digest = GenerationDigest::of(&set).unwrap();
+        let digest = digest.as_bytes().to_vec();
+        pb::Generation {
+            incarnation: 1,
+            seq: self.seq,
+            digest,
         }
+    }
+
+    fn release(
+        &mut self,
+        request: &pb::DeliverRequest,
+        generation: pb::Generation,
+        values: Vec<SealedValue>,
+        misseal: impl Fn(&mut Sealing),
+    ) -> pb::Released {
         let container = request.attributes["container"].clone();
-        let mut sealing = Sealing {
+        let told = Sealing {
             nonce: request.nonce.as_slice().try_into().unwrap(),
             release: ReleaseId::random(&SystemRandom).unwrap(),
             leaf_hash: [5; 32],
@@ -374,9 +464,10 @@ impl Service {
             volume: request.volume_id.clone(),
             node_id: node_id().to_string(),
         };
-        let told = sealing.clone();
+        let mut sealing = told.clone();
         misseal(&mut sealing);
-        let (session, enc, sender) = world.session(&request.plugin_key, &sealing.node_id);
+        let (session, enc, keys) = self.session(&request.plugin_key, &sealing.node_id);
+        let granted: Vec<_> = values.iter().map(|value| value.granted.clone()).collect();
         let binding = ReleaseBinding {
             store: StoreId::from_bytes(STORE),
             session,
@@ -390,9 +481,18 @@ impl Service {
             container: &sealing.container.parse().unwrap(),
             granted: &granted,
         };
-        let deks: Vec<_> = keys.iter().map(UsedDataKey::dek).collect();
-        let sealed_keys = sender.release_key(sealing.nonce, sealing.release).unwrap().seal(&binding, &deks).unwrap();
-        let mut released = pb::Released {
+        let deks: Vec<_> = values.iter().map(|value| value.key.dek()).collect();
+        let key = keys.release_key(sealing.nonce, sealing.release).unwrap();
+        let sealed_keys = key.seal(&binding, &deks).unwrap();
+        let file = |(value, at): (&SealedValue, u32)| {
+            let path = value.path.clone();
+            pb::File {
+                path,
+                mode: 0o400,
+                value: at,
+            }
+        };
+        pb::Released {
             generation: Some(generation),
             session: session.as_bytes().to_vec(),
             enc,
@@ -402,30 +502,22 @@ impl Service {
             release: told.release.as_bytes().to_vec(),
             leaf_hash: told.leaf_hash.to_vec(),
             sealed_keys,
-            values,
-            files: paths
-                .into_iter()
-                .zip(0..)
-                .map(|(path, value)| pb::File { path, mode: 0o400, value })
-                .collect(),
-            owner_uid: uid,
-            owner_gid: gid,
-            missing: world.missing.clone(),
+            files: values.iter().zip(0..).map(file).collect(),
+            values: values.into_iter().map(SealedValue::message).collect(),
+            owner_uid: self.owner.0,
+            owner_gid: self.owner.1,
+            missing: self.missing.clone(),
             cluster: CLUSTER.to_owned(),
             namespace: request.pod_namespace.clone(),
             pod_uid: request.pod_uid.clone(),
             container,
-        };
-        bend(&mut released);
-        Answer::Released(Box::new(released))
+        }
     }
-}
 
-impl World {
     fn session(&mut self, plugin_key: &[u8], node_id: &str) -> (SessionId, Vec<u8>, Arc<Session>) {
         let name = [plugin_key, node_id.as_bytes()].concat();
-        if let Some((_, id, enc, session)) = self.sessions.iter().find(|known| known.0 == name) {
-            return (*id, enc.clone(), Arc::clone(session));
+        if let Some(known) = self.sessions.iter().find(|known| known.name == name) {
+            return (known.id, known.enc.clone(), Arc::clone(&known.keys));
         }
         let id = SessionId::random(&SystemRandom).unwrap();
         let broker = broker_id().to_string();
@@ -437,10 +529,32 @@ impl World {
             plugin_key: PublicKey::try_from(plugin_key).unwrap(),
             session: id,
         };
-        let (enc, session) = Session::sender(&SystemRandom, &binding).unwrap();
-        let (enc, session) = (enc.as_bytes().to_vec(), Arc::new(session));
-        self.sessions.push((name, id, enc.clone(), Arc::clone(&session)));
-        (id, enc, session)
+        let (enc, keys) = Session::sender(&SystemRandom, &binding).unwrap();
+        let (enc, keys) = (enc.as_bytes().to_vec(), Arc::new(keys));
+        let (known_enc, known_keys) = (enc.clone(), Arc::clone(&keys));
+        self.sessions.push(PluginSession {
+            name,
+            id,
+            enc: known_enc,
+            keys: known_keys,
+        });
+        (id, enc, keys)
+    }
+}
+
+impl SealedValue {
+    fn message(self) -> pb::ReleasedValue {
+        let granted = self.granted;
+        pb::ReleasedValue {
+            keyspace: granted.path.keyspace.to_string(),
+            name: granted.path.name.to_string(),
+            secret: granted.secret.as_bytes().to_vec(),
+            version: granted.version.number(),
+            field: granted.field.to_string(),
+            value: granted.value.as_bytes().to_vec(),
+            ct_sha256: granted.ct_hash.as_bytes().to_vec(),
+            ct: self.ct.into(),
+        }
     }
 }
 
@@ -461,13 +575,21 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 

@@ -3,10 +3,17 @@
 //! The broker's part here says exactly what a test wants it to say, lies included; the real one is met in the
 //! project's own end-to-end tests. Everything else is real: the binary, its users, the sockets, the mounts.
 
+#[cfg(test)]
 mod answers;
+#[cfg(test)]
 mod bed;
+#[cfg(test)]
 mod broker;
+#[cfg(test)]
 mod identity;
+#[cfg(test)]
 mod life;
+#[cfg(test)]
 mod requests;
+#[cfg(test)]
 mod restarts;

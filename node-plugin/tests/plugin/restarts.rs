@@ -1,1 +1,156 @@
-//! To come.
+//! Processes that end and are killed: mounts stay, and are found again.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::bed::{Bed, Volume};
+
+const PASSWORD: &str = "canary-3c4d-password";
+
+#[test]
+fn a_restarted_plugin_finds_its_volumes_and_needs_no_broker_for_them() {
+    let mut bed = Bed::start();
+    let volume = Volume::new("web-0");
+    bed.publish(&volume).unwrap();
+    let before = (bed.mounts(), bed.read(&volume, ".attache.json"));
+    for signal in [Signal::TERM, Signal::KILL] {
+        bed.plugin.take().unwrap().end(signal);
+        assert_eq!(
+            bed.read(&volume, "db/password"),
+            PASSWORD,
+            "a mount outlives its plugin"
+        );
+        bed.start_plugin();
+        bed.broker.down();
+        bed.publish(&volume).unwrap();
+        assert_eq!((bed.mounts(), bed.read(&volume, ".attache.json")), before);
+        bed.broker.up();
+    }
+    bed.publish(&volume).unwrap();
+    bed.until("unchanged", |bed| {
+        bed.broker.world.lock().unwrap().unchanged > 0
+    });
+    assert_eq!(bed.broker.world.lock().unwrap().releases, 1);
+    bed.unpublish(&volume).unwrap();
+    assert!(bed.mounts().is_empty());
+}
+
+#[test]
+fn either_half_may_be_killed_and_comes_back() {
+    let bed = Bed::start();
+    let volume = Volume::new("web-0");
+    bed.publish(&volume).unwrap();
+    for half in ["agent", "mounter", "agent", "mounter"] {
+        let pid = bed.pid_of(half).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        bed.until("another", |bed| {
+            bed.pid_of(half).is_some_and(|now| now != pid)
+        });
+        bed.until("answering", |bed| bed.publish(&volume).is_ok());
+        assert_eq!(bed.mounts().len(), 1);
+        let other = Volume::new(&format!("after-{half}"));
+        bed.until("publishing", |bed| bed.publish(&other).is_ok());
+        bed.until("unpublishing", |bed| bed.unpublish(&other).is_ok());
+    }
+    assert_eq!(bed.read(&volume, "db/password"), PASSWORD);
+    assert_eq!(bed.mounts().len(), 1);
+}
+
+/// The mounter dies at each of its failpoints: the volume is whole or absent to its reader, and the next publish
+/// mends it.
+#[test]
+fn a_mounter_that_dies_in_the_middle_leaves_nothing_half() {
+    for point in ["after-mount", "after-write", "before-swap", "after-swap"] {
+        let mut bed = Bed::idle();
+        bed.configure(&format!("danger_failpoints = \"{point}\""));
+        bed.start_plugin();
+        let volume = Volume::new("web-0");
+        let refused = bed.publish(&volume).unwrap_err();
+        assert_eq!(
+            refused.code(),
+            tonic::Code::Unavailable,
+            "{point}: {refused:?}"
+        );
+        let read = bed.read(&volume, "db/password");
+        assert!(read.is_empty() || read == PASSWORD, "{point}");
+        bed.plugin.take().unwrap().end(Signal::TERM);
+        bed.configure("");
+        bed.start_plugin();
+        bed.publish(&volume).unwrap();
+        assert_eq!(bed.read(&volume, "db/password"), PASSWORD, "{point}");
+        assert_eq!(bed.mounts().len(), 1, "{point}");
+        bed.unpublish(&volume).unwrap();
+        assert!(bed.mounts().is_empty(), "{point}");
+    }
+}
+
+#[test]
+fn a_volume_that_was_unmounted_behind_the_plugin_is_mounted_again() {
+    let bed = Bed::start();
+    let volume = Volume::new("web-0");
+    bed.publish(&volume).unwrap();
+    rustix::mount::unmount(
+        bed.kubelet.path(&volume),
+        rustix::mount::UnmountFlags::DETACH,
+    )
+    .unwrap();
+    bed.until("mended", |bed| {
+        bed.publish(&volume).is_ok() && bed.read(&volume, "db/password") == PASSWORD
+    });
+    assert_eq!(bed.mounts().len(), 1);
+}
+
+/// Stopped by SIGTERM with a publish in flight, the plugin ends it first.
+#[test]
+fn a_stop_lets_what_is_in_flight_end() {
+    let mut bed = Bed::start();
+    let volume = Volume::new("web-0");
+    bed.broker.say(crate::broker::Say::Wait);
+    bed.kubelet.prepare(&volume);
+    let request = bed.kubelet.publish_request(&volume);
+    let mut node = bed.kubelet.node.clone();
+    let call = bed
+        .runtime
+        .spawn(async move { node.node_publish_volume(request).await });
+    bed.until("asked", |bed| {
+        !bed.broker.world.lock().unwrap().tokens.is_empty()
+    });
+    kill_process(bed.pid_of("agent").unwrap(), Signal::TERM).unwrap();
+    bed.until("ending", |bed| bed.log().contains("the agent ends"));
+    bed.broker.gate.add_permits(1);
+    bed.runtime.block_on(call).unwrap().unwrap();
+    assert_eq!(bed.read(&volume, "db/password"), PASSWORD);
+    let begun = Instant::now();
+    bed.plugin.take().unwrap().end(Signal::TERM);
+    assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn the_agent_is_nobody_and_the_mounter_has_no_network() {
+    let bed = Bed::start();
+    let status = |half: &str| {
+        let pid = bed.pid_of(half).unwrap().as_raw_nonzero();
+        fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
+    };
+    let field = |status: &str, name: &str| {
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let agent = status("agent");
+    assert_eq!(field(&agent, "Uid:"), "4840 4840 4840 4840");
+    assert_eq!(field(&agent, "Gid:"), "4840 4840 4840 4840");
+    assert_eq!(field(&agent, "Groups:"), "");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(&agent, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field(&agent, "NoNewPrivs:"), "1");
+    assert_eq!(field(&status("mounter"), "Seccomp:"), "2");
+}

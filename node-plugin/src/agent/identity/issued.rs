@@ -63,7 +63,11 @@ impl Issued {
         if certificate.chain.is_empty() || certificate.chain.len() > MAX_CHAIN {
             return Err(IssuedError::Chain);
         }
-        let der = |list: Vec<Vec<u8>>| list.into_iter().map(CertificateDer::from).collect::<Vec<_>>();
+        let der = |list: Vec<Vec<u8>>| {
+            list.into_iter()
+                .map(CertificateDer::from)
+                .collect::<Vec<_>>()
+        };
         let chain = der(certificate.chain);
         let bundle = TrustBundle::from_der(der(certificate.trust_bundle))?;
         let own = bundle.verify(&chain, Purpose::Client, now)?;
@@ -76,7 +80,11 @@ impl Issued {
         if own.spki_sha256() != key.spki_sha256() {
             return Err(IssuedError::Key);
         }
-        Ok(Self { chain, bundle, node })
+        Ok(Self {
+            chain,
+            bundle,
+            node,
+        })
     }
 
     /// Demands that it is for this node.
@@ -84,11 +92,18 @@ impl Issued {
         if self.node == *expected {
             return Ok(());
         }
-        Err(IssuedError::OtherNode { expected: expected.clone(), found: self.node.clone() })
+        Err(IssuedError::OtherNode {
+            expected: expected.clone(),
+            found: self.node.clone(),
+        })
     }
 
     /// Demands that the pinned CA is among the roots.
     pub(super) fn require_pin(&self, pin: SpkiSha256) -> Result<(), IssuedError> {
-        if self.bundle.pins().any(|found| found == pin) { Ok(()) } else { Err(IssuedError::Pin) }
+        if self.bundle.pins().any(|found| found == pin) {
+            Ok(())
+        } else {
+            Err(IssuedError::Pin)
+        }
     }
 }

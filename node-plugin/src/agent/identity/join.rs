@@ -33,7 +33,9 @@ const TOKEN_BYTES: usize = 80;
 #[derive(Debug, Error)]
 pub(super) enum JoinError {
     /// The token's file.
-    #[error("no usable certificate, and the join token cannot be read (agent.join_token_file); make one with: attache node join-token")]
+    #[error(
+        "no usable certificate, and the join token cannot be read (agent.join_token_file); make one with: attache node join-token"
+    )]
     File(#[from] PrivateFileError),
     /// The file holds no token.
     #[error("{}: holds no join token: it begins with {PREFIX}", .0.display())]
@@ -45,7 +47,9 @@ pub(super) enum JoinError {
     #[error("no certificate request could be made")]
     Request(#[from] KeyError),
     /// The broker cannot be reached, or is not one whose CA the token names.
-    #[error("the broker at broker.enroll_address cannot be reached, or is not the one that made the join token")]
+    #[error(
+        "the broker at broker.enroll_address cannot be reached, or is not the one that made the join token"
+    )]
     Connect(#[source] tonic::transport::Error),
     /// The broker refused, or did not answer.
     #[error("the broker did not let this node join")]
@@ -70,7 +74,10 @@ pub(super) async fn join(settings: &IdentitySettings, key: &LeafKey) -> Result<A
     // A small local file; the runtime has nothing else to do before this node has joined.
     let token = Token::read(&file)?;
     let peer: Arc<Mutex<Option<Arc<PeerIdentity>>>> = Arc::default();
-    let connector = Connector::new(spki_pinned_client_config(token.pin)?, settings.deadlines.connect);
+    let connector = Connector::new(
+        spki_pinned_client_config(token.pin)?,
+        settings.deadlines.connect,
+    );
     let (seen, address) = (Arc::clone(&peer), settings.enroll_address);
     let connect = tower::service_fn(move |_| {
         let (connector, seen) = (connector.clone(), Arc::clone(&seen));
@@ -80,7 +87,10 @@ pub(super) async fn join(settings: &IdentitySettings, key: &LeafKey) -> Result<A
             Ok::<_, attache_mtls::stream::HandshakeError>(TokioIo::new(stream))
         }
     });
-    let channel = endpoint().connect_with_connector(connect).await.map_err(JoinError::Connect)?;
+    let channel = endpoint()
+        .connect_with_connector(connect)
+        .await
+        .map_err(JoinError::Connect)?;
     let request = pb::JoinNodeRequest {
         token: token.text.expose_secret().to_owned(),
         csr: key.certificate_request()?,
@@ -88,7 +98,10 @@ pub(super) async fn join(settings: &IdentitySettings, key: &LeafKey) -> Result<A
     };
     let mut client = EnrollmentClient::new(channel);
     let call = client.join_node(request);
-    let response = answered("JoinNode", tokio::time::timeout(settings.deadlines.call, call).await)?;
+    let response = answered(
+        "JoinNode",
+        tokio::time::timeout(settings.deadlines.call, call).await,
+    )?;
     let broker = proven(&peer).ok_or(JoinError::OtherBroker)?;
     if response.broker_id != broker.to_string() {
         return Err(JoinError::OtherBroker);
@@ -100,7 +113,10 @@ pub(super) async fn join(settings: &IdentitySettings, key: &LeafKey) -> Result<A
 
 /// The broker that the connection has proven.
 fn proven(peer: &Mutex<Option<Arc<PeerIdentity>>>) -> Option<BrokerId> {
-    let peer = peer.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+    let peer = peer
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()?;
     match peer.id() {
         PeerId::Broker(broker) => Some(broker.clone()),
         PeerId::Node(_) | PeerId::Operator(_) => None,
@@ -123,12 +139,18 @@ impl Token {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let decoded = URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX)?).ok().map(Zeroizing::new)?;
+        let decoded = URL_SAFE_NO_PAD
+            .decode(text.strip_prefix(PREFIX)?)
+            .ok()
+            .map(Zeroizing::new)?;
         if decoded.len() != TOKEN_BYTES {
             return None;
         }
         let pin = SpkiSha256::from_bytes(*decoded.last_chunk::<32>()?);
-        Some(Self { text: SecretString::from(text), pin })
+        Some(Self {
+            text: SecretString::from(text),
+            pin,
+        })
     }
 }
 
@@ -164,8 +186,14 @@ mod tests {
         let path = folder.path().join("join-token");
         attache_mtls::private_file::write_private(&path, b"canary-3c1f").unwrap();
         let message = Token::read(&path).err().unwrap().to_string();
-        assert!(message.contains("join-token") && !message.contains("canary"), "{message}");
+        assert!(
+            message.contains("join-token") && !message.contains("canary"),
+            "{message}"
+        );
         let absent = Token::read(&folder.path().join("none")).err().unwrap();
-        assert!(absent.to_string().contains("attache node join-token"), "{absent}");
+        assert!(
+            absent.to_string().contains("attache node join-token"),
+            "{absent}"
+        );
     }
 }

@@ -12,6 +12,7 @@
 //! identity. Two processes never use one identity: the folder is locked, since a broker takes a replaced key for a
 //! copy and bans it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,13 +27,11 @@ use tokio::sync::watch;
 use super::broker::{Broker, BrokerError, CallError, Deadlines};
 use issued::{Issued, IssuedError};
 use join::JoinError;
-use state::{Joined, StateDir, StateError};
+use state::{StateDir, StateError};
 
 mod issued;
 mod join;
 mod state;
-
-pub use state::StateDir as State;
 
 /// The first pause after a failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -42,6 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// What joining and renewing take.
 pub struct IdentitySettings {
+    /// The agent's folder.
+    pub state_dir: PathBuf,
     /// The broker's listener for nodes.
     pub address: SocketAddr,
     /// The broker's listener for joining.
@@ -52,16 +53,17 @@ pub struct IdentitySettings {
     pub deadlines: Deadlines,
 }
 
-/// Why the agent cannot keep an identity: for its log, and its end.
+/// Why this node has no identity for the moment.
 #[derive(Debug, Error)]
-pub enum IdentityError {
-    /// The state folder.
+enum IdentityError {
     #[error("the agent's state folder cannot be used")]
     State(#[from] StateError),
-    /// The own certificate.
+    #[error("this node has not joined")]
+    Join(#[from] JoinError),
     #[error("the own certificate cannot be used")]
     Broker(#[from] BrokerError),
-    /// The thread that does the files' work is gone.
+    #[error("the certificate has ended; this node must join again")]
+    Ended,
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -75,78 +77,99 @@ enum RenewError {
     Issued(#[from] IssuedError),
     #[error("the renewed certificate cannot be used")]
     Material(#[from] MaterialError),
-    #[error(transparent)]
-    Own(#[from] IdentityError),
+    #[error("the renewed certificate cannot be kept")]
+    State(#[from] StateError),
+    #[error("the agent is stopping")]
+    Stopping,
 }
 
-impl From<StateError> for RenewError {
-    fn from(error: StateError) -> Self {
-        Self::Own(error.into())
+impl From<Stopping> for IdentityError {
+    fn from(Stopping: Stopping) -> Self {
+        Self::Stopping
     }
 }
 
-/// Joins, renews and joins again, for ever; `out` always holds the broker as this node may call it.
+impl From<Stopping> for RenewError {
+    fn from(Stopping: Stopping) -> Self {
+        Self::Stopping
+    }
+}
+
+/// The threads for files are gone: the process is ending.
+struct Stopping;
+
+/// Joins, renews and joins again, for ever; `out` always holds the broker as this node may call it, or none.
 ///
-/// # Errors
-/// [`IdentityError`]: what no other try can mend.
+/// Nothing that goes wrong here ends it: without an identity this node still unpublishes and answers for what is
+/// mounted, and an administrator may mend what is wrong meanwhile.
 ///
 /// # Cancel safety
 /// May be dropped at any time: what is on disk is always usable, or finished at the next start.
 pub async fn keep(
     settings: IdentitySettings,
-    state: StateDir,
     out: watch::Sender<Option<Arc<Broker>>>,
-) -> Result<std::convert::Infallible, IdentityError> {
-    let state = Arc::new(state);
-    loop {
-        let joined = match on_disk(&state, |state| state.load(Timestamp::now())).await?? {
-            Some(joined) => joined,
-            None => join_at_last(&settings, &state).await?,
-        };
-        let broker = Broker::new(joined.broker, joined.material, settings.address, settings.deadlines)?;
-        let broker = Arc::new(broker);
-        let not_after = broker.material().identity().not_after();
-        tracing::info!(node = %broker.node(), broker = %broker.id(), %not_after, "this node has an identity");
-        out.send_replace(Some(Arc::clone(&broker)));
-        renew_while_valid(&broker, &state).await?;
-        tracing::error!(node = %broker.node(), "the certificate has ended; this node must join again");
-        out.send_replace(None);
-    }
-}
-
-/// Tries to join until it succeeds. The token's file is read anew each time: an administrator may have replaced it.
-async fn join_at_last(settings: &IdentitySettings, state: &Arc<StateDir>) -> Result<Joined, IdentityError> {
+) -> Infallible {
+    let mut state = None;
     let mut pause = FIRST_PAUSE;
     loop {
-        let key = on_disk(state, StateDir::next_key).await??;
-        let attempt = join::join(settings, &key).await;
-        let adopted = match attempt {
-            Ok(join::Answer { issued, broker }) => {
-                on_disk(state, move |state| state.adopt(&issued, &broker, &key)).await?
-            }
-            Err(error) => {
-                not_joined(&error);
-                tokio::time::sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
-                continue;
-            }
-        };
-        return Ok(adopted?);
+        let Err(error) = keep_one(&settings, &mut state, &out).await;
+        if out.send_replace(None).is_some() {
+            pause = FIRST_PAUSE;
+        }
+        without_identity(&error);
+        drop(error);
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 
-fn not_joined(error: &JoinError) {
+fn without_identity(error: &IdentityError) {
     let error = error as &(dyn std::error::Error + 'static);
-    tracing::warn!(error, "this node has not joined; trying again");
+    tracing::warn!(error, "this node has no identity; trying again");
+}
+
+/// Comes by an identity, and keeps it until its certificate ends.
+async fn keep_one(
+    settings: &IdentitySettings,
+    state: &mut Option<Arc<StateDir>>,
+    out: &watch::Sender<Option<Arc<Broker>>>,
+) -> Result<Infallible, IdentityError> {
+    let state = match state {
+        Some(state) => state,
+        None => {
+            let path = settings.state_dir.clone();
+            state.insert(Arc::new(on_disk(move || StateDir::open(&path)).await??))
+        }
+    };
+    let joined = match with(state, |state| state.load(Timestamp::now())).await?? {
+        Some(joined) => joined,
+        None => {
+            let key = with(state, StateDir::next_key).await??;
+            let join::Answer { issued, broker } = join::join(settings, &key).await?;
+            with(state, move |state| state.adopt(&issued, &broker, &key)).await??
+        }
+    };
+    let broker = Broker::new(
+        joined.broker,
+        joined.material,
+        settings.address,
+        settings.deadlines,
+    )?;
+    let broker = Arc::new(broker);
+    let not_after = broker.material().identity().not_after();
+    tracing::info!(node = %broker.node(), broker = %broker.id(), %not_after, "this node has an identity");
+    out.send_replace(Some(Arc::clone(&broker)));
+    renew_while_valid(&broker, state).await;
+    Err(IdentityError::Ended)
 }
 
 /// Renews the certificate at its time, until one ends.
-async fn renew_while_valid(broker: &Arc<Broker>, state: &Arc<StateDir>) -> Result<(), IdentityError> {
+async fn renew_while_valid(broker: &Arc<Broker>, state: &Arc<StateDir>) {
     let mut pause = FIRST_PAUSE;
     let mut plan = plan(broker);
     loop {
         match plan.freshness(Timestamp::now()) {
-            Freshness::Expired { .. } => return Ok(()),
+            Freshness::Expired { .. } => return,
             Freshness::Fresh { renew_at } => tokio::time::sleep(until(renew_at)).await,
             Freshness::Due { not_after } => match renew(broker, state).await {
                 Ok(()) => {
@@ -157,9 +180,9 @@ async fn renew_while_valid(broker: &Arc<Broker>, state: &Arc<StateDir>) -> Resul
                     // A certificate that is due again already must not become a loop without a rest.
                     tokio::time::sleep(FIRST_PAUSE).await;
                 }
-                Err(RenewError::Own(error)) => return Err(error),
                 Err(error) => {
                     not_renewed(&error, not_after);
+                    drop(error);
                     tokio::time::sleep(pause).await;
                     pause = LONGEST_PAUSE.min(pause * 2);
                 }
@@ -175,20 +198,23 @@ fn not_renewed(error: &RenewError, not_after: Timestamp) {
 
 /// One renewal: the next key is on disk before it is sent, the certificate before it is used.
 async fn renew(broker: &Arc<Broker>, state: &Arc<StateDir>) -> Result<(), RenewError> {
-    let key = on_disk(state, StateDir::next_key).await??;
+    let key = with(state, StateDir::next_key).await??;
     let csr = key.certificate_request().map_err(StateError::from)?;
     let response = broker.renew(csr).await?;
     let issued = Issued::check(response.certificate, &key, Timestamp::now())?;
     issued.require_id(broker.node())?;
     let broker_id = broker.id().clone();
-    let joined = on_disk(state, move |state| state.adopt(&issued, &broker_id, &key)).await??;
+    let joined = with(state, move |state| state.adopt(&issued, &broker_id, &key)).await??;
     broker.renewed(joined.material)?;
     Ok(())
 }
 
 fn plan(broker: &Broker) -> Renewal {
     let material = broker.material();
-    let (begin, end) = (material.identity().not_before(), material.identity().not_after());
+    let (begin, end) = (
+        material.identity().not_before(),
+        material.identity().not_after(),
+    );
     Renewal::new(begin, end, Jitter::random())
 }
 
@@ -197,10 +223,19 @@ fn until(instant: Timestamp) -> Duration {
     left.clamp(Duration::from_millis(10), LOOK_EVERY)
 }
 
+/// Does the files' work on a thread for that.
 async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Stopping> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Stopping)
+}
+
+async fn with<T: Send + 'static>(
     state: &Arc<StateDir>,
     work: impl FnOnce(&StateDir) -> T + Send + 'static,
-) -> Result<T, IdentityError> {
+) -> Result<T, Stopping> {
     let state = Arc::clone(state);
-    tokio::task::spawn_blocking(move || work(&state)).await.map_err(|_| IdentityError::Stopping)
+    on_disk(move || work(&state)).await
 }

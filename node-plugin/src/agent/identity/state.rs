@@ -43,7 +43,7 @@ const LOCK_LOOK: Duration = Duration::from_millis(50);
 
 /// Why the folder cannot be used.
 #[derive(Debug, Error)]
-pub enum StateError {
+pub(super) enum StateError {
     /// It is not the agent's alone.
     #[error("{}: must be a folder of uid {expected} with mode 0700 (found uid {found}, mode {mode:04o})", path.display())]
     Folder {
@@ -82,7 +82,7 @@ pub enum StateError {
 
 /// The folder, held by this process alone.
 #[derive(Debug)]
-pub struct StateDir {
+pub(super) struct StateDir {
     path: PathBuf,
     /// Carries the lock.
     folder: File,
@@ -99,9 +99,13 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Folder`], [`StateError::Taken`], [`StateError::Os`].
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |call| {
-            move |errno: Errno| StateError::Os { path: path.to_owned(), call, source: errno.into() }
+            move |errno: Errno| StateError::Os {
+                path: path.to_owned(),
+                call,
+                source: errno.into(),
+            }
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = open(path, flags, Mode::empty()).map_err(failed("open"))?;
@@ -109,7 +113,12 @@ impl StateDir {
         let (expected, mode) = (geteuid().as_raw(), stat.st_mode & 0o7777);
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if !is_folder || stat.st_uid != expected || mode & 0o077 != 0 {
-            return Err(StateError::Folder { path: path.to_owned(), expected, found: stat.st_uid, mode });
+            return Err(StateError::Folder {
+                path: path.to_owned(),
+                expected,
+                found: stat.st_uid,
+                mode,
+            });
         }
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
@@ -120,7 +129,10 @@ impl StateDir {
                 Err(errno) => return Err(failed("flock")(errno)),
             }
         }
-        Ok(Self { path: path.to_owned(), folder: File::from(folder) })
+        Ok(Self {
+            path: path.to_owned(),
+            folder: File::from(folder),
+        })
     }
 
     /// The identity in the folder; none when there is none that works. The log says why.
@@ -128,9 +140,11 @@ impl StateDir {
     /// # Errors
     /// [`StateError::File`] for a file that is there and must not be read as it is; [`StateError::Os`].
     pub(super) fn load(&self, now: Timestamp) -> Result<Option<Joined>, StateError> {
-        let (Some(chain), Some(bundle), Some(broker)) =
-            (self.read(CERTIFICATE)?, self.read(BUNDLE)?, self.read(BROKER_ID)?)
-        else {
+        let (Some(chain), Some(bundle), Some(broker)) = (
+            self.read(CERTIFICATE)?,
+            self.read(BUNDLE)?,
+            self.read(BROKER_ID)?,
+        ) else {
             return Ok(None);
         };
         let unusable = |file: &str, why: &dyn std::fmt::Display| {
@@ -141,7 +155,11 @@ impl StateDir {
             Ok(bundle) => Arc::new(bundle),
             Err(error) => return unusable(BUNDLE, &error),
         };
-        let broker: BrokerId = match std::str::from_utf8(&broker).unwrap_or_default().trim_end().parse() {
+        let broker: BrokerId = match std::str::from_utf8(&broker)
+            .unwrap_or_default()
+            .trim_end()
+            .parse()
+        {
             Ok(broker) => broker,
             Err(error) => return unusable(BROKER_ID, &error),
         };
@@ -154,7 +172,9 @@ impl StateDir {
             Err(error) => return unusable(CERTIFICATE, &error),
         };
         for file in [KEY, NEXT_KEY] {
-            let Some(pem) = self.read(file)? else { continue };
+            let Some(pem) = self.read(file)? else {
+                continue;
+            };
             let key = match LeafKey::from_pem(&pem) {
                 Ok(key) => key,
                 Err(error) => return unusable(file, &error),
@@ -165,7 +185,10 @@ impl StateDir {
             if file == NEXT_KEY {
                 self.promote()?;
             }
-            return Ok(Some(Joined { material: Material::new(chain, &key, bundle)?, broker }));
+            return Ok(Some(Joined {
+                material: Material::new(chain, &key, bundle)?,
+                broker,
+            }));
         }
         unusable(KEY, &"the certificate's key is not there")
     }
@@ -189,27 +212,49 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError`]; what was the identity before still is, or the new one is.
-    pub(super) fn adopt(&self, issued: &Issued, broker: &BrokerId, key: &LeafKey) -> Result<Joined, StateError> {
+    pub(super) fn adopt(
+        &self,
+        issued: &Issued,
+        broker: &BrokerId,
+        key: &LeafKey,
+    ) -> Result<Joined, StateError> {
         let material = Material::new(issued.chain.clone(), key, Arc::new(issued.bundle.clone()))?;
         self.write(BUNDLE, issued.bundle.to_pem().as_bytes())?;
         self.write(BROKER_ID, format!("{broker}\n").as_bytes())?;
-        self.write(CERTIFICATE, pem::encode_certificates(&issued.chain).as_bytes())?;
+        self.write(
+            CERTIFICATE,
+            pem::encode_certificates(&issued.chain).as_bytes(),
+        )?;
         self.promote()?;
-        Ok(Joined { material, broker: broker.clone() })
+        Ok(Joined {
+            material,
+            broker: broker.clone(),
+        })
     }
 
     /// The next key becomes the key.
     fn promote(&self) -> Result<(), StateError> {
         let to = self.path.join(KEY);
-        let failed = |call| move |source| StateError::Os { path: to, call, source };
-        std::fs::rename(self.path.join(NEXT_KEY), self.path.join(KEY)).map_err(failed.clone()("rename"))?;
+        let failed = |call| {
+            move |source| StateError::Os {
+                path: to,
+                call,
+                source,
+            }
+        };
+        std::fs::rename(self.path.join(NEXT_KEY), self.path.join(KEY))
+            .map_err(failed.clone()("rename"))?;
         self.folder.sync_all().map_err(failed("fsync"))
     }
 
     fn read(&self, file: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
         match read_private(&self.path.join(file)) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(PrivateFileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(PrivateFileError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
