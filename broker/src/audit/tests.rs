@@ -3,6 +3,7 @@
 mod appending;
 mod recovery;
 mod refusing;
+mod speed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

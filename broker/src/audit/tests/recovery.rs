@@ -311,3 +311,25 @@ async fn the_head_after_a_start_is_the_tree_over_the_leaves() {
     assert_eq!((log.head().size, log.head().root), (77, tree.root()));
     assert!(written_length(&std::fs::read(last_segment(dir.path())).unwrap()) > HEADER_BYTES);
 }
+
+#[tokio::test]
+async fn a_long_torn_end_is_zero_before_the_log_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let _receipt = log.append(ban(0)).await.unwrap();
+    let mut long = ban(1);
+    long.reason = "x".repeat(8_000);
+    let _receipt = log.append(long).await.unwrap();
+    closed(log).await;
+    let path = segment_path(dir.path(), 0);
+    let whole = std::fs::read(&path).unwrap();
+    let offsets = record_offsets(&whole);
+    // All of the leaf came, nothing of its checkpoint.
+    let (log, recovered, dir) = reopened(&whole, |bytes| bytes[offsets[3]..].fill(0)).await;
+    let cut = recovered.cut.unwrap();
+    assert_eq!((cut.leaves, cut.size), (1, 1));
+    let path = segment_path(dir.path(), 0);
+    let end = written_length(&std::fs::read(&path).unwrap());
+    assert!(end < offsets[3], "{end} of what was torn is still there");
+    assert!(verify(dir.path(), &log).is_clean());
+}
