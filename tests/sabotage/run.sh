@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Takes one mitigation away at a time, and requires the test that proves it to fail, by its assertion.
+#   tests/sabotage/run.sh                         every patch
+#   tests/sabotage/run.sh S8 T4                   the patches of these threats
+#   tests/sabotage/run.sh --changed-since REV     the patches whose files differ from REV
+# Works on a copy of the tree, uncommitted files included; the tree itself is not touched. Needs root, as the tests do.
+# The dependencies that are built already are taken over, those of release first. The last line is "N passed, N failed".
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+root=$PWD
+built=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+export CARGO_TARGET_DIR=${SABOTAGE_TARGET_DIR:-$built/sabotage} CARGO_INCREMENTAL=1 CARGO_TERM_COLOR=never
+
+passed=0
+failed=0
+scratch=$(mktemp -d)
+# Some tests become another user, who has to come through.
+chmod 755 "$scratch"
+
+finish() {
+  # Built for the path of the copy, which is of no use to the next one.
+  find "$CARGO_TARGET_DIR" \( -name '*attache-*' -o -name '*attache_*' \) -prune -exec rm -rf {} + 2>/dev/null
+  rm -rf "$scratch"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+pass() { passed=$((passed + 1)); echo "ok      $1: $2"; }
+fail() { failed=$((failed + 1)); echo "FAILED  $1: $2"; }
+end() { echo "$passed passed, $failed failed"; [ "$failed" -eq 0 ]; exit; }
+
+# field PATCH NAME: a line of the patch's head.
+field() { sed -n "/^---/q; s/^# $2: //p" "$1"; }
+
+# --- Which patches ---------------------------------------------------------------------------------------------------
+
+changed_since=
+wanted=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --changed-since)
+      changed_since=${2:?"--changed-since needs a revision"}
+      shift
+      ;;
+    -*) echo "run.sh: $1 is not known; see the head of this file" >&2; exit 2 ;;
+    *) wanted+=("$1") ;;
+  esac
+  shift
+done
+
+# The files that differ from the revision, those that are not committed and those that are new.
+if [ -n "$changed_since" ]; then
+  git diff --name-only "$changed_since" -- >"$scratch/changed" || exit 2
+  git ls-files --others --exclude-standard >>"$scratch/changed"
+fi
+
+is_wanted() {
+  local patch=$1 id threat file
+  id=$(basename "$patch" .patch)
+  threat=$(field "$patch" threat)
+  if [ ${#wanted[@]} -gt 0 ]; then
+    printf '%s\n' "${wanted[@]}" | grep -q -x -F -e "$id" -e "$threat" || return 1
+  fi
+  [ -n "$changed_since" ] || return 0
+  for file in $(field "$patch" files) "tests/sabotage/$id.patch" tests/sabotage/run.sh; do
+    grep -q -x -F -- "$file" "$scratch/changed" && return 0
+  done
+  return 1
+}
+
+# A leaf crate that is changed rebuilds the programs: theirs go first, so that they are built few times.
+patches=()
+for programs in yes no; do
+  for patch in tests/sabotage/*.patch; do
+    if field "$patch" files | grep -q -E '^(broker|node-plugin|cli)/'; then first=yes; else first=no; fi
+    if [ $first = $programs ] && is_wanted "$patch"; then patches+=("$root/$patch"); fi
+  done
+done
+for name in "${wanted[@]}"; do
+  [ -n "$changed_since" ] || [ -e "tests/sabotage/$name.patch" ] || fail "$name" "there is no such patch"
+done
+[ ${#patches[@]} -gt 0 ] || { echo "no patch is concerned"; end; }
+
+# --- The copy --------------------------------------------------------------------------------------------------------
+
+mkdir -p "$scratch/tree" "$CARGO_TARGET_DIR"
+git ls-files -z --cached --others --exclude-standard |
+  while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
+  tar --create --null --files-from=- | tar --extract --directory="$scratch/tree" || exit 1
+cd "$scratch/tree" || exit 1
+
+# The profile whose dependencies are there. Our own crates are built without optimisation: it is the build that takes time.
+profile=()
+name=debug
+if [ -d "$built/release/deps" ] || [ -d "$CARGO_TARGET_DIR/release/deps" ]; then
+  profile=(--release)
+  name=release
+  for crate in proto settings mtls envelope arena translog broker node-plugin cli tests; do
+    profile+=(--config "profile.release.package.attache-$crate.opt-level=0")
+  done
+fi
+if [ ! -d "$CARGO_TARGET_DIR/$name/deps" ] && [ -d "$built/$name/deps" ]; then
+  mkdir -p "$CARGO_TARGET_DIR/$name"
+  cp -a "$built/$name/deps" "$built/$name/build" "$built/$name/.fingerprint" "$CARGO_TARGET_DIR/$name/"
+fi
+
+# run_test PATCH: runs the test that the patch names, and no other; its name is the command's last word.
+run_test() {
+  local words
+  read -r -a words <<<"$(field "$1" test)"
+  test_name=${words[-1]}
+  timeout 900 "${words[@]:0:2}" --locked "${profile[@]}" "${words[@]:2}" -- --exact >"$scratch/log" 2>&1
+}
+
+ran() { grep -q -x -F "test $test_name ... $1" "$scratch/log" && grep -q "^test result: $2" "$scratch/log"; }
+why() { grep -m1 -E '^error|could not compile' "$scratch/log" || tail -n 3 "$scratch/log" | tr '\n' ' '; }
+
+# --- Each test without its patch -------------------------------------------------------------------------------------
+
+sound=()
+echo "== ${#patches[@]} tests as they are"
+for patch in "${patches[@]}"; do
+  id=$(basename "$patch" .patch)
+  run_test "$patch"
+  status=$?
+  if [ "$status" -eq 0 ] && ran ok 'ok\. 1 passed; 0 failed; 0 ignored'; then
+    sound+=("$patch")
+  else
+    fail "$id" "its test does not pass as it is, or did not run: $test_name: $(why)"
+  fi
+done
+
+# --- Each with it ----------------------------------------------------------------------------------------------------
+
+echo "== ${#sound[@]} tests without what they prove"
+for patch in "${sound[@]}"; do
+  id=$(basename "$patch" .patch)
+  start=$SECONDS
+  if ! git apply "$patch" 2>"$scratch/log"; then
+    fail "$id" "the patch no longer applies: make it anew ($(head -n 1 "$scratch/log"))"
+    continue
+  fi
+  run_test "$patch"
+  status=$?
+  # 101 is the runner's own answer for tests that failed; a signal, a time limit or a build error is another.
+  if [ "$status" -eq 101 ] && ran FAILED 'FAILED\. 0 passed; 1 failed; 0 ignored' && grep -q 'panicked at' "$scratch/log"; then
+    pass "$id" "$test_name failed without $(field "$patch" removes) ($((SECONDS - start)) s)"
+  elif [ "$status" -eq 0 ]; then
+    fail "$id" "$test_name PASSES without $(field "$patch" removes)"
+  else
+    fail "$id" "$test_name did not fail by its assertion (exit $status): $(why)"
+  fi
+  git apply --reverse "$patch" || { fail "$id" "the patch could not be taken back"; end; }
+done
+
+end
