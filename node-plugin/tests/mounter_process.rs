@@ -25,7 +25,8 @@ use attache_node_plugin::ipc::{
     FileSet, Generation, MounterClient, MounterError, NewFile, SOCKET_NAME, SealedGeneration,
 };
 use attache_node_plugin::mounter::{
-    Child, Failpoints, MounterSettings, VolumeLimits, begin_supervised, confine, serve, supervise,
+    Child, Failpoints, MounterSettings, SuperviseError, VolumeLimits, begin_supervised, confine,
+    serve, supervise,
 };
 use attache_node_plugin::volume::{PodUid, Target, VolumeName};
 use nix::sys::signal::{Signal, kill};
@@ -510,12 +511,19 @@ fn as_confined(victim: i32, folder: &Path) {
     let victim = Pid::from_raw(victim);
     std::fs::write(folder.join("file"), "").unwrap();
     let few = ["ptrace", "socket", "mount", "memfd_create"];
-    println!("before: {}", tried(&attempts(), |name| few.contains(&name), victim, folder));
+    println!(
+        "before: {}",
+        tried(&attempts(), |name| few.contains(&name), victim, folder)
+    );
     confine().unwrap();
     println!("after: {}", tried(&attempts(), |_| true, victim, folder));
     let open = std::fs::read("/proc/self/mountinfo").map(drop);
     let list = std::fs::read_dir(folder).map(drop);
-    println!("still: open {}, list {}", word(open.map_err(errno)), word(list.map_err(errno)));
+    println!(
+        "still: open {}, list {}",
+        word(open.map_err(errno)),
+        word(list.map_err(errno))
+    );
 }
 
 type Attempt = fn(Pid, &Path) -> Result<(), i32>;
@@ -525,33 +533,73 @@ fn attempts() -> [(&'static str, Attempt); 16] {
     use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
     use rustix::net::{AddressFamily, SocketType, socket};
     [
-        ("program", |_, _| Command::new("/bin/true").spawn().map(drop).map_err(errno)),
-        ("thread", |_, _| std::thread::Builder::new().spawn(|| ()).map(drop).map_err(errno)),
-        ("socket", |_, _| socket(AddressFamily::INET, SocketType::STREAM, None).map(drop).map_err(raw)),
-        ("unix socket", |_, _| socket(AddressFamily::UNIX, SocketType::STREAM, None).map(drop).map_err(raw)),
+        ("program", |_, _| {
+            Command::new("/bin/true").spawn().map(drop).map_err(errno)
+        }),
+        ("thread", |_, _| {
+            std::thread::Builder::new()
+                .spawn(|| ())
+                .map(drop)
+                .map_err(errno)
+        }),
+        ("socket", |_, _| {
+            socket(AddressFamily::INET, SocketType::STREAM, None)
+                .map(drop)
+                .map_err(raw)
+        }),
+        ("unix socket", |_, _| {
+            socket(AddressFamily::UNIX, SocketType::STREAM, None)
+                .map(drop)
+                .map_err(raw)
+        }),
         ("ptrace", |victim, _| {
             nix::sys::ptrace::attach(victim).map_err(|errno| errno as i32)?;
             nix::sys::wait::waitpid(victim, None).unwrap();
             nix::sys::ptrace::detach(victim, None).map_err(|errno| errno as i32)
         }),
-        ("kill", |victim, _| kill(victim, Signal::SIGKILL).map_err(|errno| errno as i32)),
+        ("kill", |victim, _| {
+            kill(victim, Signal::SIGKILL).map_err(|errno| errno as i32)
+        }),
         ("mount", |_, folder| {
             mount("x", folder, c"tmpfs", MountFlags::empty(), None).map_err(raw)?;
             unmount(folder, UnmountFlags::DETACH).map_err(raw)
         }),
         ("unshare", |_, _| unshare()),
-        ("chroot", |_, folder| rustix::process::chroot(folder).map_err(raw)),
-        ("setuid", |_, _| nix::unistd::setuid(0.into()).map_err(|errno| errno as i32)),
-        ("memfd_create", |_, _| memfd_create("x", MemfdFlags::CLOEXEC).map(drop).map_err(raw)),
+        ("chroot", |_, folder| {
+            rustix::process::chroot(folder).map_err(raw)
+        }),
+        ("setuid", |_, _| {
+            nix::unistd::setuid(0.into()).map_err(|errno| errno as i32)
+        }),
+        ("memfd_create", |_, _| {
+            memfd_create("x", MemfdFlags::CLOEXEC)
+                .map(drop)
+                .map_err(raw)
+        }),
         ("mknod", |_, folder| {
             mknodat(CWD, folder.join("pipe"), FileType::Fifo, Mode::RWXU, 0).map_err(raw)
         }),
         ("link", |_, folder| {
-            linkat(CWD, folder.join("file"), CWD, folder.join("link"), AtFlags::empty()).map_err(raw)
+            linkat(
+                CWD,
+                folder.join("file"),
+                CWD,
+                folder.join("link"),
+                AtFlags::empty(),
+            )
+            .map_err(raw)
         }),
-        ("prctl", |_, _| rustix::thread::set_no_new_privs(true).map_err(raw)),
-        ("other ioctl", |_, _| rustix::io::ioctl_fionread(std::io::stdin()).map(drop).map_err(raw)),
-        ("keep capabilities", |_, _| rustix::thread::set_keep_capabilities(true).map_err(raw)),
+        ("prctl", |_, _| {
+            rustix::thread::set_no_new_privs(true).map_err(raw)
+        }),
+        ("other ioctl", |_, _| {
+            rustix::io::ioctl_fionread(std::io::stdin())
+                .map(drop)
+                .map_err(raw)
+        }),
+        ("keep capabilities", |_, _| {
+            rustix::thread::set_keep_capabilities(true).map_err(raw)
+        }),
     ]
 }
 
@@ -562,7 +610,10 @@ fn tried(
     folder: &Path,
 ) -> String {
     let chosen = attempts.iter().filter(|(name, _)| chosen(name));
-    chosen.map(|(name, attempt)| format!("{name} {}", word(attempt(victim, folder)))).collect::<Vec<_>>().join(", ")
+    chosen
+        .map(|(name, attempt)| format!("{name} {}", word(attempt(victim, folder))))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn word(result: Result<(), i32>) -> String {
@@ -691,7 +742,9 @@ fn as_supervisor(root: &Path) {
 
 /// Writes its pid, whole, and waits for the end.
 fn as_child(path: &Path) {
-    begin_supervised().expect("begin");
+    if let Err(SuperviseError::Orphan) = begin_supervised() {
+        return;
+    }
     let new = path.with_extension("new");
     std::fs::write(&new, std::process::id().to_string()).unwrap();
     std::fs::rename(&new, path).unwrap();

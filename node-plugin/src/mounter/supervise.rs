@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, getppid, kill_process, set_parent_process_death_signal};
 use thiserror::Error;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -22,6 +22,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const HEALTHY: Duration = Duration::from_secs(30);
 /// How long the children may take to end.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// Tells a child its supervisor's pid.
+const SUPERVISOR: &str = "ATTACHE_SUPERVISOR_PID";
 
 /// A process to be kept running: this program, with other arguments.
 #[derive(Debug, Clone)]
@@ -40,6 +43,9 @@ pub enum SuperviseError {
     /// This program's file cannot be found.
     #[error("this program's own file cannot be found")]
     Program(#[source] io::Error),
+    /// The supervisor ended before this process had begun.
+    #[error("the supervisor is gone")]
+    Orphan,
     /// A system call failed.
     #[error("{call} failed")]
     Os {
@@ -80,20 +86,31 @@ pub fn supervise(children: Vec<Child>) -> Result<(), SuperviseError> {
     Ok(())
 }
 
-/// What a supervised process does first: it undoes the blocked signals that it inherits, and asks to be ended with
-/// its supervisor.
+/// What a process that may be supervised does first: it undoes the blocked signals that it inherits, and asks to be
+/// ended with its supervisor. Started by anybody else it only unblocks signals: the death signal comes when the
+/// parent's **thread** ends, which means nothing under a container runtime.
 ///
 /// # Errors
-/// [`SuperviseError::Os`].
+/// [`SuperviseError::Orphan`]; [`SuperviseError::Os`].
 pub fn begin_supervised() -> Result<(), SuperviseError> {
     let failed = |call| move |source: io::Error| SuperviseError::Os { call, source };
     SigSet::all()
         .thread_unblock()
         .map_err(io::Error::from)
         .map_err(failed("sigprocmask"))?;
+    let Some(supervisor) = std::env::var_os(SUPERVISOR) else {
+        return Ok(());
+    };
     set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
         .map_err(io::Error::from)
-        .map_err(failed("prctl(PR_SET_PDEATHSIG)"))
+        .map_err(failed("prctl(PR_SET_PDEATHSIG)"))?;
+    // It may have died before the call above.
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
+    if parent.is_some_and(|parent| supervisor == *parent) {
+        Ok(())
+    } else {
+        Err(SuperviseError::Orphan)
+    }
 }
 
 struct Kept {
@@ -156,6 +173,7 @@ impl Kept {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(PathBuf::from(program));
         command.args(&self.child.args);
+        command.env(SUPERVISOR, std::process::id().to_string());
         if let Some((uid, gid)) = self.child.user {
             command.gid(gid).uid(uid);
         }
