@@ -158,6 +158,23 @@ impl Bed {
         Ok(())
     }
 
+    /// From now on a restarted broker listens where it listens now.
+    ///
+    /// # Errors
+    /// When it does not run, or its settings cannot be written.
+    pub fn pin_addresses(&self) -> Result<()> {
+        let (grpc, enroll) = self.broker_addresses()?;
+        let settings = self
+            .broker_toml()
+            .replace("grpc = \"127.0.0.1:0\"", &format!("grpc = \"{grpc}\""))
+            .replace(
+                "enroll = \"127.0.0.1:0\"",
+                &format!("enroll = \"{enroll}\""),
+            );
+        fs::write(self.broker_config(), settings)?;
+        Ok(())
+    }
+
     /// Where the broker listens: mutual TLS, enrollment.
     ///
     /// # Errors

@@ -141,7 +141,7 @@ fn a_rollback_brings_the_version_before() {
     assert_eq!(scene.read(&pod, "db/password").unwrap(), "second");
     scene
         .bed
-        .attache_ok(&["secret", "rollback", "payments/db", "--yes"])
+        .attache_ok(&["secret", "rollback", "payments/db"])
         .unwrap();
     scene.publish(&pod).unwrap();
     until("rolled back", || {

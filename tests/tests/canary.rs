@@ -1,0 +1,131 @@
+//! I1, I3: a canary planted as a secret's value is where it belongs, in the mount, and nowhere else: no log, no error, no
+//! answer of the CLI, no audit record, no store file, not in the broker's memory while it is written and read.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test says what is wrong by panicking"
+)]
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+};
+
+use attache_tests::{
+    Scene,
+    bed::{AUDIENCE, NODE},
+    pod::Pod,
+    scene::{PASSWORD, USERNAME},
+};
+
+/// How much of a process's memory is read at once, in bytes.
+const CHUNK: usize = 1 << 20;
+
+/// How often `needle` is in the readable memory of a process.
+fn in_memory(pid: u32, needle: &[u8]) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut found = 0;
+    for line in maps
+        .lines()
+        .filter(|l| l.split(' ').nth(1).is_some_and(|p| p.starts_with('r')))
+    {
+        let (from, to) = line
+            .split(' ')
+            .next()
+            .and_then(|r| r.split_once('-'))
+            .unwrap();
+        let (mut at, to) = (
+            u64::from_str_radix(from, 16).unwrap(),
+            u64::from_str_radix(to, 16).unwrap(),
+        );
+        let mut kept: Vec<u8> = Vec::new();
+        while at < to {
+            let want = usize::try_from(to - at).unwrap().min(CHUNK);
+            let mut chunk = vec![0; want];
+            // Pages that the kernel hides or a mapping that has gone: nothing is read from there.
+            let Ok(read) = memory.read_at(&mut chunk, at) else {
+                break;
+            };
+            if read == 0 {
+                break;
+            }
+            chunk.truncate(read);
+            // A needle may lie across two chunks.
+            kept.extend_from_slice(&chunk);
+            found += kept.windows(needle.len()).filter(|w| *w == needle).count();
+            let keep = kept.len().saturating_sub(needle.len() - 1);
+            kept.drain(..keep);
+            at += read as u64;
+        }
+    }
+    found
+}
+
+fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|w| w == needle)
+}
+
+#[test]
+fn a_value_is_found_nowhere_but_in_its_mount() {
+    let scene = Scene::start().unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    let token = scene.bed.token(&pod).unwrap();
+    let mut printed = String::new();
+    for round in 0..5 {
+        scene
+            .put(
+                "payments/db",
+                &[("password", PASSWORD), ("username", USERNAME)],
+            )
+            .unwrap();
+        scene.publish_with(&pod, AUDIENCE, &token).unwrap();
+        let stranger = Pod::new(
+            "shop",
+            &format!("batch-{round}"),
+            "batch",
+            NODE,
+            "payments/db",
+        );
+        let refused = scene
+            .refused(&stranger, AUDIENCE, &scene.bed.token(&stranger).unwrap())
+            .unwrap();
+        printed.push_str(refused.message());
+    }
+    for args in [
+        &["secret", "list", "--output", "json"][..],
+        &["secret", "show", "payments/db", "--output", "json"],
+        &["secret", "versions", "payments/db", "--output", "json"],
+        &["status", "--output", "json"],
+        &["audit", "tail", "-n", "1000", "--output", "json"],
+    ] {
+        printed.push_str(&scene.bed.attache_ok(args).unwrap());
+    }
+    printed.push_str(&scene.logs());
+    assert!(
+        scene.read(&pod, "db/password").unwrap() == PASSWORD,
+        "the control: it is in the mount"
+    );
+    for needle in [PASSWORD, USERNAME, &token] {
+        assert!(!printed.contains(needle), "in what was printed or logged");
+        for folder in ["broker", "audit", "log", "etc", "cli", "node-state"] {
+            for file in scene.files(folder).unwrap() {
+                let bytes = fs::read(&file).unwrap_or_default();
+                assert!(!holds(&bytes, needle.as_bytes()), "in {}", file.display());
+            }
+        }
+    }
+    let broker = scene.bed.broker.as_ref().unwrap().pid();
+    for needle in [PASSWORD, USERNAME] {
+        assert!(
+            in_memory(std::process::id(), needle.as_bytes()) > 0,
+            "the control: the scan finds what is there"
+        );
+        assert_eq!(
+            in_memory(broker, needle.as_bytes()),
+            0,
+            "in the broker's memory"
+        );
+    }
+}
