@@ -87,7 +87,8 @@ pub fn supervise(children: Vec<Child>) -> Result<(), SuperviseError> {
 }
 
 /// What a process that may be supervised does first: it undoes the blocked signals that it inherits, and asks to be
-/// ended with its supervisor. Started by anybody else it only unblocks signals: the death signal comes when the
+/// killed with its supervisor: an asked one would go on answering kubelet for a while beside its successor, and
+/// killing is safe at any instant. Started by anybody else it only unblocks signals: the death signal comes when the
 /// parent's **thread** ends, which means nothing under a container runtime.
 ///
 /// # Errors
@@ -101,7 +102,7 @@ pub fn begin_supervised() -> Result<(), SuperviseError> {
     let Some(supervisor) = std::env::var_os(SUPERVISOR) else {
         return Ok(());
     };
-    set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(io::Error::from)
         .map_err(failed("prctl(PR_SET_PDEATHSIG)"))?;
     // It may have died before the call above.

@@ -73,6 +73,8 @@ pub(crate) struct World {
     pub(crate) fields: BTreeMap<String, ([u8; 16], Vec<u8>)>,
     pub(crate) missing: Vec<String>,
     pub(crate) owner: (u32, Option<u32>),
+    /// The folder of a field's file.
+    pub(crate) folder: fn(&str) -> String,
     pub(crate) validity: Duration,
     /// Serial numbers that called, in order, of each RPC.
     pub(crate) delivered_to: Vec<String>,
@@ -148,6 +150,7 @@ impl Broker {
                 fields: BTreeMap::new(),
                 missing: Vec::new(),
                 owner: (1000, Some(1000)),
+                folder: |_| "db".to_owned(),
                 validity: Duration::from_secs(3600),
                 delivered_to: Vec::new(),
                 tokens: Vec::new(),
@@ -415,7 +418,7 @@ impl World {
                 ct_hash: CtHash::of(&ct),
                 field,
             };
-            let path = format!("db/{name}");
+            let path = format!("{}/{name}", (self.folder)(name));
             SealedValue {
                 path,
                 granted,

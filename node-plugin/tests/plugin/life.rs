@@ -123,6 +123,30 @@ fn a_refusal_passes_on_in_the_brokers_words_and_leaves_nothing() {
     bed.publish(&Volume::new("web-0")).unwrap();
 }
 
+/// A volume that is mounted and cannot be filled: there are too many folders for its inodes.
+#[test]
+fn a_publish_that_fails_after_the_mount_unmounts_again() {
+    let mut bed = Bed::idle();
+    let more = "[limits]\nvolume_inodes = 1024\n[broker]";
+    let config = bed.dir.join("node-plugin.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("[broker]", more)).unwrap();
+    bed.start_plugin();
+    bed.broker.world.lock().unwrap().folder = |field| format!("{field}/b/c/d/e/f/g");
+    for field in 0..140 {
+        bed.broker.put(&format!("f{field}"), b"x");
+    }
+    let volume = Volume::new("web-0");
+    for _ in 0..2 {
+        let refused = bed.publish(&volume).unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(bed.mounts().is_empty());
+    }
+    bed.broker.world.lock().unwrap().fields.clear();
+    bed.broker.put("password", PASSWORD.as_bytes());
+    bed.publish(&volume).unwrap();
+}
+
 #[test]
 fn what_is_mounted_stays_whatever_a_refresh_meets() {
     let bed = Bed::start();
