@@ -2,7 +2,7 @@
 //!
 //! Only the last segment is read: its summary has the tree's right edge and what else is carried over. The pass over
 //! it hashes every leaf; signatures are verified for its last checkpoints alone, since the last root covers all leaves
-//! before it. A segment of 16 MiB takes some 30 ms, whatever the length of the log. Without its summary the segments
+//! before it. A segment of 8 MiB takes some 30 ms, whatever the length of the log. Without its summary the segments
 //! before it are read too, at the disk's speed.
 //!
 //! What one torn write explains is zeroed, and the cut goes on record before anything else. Everything else keeps
