@@ -109,6 +109,10 @@ run_test() {
   local words
   read -r -a words <<<"$(field "$1" test)"
   test_name=${words[-1]}
+  # The end-to-end tests start the programs that lie beside them.
+  if [[ " ${words[*]} " == *" attache-tests "* ]]; then
+    cargo build --locked "${profile[@]}" --bins -p attache-broker -p attache-node-plugin -p attache-cli >"$scratch/log" 2>&1 || return 1
+  fi
   timeout 900 "${words[@]:0:2}" --locked "${profile[@]}" "${words[@]:2}" -- --exact >"$scratch/log" 2>&1
 }
 

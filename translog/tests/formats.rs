@@ -1,5 +1,9 @@
 //! `docs/formats.md` against the code: every kind and every tag with its number and name, and the vectors.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs;
 

@@ -58,16 +58,28 @@ pub fn parse(
     }
     let text = |name: &str| attributes.get(name).map(String::as_str);
     let container = match text("container") {
-        None => return Err(wrong("container", "is missing; name the container that mounts the volume")),
+        None => {
+            return Err(wrong(
+                "container",
+                "is missing; name the container that mounts the volume",
+            ));
+        }
         Some(name) => name.parse().map_err(|error| wrong("container", error))?,
     };
-    let default = if has_fs_group { Mode::OwnerAndGroup } else { Mode::Owner };
+    let default = if has_fs_group {
+        Mode::OwnerAndGroup
+    } else {
+        Mode::Owner
+    };
     let mode = text("mode").map_or(Ok(default), |mode| parse_mode("mode", mode))?;
     let wanted = match (text("secrets"), text("files")) {
         (Some(secrets), None) => parse_secrets(secrets, text("layout"))?,
         (None, Some(files)) => {
             if attributes.contains_key("layout") {
-                return Err(wrong("layout", "goes with secrets; files has exact paths: remove it"));
+                return Err(wrong(
+                    "layout",
+                    "goes with secrets; files has exact paths: remove it",
+                ));
             }
             parse_files(files, mode)?
         }
@@ -75,10 +87,16 @@ pub fn parse(
             return Err(wrong("files", "stands beside secrets; keep one of the two"));
         }
         (None, None) => {
-            return Err(wrong("secrets", "is missing; list the secrets, or exact files in files"));
+            return Err(wrong(
+                "secrets",
+                "is missing; list the secrets, or exact files in files",
+            ));
         }
     };
-    Ok(Attributes { container, wanted: WantedFiles { wanted, mode } })
+    Ok(Attributes {
+        container,
+        wanted: WantedFiles { wanted, mode },
+    })
 }
 
 fn check_known(name: &str) -> Result<(), PublicReason> {
@@ -106,11 +124,21 @@ fn parse_secrets(text: &str, layout: Option<&str>) -> Result<Vec<Wanted>, Public
     let mut wanted: Vec<Wanted> = Vec::new();
     for (index, item) in text.split(',').enumerate() {
         if index >= MAX_SECRETS {
-            return Err(wrong("secrets", format_args!("has more than {MAX_SECRETS} references")));
+            return Err(wrong(
+                "secrets",
+                format_args!("has more than {MAX_SECRETS} references"),
+            ));
         }
         let attribute = || format!("secrets, reference {}:", index + 1);
-        let reference: SecretRef = item.trim().parse().map_err(|error| wrong(attribute(), error))?;
-        wanted.push(Wanted { reference, place: place.clone(), optional: false });
+        let reference: SecretRef = item
+            .trim()
+            .parse()
+            .map_err(|error| wrong(attribute(), error))?;
+        wanted.push(Wanted {
+            reference,
+            place: place.clone(),
+            optional: false,
+        });
     }
     check_secrets(&wanted)?;
     Ok(wanted)
@@ -125,9 +153,14 @@ fn check_secrets(wanted: &[Wanted]) -> Result<(), PublicReason> {
             let same_secret = a.path == b.path && a.version == b.version;
             let overlaps = a.field.is_none() || b.field.is_none() || a.field == b.field;
             if same_secret && overlaps {
-                return Err(wrong("secrets", format_args!("names {b} twice; remove one")));
+                return Err(wrong(
+                    "secrets",
+                    format_args!("names {b} twice; remove one"),
+                ));
             }
-            let by_name = wanted.first().is_some_and(|first| first.place == Place::Folder);
+            let by_name = wanted
+                .first()
+                .is_some_and(|first| first.place == Place::Folder);
             if by_name && !same_secret && folder_of(a) == folder_of(b) {
                 return Err(shared(wanted, first, second, folder_of(a)));
             }
@@ -139,23 +172,43 @@ fn check_secrets(wanted: &[Wanted]) -> Result<(), PublicReason> {
 /// `files`: a list of exact files.
 fn parse_files(text: &str, mode: Mode) -> Result<Vec<Wanted>, PublicReason> {
     check_length("files", text)?;
-    let parsed: Value = parse_yaml(text, MAX_FILES_DEPTH)
-        .map_err(|problem| wrong("files", format_args!("is not plain YAML: {}", Quoted::new(&problem))))?;
+    let parsed: Value = parse_yaml(text, MAX_FILES_DEPTH).map_err(|problem| {
+        wrong(
+            "files",
+            format_args!("is not plain YAML: {}", Quoted::new(&problem)),
+        )
+    })?;
     let Value::Array(entries) = parsed else {
         return Err(wrong("files", "must be a list of {path, ref}"));
     };
     if entries.is_empty() || entries.len() > MAX_FILES {
-        return Err(wrong("files", format_args!("must have 1 to {MAX_FILES} entries")));
+        return Err(wrong(
+            "files",
+            format_args!("must have 1 to {MAX_FILES} entries"),
+        ));
     }
-    let wanted = entries.iter().enumerate().map(|(index, entry)| match entry {
-        Value::Object(entry) => Entry { index, keys: entry }.parse(mode),
-        _ => Err(wrong(format_args!("files[{index}]"), "must be {path, ref, mode, optional}")),
-    });
+    let wanted = entries
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| match entry {
+            Value::Object(entry) => Entry { index, keys: entry }.parse(mode),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Err(wrong(
+                format_args!("files[{index}]"),
+                "must be {path, ref, mode, optional}",
+            )),
+        });
     let wanted: Vec<Wanted> = wanted.collect::<Result<_, _>>()?;
-    let paths = wanted.iter().enumerate().filter_map(|(index, wanted)| match &wanted.place {
-        Place::File { path, .. } => Some((path, index)),
-        Place::Folder | Place::Root => None,
-    });
+    let paths = wanted
+        .iter()
+        .enumerate()
+        .filter_map(|(index, wanted)| match &wanted.place {
+            Place::File { path, .. } => Some((path, index)),
+            Place::Folder | Place::Root => None,
+        });
     check_apart(paths, &wanted)?;
     Ok(wanted)
 }
@@ -175,10 +228,16 @@ impl Entry<'_> {
                 return Err(wrong(format_args!("files[{}]", self.index), problem));
             }
         }
-        let path = self.text("path")?.ok_or_else(|| self.wrong("path", "is missing"))?;
+        let path = self
+            .text("path")?
+            .ok_or_else(|| self.wrong("path", "is missing"))?;
         let path = FilePath::parse(path).map_err(|error| self.wrong("path", error))?;
-        let reference = self.text("ref")?.ok_or_else(|| self.wrong("ref", "is missing"))?;
-        let reference: SecretRef = reference.parse().map_err(|error| self.wrong("ref", error))?;
+        let reference = self
+            .text("ref")?
+            .ok_or_else(|| self.wrong("ref", "is missing"))?;
+        let reference: SecretRef = reference
+            .parse()
+            .map_err(|error| self.wrong("ref", error))?;
         if reference.field.is_none() {
             let mend = format_args!("needs a field: {reference}#FIELD");
             return Err(self.wrong("ref", mend));
@@ -192,7 +251,11 @@ impl Entry<'_> {
             Some(Value::Bool(optional)) => *optional,
             Some(_) => return Err(self.wrong("optional", "must be true or false")),
         };
-        Ok(Wanted { reference, place: Place::File { path, mode }, optional })
+        Ok(Wanted {
+            reference,
+            place: Place::File { path, mode },
+            optional,
+        })
     }
 
     fn text(&self, key: &str) -> Result<Option<&str>, PublicReason> {
@@ -229,7 +292,10 @@ fn check_length(attribute: &str, text: &str) -> Result<(), PublicReason> {
 }
 
 fn wrong(attribute: impl fmt::Display, problem: impl fmt::Display) -> PublicReason {
-    PublicReason::Attribute { attribute: attribute.to_string(), problem: problem.to_string() }
+    PublicReason::Attribute {
+        attribute: attribute.to_string(),
+        problem: problem.to_string(),
+    }
 }
 
 /// The known word with the fewest edits; the first of equals.
@@ -237,7 +303,11 @@ fn nearest(word: &str, known: &[&'static str]) -> &'static str {
     // An edit distance costs the product of the lengths: a hostile word is cut.
     let word = word.get(..word.floor_char_boundary(64)).unwrap_or_default();
     let distance = |known: &&&'static str| strsim::osa_distance(word, known);
-    known.iter().min_by_key(distance).copied().unwrap_or_default()
+    known
+        .iter()
+        .min_by_key(distance)
+        .copied()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::recent::Recent;
 use super::token::{self, Expected, PodIdentity, PodToken, TokenError};
 
 /// The most bytes of an issuer and of an audience.
-pub const MAX_TEXT_BYTES: usize = 512;
+const MAX_TEXT_BYTES: usize = 512;
 /// For how long a verified token is believed without another verification.
 const VERIFIED_FOR_S: i64 = 10;
 /// How many verified tokens of a cluster are kept at least.
@@ -71,7 +71,12 @@ impl ClusterSpec {
             return Err(ClusterError::Folder);
         }
         let (issuer, audience) = (issuer.into(), audience.into());
-        Ok(Self { name, issuer, audience, folder: folder.into() })
+        Ok(Self {
+            name,
+            issuer,
+            audience,
+            folder: folder.into(),
+        })
     }
 
     /// The name.
@@ -116,14 +121,13 @@ struct Verified {
 
 impl Cluster {
     fn new(spec: ClusterSpec) -> Self {
-        let facts = Box::new(FolderFacts::new(&spec.folder));
-        Self::with_facts(spec, facts)
-    }
-
-    /// A cluster whose facts come from `facts`.
-    pub(super) fn with_facts(spec: ClusterSpec, facts: Box<dyn PodFacts>) -> Self {
+        let facts: Box<dyn PodFacts> = Box::new(FolderFacts::new(&spec.folder));
         let verified = Mutex::new(Recent::new(VERIFIED_KEPT));
-        Self { spec, facts, verified }
+        Self {
+            spec,
+            facts,
+            verified,
+        }
     }
 
     /// What is configured.
@@ -162,7 +166,14 @@ impl Cluster {
         let identity = token::verify(token, keys, Expected { issuer, audience }, now)?;
         if let Some(key) = key {
             let (identity, keys) = (Arc::clone(&identity), Arc::clone(keys));
-            kept().keep(key, Verified { identity, at: now, keys });
+            kept().keep(
+                key,
+                Verified {
+                    identity,
+                    at: now,
+                    keys,
+                },
+            );
         }
         Ok(identity)
     }
@@ -205,14 +216,6 @@ impl ClusterRegistry {
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
         self.clusters.load().get(name).cloned()
-    }
-
-    /// Puts one cluster with facts of a test's own into the registry.
-    #[cfg(test)]
-    pub(super) fn insert(&self, cluster: Cluster) {
-        let mut clusters = HashMap::clone(&self.clusters.load());
-        clusters.insert(cluster.spec.name.to_string(), Arc::new(cluster));
-        self.clusters.store(Arc::new(clusters));
     }
 }
 

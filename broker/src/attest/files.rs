@@ -98,7 +98,10 @@ impl FilePath {
         if text.starts_with('/') {
             return Err(PathError::Absolute);
         }
-        if text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        if text
+            .chars()
+            .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
+        {
             return Err(PathError::Control);
         }
         if text.split('/').count() > MAX_PARTS {
@@ -223,10 +226,14 @@ pub fn plan_files(
     let mut files: Vec<PlannedFile> = Vec::new();
     let mut missing = Vec::new();
     for (index, one) in wanted.wanted.iter().enumerate() {
-        let fields = available.get(index).map_or(&[][..], |available| &available.fields);
+        let fields = available
+            .get(index)
+            .map_or(&[][..], |available| &available.fields);
         if fields.is_empty() {
             if !one.optional {
-                let why = available.get(index).map_or("", |available| &available.true_reason);
+                let why = available
+                    .get(index)
+                    .map_or("", |available| &available.true_reason);
                 return Err(not_granted(workload, &one.reference, why));
             }
             missing.push(one.reference.clone());
@@ -248,7 +255,10 @@ pub fn plan_files(
         return Err(PublicReason::TooManyFiles { found, limit }.into());
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    check_apart(files.iter().map(|file| (&file.path, file.wanted)), &wanted.wanted)?;
+    check_apart(
+        files.iter().map(|file| (&file.path, file.wanted)),
+        &wanted.wanted,
+    )?;
     Ok(FilePlan { files, missing })
 }
 
@@ -256,8 +266,8 @@ pub fn plan_files(
 #[must_use]
 pub fn not_granted(workload: &WorkloadRef, reference: &SecretRef, true_reason: &str) -> Refusal {
     let public = PublicReason::NotGranted {
-        workload: workload.clone(),
-        reference: reference.clone(),
+        workload: Box::new(workload.clone()),
+        reference: Box::new(reference.clone()),
     };
     Refusal::new(public, true_reason)
 }
@@ -286,11 +296,19 @@ pub(super) fn check_apart<'a>(
 
 /// The refusal for two references that meet in `path`, in the order of the pod.
 pub(super) fn shared(wanted: &[Wanted], a: usize, b: usize, path: &str) -> PublicReason {
-    let reference = |index: usize| wanted.get(index).map(|wanted| wanted.reference.clone());
+    let reference = |index: usize| {
+        wanted
+            .get(index)
+            .map(|wanted| Box::new(wanted.reference.clone()))
+    };
     match (reference(a.min(b)), reference(a.max(b))) {
         (Some(first), Some(second)) => {
             let path = Quoted::new(path);
-            PublicReason::SharedPath { first, second, path }
+            PublicReason::SharedPath {
+                first,
+                second,
+                path,
+            }
         }
         // Not reached: the indices are of this list.
         _ => PublicReason::Attribute {

@@ -21,9 +21,9 @@ use serde::Deserialize;
 use thiserror::Error;
 
 /// The most bytes of a key set.
-pub const MAX_JWKS_BYTES: usize = 256 * 1024;
+pub(super) const MAX_JWKS_BYTES: usize = 256 * 1024;
 /// The most keys of a key set.
-pub const MAX_KEYS: usize = 64;
+const MAX_KEYS: usize = 64;
 /// The most bytes of a key id.
 pub(super) const MAX_KID_BYTES: usize = 256;
 
@@ -250,7 +250,9 @@ fn is_key_id(kid: &str) -> bool {
 
 /// A coordinate of a curve of 256 bits: all 32 bytes; RFC 7518 section 6.2.1.2.
 fn coordinate(text: &Option<String>) -> Result<Vec<u8>, Unusable> {
-    decode(text).filter(|bytes| bytes.len() == 32).ok_or(Unusable::Numbers)
+    decode(text)
+        .filter(|bytes| bytes.len() == 32)
+        .ok_or(Unusable::Numbers)
 }
 
 /// A Base64urlUInt: without leading zeros; RFC 7518 section 2.

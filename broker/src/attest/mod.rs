@@ -103,7 +103,9 @@ impl Attestor {
             mount_group: request.mount_group,
         };
         let name: ClusterName = field("certificate", node.cluster())?;
-        let unknown = || PublicReason::UnknownCluster { cluster: name.clone() };
+        let unknown = || PublicReason::UnknownCluster {
+            cluster: name.clone(),
+        };
         let cluster = self.clusters.cluster(node.cluster()).ok_or_else(unknown)?;
         let facts = cluster.facts();
         let keys = facts.keys().await.map_err(facts_away)?;
@@ -114,7 +116,11 @@ impl Attestor {
             return Err(PublicReason::AnotherNode.into());
         }
         let mut subject = subject(&name, &identity, &asked);
-        let proof = Proof { cluster: &name, node, identity: &identity };
+        let proof = Proof {
+            cluster: &name,
+            node,
+            identity: &identity,
+        };
         let attested = bind(&proof, facts, &request.pod, asked, &mut subject).await;
         attested.map_err(|refusal| refusal.about(&subject))
     }
@@ -130,23 +136,29 @@ async fn bind(
 ) -> Result<AttestedWorkload, Refusal> {
     let token = proof.identity;
     check_hints(hints, token)?;
-    let pod = facts.pod(&token.namespace, &token.pod_name).await.map_err(facts_away)?;
+    let pod = facts
+        .pod(&token.namespace, &token.pod_name)
+        .await
+        .map_err(facts_away)?;
     let node = facts.node(&token.node_name).await.map_err(facts_away)?;
-    workload::check_binding(proof, pod.as_deref(), node.as_deref())?;
-    let gone = || PublicReason::PodGone {
-        namespace: token.namespace.clone(),
-        pod: token.pod_name.clone(),
-    };
-    let pod = pod.ok_or_else(gone)?;
-    Ok(workload::attest_volume(proof, &pod, asked, subject)?)
+    let pod = workload::check_binding(proof, pod.as_deref(), node.as_deref())?;
+    Ok(workload::attest_volume(proof, pod, asked, subject)?)
 }
 
 fn check_hints(hints: &PodHints, token: &PodIdentity) -> Result<(), PublicReason> {
     let compared = [
-        ("pod_namespace", hints.namespace.as_str(), token.namespace.as_str()),
+        (
+            "pod_namespace",
+            hints.namespace.as_str(),
+            token.namespace.as_str(),
+        ),
         ("pod_name", &hints.name, token.pod_name.as_str()),
         ("pod_uid", &hints.uid, token.pod_uid.as_str()),
-        ("service_account", &hints.service_account, token.service_account.as_str()),
+        (
+            "service_account",
+            &hints.service_account,
+            token.service_account.as_str(),
+        ),
     ];
     let differs = compared.iter().find(|(_, hint, proved)| hint != proved);
     differs.map_or(Ok(()), |(field, _, _)| Err(PublicReason::Hint { field }))
@@ -174,10 +186,11 @@ fn facts_away(error: FactsError) -> Refusal {
 }
 
 fn field<T: FromStr<Err = NameError>>(name: &'static str, text: &str) -> Result<T, PublicReason> {
-    text.parse().map_err(|fault| PublicReason::Field { field: name, fault })
+    text.parse()
+        .map_err(|fault| PublicReason::Field { field: name, fault })
 }
 
 #[cfg(test)]
-mod testdata;
+pub(crate) mod testdata;
 #[cfg(test)]
 mod tests;

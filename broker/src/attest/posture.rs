@@ -78,6 +78,17 @@ enum ExcessKind {
     HostPath(Quoted),
 }
 
+#[cfg(test)]
+impl Excess {
+    /// A privileged container, for the tests of policy.
+    pub(crate) fn privileged(container: ContainerName) -> Self {
+        Self {
+            container: Some(container),
+            kind: ExcessKind::Privileged,
+        }
+    }
+}
+
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(container) = &self.container {
@@ -108,9 +119,11 @@ impl fmt::Display for Excess {
 ///
 /// # Errors
 /// [`PublicReason::NoUser`] without a numeric user.
-pub fn resolve(pod: &PodObject, container: &Container) -> Result<Posture, PublicReason> {
+pub(super) fn resolve(pod: &PodObject, container: &Container) -> Result<Posture, PublicReason> {
     let user = container.security.run_as_user.or(pod.security.run_as_user);
-    let uid = user.ok_or_else(|| PublicReason::NoUser { container: container.name.clone() })?;
+    let uid = user.ok_or_else(|| PublicReason::NoUser {
+        container: container.name.clone(),
+    })?;
     let gid = container
         .security
         .run_as_group
@@ -119,7 +132,10 @@ pub fn resolve(pod: &PodObject, container: &Container) -> Result<Posture, Public
     Ok(Posture {
         owner: Owner { uid, gid },
         host_users: pod.host_users,
-        privilege_escalation: container.security.allow_privilege_escalation.unwrap_or(true),
+        privilege_escalation: container
+            .security
+            .allow_privilege_escalation
+            .unwrap_or(true),
         excess: first_excess(pod),
     })
 }
@@ -128,14 +144,17 @@ pub fn resolve(pod: &PodObject, container: &Container) -> Result<Posture, Public
 ///
 /// # Errors
 /// [`PublicReason::NoGroup`].
-pub fn check_group(
+pub(super) fn check_group(
     wanted: &WantedFiles,
     owner: Owner,
     container: &ContainerName,
 ) -> Result<(), PublicReason> {
     let group = wanted.modes().find(|mode| *mode == Mode::OwnerAndGroup);
     match (group, owner.gid) {
-        (Some(mode), None) => Err(PublicReason::NoGroup { container: container.clone(), mode }),
+        (Some(mode), None) => Err(PublicReason::NoGroup {
+            container: container.clone(),
+            mode,
+        }),
         (Some(_), Some(_)) | (None, _) => Ok(()),
     }
 }
@@ -144,13 +163,17 @@ pub fn check_group(
 fn first_excess(pod: &PodObject) -> Option<Excess> {
     let of_container = pod.containers.iter().find_map(|container| {
         let kind = container_excess(container)?;
-        Some(Excess { container: Some(container.name.clone()), kind })
+        Some(Excess {
+            container: Some(container.name.clone()),
+            kind,
+        })
     });
     of_container.or_else(|| {
         pod.volumes.iter().find_map(|volume| match &volume.source {
-            VolumeSource::HostPath(path) if reaches_kubelet(path) => {
-                Some(Excess { container: None, kind: ExcessKind::HostPath(Quoted::new(path)) })
-            }
+            VolumeSource::HostPath(path) if reaches_kubelet(path) => Some(Excess {
+                container: None,
+                kind: ExcessKind::HostPath(Quoted::new(path)),
+            }),
             VolumeSource::HostPath(_) | VolumeSource::Csi { .. } | VolumeSource::Other => None,
         })
     })
@@ -169,7 +192,10 @@ fn container_excess(container: &Container) -> Option<ExcessKind> {
     if let Some(name) = added {
         return Some(ExcessKind::Capability(name));
     }
-    let masked = security.proc_mount.as_deref().is_none_or(|mount| mount == "Default");
+    let masked = security
+        .proc_mount
+        .as_deref()
+        .is_none_or(|mount| mount == "Default");
     (!masked).then_some(ExcessKind::Unmasked)
 }
 
@@ -181,7 +207,10 @@ fn reaches_kubelet(path: &str) -> bool {
     };
     let (path, kubelet) = (parts(path), parts(KUBELET_DIR));
     path.iter().any(|part| part == "..")
-        || path.iter().zip(&kubelet).all(|(part, of_kubelet)| part == of_kubelet)
+        || path
+            .iter()
+            .zip(&kubelet)
+            .all(|(part, of_kubelet)| part == of_kubelet)
 }
 
 #[cfg(test)]

@@ -35,7 +35,10 @@ mod tests {
 
     #[test]
     fn a_text_stays_on_its_line() {
-        assert_eq!(Quoted::new("a\nb\0\u{2028}\u{202e}\"").to_string(), r#""a\nb\0\u{2028}\u{202e}\"""#);
+        assert_eq!(
+            Quoted::new("a\nb\0\u{2028}\u{202e}\"").to_string(),
+            r#""a\nb\0\u{2028}\u{202e}\"""#
+        );
         assert_eq!(Quoted::new("").to_string(), "\"\"");
     }
 
@@ -43,6 +46,9 @@ mod tests {
     fn a_long_text_is_cut_at_a_character() {
         let shown = Quoted::new(&"é".repeat(4096)).to_string();
         assert_eq!(shown, format!("\"{}...\"", "é".repeat(SHOWN_BYTES / 2)));
-        assert_eq!(Quoted::new(&"a".repeat(SHOWN_BYTES)).to_string().len(), SHOWN_BYTES + 2);
+        assert_eq!(
+            Quoted::new(&"a".repeat(SHOWN_BYTES)).to_string().len(),
+            SHOWN_BYTES + 2
+        );
     }
 }

@@ -37,9 +37,15 @@ pub enum RefusalKind {
 #[error("{public}")]
 pub struct Refusal {
     public: PublicReason,
+    record: Box<Record>,
+}
+
+/// What a refusal holds for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
     true_reason: String,
     policies: Vec<String>,
-    subject: Option<Box<Subject>>,
+    subject: Option<Subject>,
 }
 
 /// Whom a refusal is about, as far as it was proved when it was made.
@@ -74,26 +80,28 @@ impl Refusal {
     /// Refuses; `true_reason` is for the audit log.
     #[must_use]
     pub fn new(public: PublicReason, true_reason: impl Into<String>) -> Self {
-        Self {
-            public,
+        let record = Record {
             true_reason: true_reason.into(),
             policies: Vec::new(),
             subject: None,
+        };
+        Self {
+            public,
+            record: Box::new(record),
         }
     }
 
     /// Adds whom it is about, unless that is known already.
     #[must_use]
     pub fn about(mut self, subject: &Subject) -> Self {
-        self.subject
-            .get_or_insert_with(|| Box::new(subject.clone()));
+        self.record.subject.get_or_insert_with(|| subject.clone());
         self
     }
 
     /// Adds the names of the policies that determined it.
     #[must_use]
     pub fn by(mut self, policies: Vec<String>) -> Self {
-        self.policies = policies;
+        self.record.policies = policies;
         self
     }
 
@@ -106,19 +114,19 @@ impl Refusal {
     /// What the audit log keeps.
     #[must_use]
     pub fn true_reason(&self) -> &str {
-        &self.true_reason
+        &self.record.true_reason
     }
 
     /// The policies that determined it; empty when none did.
     #[must_use]
     pub fn policies(&self) -> &[String] {
-        &self.policies
+        &self.record.policies
     }
 
     /// Whom it is about; none when the token did not prove a pod of the calling node.
     #[must_use]
     pub fn subject(&self) -> Option<&Subject> {
-        self.subject.as_deref()
+        self.record.subject.as_ref()
     }
 
     /// What it is to the caller.
@@ -326,9 +334,9 @@ pub enum PublicReason {
     )]
     SharedPath {
         /// One reference.
-        first: SecretRef,
+        first: Box<SecretRef>,
         /// Another.
-        second: SecretRef,
+        second: Box<SecretRef>,
         /// The path.
         path: Quoted,
     },
@@ -375,9 +383,9 @@ pub enum PublicReason {
     #[error("no grant lets {workload} read {reference}")]
     NotGranted {
         /// Who asks.
-        workload: WorkloadRef,
+        workload: Box<WorkloadRef>,
         /// For what, as the volume names it.
-        reference: SecretRef,
+        reference: Box<SecretRef>,
     },
     /// A policy could not be evaluated, so nothing is granted.
     #[error("the broker could not evaluate its policy; an operator must mend it")]

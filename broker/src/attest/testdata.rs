@@ -109,7 +109,8 @@ impl Issuer {
         match self {
             Self::Rsa(key) => {
                 let mut signature = vec![0; key.public().modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &rng, message, &mut signature).unwrap();
+                key.sign(&RSA_PKCS1_SHA256, &rng, message, &mut signature)
+                    .unwrap();
                 signature
             }
             Self::P256(key) => key.sign(&rng, message).unwrap().as_ref().to_vec(),
@@ -172,7 +173,9 @@ pub(crate) fn node(name: &str, uid: &str) -> Value {
 }
 
 pub(crate) fn node_id(uid: &str) -> NodeId {
-    format!("spiffe://example.internal/node/local/{uid}").parse().unwrap()
+    format!("spiffe://example.internal/node/local/{uid}")
+        .parse()
+        .unwrap()
 }
 
 /// An honest request for the volume of [`pod`].
@@ -184,7 +187,10 @@ pub(crate) fn request(token: String) -> AttestRequest {
         volume_id: volume_id(POD_UID, "secrets"),
         volume_name: "secrets".into(),
         attributes: HashMap::from_iter(
-            attributes.into_iter().chain(kubelets).map(|(k, v)| (k.to_owned(), v.to_owned())),
+            attributes
+                .into_iter()
+                .chain(kubelets)
+                .map(|(k, v)| (k.to_owned(), v.to_owned())),
         ),
         pod: PodHints {
             namespace: "shop".into(),
@@ -198,6 +204,9 @@ pub(crate) fn request(token: String) -> AttestRequest {
 
 /// Kubelet's handle, worked out apart from the type.
 pub(crate) fn volume_id(pod_uid: &str, volume: &str) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA256, format!("{pod_uid}{volume}").as_bytes());
+    let hash = ring::digest::digest(
+        &ring::digest::SHA256,
+        format!("{pod_uid}{volume}").as_bytes(),
+    );
     format!("csi-{}", hex::encode(hash.as_ref()))
 }

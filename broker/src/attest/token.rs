@@ -159,7 +159,7 @@ impl TokenError {
 ///
 /// # Errors
 /// [`TokenError`], the first that is found.
-pub fn verify(
+pub(super) fn verify(
     token: &PodToken,
     keys: &KeySet,
     expected: Expected<'_>,
@@ -225,7 +225,10 @@ struct Header {
 impl Header {
     fn parse(json: &[u8]) -> Result<Self, TokenError> {
         let header: Self = parse_shallow(json).ok_or(TokenError::Header)?;
-        let long = header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES);
+        let long = header
+            .kid
+            .as_ref()
+            .is_some_and(|kid| kid.len() > MAX_KID_BYTES);
         if long || header.crit || header.zip {
             return Err(TokenError::Header);
         }

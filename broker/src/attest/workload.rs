@@ -164,21 +164,23 @@ pub(super) struct Proof<'a> {
     pub(super) identity: &'a PodIdentity,
 }
 
-/// Checks that node and pod of the record are those of the proof.
+/// The pod, if it and its node are those of the proof.
 ///
 /// # Errors
 /// [`PublicReason`] for the first that is not; absent and another are one reason.
-pub(super) fn check_binding(
+pub(super) fn check_binding<'a>(
     proof: &Proof<'_>,
-    pod: Option<&PodObject>,
+    pod: Option<&'a PodObject>,
     node: Option<&NodeObject>,
-) -> Result<(), PublicReason> {
+) -> Result<&'a PodObject, PublicReason> {
     let token = proof.identity;
     let gone = || PublicReason::PodGone {
         namespace: token.namespace.clone(),
         pod: token.pod_name.clone(),
     };
-    let pod = pod.filter(|pod| pod.uid == token.pod_uid).ok_or_else(gone)?;
+    let pod = pod
+        .filter(|pod| pod.uid == token.pod_uid)
+        .ok_or_else(gone)?;
     if pod.deleted {
         return Err(PublicReason::PodDeleted);
     }
@@ -191,7 +193,7 @@ pub(super) fn check_binding(
     if node.is_none_or(|node| node.uid.as_str() != proof.node.node_uid()) {
         return Err(PublicReason::NodeReplaced);
     }
-    Ok(())
+    Ok(pod)
 }
 
 /// Takes out of a bound pod what one of its volumes asks for, and for whom. `subject` learns the container on the way.
@@ -214,7 +216,9 @@ pub(super) fn attest_volume(
     let posture = posture::resolve(pod, container)?;
     posture::check_group(&wanted, posture.owner, &container.name)?;
     if asked.mount_group.is_some() && asked.mount_group != pod.security.fs_group {
-        return Err(PublicReason::Hint { field: "volume_mount_group" });
+        return Err(PublicReason::Hint {
+            field: "volume_mount_group",
+        });
     }
     let token = proof.identity;
     let workload = WorkloadRef {
@@ -224,7 +228,11 @@ pub(super) fn attest_volume(
         container: container.name.clone(),
     };
     Ok(AttestedWorkload {
-        facts: WorkloadFacts { workload, image: container.image.clone(), posture },
+        facts: WorkloadFacts {
+            workload,
+            image: container.image.clone(),
+            posture,
+        },
         node: proof.node.clone(),
         node_name: token.node_name.clone(),
         pod_name: token.pod_name.clone(),
@@ -244,7 +252,12 @@ fn find_volume<'a>(
     let volume = asked.name.clone();
     let named = |volume: &&Volume| volume.name == asked.name.as_str();
     let source = pod.volumes.iter().find(named).map(|volume| &volume.source);
-    let Some(VolumeSource::Csi { driver, read_only, attributes }) = source else {
+    let Some(VolumeSource::Csi {
+        driver,
+        read_only,
+        attributes,
+    }) = source
+    else {
         return Err(PublicReason::NotOurVolume { volume });
     };
     if driver != DRIVER {
@@ -270,12 +283,18 @@ fn check_attributes(
         .iter()
         .filter(|(name, value)| ours(name) && of_request.get(*name) != Some(value))
         .map(|(name, _)| name)
-        .chain(of_request.keys().filter(|name| ours(name) && !of_pod.contains_key(*name)))
+        .chain(
+            of_request
+                .keys()
+                .filter(|name| ours(name) && !of_pod.contains_key(*name)),
+        )
         .collect();
     // A map has no order, and the reason must be the same each time.
     differing.sort();
     match differing.first() {
-        Some(name) => Err(PublicReason::AttributeDiffers { attribute: Quoted::new(name) }),
+        Some(name) => Err(PublicReason::AttributeDiffers {
+            attribute: Quoted::new(name),
+        }),
         None => Ok(()),
     }
 }
@@ -300,10 +319,15 @@ fn find_container<'a>(
         });
     }
     // Whoever may add ephemeral containers must not be able to make the one that a volume names.
-    let named = pod.containers.iter().find(|container| container.name == *name);
+    let named = pod
+        .containers
+        .iter()
+        .find(|container| container.name == *name);
     let container = named
         .filter(|container| container.kind != ContainerKind::Ephemeral)
-        .ok_or_else(|| PublicReason::NoSuchContainer { container: name.clone() })?;
+        .ok_or_else(|| PublicReason::NoSuchContainer {
+            container: name.clone(),
+        })?;
     match mounting.first() {
         None => {
             let (container, volume) = (name.clone(), volume.clone());

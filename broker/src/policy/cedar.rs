@@ -55,7 +55,9 @@ impl Language {
     /// # Errors
     /// [`PolicyError::Language`]: this build is broken.
     pub(super) fn new() -> Result<Self, PolicyError> {
-        let broken = |what: &str| PolicyError::Language { problem: what.to_owned() };
+        let broken = |what: &str| PolicyError::Language {
+            problem: what.to_owned(),
+        };
         let (schema, _) =
             Schema::from_cedarschema_str(SCHEMA).map_err(|error| broken(&error.to_string()))?;
         let id = PolicyId::new(GRANT_TEMPLATE);
@@ -80,11 +82,13 @@ impl Language {
     /// [`PolicyError`], also for a policy that does not validate.
     pub(super) fn forbids(&self, guardrails: &[GuardrailSpec]) -> Result<PolicySet, PolicyError> {
         let mut set = PolicySet::new();
-        set.add_template(self.template.clone()).map_err(PolicyError::set)?;
+        set.add_template(self.template.clone())
+            .map_err(PolicyError::set)?;
         for guardrail in guardrails {
             let id = PolicyId::new(format!("{GUARDRAIL_PREFIX}{}", guardrail.name));
             let policy = Policy::parse(Some(id), guardrail.condition.cedar());
-            set.add(policy.map_err(PolicyError::set)?).map_err(PolicyError::set)?;
+            set.add(policy.map_err(PolicyError::set)?)
+                .map_err(PolicyError::set)?;
         }
         self.validate(&set)?;
         Ok(set)
@@ -126,7 +130,8 @@ impl Language {
     ) -> Result<(), PolicyError> {
         let class = uid(&self.class, &grant.to().to_string());
         let slots = HashMap::from([(SlotId::principal(), class), (SlotId::resource(), resource)]);
-        set.link(PolicyId::new(GRANT_TEMPLATE), PolicyId::new(id), slots).map_err(PolicyError::set)
+        set.link(PolicyId::new(GRANT_TEMPLATE), PolicyId::new(id), slots)
+            .map_err(PolicyError::set)
     }
 
     /// Validates a set strictly against the schema.
@@ -137,7 +142,9 @@ impl Language {
         let result = self.validator.validate(set, ValidationMode::Strict);
         match result.validation_errors().next() {
             None => Ok(()),
-            Some(error) => Err(PolicyError::Invalid { problem: error.to_string() }),
+            Some(error) => Err(PolicyError::Invalid {
+                problem: error.to_string(),
+            }),
         }
     }
 
@@ -155,9 +162,15 @@ impl Language {
         let attributes = HashMap::from([
             ("nonRoot".to_owned(), flag(posture.is_non_root())),
             ("unprivileged".to_owned(), flag(posture.is_unprivileged())),
-            ("privilegeEscalation".to_owned(), flag(posture.privilege_escalation)),
+            (
+                "privilegeEscalation".to_owned(),
+                flag(posture.privilege_escalation),
+            ),
             ("hostUsers".to_owned(), flag(posture.host_users)),
-            ("ownerUid".to_owned(), RestrictedExpression::new_long(posture.owner.uid.into())),
+            (
+                "ownerUid".to_owned(),
+                RestrictedExpression::new_long(posture.owner.uid.into()),
+            ),
             (
                 "image".to_owned(),
                 RestrictedExpression::new_string(facts.image().unwrap_or_default().to_owned()),
@@ -165,14 +178,21 @@ impl Language {
         ]);
         let name = facts.workload().to_string();
         let classes = HashSet::from([uid(&self.class, &name)]);
-        let principal = Entity::new(uid(&self.workload, &name), attributes, classes)
-            .map_err(|error| PolicyError::Language { problem: error.to_string() })?;
+        let principal =
+            Entity::new(uid(&self.workload, &name), attributes, classes).map_err(|error| {
+                PolicyError::Language {
+                    problem: error.to_string(),
+                }
+            })?;
         let fields = fields.into_iter().map(|field| {
             let secret = uid(&self.secret, &field.secret.to_string());
             Entity::new_no_attrs(self.resource(field), HashSet::from([secret]))
         });
-        Entities::from_entities(std::iter::once(principal).chain(fields), None)
-            .map_err(|error| PolicyError::Language { problem: error.to_string() })
+        Entities::from_entities(std::iter::once(principal).chain(fields), None).map_err(|error| {
+            PolicyError::Language {
+                problem: error.to_string(),
+            }
+        })
     }
 
     /// Asks whether the workload may read the field; none asks of no field in particular.
@@ -188,8 +208,16 @@ impl Language {
     ) -> Result<Answer, PolicyError> {
         let principal = uid(&self.workload, &facts.workload().to_string());
         let resource = field.map_or_else(|| uid(&self.field, ""), |field| self.resource(field));
-        let request = Request::new(principal, self.read.clone(), resource, Context::empty(), None)
-            .map_err(|error| PolicyError::Language { problem: error.to_string() })?;
+        let request = Request::new(
+            principal,
+            self.read.clone(),
+            resource,
+            Context::empty(),
+            None,
+        )
+        .map_err(|error| PolicyError::Language {
+            problem: error.to_string(),
+        })?;
         let response = self.authorizer.is_authorized(&request, set, entities);
         let diagnostics = response.diagnostics();
         let mut policies: Vec<String> = diagnostics.reason().map(ToString::to_string).collect();
@@ -197,7 +225,11 @@ impl Language {
         let mut errors: Vec<String> = diagnostics.errors().map(ToString::to_string).collect();
         errors.sort();
         let allowed = response.decision() == CedarDecision::Allow;
-        Ok(Answer { allowed, policies, errors })
+        Ok(Answer {
+            allowed,
+            policies,
+            errors,
+        })
     }
 
     fn resource(&self, field: &FieldRef) -> EntityUid {

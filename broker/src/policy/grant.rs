@@ -4,7 +4,7 @@ use attache_envelope::name::{ClusterRef, FieldName, GrantName, SecretPath, Workl
 use thiserror::Error;
 
 /// The most fields that a grant names: a version has no more.
-pub const MAX_GRANT_FIELDS: usize = 64;
+pub(super) const MAX_GRANT_FIELDS: usize = 64;
 
 /// A grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,9 @@ pub struct GrantSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GrantError {
     /// There are no groups of clusters yet.
-    #[error("to: the cluster group {group} does not exist (groups are not available yet); name one cluster")]
+    #[error(
+        "to: the cluster group {group} does not exist (groups are not available yet); name one cluster"
+    )]
     NoGroup {
         /// As it was written, with its @.
         group: String,
@@ -47,16 +49,25 @@ impl GrantSpec {
         to: WorkloadRef,
     ) -> Result<Self, GrantError> {
         if let ClusterRef::Group(_) = &to.cluster {
-            return Err(GrantError::NoGroup { group: to.cluster.to_string() });
+            return Err(GrantError::NoGroup {
+                group: to.cluster.to_string(),
+            });
         }
         if fields.len() > MAX_GRANT_FIELDS {
             return Err(GrantError::TooManyFields);
         }
         fields.sort();
         if let Some([field, _]) = fields.array_windows().find(|[a, b]| a == b) {
-            return Err(GrantError::FieldTwice { field: field.clone() });
+            return Err(GrantError::FieldTwice {
+                field: field.clone(),
+            });
         }
-        Ok(Self { name, secret, fields, to })
+        Ok(Self {
+            name,
+            secret,
+            fields,
+            to,
+        })
     }
 
     /// The name.

@@ -67,7 +67,9 @@ impl FromStr for Condition {
     type Err = UnknownCondition;
 
     fn from_str(text: &str) -> Result<Self, UnknownCondition> {
-        let found = Self::ALL.into_iter().find(|condition| condition.word() == text);
+        let found = Self::ALL
+            .into_iter()
+            .find(|condition| condition.word() == text);
         found.ok_or(UnknownCondition)
     }
 }

@@ -9,7 +9,7 @@
 
 use attache_envelope::EnvelopeError;
 use attache_envelope::lp::{Fault, Lp, Malformed, Reader};
-use attache_envelope::name::{GrantName, SecretPath};
+use attache_envelope::name::{FieldName, GrantName, SecretPath};
 
 use super::grant::{GrantSpec, MAX_GRANT_FIELDS};
 use super::guardrail::GuardrailSpec;
@@ -65,23 +65,25 @@ impl GrantRecord {
     /// [`EnvelopeError`] when it is not exactly one grant.
     pub fn decode(name: &str, body: &[u8]) -> Result<Self, EnvelopeError> {
         read("grant", body, |reader| {
-            let name = parsed("name", name)?;
+            let name = key(name)?;
             let secret = SecretPath {
-                keyspace: parsed("keyspace", text(reader, "keyspace")?)?,
-                name: parsed("name", text(reader, "name")?)?,
+                keyspace: reader.parse("keyspace")?,
+                name: reader.parse("name")?,
             };
-            let fields = reader.list("fields", MAX_GRANT_FIELDS, |reader| {
-                parsed("fields", text(reader, "fields")?)
+            let fields: Vec<FieldName> = reader.list("fields", MAX_GRANT_FIELDS, |element| {
+                element.parse("fields")
             })?;
-            let to = parsed("to", text(reader, "to")?)?;
-            let (created_ms, created_by) = (reader.u64("created")?, text(reader, "by")?.to_owned());
-            let written = fields.clone();
-            let spec = GrantSpec::new(name, secret, fields, to)
-                .map_err(|_| Malformed::new("grant", Fault::Unknown))?;
-            if spec.fields() != written {
-                return Err(Malformed::new("fields", Fault::Unknown));
+            if !fields.is_sorted() {
+                return Err(Malformed::new("fields", Fault::Order));
             }
-            Ok(Self { spec, created_ms, created_by })
+            let to = reader.parse("to")?;
+            let conflict = |_| Malformed::new("to", Fault::Conflict);
+            let spec = GrantSpec::new(name, secret, fields, to).map_err(conflict)?;
+            Ok(Self {
+                spec,
+                created_ms: reader.u64("created")?,
+                created_by: text(reader)?,
+            })
         })
     }
 }
@@ -103,12 +105,12 @@ impl GuardrailRecord {
     /// [`EnvelopeError`] when it is not exactly one guard rail.
     pub fn decode(name: &str, body: &[u8]) -> Result<Self, EnvelopeError> {
         read("guardrail", body, |reader| {
-            let name: GrantName = parsed("name", name)?;
-            let condition = parsed("condition", text(reader, "condition")?)?;
+            let name = key(name)?;
+            let condition = reader.parse("condition")?;
             Ok(Self {
                 spec: GuardrailSpec { name, condition },
                 created_ms: reader.u64("created")?,
-                created_by: text(reader, "by")?.to_owned(),
+                created_by: text(reader)?,
             })
         })
     }
@@ -124,12 +126,15 @@ fn read<'a, T>(
     whole.map_err(EnvelopeError::malformed(record))
 }
 
-fn text<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a str, Malformed> {
-    reader.str(field, MAX_TEXT_BYTES)
+/// Who made it.
+fn text(reader: &mut Reader<'_>) -> Result<String, Malformed> {
+    reader.str("by", MAX_TEXT_BYTES).map(str::to_owned)
 }
 
-fn parsed<T: std::str::FromStr>(field: &'static str, text: &str) -> Result<T, Malformed> {
-    text.parse().map_err(|_| Malformed::new(field, Fault::Unknown))
+/// The row's key.
+fn key(name: &str) -> Result<GrantName, Malformed> {
+    name.parse()
+        .map_err(|_| Malformed::new("name", Fault::Grammar))
 }
 
 #[cfg(test)]

@@ -85,7 +85,9 @@ pub enum PolicyError {
 
 impl PolicyError {
     pub(super) fn set(error: impl std::fmt::Display) -> Self {
-        Self::Set { problem: error.to_string() }
+        Self::Set {
+            problem: error.to_string(),
+        }
     }
 }
 
@@ -126,13 +128,19 @@ impl PolicySet {
         }
         let index = |of_keyspace: HashMap<SecretName, Vec<_>>| -> Index {
             let all = of_keyspace.into_iter();
-            all.map(|(name, grants)| (name, SecretGrants::new(grants))).collect()
+            all.map(|(name, grants)| (name, SecretGrants::new(grants)))
+                .collect()
         };
         let keyspaces = by_secret
             .into_iter()
             .map(|(keyspace, of_keyspace)| (keyspace, Arc::new(index(of_keyspace))))
             .collect();
-        Ok(Self { language, guardrails: guardrails.into(), forbids, keyspaces })
+        Ok(Self {
+            language,
+            guardrails: guardrails.into(),
+            forbids,
+            keyspaces,
+        })
     }
 
     /// This set and one grant more, in place of one of the same name for the same secret.
@@ -184,17 +192,24 @@ impl PolicySet {
         facts: &WorkloadFacts,
         fields: &[FieldRef],
     ) -> Result<Vec<Decision>, Refusal> {
-        let failed = |error: PolicyError| Refusal::new(PublicReason::PolicyFailed, error.to_string());
+        let failed =
+            |error: PolicyError| Refusal::new(PublicReason::PolicyFailed, error.to_string());
         let entities = self.language.entities(facts, fields).map_err(failed)?;
-        let answer =
-            self.language.ask(&self.forbids, &entities, facts, None).map_err(failed)?;
+        let answer = self
+            .language
+            .ask(&self.forbids, &entities, facts, None)
+            .map_err(failed)?;
         self.check_guardrails(facts, &answer)?;
         fields
             .iter()
             .map(|field| {
                 let set = match self.permits(&field.secret) {
                     Ok(set) => set,
-                    Err(error) => return Ok(Decision::Denial { true_reason: error.to_string() }),
+                    Err(error) => {
+                        return Ok(Decision::Denial {
+                            true_reason: error.to_string(),
+                        });
+                    }
                 };
                 let answer = self.language.ask(set, &entities, facts, Some(field));
                 Ok(decision(field, answer.map_err(failed)?))
@@ -218,7 +233,10 @@ impl PolicySet {
         let by = answer.policies.clone();
         let container = || facts.workload().container.clone();
         if forbids(Condition::NonRoot) {
-            return Err(Refusal::from(PublicReason::RunsAsRoot { container: container() }).by(by));
+            return Err(Refusal::from(PublicReason::RunsAsRoot {
+                container: container(),
+            })
+            .by(by));
         }
         if forbids(Condition::Unprivileged)
             && let Some(excess) = facts.posture().excess.clone()
@@ -243,7 +261,11 @@ impl PolicySet {
             let grants = of_secret.grants.iter().map(|grant| &**grant);
             self.language.permits(&self.forbids, grants)
         };
-        of_secret.compiled.get_or_init(compile).as_ref().map_err(Clone::clone)
+        of_secret
+            .compiled
+            .get_or_init(compile)
+            .as_ref()
+            .map_err(Clone::clone)
     }
 
     /// A copy in which the grants of one secret are changed.
@@ -272,14 +294,19 @@ impl PolicySet {
 
 impl SecretGrants {
     fn new(grants: Vec<Arc<GrantSpec>>) -> Arc<Self> {
-        Arc::new(Self { grants, compiled: OnceLock::new() })
+        Arc::new(Self {
+            grants,
+            compiled: OnceLock::new(),
+        })
     }
 }
 
 /// One field's answer: an error in any policy denies, whatever the others say.
 fn decision(field: &FieldRef, answer: Answer) -> Decision {
     if let Some(error) = answer.errors.first() {
-        return Decision::Denial { true_reason: error.clone() };
+        return Decision::Denial {
+            true_reason: error.clone(),
+        };
     }
     if !answer.allowed {
         let true_reason = match answer.policies.first() {
@@ -288,7 +315,10 @@ fn decision(field: &FieldRef, answer: Answer) -> Decision {
         };
         return Decision::Denial { true_reason };
     }
-    Decision::Grant(Grant { field: field.clone(), policies: answer.policies })
+    Decision::Grant(Grant {
+        field: field.clone(),
+        policies: answer.policies,
+    })
 }
 
 #[cfg(test)]

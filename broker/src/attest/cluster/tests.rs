@@ -1,1 +1,138 @@
-//! Tests of cluster.
+//! Tests of cluster settings, of the registry, and of the tokens that it keeps.
+
+use super::super::testdata::{AUDIENCE, ISSUER, Issuer, NOW_S, at, claims};
+use super::*;
+
+fn spec(name: &str, audience: &str) -> ClusterSpec {
+    let folder = Path::new("/nonexistent");
+    ClusterSpec::in_folder(name.parse().unwrap(), ISSUER, audience, folder).unwrap()
+}
+
+fn keys(issuer: &Issuer) -> Arc<KeySet> {
+    Arc::new(KeySet::parse(issuer.jwks().to_string().as_bytes()).unwrap())
+}
+
+#[test]
+fn settings_are_checked() {
+    let make = |issuer: &str, audience: &str, folder: &str| {
+        ClusterSpec::in_folder(
+            "local".parse().unwrap(),
+            issuer,
+            audience,
+            Path::new(folder),
+        )
+    };
+    assert!(make(ISSUER, AUDIENCE, "/srv/cluster").is_ok());
+    let long = "a".repeat(MAX_TEXT_BYTES + 1);
+    for bad in ["", "a b", "a\0", "a\n", "é", long.as_str()] {
+        assert_eq!(
+            make(bad, AUDIENCE, "/srv"),
+            Err(ClusterError::Text { field: "issuer" }),
+            "{bad:?}"
+        );
+        assert_eq!(
+            make(ISSUER, bad, "/srv"),
+            Err(ClusterError::Text { field: "audience" }),
+            "{bad:?}"
+        );
+    }
+    for bad in ["", "srv/cluster", "./x", "/srv\0/x"] {
+        assert_eq!(
+            make(ISSUER, AUDIENCE, bad),
+            Err(ClusterError::Folder),
+            "{bad:?}"
+        );
+    }
+}
+
+#[test]
+fn a_cluster_that_has_not_changed_keeps_its_memory() {
+    let registry = ClusterRegistry::new();
+    registry.replace([spec("a", "x"), spec("b", "x")]);
+    let (a, b) = (
+        registry.cluster("a").unwrap(),
+        registry.cluster("b").unwrap(),
+    );
+    registry.replace([spec("a", "x"), spec("b", "y")]);
+    assert!(Arc::ptr_eq(&a, &registry.cluster("a").unwrap()));
+    assert!(!Arc::ptr_eq(&b, &registry.cluster("b").unwrap()));
+    registry.replace([spec("a", "x")]);
+    assert!(registry.cluster("b").is_none());
+    assert!(registry.cluster("A").is_none() && registry.cluster("").is_none());
+}
+
+#[test]
+fn a_token_is_believed_for_ten_seconds_and_never_past_its_end() {
+    let issuer = Issuer::ed25519();
+    let cluster = Cluster::new(spec("local", AUDIENCE));
+    let keys = keys(&issuer);
+    let mut claims = claims();
+    claims["exp"] = (NOW_S + 15).into();
+    let token = PodToken::new(issuer.mint(&claims));
+    let ask = |seconds| cluster.verify(&token, &keys, at(seconds));
+    let first = ask(0).unwrap();
+    assert!(Arc::ptr_eq(&first, &ask(9).unwrap()), "kept");
+    let second = ask(10).unwrap();
+    assert!(!Arc::ptr_eq(&first, &second), "verified again");
+    assert!(Arc::ptr_eq(&second, &ask(14).unwrap()));
+    assert_eq!(
+        ask(15),
+        Err(TokenError::Expired),
+        "kept, but its end has come"
+    );
+    assert!(
+        !Arc::ptr_eq(&second, &ask(5).unwrap()),
+        "a clock that went back ends it"
+    );
+}
+
+#[test]
+fn a_withdrawn_key_ends_what_it_has_verified() {
+    let (old, new) = (Issuer::ed25519(), Issuer::ed25519());
+    let cluster = Cluster::new(spec("local", AUDIENCE));
+    let token = PodToken::new(old.mint(&claims()));
+    assert!(cluster.verify(&token, &keys(&old), at(0)).is_ok());
+    assert_eq!(
+        cluster.verify(&token, &keys(&new), at(1)),
+        Err(TokenError::Signature)
+    );
+}
+
+#[test]
+fn a_refused_token_is_not_kept() {
+    let issuer = Issuer::ed25519();
+    let cluster = Cluster::new(spec("local", "another"));
+    let keys = keys(&issuer);
+    let token = PodToken::new(issuer.mint(&claims()));
+    for _ in 0..2 {
+        assert_eq!(
+            cluster.verify(&token, &keys, at(0)),
+            Err(TokenError::Audience)
+        );
+    }
+}
+
+#[test]
+fn what_is_kept_is_bounded() {
+    let issuer = Issuer::ed25519();
+    let cluster = Cluster::new(spec("local", AUDIENCE));
+    let keys = keys(&issuer);
+    let identity = {
+        let token = PodToken::new(issuer.mint(&claims()));
+        cluster.verify(&token, &keys, at(0)).unwrap()
+    };
+    for n in 0..20_000_u64 {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_le_bytes());
+        let (identity, keys) = (Arc::clone(&identity), Arc::clone(&keys));
+        cluster.verified.lock().unwrap().keep(
+            key,
+            Verified {
+                identity,
+                at: at(0),
+                keys,
+            },
+        );
+    }
+    assert!(Arc::strong_count(&identity) <= 2 * VERIFIED_KEPT + 1);
+}

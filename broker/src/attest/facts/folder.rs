@@ -30,7 +30,7 @@ use super::object::{NodeObject, PodObject};
 use super::{FactFuture, FactsError, PodFacts, parse_yaml};
 
 /// The most bytes of a pod's or node's record: etcd, where they come from, holds no larger one.
-pub const MAX_OBJECT_BYTES: usize = 1024 * 1024;
+const MAX_OBJECT_BYTES: usize = 1024 * 1024;
 /// How deep a record in YAML may nest.
 const MAX_YAML_DEPTH: usize = 32;
 /// How many parsed records of each kind are kept at least.
@@ -92,10 +92,15 @@ impl FolderFacts {
 
     async fn key_set(&self) -> Result<Arc<KeySet>, FactsError> {
         let parse = |bytes: &[u8], path: &Path| {
-            KeySet::parse(bytes).map_err(|source| FactsError::Keys { path: path.into(), source })
+            KeySet::parse(bytes).map_err(|source| FactsError::Keys {
+                path: path.into(),
+                source,
+            })
         };
         let relative = "jwks.json".to_owned();
-        let keys = self.record(&self.keys, relative, MAX_JWKS_BYTES, parse).await?;
+        let keys = self
+            .record(&self.keys, relative, MAX_JWKS_BYTES, parse)
+            .await?;
         keys.ok_or_else(|| FactsError::Io {
             path: self.dir.join("jwks.json"),
             source: Errno::NOENT.into(),
@@ -104,7 +109,9 @@ impl FolderFacts {
 
     async fn node_object(&self, name: &NodeName) -> Result<Option<Arc<NodeObject>>, FactsError> {
         let relative = format!("nodes/{name}.json");
-        let node = self.record(&self.nodes, relative, MAX_OBJECT_BYTES, parse_json).await?;
+        let node = self
+            .record(&self.nodes, relative, MAX_OBJECT_BYTES, parse_json)
+            .await?;
         match node {
             Some(node) if node.name != *name => {
                 Err(misplaced(self.dir.join(format!("nodes/{name}.json"))))
@@ -120,8 +127,14 @@ impl FolderFacts {
     ) -> Result<Option<Arc<PodObject>>, FactsError> {
         for extension in POD_EXTENSIONS {
             let relative = format!("pods/{namespace}/{name}.{extension}");
-            let parse = if extension == "json" { parse_json } else { parse_record_yaml };
-            let found = self.record(&self.pods, relative, MAX_OBJECT_BYTES, parse).await?;
+            let parse = if extension == "json" {
+                parse_json
+            } else {
+                parse_record_yaml
+            };
+            let found = self
+                .record(&self.pods, relative, MAX_OBJECT_BYTES, parse)
+                .await?;
             let Some(pod) = found else { continue };
             if pod.namespace != *namespace || pod.name != *name {
                 let relative = format!("pods/{namespace}/{name}.{extension}");
@@ -210,7 +223,10 @@ fn open_beneath(
     relative: &str,
     path: &Path,
 ) -> Result<Option<(OwnedFd, Stamp)>, FactsError> {
-    let io = |errno: Errno, path: &Path| FactsError::Io { path: path.into(), source: errno.into() };
+    let io = |errno: Errno, path: &Path| FactsError::Io {
+        path: path.into(),
+        source: errno.into(),
+    };
     // The folder itself may be reached through links: that path is the operator's.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, dir, flags, Mode::empty()).map_err(|errno| io(errno, dir))?;
@@ -234,23 +250,36 @@ fn open_beneath(
 fn read_bounded(file: OwnedFd, limit_bytes: usize, path: &Path) -> Result<Vec<u8>, FactsError> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(limit_bytes).unwrap_or(u64::MAX);
-    let read = File::from(file).take(limit.saturating_add(1)).read_to_end(&mut bytes);
-    read.map_err(|source| FactsError::Io { path: path.into(), source })?;
+    let read = File::from(file)
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut bytes);
+    read.map_err(|source| FactsError::Io {
+        path: path.into(),
+        source,
+    })?;
     if bytes.len() > limit_bytes {
-        return Err(FactsError::TooLarge { path: path.into(), limit_bytes });
+        return Err(FactsError::TooLarge {
+            path: path.into(),
+            limit_bytes,
+        });
     }
     Ok(bytes)
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, FactsError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| FactsError::Object { path: path.into(), problem: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| FactsError::Object {
+        path: path.into(),
+        problem: error.to_string(),
+    })
 }
 
 fn parse_record_yaml<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, FactsError> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string());
     text.and_then(|text| parse_yaml(text, MAX_YAML_DEPTH))
-        .map_err(|problem| FactsError::Object { path: path.into(), problem })
+        .map_err(|problem| FactsError::Object {
+            path: path.into(),
+            problem,
+        })
 }
 
 fn misplaced(path: PathBuf) -> FactsError {

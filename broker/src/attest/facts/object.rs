@@ -178,12 +178,20 @@ impl PodObject {
             .flat_map(|(kind, list)| list.into_iter().map(move |container| container.of(kind)))
             .collect();
         for (index, container) in containers.iter().enumerate() {
-            if containers.iter().skip(index + 1).any(|other| other.name == container.name) {
+            if containers
+                .iter()
+                .skip(index + 1)
+                .any(|other| other.name == container.name)
+            {
                 return Err("two containers have the same name");
             }
         }
         let names: Vec<&String> = spec.volumes.iter().map(|volume| &volume.name).collect();
-        if names.iter().enumerate().any(|(index, name)| names.iter().skip(index + 1).any(|other| other == name)) {
+        if names
+            .iter()
+            .enumerate()
+            .any(|(index, name)| names.iter().skip(index + 1).any(|other| other == name))
+        {
             return Err("two volumes have the same name");
         }
         let default_account = || "default".parse().map_err(|_| "no service account");
@@ -216,11 +224,18 @@ impl<'de> Deserialize<'de> for NodeObject {
         let parts = NodeParts::deserialize(deserializer)?;
         check_kind(parts.kind.as_deref(), parts.api_version.as_deref(), "Node")
             .map_err(D::Error::custom)?;
-        Ok(Self { name: parts.metadata.name, uid: parts.metadata.uid })
+        Ok(Self {
+            name: parts.metadata.name,
+            uid: parts.metadata.uid,
+        })
     }
 }
 
-fn check_kind(kind: Option<&str>, version: Option<&str>, expected: &str) -> Result<(), &'static str> {
+fn check_kind(
+    kind: Option<&str>,
+    version: Option<&str>,
+    expected: &str,
+) -> Result<(), &'static str> {
     // Objects out of a list carry neither; one that says what it is must be what is expected.
     if kind.is_some_and(|kind| kind != expected) || version.is_some_and(|version| version != "v1") {
         return Err("its kind or apiVersion is another");
@@ -351,7 +366,10 @@ impl VolumeParts {
             (None, Some(host)) => VolumeSource::HostPath(host.path),
             (None, None) => VolumeSource::Other,
         };
-        Volume { name: self.name, source }
+        Volume {
+            name: self.name,
+            source,
+        }
     }
 }
 
@@ -368,7 +386,9 @@ where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
 {
-    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(D::Error::custom)
 }
 
 /// A name that may be absent, `null` or empty.
@@ -378,7 +398,8 @@ where
     T: FromStr<Err: fmt::Display>,
 {
     let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
-    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    text.map(|text| text.parse().map_err(D::Error::custom))
+        .transpose()
 }
 
 /// Whether a time is there: anything but `null`, so that a malformed one counts.
@@ -417,7 +438,10 @@ fn unique_texts<'de, D: Deserializer<'de>>(
             Ok(BTreeMap::new())
         }
 
-        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        fn visit_some<D: Deserializer<'de>>(
+            self,
+            deserializer: D,
+        ) -> Result<Self::Value, D::Error> {
             deserializer.deserialize_map(self)
         }
 

@@ -38,7 +38,11 @@ pub(in crate::attest) fn parse_yaml<T: DeserializeOwned>(
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let message = error.to_string();
-        message.lines().next().unwrap_or("it is not YAML").to_owned()
+        message
+            .lines()
+            .next()
+            .unwrap_or("it is not YAML")
+            .to_owned()
     })
 }
 
@@ -54,8 +58,12 @@ mod tests {
 
     #[test]
     fn plain_yaml_is_what_json_would_be() {
-        let parsed = parse("- {path: a/b, optional: true}\n- path: 'c'\n  mode: \"0440\"\n").unwrap();
-        assert_eq!(parsed, json!([{"path": "a/b", "optional": true}, {"path": "c", "mode": "0440"}]));
+        let parsed =
+            parse("- {path: a/b, optional: true}\n- path: 'c'\n  mode: \"0440\"\n").unwrap();
+        assert_eq!(
+            parsed,
+            json!([{"path": "a/b", "optional": true}, {"path": "c", "mode": "0440"}])
+        );
         assert_eq!(parse("mode: 0440").unwrap(), json!({"mode": "0440"}));
     }
 

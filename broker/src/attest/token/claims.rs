@@ -57,7 +57,9 @@ struct Object {
 /// # Errors
 /// [`TokenError::Claim`] with the first claim that is not of its type.
 pub(super) fn parse(json: &[u8]) -> Result<Claims, TokenError> {
-    parse_shallow(json).ok_or_else(|| TokenError::Claim { claim: first_wrong(json) })
+    parse_shallow(json).ok_or_else(|| TokenError::Claim {
+        claim: first_wrong(json),
+    })
 }
 
 impl Audience {
@@ -86,7 +88,12 @@ impl Claims {
     /// # Errors
     /// [`TokenError`] for a binding that is not whole, or names that are none.
     pub(super) fn into_identity(self) -> Result<PodIdentity, TokenError> {
-        let Binding { namespace, pod, node, serviceaccount } = self.kubernetes;
+        let Binding {
+            namespace,
+            pod,
+            node,
+            serviceaccount,
+        } = self.kubernetes;
         if self.sub != format!("{PREFIX}{namespace}:{}", serviceaccount.name) {
             return Err(TokenError::Subject);
         }
@@ -94,7 +101,8 @@ impl Claims {
             let object = object.and_then(|object| Some((object.name, object.uid?)));
             object.ok_or(TokenError::Unbound { object: kind })
         };
-        let ((pod_name, pod_uid), (node_name, node_uid)) = (whole(pod, "pod")?, whole(node, "node")?);
+        let ((pod_name, pod_uid), (node_name, node_uid)) =
+            (whole(pod, "pod")?, whole(node, "node")?);
         Ok(PodIdentity {
             namespace: name(&namespace, "kubernetes.io.namespace")?,
             service_account: name(&serviceaccount.name, "kubernetes.io.serviceaccount.name")?,
@@ -112,22 +120,32 @@ fn name<T: FromStr>(text: &str, claim: &'static str) -> Result<T, TokenError> {
     text.parse().map_err(|_| TokenError::Claim { claim })
 }
 
+/// A claim, and whether a value is of its type.
+type Check = (&'static str, fn(&Value) -> bool);
+
 /// Which claim is wrong, for the operator: found by a second look, since a parser's own words quote what it read.
 fn first_wrong(json: &[u8]) -> &'static str {
     let Some(claims) = parse_shallow::<Value>(json) else {
         return "set (it is no JSON object of few levels)";
     };
-    let text = |value: &Value| value.is_string();
-    let number = |value: &Value| value.is_u64();
-    let checks: [(&str, &dyn Fn(&Value) -> bool); 7] = [
-        ("iss", &text),
-        ("sub", &text),
-        ("exp", &number),
-        ("nbf", &number),
-        ("iat", &number),
-        ("aud", &|aud| text(aud) || aud.as_array().is_some_and(|all| all.iter().all(text))),
-        ("kubernetes.io", &Value::is_object),
+    let audience = |value: &Value| {
+        let texts = |all: &Vec<Value>| all.iter().all(Value::is_string);
+        value.is_string() || value.as_array().is_some_and(texts)
+    };
+    let checks: [Check; 7] = [
+        ("iss", Value::is_string),
+        ("sub", Value::is_string),
+        ("exp", Value::is_u64),
+        ("nbf", Value::is_u64),
+        ("iat", Value::is_u64),
+        ("aud", audience),
+        ("kubernetes.io", Value::is_object),
     ];
-    let wrong = checks.iter().find(|(name, right)| !claims.get(name).is_some_and(right));
-    wrong.map_or("kubernetes.io, jti, or one that stands there twice", |(name, _)| name)
+    let wrong = checks
+        .iter()
+        .find(|(name, right)| !claims.get(name).is_some_and(right));
+    wrong.map_or(
+        "kubernetes.io, jti, or one that stands there twice",
+        |(name, _)| name,
+    )
 }

@@ -6,14 +6,22 @@ use serde_json::{Value, json};
 use super::super::testdata::{AUDIENCE, B64, ISSUER, Issuer, NOW_S, at, claims, now};
 use super::*;
 
-const EXPECTED: Expected<'static> = Expected { issuer: ISSUER, audience: AUDIENCE };
+const EXPECTED: Expected<'static> = Expected {
+    issuer: ISSUER,
+    audience: AUDIENCE,
+};
 
 fn keys(issuer: &Issuer) -> KeySet {
     KeySet::parse(issuer.jwks().to_string().as_bytes()).unwrap()
 }
 
 fn verify_text(token: &str, issuer: &Issuer) -> Result<Arc<PodIdentity>, TokenError> {
-    verify(&PodToken::new(token.to_owned()), &keys(issuer), EXPECTED, now())
+    verify(
+        &PodToken::new(token.to_owned()),
+        &keys(issuer),
+        EXPECTED,
+        now(),
+    )
 }
 
 /// The outcome of an honest token but for one claim; none takes the claim away.
@@ -21,7 +29,9 @@ fn with_claim(path: &str, value: Option<Value>) -> Result<Arc<PodIdentity>, Toke
     let mut claims = claims();
     let mut parts: Vec<&str> = path.split('/').collect();
     let last = parts.pop().unwrap();
-    let object = parts.into_iter().fold(&mut claims, |object, part| &mut object[part]);
+    let object = parts
+        .into_iter()
+        .fold(&mut claims, |object, part| &mut object[part]);
     match value {
         Some(value) => object[last] = value,
         None => drop(object.as_object_mut().unwrap().remove(last)),
@@ -55,7 +65,11 @@ fn s11_alg_none_is_refused() {
         for signature in ["", signature] {
             let token = format!("{header}.{body}.{signature}");
             let refused = verify_text(&token, &issuer);
-            assert_eq!(refused, Err(TokenError::Algorithm { expected: "RS256" }), "{alg}");
+            assert_eq!(
+                refused,
+                Err(TokenError::Algorithm { expected: "RS256" }),
+                "{alg}"
+            );
         }
     }
 }
@@ -71,7 +85,10 @@ fn s11_a_mac_under_the_public_key_is_refused() {
             let mac = ring::hmac::sign(&key, message.as_bytes());
             let token = format!("{message}.{}", B64.encode(mac));
             let expected = issuer.alg();
-            assert_eq!(verify_text(&token, &issuer), Err(TokenError::Algorithm { expected }));
+            assert_eq!(
+                verify_text(&token, &issuer),
+                Err(TokenError::Algorithm { expected })
+            );
         }
     }
 }
@@ -80,9 +97,24 @@ fn s11_a_mac_under_the_public_key_is_refused() {
 fn s11_the_key_fixes_the_algorithm() {
     let [rsa, ec, ed] = Issuer::all();
     for (issuer, algs) in [
-        (&rsa, ["ES256", "EdDSA", "RS384", "RS512", "PS256", "rs256", "HS256"]),
-        (&ec, ["RS256", "EdDSA", "ES384", "ES256K", "ES512", "es256", "HS256"]),
-        (&ed, ["RS256", "ES256", "Ed25519", "EDDSA", "Ed448", "eddsa", "HS256"]),
+        (
+            &rsa,
+            [
+                "ES256", "EdDSA", "RS384", "RS512", "PS256", "rs256", "HS256",
+            ],
+        ),
+        (
+            &ec,
+            [
+                "RS256", "EdDSA", "ES384", "ES256K", "ES512", "es256", "HS256",
+            ],
+        ),
+        (
+            &ed,
+            [
+                "RS256", "ES256", "Ed25519", "EDDSA", "Ed448", "eddsa", "HS256",
+            ],
+        ),
     ] {
         for alg in algs {
             let header = json!({"alg": alg, "kid": "k1"}).to_string();
@@ -108,7 +140,11 @@ fn s11_a_key_that_the_token_brings_along_is_not_used() {
 #[test]
 fn s11_headers_with_tricks_are_refused() {
     let issuer = Issuer::ed25519();
-    let deep = format!(r#"{{"alg":"EdDSA","kid":"k1","x":{}{}}}"#, "[".repeat(9), "]".repeat(9));
+    let deep = format!(
+        r#"{{"alg":"EdDSA","kid":"k1","x":{}{}}}"#,
+        "[".repeat(9),
+        "]".repeat(9)
+    );
     let long = json!({"alg": "EdDSA", "kid": "k".repeat(257)}).to_string();
     for header in [
         r#"{"alg":"EdDSA","kid":"k1","crit":["exp"]}"#,
@@ -128,7 +164,11 @@ fn s11_headers_with_tricks_are_refused() {
         &long,
     ] {
         let token = issuer.sign(header, &claims().to_string());
-        assert_eq!(verify_text(&token, &issuer), Err(TokenError::Header), "{header}");
+        assert_eq!(
+            verify_text(&token, &issuer),
+            Err(TokenError::Header),
+            "{header}"
+        );
     }
     for (kid, expected) in [("k2", TokenError::UnknownKey), ("", TokenError::UnknownKey)] {
         let header = json!({"alg": "EdDSA", "kid": kid}).to_string();
@@ -136,7 +176,10 @@ fn s11_headers_with_tricks_are_refused() {
         assert_eq!(verify_text(&token, &issuer), Err(expected), "{kid:?}");
     }
     let token = issuer.sign(r#"{"alg":"EdDSA"}"#, &claims().to_string());
-    assert!(verify_text(&token, &issuer).is_ok(), "without kid the only key is meant");
+    assert!(
+        verify_text(&token, &issuer).is_ok(),
+        "without kid the only key is meant"
+    );
 }
 
 #[test]
@@ -153,15 +196,32 @@ fn s11_times_are_integers_or_nothing() {
             ("fraction", Some(json!(1_800_000_060.5))),
             ("whole fraction", Some(json!(1_800_000_060.0))),
         ] {
-            assert_eq!(with_claim(claim, value), Err(TokenError::Claim { claim }), "{claim} {what}");
+            assert_eq!(
+                with_claim(claim, value),
+                Err(TokenError::Claim { claim }),
+                "{claim} {what}"
+            );
         }
     }
     let issuer = Issuer::ed25519();
-    for bad in ["1e10", "18446744073709551616", "-0", "1800000060.0", "\"1800000060\""] {
-        let text = claims().to_string().replace(&format!("\"exp\":{}", NOW_S + 600), &format!("\"exp\":{bad}"));
+    for bad in [
+        "1e10",
+        "18446744073709551616",
+        "-0",
+        "1800000060.0",
+        "\"1800000060\"",
+    ] {
+        let text = claims().to_string().replace(
+            &format!("\"exp\":{}", NOW_S + 600),
+            &format!("\"exp\":{bad}"),
+        );
         assert!(text.contains(bad));
         let token = issuer.sign(r#"{"alg":"EdDSA","kid":"k1"}"#, &text);
-        assert_eq!(verify_text(&token, &issuer), Err(TokenError::Claim { claim: "exp" }), "{bad}");
+        assert_eq!(
+            verify_text(&token, &issuer),
+            Err(TokenError::Claim { claim: "exp" }),
+            "{bad}"
+        );
     }
 }
 
@@ -169,10 +229,17 @@ fn s11_times_are_integers_or_nothing() {
 fn s11_a_claim_that_stands_there_twice_is_refused() {
     let issuer = Issuer::ed25519();
     let honest = claims().to_string();
-    for twice in ["\"exp\":1900000000", "\"aud\":\"attache\"", "\"iss\":\"https://issuer.example\""] {
+    for twice in [
+        "\"exp\":1900000000",
+        "\"aud\":\"attache\"",
+        "\"iss\":\"https://issuer.example\"",
+    ] {
         let text = format!("{{{twice},{}", &honest[1..]);
         let token = issuer.sign(r#"{"alg":"EdDSA","kid":"k1"}"#, &text);
-        assert!(matches!(verify_text(&token, &issuer), Err(TokenError::Claim { .. })), "{twice}");
+        assert!(
+            matches!(verify_text(&token, &issuer), Err(TokenError::Claim { .. })),
+            "{twice}"
+        );
     }
 }
 
@@ -188,12 +255,21 @@ fn a_token_lives_from_nbf_and_iat_until_exp() {
     assert_eq!(outcome(-6), Err(TokenError::NotYetValid));
     for claim in ["nbf", "iat"] {
         assert!(with_claim(claim, Some(json!(NOW_S + 5))).is_ok(), "{claim}");
-        assert_eq!(with_claim(claim, Some(json!(NOW_S + 6))), Err(TokenError::NotYetValid));
-        assert_eq!(with_claim(claim, Some(json!(u64::MAX))), Err(TokenError::NotYetValid));
+        assert_eq!(
+            with_claim(claim, Some(json!(NOW_S + 6))),
+            Err(TokenError::NotYetValid)
+        );
+        assert_eq!(
+            with_claim(claim, Some(json!(u64::MAX))),
+            Err(TokenError::NotYetValid)
+        );
     }
     assert_eq!(with_claim("exp", Some(json!(0))), Err(TokenError::Expired));
     let before_1970 = Timestamp::from_second(-1).unwrap();
-    assert_eq!(verify(&token, &keys, EXPECTED, before_1970), Err(TokenError::NotYetValid));
+    assert_eq!(
+        verify(&token, &keys, EXPECTED, before_1970),
+        Err(TokenError::NotYetValid)
+    );
 }
 
 #[test]
@@ -210,8 +286,14 @@ fn s4_the_audience_is_ours_alone() {
         (Some(json!("attache2")), Err(TokenError::Audience)),
         (Some(json!("Attache")), Err(TokenError::Audience)),
         (Some(json!("attache attache")), Err(TokenError::Audience)),
-        (Some(json!(["attache", api])), Err(TokenError::SharedAudience)),
-        (Some(json!([api, "attache"])), Err(TokenError::SharedAudience)),
+        (
+            Some(json!(["attache", api])),
+            Err(TokenError::SharedAudience),
+        ),
+        (
+            Some(json!([api, "attache"])),
+            Err(TokenError::SharedAudience),
+        ),
         (None, wrong_type),
         (Some(Value::Null), wrong_type),
         (Some(json!({"attache": true})), wrong_type),
@@ -225,18 +307,34 @@ fn s4_the_audience_is_ours_alone() {
 
 #[test]
 fn s4_the_issuer_is_the_clusters_exactly() {
-    for iss in ["https://issuer.example/", "https://issuer.example.evil", "", "HTTPS://issuer.example"] {
-        assert_eq!(with_claim("iss", Some(json!(iss))), Err(TokenError::Issuer), "{iss}");
+    for iss in [
+        "https://issuer.example/",
+        "https://issuer.example.evil",
+        "",
+        "HTTPS://issuer.example",
+    ] {
+        assert_eq!(
+            with_claim("iss", Some(json!(iss))),
+            Err(TokenError::Issuer),
+            "{iss}"
+        );
     }
     for iss in [None, Some(Value::Null), Some(json!([ISSUER]))] {
-        assert_eq!(with_claim("iss", iss), Err(TokenError::Claim { claim: "iss" }));
+        assert_eq!(
+            with_claim("iss", iss),
+            Err(TokenError::Claim { claim: "iss" })
+        );
     }
 }
 
 #[test]
 fn a_token_is_bound_to_pod_node_and_service_account() {
     let unbound = |object| Err(TokenError::Unbound { object });
-    let malformed = || Err(TokenError::Claim { claim: "kubernetes.io, jti, or one that stands there twice" });
+    let malformed = || {
+        Err(TokenError::Claim {
+            claim: "kubernetes.io, jti, or one that stands there twice",
+        })
+    };
     for (path, value, expected) in [
         ("kubernetes.io/pod", None, unbound("pod")),
         ("kubernetes.io/pod", Some(Value::Null), unbound("pod")),
@@ -249,15 +347,51 @@ fn a_token_is_bound_to_pod_node_and_service_account() {
         ("kubernetes.io/pod", Some(json!("web-0")), malformed()),
         ("kubernetes.io/serviceaccount", None, malformed()),
         ("kubernetes.io/namespace", None, malformed()),
-        ("kubernetes.io/namespace", Some(json!(["shop"])), malformed()),
-        ("kubernetes.io", None, Err(TokenError::Claim { claim: "kubernetes.io" })),
-        ("kubernetes.io", Some(json!([])), Err(TokenError::Claim { claim: "kubernetes.io" })),
+        (
+            "kubernetes.io/namespace",
+            Some(json!(["shop"])),
+            malformed(),
+        ),
+        (
+            "kubernetes.io",
+            None,
+            Err(TokenError::Claim {
+                claim: "kubernetes.io",
+            }),
+        ),
+        (
+            "kubernetes.io",
+            Some(json!([])),
+            Err(TokenError::Claim {
+                claim: "kubernetes.io",
+            }),
+        ),
         ("sub", None, Err(TokenError::Claim { claim: "sub" })),
-        ("sub", Some(json!("system:serviceaccount:shop:db")), Err(TokenError::Subject)),
-        ("sub", Some(json!("system:serviceaccount:shop:web:x")), Err(TokenError::Subject)),
-        ("sub", Some(json!("system:node:node-a")), Err(TokenError::Subject)),
-        ("kubernetes.io/serviceaccount/name", Some(json!("db")), Err(TokenError::Subject)),
-        ("kubernetes.io/namespace", Some(json!("other")), Err(TokenError::Subject)),
+        (
+            "sub",
+            Some(json!("system:serviceaccount:shop:db")),
+            Err(TokenError::Subject),
+        ),
+        (
+            "sub",
+            Some(json!("system:serviceaccount:shop:web:x")),
+            Err(TokenError::Subject),
+        ),
+        (
+            "sub",
+            Some(json!("system:node:node-a")),
+            Err(TokenError::Subject),
+        ),
+        (
+            "kubernetes.io/serviceaccount/name",
+            Some(json!("db")),
+            Err(TokenError::Subject),
+        ),
+        (
+            "kubernetes.io/namespace",
+            Some(json!("other")),
+            Err(TokenError::Subject),
+        ),
         ("jti", Some(json!(1)), malformed()),
     ] {
         let what = format!("{path} {value:?}");
@@ -268,11 +402,29 @@ fn a_token_is_bound_to_pod_node_and_service_account() {
 
 #[test]
 fn names_that_are_paths_or_worse_are_refused() {
-    for path in ["kubernetes.io/pod/name", "kubernetes.io/pod/uid", "kubernetes.io/node/name", "kubernetes.io/node/uid"] {
+    for path in [
+        "kubernetes.io/pod/name",
+        "kubernetes.io/pod/uid",
+        "kubernetes.io/node/name",
+        "kubernetes.io/node/uid",
+    ] {
         let long = "a".repeat(4096);
-        for bad in ["", "..", "../../etc/passwd", "a/b", "a\0b", "a b", "é", "a\n", long.as_str()] {
+        for bad in [
+            "",
+            "..",
+            "../../etc/passwd",
+            "a/b",
+            "a\0b",
+            "a b",
+            "é",
+            "a\n",
+            long.as_str(),
+        ] {
             let refused = with_claim(path, Some(json!(bad)));
-            assert!(matches!(refused, Err(TokenError::Claim { .. })), "{path} {bad:?}: {refused:?}");
+            assert!(
+                matches!(refused, Err(TokenError::Claim { .. })),
+                "{path} {bad:?}: {refused:?}"
+            );
         }
     }
 }
@@ -281,7 +433,8 @@ fn names_that_are_paths_or_worse_are_refused() {
 fn what_is_no_jwt_is_refused() {
     let issuer = Issuer::ed25519();
     let honest = issuer.mint(&claims());
-    let [header, body, signature]: [&str; 3] = honest.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let [header, body, signature]: [&str; 3] =
+        honest.split('.').collect::<Vec<_>>().try_into().unwrap();
     let long = format!("{honest}{}", "A".repeat(MAX_TOKEN_BYTES));
     for bad in [
         "",
@@ -299,14 +452,21 @@ fn what_is_no_jwt_is_refused() {
         &long,
     ] {
         let refused = verify_text(bad, &issuer);
-        assert!(matches!(refused, Err(TokenError::Malformed | TokenError::Header)), "{refused:?}");
+        assert!(
+            matches!(refused, Err(TokenError::Malformed | TokenError::Header)),
+            "{refused:?}"
+        );
     }
     for signature in ["", "AA", &B64.encode([0; 64])] {
         let token = format!("{header}.{body}.{signature}");
         assert_eq!(verify_text(&token, &issuer), Err(TokenError::Signature));
     }
     let other = Issuer::ed25519();
-    assert_eq!(verify_text(&honest, &other), Err(TokenError::Signature), "another cluster's key");
+    assert_eq!(
+        verify_text(&honest, &other),
+        Err(TokenError::Signature),
+        "another cluster's key"
+    );
 }
 
 #[test]
@@ -321,7 +481,10 @@ fn claims_that_nest_deeply_are_refused_before_they_are_parsed() {
     }
     let text = format!("{{\"x\":\"{}\\\"[\",{}", "[{".repeat(50), &honest[1..]);
     let token = issuer.sign(r#"{"alg":"EdDSA","kid":"k1"}"#, &text);
-    assert!(verify_text(&token, &issuer).is_ok(), "brackets in a string do not nest");
+    assert!(
+        verify_text(&token, &issuer).is_ok(),
+        "brackets in a string do not nest"
+    );
 }
 
 #[test]
@@ -331,7 +494,11 @@ fn no_error_repeats_a_part_of_the_token() {
     let mut bad = claims();
     bad["exp"] = canary.into();
     bad["kubernetes.io"]["pod"]["name"] = canary.into();
-    for token in [issuer.mint(&bad), canary.to_owned(), format!("{canary}.{canary}.{canary}")] {
+    for token in [
+        issuer.mint(&bad),
+        canary.to_owned(),
+        format!("{canary}.{canary}.{canary}"),
+    ] {
         let error = verify_text(&token, &issuer).unwrap_err();
         let shown = format!("{error} {error:?} {}", error.public());
         assert!(!shown.contains("canary"), "{shown}");

@@ -202,6 +202,25 @@ async fn a_value_id_that_exists_is_refused() {
     assert!(matches!(refused, Err(VaultError::ValueTaken { field: of }) if of == field("b")));
 }
 
+/// Two puts that race for one new value id: the second is stopped by the ledger itself.
+#[tokio::test]
+async fn one_value_id_cannot_be_two_values() {
+    let bench = Bench::new().await;
+    let one = bench.client("payments/one", &[("a", "1")]).await;
+    let mut two = bench.client("payments/two", &[("a", "2")]).await;
+    two.values[0].1 = one.values[0].1;
+    let one = bench.prepare(one.seal()).await.unwrap();
+    let two = bench.prepare(two.seal()).await.unwrap();
+    bench.ledger().apply(one.change).await.unwrap();
+    let refused = bench.ledger().apply(two.change).await;
+    let table = Table::ValueKey;
+    assert!(matches!(refused, Err(ApplyError::Conflict { table: of, .. }) if of == table));
+    assert_eq!(
+        opened(&bench.vault, "payments/one", None).await,
+        pairs(&[("a", "1")])
+    );
+}
+
 #[tokio::test]
 async fn carried_fields_are_exactly_those_that_are_left() {
     let bench = Bench::new().await;

@@ -131,11 +131,14 @@ fn a_first_write_that_died_is_mended() {
 fn killed_at_any_instant_the_volume_is_whole_or_absent() {
     let kubelet = Kubelet::new();
     let target = kubelet.volume("secrets");
+    let data = || std::fs::read_link(kubelet.mount_point(&target).join("..data")).ok();
     let mut unmended = 0;
     for round in 0..30_u64 {
+        let before = data();
         let mut child = mounter(&kubelet, "for-ever").spawn().unwrap();
         let start = Instant::now();
-        while !kubelet.mount_point(&target).join("added").exists() {
+        // Until this child has swapped once, and so goes on swapping.
+        while data() == before {
             assert!(
                 start.elapsed() < Duration::from_secs(20),
                 "the mounter never wrote"
@@ -151,5 +154,8 @@ fn killed_at_any_instant_the_volume_is_whole_or_absent() {
         mends(&kubelet, &target, 1_000_000 + round);
     }
     println!("{unmended} of 30 kills left something to clean up");
-    assert!(unmended > 0, "no kill hit a write");
+    assert!(
+        unmended >= 5,
+        "{unmended} of 30 kills hit a write in the middle"
+    );
 }
