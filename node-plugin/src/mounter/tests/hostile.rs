@@ -1,7 +1,7 @@
 //! Those who stand beside the mounter: one who swaps links in at the target, and a container that wants to write.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -100,37 +100,37 @@ fn a_container_cannot_change_its_own_volume() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut report = BufReader::new(container.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(
+        report.any(|line| line.contains("attacking")),
+        "the container never started"
+    );
     for round in 2..SWAPS + 2 {
-        let value = format!("value {round}");
-        assert!(
-            write(
-                &volumes,
-                &target,
-                &sealed(round, &[("db/password", &value), ("token", "t")])
-            ),
-            "{round}"
-        );
-        std::thread::yield_now();
+        let files = [
+            ("db/password", format!("value {round}")),
+            ("token", "t".to_owned()),
+        ];
+        let files = files
+            .each_ref()
+            .map(|(path, value)| (*path, value.as_str()));
+        assert!(write(&volumes, &target, &sealed(round, &files)), "{round}");
     }
     drop(container.stdin.take());
-    let mut report = String::new();
-    container
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut report)
-        .unwrap();
-    assert!(container.wait().unwrap().success(), "{report}");
-    let attempts: u64 = report
-        .split("attempts: ")
-        .nth(1)
-        .unwrap()
+    let report: Vec<String> = report.filter(|line| line.contains("attempts")).collect();
+    assert!(container.wait().unwrap().success(), "{report:?}");
+    let numbers: Vec<u64> = report[0]
         .split(' ')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    assert!(attempts > 1000, "{report}");
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [attempts, generations] = numbers[..] else {
+        panic!("{report:?}")
+    };
+    assert!(
+        attempts > 200 && generations > SWAPS / 10,
+        "no race was run: {report:?}"
+    );
     assert!(volumes.stat(&target).unwrap().0.whole);
 }
 
@@ -150,7 +150,10 @@ fn container() {
             ended.store(true, Ordering::Relaxed);
         });
         while !ended.load(Ordering::Relaxed) {
-            if let Some(pair) = (held.len() < 200).then(|| open_and_read(&mount)).flatten() {
+            let opened = open_and_read(&mount);
+            let last = held.last().map(|(_, value)| value);
+            if let Some(pair) = opened.filter(|(_, value)| held.len() < 200 && last != Some(value))
+            {
                 held.push(pair);
             }
             let generation = std::fs::read_link(mount.join("..data")).unwrap();
@@ -160,6 +163,9 @@ fn container() {
                     successes.push(name);
                 }
             }
+            if attempts < 50 {
+                println!("attacking");
+            }
         }
     });
     for (file, first) in &held {
@@ -168,7 +174,7 @@ fn container() {
         assert_eq!(&again[..len], first.as_bytes());
     }
     println!(
-        "attempts: {attempts} held: {} successes: {successes:?}",
+        "attempts {attempts} on generations {} successes {successes:?}",
         held.len()
     );
     assert!(successes.is_empty() && !held.is_empty());
