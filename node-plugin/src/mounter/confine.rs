@@ -2,7 +2,7 @@
 //!
 //! Kept: SYS_ADMIN (mount), DAC_OVERRIDE (kubelet's folders), CHOWN and FOWNER (files of the container's),
 //! LINUX_IMMUTABLE. Gone for good, from the bounding set too: all others. Then no_new_privs, no core dump, and the
-//! filter of [`seccomp`](super::seccomp). Capabilities belong to threads, so the process must have one only.
+//! filter of [`super::seccomp`]. Capabilities belong to threads, so the process must have one only.
 
 use rustix::io::Errno;
 use rustix::thread::{

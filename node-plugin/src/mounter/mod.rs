@@ -8,7 +8,7 @@
 //!                                 -> inspect     what lies in a volume
 //! ```
 //!
-//! [`supervise`] starts mounter and agent where no container runtime does.
+//! [`supervise()`] starts mounter and agent where no container runtime does.
 //!
 //! It parses nothing that came from a network and holds no token, certificate or key of HPKE. Its only peer is the
 //! agent, whose every word is checked: who takes over the agent can mount a tmpfs into a pod's CSI folder, fill it
