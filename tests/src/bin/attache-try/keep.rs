@@ -14,8 +14,18 @@ pub(crate) fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -
     let key = dir.join("etc/issuer.pk8");
     fs::write(&key, bed.issuer.pkcs8())?;
     let broker = bed.broker.take().context("the broker runs")?.release();
-    let mounter = bed.plugin.take().context("the plugin runs")?.release();
-    let agent = children(mounter)?.first().copied().unwrap_or_default();
+    let plugin = bed.plugin.take().context("the plugin runs")?.release();
+    let half = |name: &str| -> Result<u32> {
+        let named = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|c| c.split('\0').nth(1) == Some(name))
+        };
+        children(plugin)?
+            .into_iter()
+            .find(named)
+            .with_context(|| format!("the plugin has a {name}"))
+    };
+    let (mounter, agent) = (half("mounter")?, half("agent")?);
     let target = bed
         .kubelet_dir()
         .join("pods")
@@ -40,6 +50,7 @@ pub(crate) fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -
         ),
         ("ATTACHE_CONFIG", bed.cli_config().display().to_string()),
         ("BROKER_PID", broker.to_string()),
+        ("PLUGIN_PID", plugin.to_string()),
         ("AGENT_PID", agent.to_string()),
         ("MOUNTER_PID", mounter.to_string()),
         ("BROKER_DATA", bed.store_dir().display().to_string()),
@@ -80,10 +91,10 @@ stop() {
     */attache-broker | */attache-node-plugin) kill "$1" ;;
   esac
 }
-stop "$MOUNTER_PID"
+stop "$PLUGIN_PID"
 stop "$BROKER_PID"
 tries=0
-while { [ -d "/proc/$MOUNTER_PID" ] || [ -d "/proc/$BROKER_PID" ]; } && [ "$tries" -lt 100 ]; do
+while { [ -d "/proc/$PLUGIN_PID" ] || [ -d "/proc/$BROKER_PID" ]; } && [ "$tries" -lt 100 ]; do
   tries=$((tries + 1))
   sleep 0.1
 done
