@@ -11,30 +11,26 @@
 //! or that refuses, never takes away what is mounted.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::broker::Broker;
-use super::deliver::{DeliverError, Delivery, Package, SealedRelease, deliver};
+use super::deliver::{DeliverError, Delivery, Package, deliver};
 use super::metadata;
 use super::session::PluginKeys;
-use super::table::{Claim, Publish, Record, Refresh, Table, Unpublish};
+use super::table::{Claim, Publish, Record, Table, Unpublish};
 use crate::csi::request::PublishRequest;
 use crate::ipc::{Fault, FaultCode, MounterClient, MounterError, VolumeState};
 use crate::mounter::VolumeLimits;
 use crate::volume::Target;
 
+mod refresh;
+
 /// How many volumes are opened and written at one time: the mounter takes one request after the other, and what is
 /// opened counts against the limit on locked memory.
 const WRITERS: usize = 2;
-
-/// Between two refreshes of one volume: however often kubelet publishes it again, the broker is asked a few times a
-/// second at most.
-const REST: Duration = Duration::from_millis(250);
 
 /// Why a volume was not published or not unpublished.
 #[derive(Debug, Error)]
@@ -339,115 +335,6 @@ impl Shared {
         }
     }
 
-    /// Refreshes a volume until no newer request waits.
-    async fn refresh_all(self: Arc<Self>, refresh: Refresh, request: PublishRequest) {
-        let mut step = Some((refresh, request));
-        while let Some((refresh, request)) = step {
-            let stop = refresh.stop().clone();
-            let done = self.refresh(&refresh, &request, &stop).await;
-            step = match done {
-                Refreshed::Done => {
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = tokio::time::sleep(REST) => {}
-                    }
-                    refresh.next()
-                }
-                Refreshed::Damaged => {
-                    tracing::error!(request = %request.summary(), "the volume is not what was written; the next publish mends it");
-                    refresh.forget();
-                    None
-                }
-                Refreshed::Stopped => None,
-            };
-        }
-    }
-
-    async fn refresh(
-        self: &Arc<Self>,
-        refresh: &Refresh,
-        request: &PublishRequest,
-        stop: &CancellationToken,
-    ) -> Refreshed {
-        let held = refresh.held();
-        let Some(broker) = self.broker() else {
-            return self.kept(refresh, request, &PublishError::NotJoined);
-        };
-        let delivery = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Refreshed::Stopped,
-            delivery = deliver(&broker, &self.keys, request, held) => delivery,
-        };
-        let target = request.target.clone();
-        match delivery {
-            Err(error) => self.kept(refresh, request, &error.into()),
-            Ok(Delivery::Unchanged) => self.confirm(refresh, target).await,
-            Ok(Delivery::Released(sealed)) => self.replace(refresh, request, sealed).await,
-        }
-    }
-
-    /// Nothing changed: sees to it that the volume is still there.
-    async fn confirm(self: &Arc<Self>, refresh: &Refresh, target: Target) -> Refreshed {
-        let mounter = Arc::clone(&self.mounter);
-        let held = refresh.held();
-        match blocking(move || mounter.stat(&target)).await {
-            Ok(Ok(state)) => match adopt(&state) {
-                Some(record) if record.held == held => {
-                    refresh.note(record);
-                    Refreshed::Done
-                }
-                _ => Refreshed::Damaged,
-            },
-            // Not seen is not gone.
-            Ok(Err(_)) | Err(_) => Refreshed::Done,
-        }
-    }
-
-    /// Swaps a new generation in.
-    async fn replace(
-        self: &Arc<Self>,
-        refresh: &Refresh,
-        request: &PublishRequest,
-        sealed: Box<SealedRelease>,
-    ) -> Refreshed {
-        let Ok(_writer) = self.writing.acquire().await else {
-            return Refreshed::Stopped;
-        };
-        if refresh.stop().is_cancelled() {
-            return Refreshed::Stopped;
-        }
-        let (shared, target) = (Arc::clone(self), request.target.clone());
-        let written = blocking(move || {
-            let package = sealed.open()?;
-            shared.write(&target, &package)
-        });
-        match written.await.and_then(|written| written) {
-            Ok(record) => {
-                tracing::info!(request = %request.summary(), "refreshed");
-                refresh.note(record);
-                Refreshed::Done
-            }
-            Err(
-                PublishError::NotAsWritten
-                | PublishError::Mount(Fault {
-                    code: FaultCode::NotMounted,
-                    ..
-                }),
-            ) => Refreshed::Damaged,
-            Err(error) => self.kept(refresh, request, &error),
-        }
-    }
-
-    /// The mount stays as it is, and the failure is reported.
-    fn kept(&self, refresh: &Refresh, request: &PublishRequest, error: &PublishError) -> Refreshed {
-        tracing::warn!(request = %request.summary(), %error, "not refreshed; the mount stays");
-        refresh.note(Record {
-            held: refresh.held(),
-            trouble: Some(error.to_string()),
-        });
-        Refreshed::Done
-    }
-
     /// Writes a generation into a mounted volume and reads it back. Blocking.
     fn write(&self, target: &Target, package: &Package) -> Result<Record, PublishError> {
         self.mounter.write(target, &package.sealed)?;
@@ -468,13 +355,6 @@ impl Shared {
     fn broker(&self) -> Option<Arc<Broker>> {
         self.broker.borrow().clone()
     }
-}
-
-/// How a refresh went.
-enum Refreshed {
-    Done,
-    Damaged,
-    Stopped,
 }
 
 /// A failed first publish.

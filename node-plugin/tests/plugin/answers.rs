@@ -5,7 +5,7 @@ use attache_proto::attache::v1 as pb;
 use tonic::Code;
 
 use crate::bed::{Bed, Volume};
-use crate::broker::{Say, Sealing};
+use crate::world::{Say, Sealing};
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table of lies")]

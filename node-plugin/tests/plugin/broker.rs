@@ -1,24 +1,15 @@
 //! A broker that does as it is told: enrollment, renewal and delivery over real mutual TLS, with the product's own
 //! constructions.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use attache_envelope::SystemRandom;
-use attache_envelope::generation::{GenerationDigest, GenerationFile, Owner};
-use attache_envelope::id::{BootId, Nonce, ReleaseId, SecretId, SessionId, StoreId, ValueId};
-use attache_envelope::name::{FieldName, SecretPath, SecretVersion};
-use attache_envelope::release::{GrantedValue, ReleaseBinding, Session, SessionBinding};
-use attache_envelope::value::{CtHash, DataKey, UsedDataKey, ValueBinding};
-use attache_envelope::x25519::PublicKey;
-use attache_mtls::accept::{AcceptLimits, Acceptor};
 use attache_mtls::bundle::TrustBundle;
 use attache_mtls::ca::{CA_VALIDITY, CertificateAuthority, CertificateRequest};
 use attache_mtls::key::LeafKey;
 use attache_mtls::spiffe::{BrokerId, NodeId, PeerId};
-use attache_mtls::stream::{ConnectionInfo, MtlsStream};
+use attache_mtls::stream::ConnectionInfo;
 use attache_mtls::tls::{Credentials, Material};
 use attache_proto::attache::v1 as pb;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -27,82 +18,15 @@ use pb::deliver_response::Answer;
 use pb::delivery_server::{Delivery, DeliveryServer};
 use pb::enrollment_server::{Enrollment, EnrollmentServer};
 use pb::renewal_server::{Renewal, RenewalServer};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio::sync::Semaphore;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::listener::{bind, serve};
+use crate::world::{Say, Sealing, World};
+
 pub(crate) const NODE_UID: &str = "5a0c1de0-0000-4000-8000-00000000000a";
 pub(crate) const CLUSTER: &str = "local";
-
-/// What a delivery is to be answered.
-#[derive(Clone)]
-pub(crate) enum Say {
-    /// What is held, or a release of these fields.
-    Truth,
-    /// This status.
-    Refuse(Status),
-    /// A release with something bent.
-    Bend(fn(&mut pb::Released)),
-    /// A release that was sealed for something else.
-    Missealed(fn(&mut Sealing)),
-    /// `unchanged`, whatever is held.
-    Unchanged,
-    /// Nothing, until the gate opens.
-    Wait,
-}
-
-/// What a release is sealed to.
-#[derive(Clone)]
-pub(crate) struct Sealing {
-    pub(crate) nonce: Nonce,
-    pub(crate) release: ReleaseId,
-    pub(crate) leaf_hash: [u8; 32],
-    pub(crate) pod: String,
-    pub(crate) container: String,
-    pub(crate) volume: String,
-    pub(crate) node_id: String,
-}
-
-/// What the broker of a test holds and has seen.
-pub(crate) struct World {
-    pub(crate) say: Say,
-    pub(crate) seq: u64,
-    /// `db/FIELD` -> value id and value.
-    pub(crate) fields: BTreeMap<String, ([u8; 16], Vec<u8>)>,
-    pub(crate) missing: Vec<String>,
-    pub(crate) owner: (u32, Option<u32>),
-    /// The folder of a field's file.
-    pub(crate) folder: fn(&str) -> String,
-    pub(crate) validity: Duration,
-    /// Serial numbers that called, in order, of each RPC.
-    pub(crate) delivered_to: Vec<String>,
-    pub(crate) tokens: Vec<String>,
-    pub(crate) joins: usize,
-    pub(crate) renewals: Vec<[u8; 32]>,
-    /// How many renewals are recorded and answered with a failure.
-    pub(crate) lose_renewals: usize,
-    pub(crate) releases: usize,
-    pub(crate) unchanged: usize,
-    sessions: Vec<PluginSession>,
-}
-
-/// A session, by the plugin key and the node that it was set up for.
-struct PluginSession {
-    name: Vec<u8>,
-    id: SessionId,
-    enc: Vec<u8>,
-    keys: Arc<Session>,
-}
-
-/// A field's value, sealed.
-struct SealedValue {
-    path: String,
-    granted: GrantedValue,
-    ct: Vec<u8>,
-    key: UsedDataKey,
-}
 
 pub(crate) struct Broker {
     pub(crate) world: Arc<Mutex<World>>,
@@ -121,8 +45,6 @@ struct Pki {
 }
 
 const SEED: [u8; 32] = [42; 32];
-const STORE: [u8; 16] = [1; 16];
-const BOOT: [u8; 16] = [2; 16];
 
 pub(crate) fn broker_id() -> BrokerId {
     "spiffe://attache.test/broker/broker-0".parse().unwrap()
@@ -144,23 +66,7 @@ impl Broker {
         let join_token = format!("attache-join-1:{}", URL_SAFE_NO_PAD.encode(token));
         let any = "127.0.0.1:0".parse().unwrap();
         let mut broker = Self {
-            world: Arc::new(Mutex::new(World {
-                say: Say::Truth,
-                seq: 1,
-                fields: BTreeMap::new(),
-                missing: Vec::new(),
-                owner: (1000, Some(1000)),
-                folder: |_| "db".to_owned(),
-                validity: Duration::from_secs(3600),
-                delivered_to: Vec::new(),
-                tokens: Vec::new(),
-                joins: 0,
-                renewals: Vec::new(),
-                lose_renewals: 0,
-                releases: 0,
-                unchanged: 0,
-                sessions: Vec::new(),
-            })),
+            world: Arc::new(Mutex::new(World::new())),
             gate: Arc::new(Semaphore::new(0)),
             grpc: any,
             enroll: any,
@@ -228,31 +134,6 @@ impl Broker {
 
     pub(crate) fn say(&self, say: Say) {
         self.world.lock().unwrap().say = say;
-    }
-}
-
-async fn bind(address: SocketAddr) -> TcpListener {
-    for _ in 0..200 {
-        match TcpListener::bind(address).await {
-            Ok(listener) => return listener,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-    panic!("{address} is taken");
-}
-
-async fn serve(
-    tls: Arc<rustls::ServerConfig>,
-    listener: TcpListener,
-    router: tonic::transport::server::Router,
-) {
-    let acceptor = Acceptor::new(tls, AcceptLimits::default());
-    let (out, accepted) = mpsc::channel(16);
-    let incoming = ReceiverStream::new(accepted).map(|stream| Ok::<_, io::Error>(Stream(stream)));
-    let serving = router.serve_with_incoming(incoming);
-    tokio::select! {
-        () = acceptor.run(listener, out) => {}
-        _ = serving => {}
     }
 }
 
@@ -387,220 +268,5 @@ impl Service {
         let mut released = world.release(request, generation, values, misseal);
         bend(&mut released);
         Answer::Released(Box::new(released))
-    }
-}
-
-impl World {
-    fn owner(&self) -> Owner {
-        let (uid, gid) = self.owner;
-        Owner { uid, gid }
-    }
-
-    fn sealed_values(&self) -> Vec<SealedValue> {
-        let path: SecretPath = "payments/db".parse().unwrap();
-        let secret = SecretId::from_bytes([3; 16]);
-        let seal = |(name, (id, value)): (&String, &([u8; 16], Vec<u8>))| {
-            let field: FieldName = name.parse().unwrap();
-            let binding = ValueBinding {
-                store: StoreId::from_bytes(STORE),
-                keyspace: &path.keyspace,
-                secret,
-                value: ValueId::from_bytes(*id),
-                field: &field,
-            };
-            let drawn = DataKey::random(&SystemRandom).unwrap();
-            let (ct, key) = drawn.seal(value, &binding).unwrap();
-            let granted = GrantedValue {
-                path: path.clone(),
-                secret,
-                version: SecretVersion::new(2).unwrap(),
-                value: ValueId::from_bytes(*id),
-                ct_hash: CtHash::of(&ct),
-                field,
-            };
-            let path = format!("{}/{name}", (self.folder)(name));
-            SealedValue {
-                path,
-                granted,
-                ct,
-                key,
-            }
-        };
-        self.fields.iter().map(seal).collect()
-    }
-
-    fn generation(&self, values: &[SealedValue]) -> pb::Generation {
-        let file = |value: &SealedValue| (value.path.clone(), value.granted.value);
-        let files: Vec<_> = values.iter().map(file).collect();
-        let set: Vec<GenerationFile<'_>> = files
-            .iter()
-            .map(|(path, value)| GenerationFile {
-                path,
-                mode: 0o400,
-                owner: self.owner(),
-                value: *value,
-            })
-            .collect();
-        let digest = GenerationDigest::of(&set).unwrap();
-        let digest = digest.as_bytes().to_vec();
-        pb::Generation {
-            incarnation: 1,
-            seq: self.seq,
-            digest,
-        }
-    }
-
-    fn release(
-        &mut self,
-        request: &pb::DeliverRequest,
-        generation: pb::Generation,
-        values: Vec<SealedValue>,
-        misseal: impl Fn(&mut Sealing),
-    ) -> pb::Released {
-        let container = request.attributes["container"].clone();
-        let told = Sealing {
-            nonce: request.nonce.as_slice().try_into().unwrap(),
-            release: ReleaseId::random(&SystemRandom).unwrap(),
-            leaf_hash: [5; 32],
-            pod: request.pod_uid.clone(),
-            container: container.clone(),
-            volume: request.volume_id.clone(),
-            node_id: node_id().to_string(),
-        };
-        let mut sealing = told.clone();
-        misseal(&mut sealing);
-        let (session, enc, keys) = self.session(&request.plugin_key, &sealing.node_id);
-        let granted: Vec<_> = values.iter().map(|value| value.granted.clone()).collect();
-        let binding = ReleaseBinding {
-            store: StoreId::from_bytes(STORE),
-            session,
-            nonce: sealing.nonce,
-            release: sealing.release,
-            leaf_hash: sealing.leaf_hash,
-            volume: &sealing.volume.parse().unwrap(),
-            cluster: &CLUSTER.parse().unwrap(),
-            namespace: &request.pod_namespace.parse().unwrap(),
-            pod: &sealing.pod.parse().unwrap(),
-            container: &sealing.container.parse().unwrap(),
-            granted: &granted,
-        };
-        let deks: Vec<_> = values.iter().map(|value| value.key.dek()).collect();
-        let key = keys.release_key(sealing.nonce, sealing.release).unwrap();
-        let sealed_keys = key.seal(&binding, &deks).unwrap();
-        let file = |(value, at): (&SealedValue, u32)| {
-            let path = value.path.clone();
-            pb::File {
-                path,
-                mode: 0o400,
-                value: at,
-            }
-        };
-        pb::Released {
-            generation: Some(generation),
-            session: session.as_bytes().to_vec(),
-            enc,
-            store: STORE.to_vec(),
-            boot: BOOT.to_vec(),
-            broker_id: broker_id().to_string(),
-            release: told.release.as_bytes().to_vec(),
-            leaf_hash: told.leaf_hash.to_vec(),
-            sealed_keys,
-            files: values.iter().zip(0..).map(file).collect(),
-            values: values.into_iter().map(SealedValue::message).collect(),
-            owner_uid: self.owner.0,
-            owner_gid: self.owner.1,
-            missing: self.missing.clone(),
-            cluster: CLUSTER.to_owned(),
-            namespace: request.pod_namespace.clone(),
-            pod_uid: request.pod_uid.clone(),
-            container,
-        }
-    }
-
-    fn session(&mut self, plugin_key: &[u8], node_id: &str) -> (SessionId, Vec<u8>, Arc<Session>) {
-        let name = [plugin_key, node_id.as_bytes()].concat();
-        if let Some(known) = self.sessions.iter().find(|known| known.name == name) {
-            return (known.id, known.enc.clone(), Arc::clone(&known.keys));
-        }
-        let id = SessionId::random(&SystemRandom).unwrap();
-        let broker = broker_id().to_string();
-        let binding = SessionBinding {
-            store: StoreId::from_bytes(STORE),
-            broker_id: &broker,
-            boot: BootId::from_bytes(BOOT),
-            node_id,
-            plugin_key: PublicKey::try_from(plugin_key).unwrap(),
-            session: id,
-        };
-        let (enc, keys) = Session::sender(&SystemRandom, &binding).unwrap();
-        let (enc, keys) = (enc.as_bytes().to_vec(), Arc::new(keys));
-        let (known_enc, known_keys) = (enc.clone(), Arc::clone(&keys));
-        self.sessions.push(PluginSession {
-            name,
-            id,
-            enc: known_enc,
-            keys: known_keys,
-        });
-        (id, enc, keys)
-    }
-}
-
-impl SealedValue {
-    fn message(self) -> pb::ReleasedValue {
-        let granted = self.granted;
-        pb::ReleasedValue {
-            keyspace: granted.path.keyspace.to_string(),
-            name: granted.path.name.to_string(),
-            secret: granted.secret.as_bytes().to_vec(),
-            version: granted.version.number(),
-            field: granted.field.to_string(),
-            value: granted.value.as_bytes().to_vec(),
-            ct_sha256: granted.ct_hash.as_bytes().to_vec(),
-            ct: self.ct.into(),
-        }
-    }
-}
-
-/// An accepted connection, as tonic wants it.
-struct Stream(MtlsStream);
-
-impl tonic::transport::server::Connected for Stream {
-    type ConnectInfo = ConnectionInfo;
-
-    fn connect_info(&self) -> ConnectionInfo {
-        self.0.connect_info()
-    }
-}
-
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tonic::{Code, Status};
 
 use crate::bed::{Bed, TOKEN, Volume};
-use crate::broker::Say;
+use crate::world::Say;
 
 const USERNAME: &str = "canary-1a2b-username";
 const PASSWORD: &str = "canary-3c4d-password";

@@ -14,6 +14,10 @@ mod identity;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod listener;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod restarts;
+#[cfg(test)]
+mod world;

@@ -107,7 +107,7 @@ fn a_volume_that_was_unmounted_behind_the_plugin_is_mounted_again() {
 fn a_stop_lets_what_is_in_flight_end() {
     let mut bed = Bed::start();
     let volume = Volume::new("web-0");
-    bed.broker.say(crate::broker::Say::Wait);
+    bed.broker.say(crate::world::Say::Wait);
     bed.kubelet.prepare(&volume);
     let request = bed.kubelet.publish_request(&volume);
     let mut node = bed.kubelet.node.clone();
