@@ -132,8 +132,13 @@ fn killed_at_any_instant_the_volume_is_whole_or_absent() {
     let kubelet = Kubelet::new();
     let target = kubelet.volume("secrets");
     let data = || std::fs::read_link(kubelet.mount_point(&target).join("..data")).ok();
-    let mut unmended = 0;
-    for round in 0..30_u64 {
+    let (mut unmended, mut kills) = (0, 0);
+    for round in 0..300_u64 {
+        // A loaded machine hits the middle of a write less often: go on until enough kills did.
+        if round >= 30 && unmended >= 5 {
+            break;
+        }
+        kills += 1;
         let before = data();
         let mut child = mounter(&kubelet, "for-ever").spawn().unwrap();
         let start = Instant::now();
@@ -146,16 +151,16 @@ fn killed_at_any_instant_the_volume_is_whole_or_absent() {
             std::thread::sleep(Duration::from_millis(1));
         }
         // A step that is no multiple of a swap's length walks over all of it.
-        std::thread::sleep(Duration::from_micros(37 * round));
+        std::thread::sleep(Duration::from_micros(37 * (round % 30)));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(is_whole_or_absent(&kubelet, &target), "round {round}");
         unmended += u32::from(!kubelet.volumes().stat(&target).unwrap().0.whole);
         mends(&kubelet, &target, 1_000_000 + round);
     }
-    println!("{unmended} of 30 kills left something to clean up");
+    println!("{unmended} of {kills} kills left something to clean up");
     assert!(
         unmended >= 5,
-        "{unmended} of 30 kills hit a write in the middle"
+        "{unmended} of {kills} kills hit a write in the middle"
     );
 }
