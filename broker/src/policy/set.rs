@@ -99,8 +99,8 @@ pub struct PolicySet {
     keyspaces: HashMap<Keyspace, Arc<Index>>,
 }
 
-/// The grants of a keyspace by secret.
-type Index = HashMap<SecretName, Arc<SecretGrants>>;
+/// The grants of a keyspace by secret. Its keys are shared: a change copies the whole index.
+type Index = HashMap<Arc<SecretName>, Arc<SecretGrants>>;
 
 /// The grants of one secret, and their Cedar set from the first time that it is asked for.
 struct SecretGrants {
@@ -128,7 +128,7 @@ impl PolicySet {
         }
         let index = |of_keyspace: HashMap<SecretName, Vec<_>>| -> Index {
             let all = of_keyspace.into_iter();
-            all.map(|(name, grants)| (name, SecretGrants::new(grants)))
+            all.map(|(name, grants)| (Arc::new(name), SecretGrants::new(grants)))
                 .collect()
         };
         let keyspaces = by_secret
@@ -280,7 +280,7 @@ impl PolicySet {
         if grants.is_empty() {
             index.remove(&secret.name);
         } else {
-            index.insert(secret.name.clone(), SecretGrants::new(grants));
+            index.insert(Arc::new(secret.name.clone()), SecretGrants::new(grants));
         }
         keyspaces.insert(secret.keyspace.clone(), Arc::new(index));
         Self {
