@@ -104,19 +104,24 @@ if [ ! -d "$CARGO_TARGET_DIR/$name/deps" ] && [ -d "$built/$name/deps" ]; then
   cp -a "$built/$name/deps" "$built/$name/build" "$built/$name/.fingerprint" "$CARGO_TARGET_DIR/$name/"
 fi
 
-# run_test PATCH: runs the test that the patch names, and no other; its name is the command's last word.
+# run_test PATCH: runs the test that the patch names, and no other; its name is the command's last word. The whole workspace
+# is selected in place of the one package: with another selection cargo would build most dependencies anew, since their
+# features are those of what is selected.
 run_test() {
   local words
   read -r -a words <<<"$(field "$1" test)"
   test_name=${words[-1]}
   # The end-to-end tests start the programs that lie beside them.
-  if [[ " ${words[*]} " == *" attache-tests "* ]]; then
-    cargo build --locked "${profile[@]}" --bins -p attache-broker -p attache-node-plugin -p attache-cli >"$scratch/log" 2>&1 || return 1
+  if [ "${words[3]}" = attache-tests ]; then
+    cargo build --locked --workspace "${profile[@]}" --bins >"$scratch/log" 2>&1 || return 1
   fi
-  timeout 900 "${words[@]:0:2}" --locked "${profile[@]}" "${words[@]:2}" -- --exact >"$scratch/log" 2>&1
+  cargo test --locked --workspace "${profile[@]}" --no-run "${words[@]:4}" >"$scratch/log" 2>&1 || return 1
+  # Without its mitigation a test may wait for ever.
+  timeout 300 cargo test --locked --workspace "${profile[@]}" "${words[@]:4}" -- --exact >"$scratch/log" 2>&1
 }
 
-ran() { grep -q -x -F "test $test_name ... $1" "$scratch/log" && grep -q "^test result: $2" "$scratch/log"; }
+# ran STATUS RESULT: exactly one test of that name ran, and ended like that.
+ran() { [ "$(grep -c -x -F "test $test_name ... $1" "$scratch/log")" = 1 ] && grep -q "^test result: $2" "$scratch/log"; }
 why() { grep -m1 -E '^error|could not compile' "$scratch/log" || tail -n 3 "$scratch/log" | tr '\n' ' '; }
 
 # --- Each test without its patch -------------------------------------------------------------------------------------
