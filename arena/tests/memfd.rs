@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use attache_arena::{ArenaError, LockedBuf, MemfdWriter, PinnedMap, check_seals};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -24,6 +25,13 @@ fn memory_file(bytes: &[u8], seals: SealFlags) -> OwnedFd {
     fd
 }
 
+/// The kernel counts locked memory by process, and tests share one: who locks does so alone.
+static LOCKING: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    LOCKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Kilobytes of this process's locked memory, from the kernel's own account.
 fn locked_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -36,6 +44,7 @@ fn locked_kib() -> u64 {
 
 #[test]
 fn values_cross_pinned_and_sealed() {
+    let _alone = alone();
     let before = locked_kib();
     let mut writer = MemfdWriter::new("values", 1024 * 1024).unwrap();
     assert!(
@@ -61,6 +70,7 @@ fn values_cross_pinned_and_sealed() {
 
 #[test]
 fn a_sealed_file_takes_no_change() {
+    let _alone = alone();
     let mut writer = MemfdWriter::new("values", 5).unwrap();
     writer.write_all(b"value").unwrap();
     let sealed = writer.seal().unwrap();
@@ -84,12 +94,14 @@ fn a_sealed_file_takes_no_change() {
 
 #[test]
 fn an_empty_file_crosses_too() {
+    let _alone = alone();
     let sealed = MemfdWriter::new("values", 0).unwrap().seal().unwrap();
     assert_eq!(PinnedMap::sealed(&sealed, 0).unwrap().as_slice(), b"");
 }
 
 #[test]
 fn a_writer_takes_exactly_the_announced_bytes() {
+    let _alone = alone();
     let mut writer = MemfdWriter::new("values", 4).unwrap();
     assert!(matches!(
         writer.write_all(b"12345"),
@@ -108,6 +120,7 @@ fn a_writer_takes_exactly_the_announced_bytes() {
 
 #[test]
 fn a_file_that_lacks_a_seal_is_refused_by_the_seal() {
+    let _alone = alone();
     for (seal, word) in [
         (SealFlags::WRITE, "writing"),
         (SealFlags::SHRINK, "shrinking"),
@@ -132,6 +145,7 @@ fn a_file_that_lacks_a_seal_is_refused_by_the_seal() {
 
 #[test]
 fn a_file_of_another_size_is_refused() {
+    let _alone = alone();
     let fd = memory_file(b"value", ALL);
     for wrong in [0, 4, 6, 1 << 40] {
         match PinnedMap::sealed(&fd, wrong) {
@@ -146,6 +160,7 @@ fn a_file_of_another_size_is_refused() {
 
 #[test]
 fn what_is_no_memory_file_is_refused() {
+    let _alone = alone();
     let on_disk = tempfile::tempfile().unwrap();
     assert!(matches!(
         PinnedMap::sealed(&on_disk, 0),
@@ -157,6 +172,7 @@ fn what_is_no_memory_file_is_refused() {
 
 #[test]
 fn a_locked_buffer_is_locked_and_zeroed() {
+    let _alone = alone();
     let before = locked_kib();
     let mut buffer = LockedBuf::new(1024 * 1024).unwrap();
     assert!(locked_kib() >= before + 1024);
@@ -170,6 +186,7 @@ fn a_locked_buffer_is_locked_and_zeroed() {
 /// what the page was left with.
 #[test]
 fn a_locked_buffer_is_wiped_before_its_pages_go_back() {
+    let _alone = alone();
     for (dropped_first, expected) in [(false, [0x99; 64]), (true, [0; 64])] {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let mut buffer = LockedBuf::new(64).unwrap();
