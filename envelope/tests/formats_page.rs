@@ -241,10 +241,15 @@ fn labels_are_those_of_the_code() {
             .collect()
     };
     let mut of_code = std::collections::BTreeSet::new();
-    let mut folders: Vec<std::path::PathBuf> = ["envelope", "translog", "broker", "node-plugin", "cli"]
-        .iter()
-        .map(|name| [env!("CARGO_MANIFEST_DIR"), "..", name, "src"].iter().collect())
-        .collect();
+    let mut folders: Vec<std::path::PathBuf> =
+        ["envelope", "translog", "broker", "node-plugin", "cli"]
+            .iter()
+            .map(|name| {
+                [env!("CARGO_MANIFEST_DIR"), "..", name, "src"]
+                    .iter()
+                    .collect()
+            })
+            .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -8,12 +8,15 @@
 pub mod bed;
 pub mod cluster;
 pub mod container;
+pub mod floor;
 pub mod issuer;
 pub mod kubelet;
+pub mod measure;
 pub mod mounts;
 pub mod pod;
 pub mod process;
 pub mod scene;
+pub mod wire;
 
 pub use bed::Bed;
 pub use scene::Scene;

@@ -2,50 +2,25 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::{fs, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use attache_mtls::{
-    bundle::TrustBundle,
-    connect::Connector,
-    identity::SpkiSha256,
-    key::LeafKey,
-    spiffe::BrokerId,
-    tls::{Credentials, Material, spki_pinned_client_config},
+    connect::Connector, identity::SpkiSha256, key::LeafKey, tls::spki_pinned_client_config,
 };
 use attache_proto::attache::v1 as pb;
 use attache_tests::{
     Bed, Scene,
     bed::{CLUSTER, NODE, OTHER_NODE, TRUST_DOMAIN},
     pod::Pod,
+    wire::{self, channel, deliver_request},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hyper_util::rt::TokioIo;
 use pb::{delivery_client::DeliveryClient, enrollment_client::EnrollmentClient};
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint, Uri},
-};
-
-/// A channel over connections that `connector` opens to `address`.
-fn channel(connector: Connector, address: std::net::SocketAddr) -> Channel {
-    Endpoint::from_static("http://broker").connect_with_connector_lazy(tower::service_fn(
-        move |_: Uri| {
-            let connector = connector.clone();
-            async move {
-                connector
-                    .connect(address)
-                    .await
-                    .map(TokioIo::new)
-                    .map_err(std::io::Error::other)
-            }
-        },
-    ))
-}
+use tonic::Code;
 
 fn join_token(bed: &Bed, node: &str) -> String {
     let token = bed
@@ -176,36 +151,6 @@ fn a_join_token_that_is_wrong_in_any_way_gets_nothing() {
     });
 }
 
-/// The identity of a node, as its plugin keeps it on disk.
-fn stolen(scene: &Scene) -> Channel {
-    let state = scene.bed.dir.join("node-state");
-    let read = |name: &str| fs::read(state.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let bundle = TrustBundle::from_pem(&read("bundle.pem")).unwrap();
-    let key = LeafKey::from_pem(&read("key.pem")).unwrap();
-    let material = Material::from_pem(&read("node.crt"), &key, Arc::new(bundle)).unwrap();
-    let broker = BrokerId::new(TRUST_DOMAIN.parse().unwrap(), "broker-0").unwrap();
-    let config = Credentials::new(material).client_config(broker).unwrap();
-    let (grpc, _) = scene.bed.broker_addresses().unwrap();
-    channel(Connector::new(config, Duration::from_secs(5)), grpc)
-}
-
-fn deliver_request(pod: &Pod, token: &str) -> pb::DeliverRequest {
-    pb::DeliverRequest {
-        volume_id: pod.volume_id(),
-        volume_name: pod.volume.clone(),
-        pod_token: token.to_owned(),
-        plugin_key: vec![9; 32],
-        nonce: vec![1; 16],
-        held: None,
-        attributes: pod.attributes.clone().into_iter().collect(),
-        pod_namespace: pod.namespace.clone(),
-        pod_name: pod.name.clone(),
-        pod_uid: pod.uid.clone(),
-        service_account: pod.service_account.clone(),
-        volume_mount_group: None,
-    }
-}
-
 /// S1: a stolen node certificate is good for the pods of that node only, and for none without their tokens.
 #[test]
 fn a_node_certificate_without_a_pod_token_of_that_node_gets_nothing() {
@@ -221,7 +166,7 @@ fn a_node_certificate_without_a_pod_token_of_that_node_gets_nothing() {
     );
     let mut client = {
         let _guard = scene.runtime.enter();
-        DeliveryClient::new(stolen(&scene))
+        DeliveryClient::new(wire::node(&scene.bed).unwrap())
     };
     scene.runtime.block_on(async {
         for (what, request) in [
@@ -285,7 +230,7 @@ fn nodes_and_operators_cannot_take_each_others_part() {
     let scene = Scene::start().unwrap();
     let channel = {
         let _guard = scene.runtime.enter();
-        stolen(&scene)
+        wire::node(&scene.bed).unwrap()
     };
     scene.runtime.block_on(async {
         let status = pb::secrets_client::SecretsClient::new(channel.clone())

@@ -1,0 +1,121 @@
+//! gRPC connections to a bed's broker with the identities that lie in the bed: its node's, its operator's.
+
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use attache_cli::{Environment, context::Settings};
+use attache_mtls::{
+    bundle::TrustBundle,
+    connect::Connector,
+    key::LeafKey,
+    spiffe::BrokerId,
+    tls::{Credentials, Material},
+};
+use attache_proto::attache::v1 as pb;
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::{Bed, bed::TRUST_DOMAIN, pod::Pod};
+
+/// How long a handshake may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A channel over connections that `connector` opens to `address`, opened when it is first used. Must be called inside a
+/// tokio runtime.
+#[must_use]
+pub fn channel(connector: Connector, address: SocketAddr) -> Channel {
+    Endpoint::from_static("http://broker").connect_with_connector_lazy(tower::service_fn(
+        move |_: Uri| {
+            let connector = connector.clone();
+            async move {
+                connector
+                    .connect(address)
+                    .await
+                    .map(TokioIo::new)
+                    .map_err(std::io::Error::other)
+            }
+        },
+    ))
+}
+
+/// The identity of the bed's node, as its plugin keeps it on disk.
+///
+/// # Errors
+/// When the plugin has none yet.
+pub fn node_credentials(bed: &Bed) -> Result<Credentials> {
+    let state = bed.dir.join("node-state");
+    let read = |name: &str| fs::read(state.join(name)).with_context(|| format!("read {name}"));
+    let bundle = TrustBundle::from_pem(&read("bundle.pem")?)?;
+    let key = LeafKey::from_pem(&read("key.pem")?)?;
+    let material = Material::from_pem(&read("node.crt")?, &key, Arc::new(bundle))?;
+    Ok(Credentials::new(material))
+}
+
+/// The identity of the bed's operator, as the command line keeps it on disk.
+///
+/// # Errors
+/// When nobody has signed in.
+pub fn operator_credentials(bed: &Bed) -> Result<Credentials> {
+    let settings = Settings::read(&Environment {
+        config: Some(bed.cli_config().into()),
+        ..Environment::default()
+    })?;
+    let (_, context) = settings.pick(None)?;
+    let read = |path| {
+        let path = settings.resolve(path);
+        fs::read(&path).with_context(|| format!("read {}", path.display()))
+    };
+    let bundle = TrustBundle::from_pem(&read(&context.trust_bundle)?)?;
+    let key = LeafKey::from_pem(&read(&context.key)?)?;
+    let material = Material::from_pem(&read(&context.certificate)?, &key, Arc::new(bundle))?;
+    Ok(Credentials::new(material))
+}
+
+/// A connector with this identity, for the bed's broker and no other.
+///
+/// # Errors
+/// When the identity cannot be used.
+pub fn connector(credentials: &Credentials) -> Result<Connector> {
+    let broker = BrokerId::new(TRUST_DOMAIN.parse()?, "broker-0")?;
+    Ok(Connector::new(
+        credentials.client_config(broker)?,
+        CONNECT_LIMIT,
+    ))
+}
+
+/// The channel that the bed's node plugin would have. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// As [`node_credentials`].
+pub fn node(bed: &Bed) -> Result<Channel> {
+    let (grpc, _) = bed.broker_addresses()?;
+    Ok(channel(connector(&node_credentials(bed)?)?, grpc))
+}
+
+/// The channel that the bed's operator would have. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// As [`operator_credentials`].
+pub fn operator(bed: &Bed) -> Result<Channel> {
+    let (grpc, _) = bed.broker_addresses()?;
+    Ok(channel(connector(&operator_credentials(bed)?)?, grpc))
+}
+
+/// What the bed's node plugin would ask for a pod's volume, with a made-up key and nonce.
+#[must_use]
+pub fn deliver_request(pod: &Pod, token: &str) -> pb::DeliverRequest {
+    pb::DeliverRequest {
+        volume_id: pod.volume_id(),
+        volume_name: pod.volume.clone(),
+        pod_token: token.to_owned(),
+        plugin_key: vec![9; 32],
+        nonce: vec![1; 16],
+        held: None,
+        attributes: pod.attributes.clone().into_iter().collect(),
+        pod_namespace: pod.namespace.clone(),
+        pod_name: pod.name.clone(),
+        pod_uid: pod.uid.clone(),
+        service_account: pod.service_account.clone(),
+        volume_mount_group: None,
+    }
+}
