@@ -8,6 +8,7 @@
 pub mod bed;
 pub mod cluster;
 pub mod container;
+pub mod fill;
 pub mod floor;
 pub mod issuer;
 pub mod kubelet;

@@ -77,6 +77,15 @@ impl Run {
         }
     }
 
+    /// Several runs as one: their times add up.
+    #[must_use]
+    pub fn merge(runs: Vec<Self>) -> Self {
+        let elapsed = runs.iter().map(|run| run.elapsed).sum();
+        let mut latencies: Vec<_> = runs.into_iter().flat_map(|run| run.latencies).collect();
+        latencies.sort_unstable();
+        Self { elapsed, latencies }
+    }
+
     /// Calls a second.
     #[must_use]
     pub fn rate(&self) -> f64 {

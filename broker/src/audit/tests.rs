@@ -3,7 +3,6 @@
 mod appending;
 mod recovery;
 mod refusing;
-mod speed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,7 +3,6 @@
 mod check;
 mod puts;
 mod reads;
-mod speed;
 
 use attache_envelope::SystemRandom;
 use attache_envelope::id::{BootId, RequestId, ValueId};
