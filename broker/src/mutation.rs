@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! request id known? -> the same answer again
-//! durable Intent leaf -> ledger.apply(change + request row) -> Outcome leaf with (seq, T) -> answer
+//! durable Intent leaf -> ledger.apply(change + request row) -> taken up -> Outcome leaf with (seq, T) -> answer
 //! ```
 //!
-//! All of it runs in a task of its own, so that a caller who goes away leaves nothing half done. Callers stand in line
+//! All of it runs in a task of its own, so that a caller who goes away leaves nothing half done. What is committed is
+//! taken up by the views in memory whatever becomes of the outcome: a committed ban holds, also while the audit fails. Callers stand in line
 //! for nobody but a running request of the same id. A dry run never comes here; and nothing may change a row on an
 //! operator's word but through here.
 
@@ -158,7 +159,8 @@ impl<S: Store> Mutations<S> {
         self.shared.answered(operator, request_id, digest).await
     }
 
-    /// Does `change` and keeps `result` for repeats, or answers what is kept.
+    /// Does `change` and keeps `result` for repeats, or answers what is kept. `take_up` is told the sequence right after
+    /// the commit; a repeat takes up nothing.
     ///
     /// # Errors
     /// [`MutationError`]; each says whether anything was written.
@@ -170,6 +172,7 @@ impl<S: Store> Mutations<S> {
         mutation: Mutation,
         change: Change,
         result: Vec<u8>,
+        take_up: impl FnOnce(u64) + Send + 'static,
     ) -> Result<Done, MutationError> {
         requests::check_age(mutation.request_id, self.shared.log.clock().now_ms())?;
         if result.len() > MAX_RESULT_BYTES {
@@ -180,7 +183,7 @@ impl<S: Store> Mutations<S> {
         let shared = Arc::clone(&self.shared);
         let task = self
             .tasks
-            .spawn(async move { shared.run(&mutation, change, result).await });
+            .spawn(async move { shared.run(&mutation, change, result, take_up).await });
         task.await.unwrap_or(Err(MutationError::Interrupted))
     }
 }
@@ -191,6 +194,7 @@ impl<S: Store> Shared<S> {
         mutation: &Mutation,
         change: Change,
         result: Vec<u8>,
+        take_up: impl FnOnce(u64) + Send,
     ) -> Result<Done, MutationError> {
         let operator = self.operator(&mutation.operator);
         let now_ms = self.log.clock().now_ms();
@@ -211,7 +215,9 @@ impl<S: Store> Shared<S> {
                     drop(end.changed().await);
                 }
                 Admission::New(ticket) => {
-                    return self.commit(mutation, change, result, ticket).await;
+                    return self
+                        .commit(mutation, (change, result), ticket, take_up)
+                        .await;
                 }
             }
         }
@@ -220,9 +226,9 @@ impl<S: Store> Shared<S> {
     async fn commit(
         &self,
         mutation: &Mutation,
-        mut change: Change,
-        result: Vec<u8>,
+        (mut change, result): (Change, Vec<u8>),
         ticket: Ticket,
+        take_up: impl FnOnce(u64) + Send,
     ) -> Result<Done, MutationError> {
         let operator = mutation.operator.to_string();
         let key = request_key(&operator, mutation.request_id);
@@ -253,6 +259,9 @@ impl<S: Store> Shared<S> {
             .await
             .map_err(MutationError::Audit)?;
         let applied = self.ledger.apply(change).await;
+        if let Ok(applied) = &applied {
+            take_up(applied.seq);
+        }
         if let Some((ending, reason)) = ending(&applied) {
             let outcome = Outcome {
                 operator,

@@ -11,6 +11,9 @@
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
 
+/// How long after a sign-in an operator's certificate is renewed. What was renewed last lives to its own end.
+pub const OPERATOR_RENEWS_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// A random draw, uniform over 32 bits, made once a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Jitter(u32);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use attache_envelope::name::ClusterName;
 use attache_proto::attache::v1 as pb;
-use jiff::Timestamp;
 use pb::clusters_server::Clusters;
 use tonic::{Code, Request, Response, Status};
 
@@ -51,7 +50,7 @@ impl Clusters for ClusterService {
             issuer: cluster.issuer,
             audience: cluster.audience,
             source: source(cluster.source)?,
-            created: now(&self.clock),
+            created: self.clock.now(),
             by: peer.id.to_string(),
         };
         cluster_spec(name.clone(), &record).map_err(RpcError::from)?;
@@ -177,14 +176,6 @@ impl Clusters for ClusterService {
             committed: Some(committed),
         }))
     }
-}
-
-/// The time on record as a timestamp.
-pub(super) fn now(clock: &Clock) -> Timestamp {
-    i64::try_from(clock.now_ms())
-        .ok()
-        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
-        .unwrap_or(Timestamp::MAX)
 }
 
 /// NOT_FOUND for a cluster.

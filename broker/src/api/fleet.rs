@@ -12,7 +12,7 @@ use pb::{nodes_server::Nodes, operators_server::Operators};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    clusters::{no_cluster, now},
+    clusters::no_cluster,
     field::{note, page, page_token, parse, time},
     mutate::{Asked, Prepared, digest, mutate},
     peer::{OperatorPeer, Peers},
@@ -265,7 +265,7 @@ impl FleetService {
         let ban = BanRecord {
             reason,
             by: asked.peer.id.to_string(),
-            at: now(&self.clock),
+            at: self.clock.now(),
         };
         let prepare = async {
             if self.peers.gate().directory().view().bans.contains_key(&id) {

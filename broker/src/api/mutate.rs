@@ -73,6 +73,8 @@ where
     let request_id =
         RequestId::from_bytes(fixed::<16>("mutation.request_id", &mutation.request_id)?);
     let operator = asked.peer.id;
+    // The log's line then has the id that the audit has.
+    tracing::Span::current().record("mutation", tracing::field::display(request_id));
     if let Some(done) = mutations
         .known(&operator, request_id, &asked.digest)
         .await?
@@ -98,21 +100,9 @@ where
         digest: asked.digest,
     };
     let result = prepared.answer.encode_to_vec();
-    let (mutations, change) = (mutations.clone(), prepared.change);
-    // The view must follow the commit even when the caller is gone.
-    let task = tokio::spawn(async move {
-        let done = mutations.run(what, change, result).await?;
-        if !done.repeated {
-            take_up(done.seq);
-        }
-        Ok::<_, crate::mutation::MutationError>(done)
-    });
-    let done = task.await.map_err(|_| {
-        RpcError::internal(
-            "INTERRUPTED",
-            "the change was interrupted; repeat it with the same request id",
-        )
-    })??;
+    let done = mutations
+        .run(what, prepared.change, result, take_up)
+        .await?;
     answer(&done.result, done.seq, done.repeated)
 }
 

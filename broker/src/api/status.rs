@@ -54,6 +54,7 @@ impl From<NotAdmitted> for RpcError {
             NotAdmitted::Copy { .. } => "COPIED_IDENTITY",
             NotAdmitted::Broker => "BROKER_CERTIFICATE",
             NotAdmitted::Superseded => "SUPERSEDED",
+            NotAdmitted::SignInEnded { .. } => "SIGN_IN_ENDED",
             NotAdmitted::Unavailable => {
                 return Self::unavailable("IDENTITY_UNAVAILABLE", error.to_string());
             }
@@ -70,6 +71,11 @@ impl From<EnrollError> for RpcError {
             EnrollError::NotAdmitted(e) => e.into(),
             EnrollError::Identity(e) => Self::invalid("token", e.to_string()),
             EnrollError::Version => Self::invalid("version", "must be at most 64 printable bytes"),
+            EnrollError::RecoversBanned { .. } => Self::new(
+                Code::FailedPrecondition,
+                "OPERATOR_BANNED",
+                error.to_string(),
+            ),
             EnrollError::OperatorExists => Self::new(
                 Code::FailedPrecondition,
                 "OPERATOR_EXISTS",

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
+
 /// Answers milliseconds since 1970 (UTC). A clone reads the same clock.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
@@ -31,6 +33,15 @@ impl Clock {
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         (self.0)()
+    }
+
+    /// The same as a timestamp.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        i64::try_from(self.now_ms())
+            .ok()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+            .unwrap_or(Timestamp::MAX)
     }
 }
 

@@ -4,10 +4,11 @@
 //! ```text
 //! admit    Current, Previous -> in | Next -> promote, then in | Copy -> alarm on record, ban, out
 //! join     token row taken and identity row written in one commit -> enrollment on record -> certificate
-//! renew    next key recorded -> renewal on record -> certificate
+//! renew    next key recorded -> renewal on record -> certificate; of an operator for seven days after the sign-in
 //! ```
-//! Each change is committed, then on record with the store's new anchor, and only then answered. It runs in a task of
-//! its own: a caller that goes away leaves nothing half done.
+//! Each change is committed, then on record with the store's new anchor, and only then answered; the view follows the
+//! commit, whatever becomes of the record. It runs in a task of its own: a caller that goes away leaves nothing half
+//! done.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use attache_envelope::name::{ClusterName, NodeName, NodeUid};
 use attache_mtls::{
     ca::IssuedCertificate,
     identity::PeerIdentity,
-    spiffe::{NodeId, PeerId, SpiffeError},
+    spiffe::{NodeId, OperatorId, PeerId, SpiffeError},
 };
 use attache_translog::{Alarm, Anchor, Ban, Bootstrap, Enrollment, Event, Renewal};
 use jiff::Timestamp;
@@ -31,13 +32,11 @@ use super::{
 };
 use crate::{
     audit::{AuditError, AuditLog},
-    store::{Applied, ApplyError, BrokerLedger, Change, LedgerError, Table},
+    store::{ApplyError, BrokerLedger, Change, INCARNATION, LedgerError, Table},
 };
 
 /// The longest version text that a node may give of itself, in bytes.
 const VERSION_MAX: usize = 64;
-/// The first incarnation of a store.
-const INCARNATION: u32 = 1;
 
 /// Admits callers and changes identities.
 pub struct Gate {
@@ -72,9 +71,18 @@ pub enum EnrollError {
     Version,
     /// An operator exists already.
     #[error(
-        "there is an operator already; the first one was made, and only the first is made here"
+        "there is an operator already, and only the first is made like this; if none can sign in any more, stop the \
+         broker and add --recover"
     )]
     OperatorExists,
+    /// An operator that is banned is not signed in again, not even by recovery.
+    #[error(
+        "{id} is banned: recover under another name, then lift the ban with: attache operator unban"
+    )]
+    RecoversBanned {
+        /// The operator's SPIFFE ID.
+        id: String,
+    },
     /// The request was refused, or the CA could not sign.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -222,11 +230,25 @@ impl Gate {
     /// [`EnrollError::OperatorExists`] once there is one.
     pub async fn bootstrap_operator(
         self: &Arc<Self>,
-        id: attache_mtls::spiffe::OperatorId,
+        id: OperatorId,
         csr: Vec<u8>,
     ) -> Result<IssuedCertificate, EnrollError> {
         let gate = Arc::clone(self);
-        spawned(async move { gate.bootstrap_now(&id, &csr).await }).await
+        spawned(async move { gate.sign_in_now(&id, &csr, SignIn::First).await }).await
+    }
+
+    /// Signs an operator in anew, or makes one more, whoever there is already: for whoever holds slot material, of which
+    /// the opened store is the proof. It raises an alarm.
+    ///
+    /// # Errors
+    /// [`EnrollError::RecoversBanned`].
+    pub async fn recover_operator(
+        self: &Arc<Self>,
+        id: OperatorId,
+        csr: Vec<u8>,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let gate = Arc::clone(self);
+        spawned(async move { gate.sign_in_now(&id, &csr, SignIn::Recovery).await }).await
     }
 
     async fn join_now(
@@ -294,9 +316,10 @@ impl Gate {
             evidence: format!("join-token {}", hex::encode(token.id())),
             serial: issued.serial().as_bytes().to_vec(),
         }));
-        let applied = self.commit(change, events).await?;
-        self.directory
-            .change(|v| drop(v.nodes.insert(text.clone(), (applied.seq, node.clone()))));
+        self.commit(change, events, |view, seq| {
+            drop(view.nodes.insert(text.clone(), (seq, node.clone())));
+        })
+        .await?;
         Ok(issued)
     }
 
@@ -311,6 +334,7 @@ impl Gate {
         if standing != Standing::Current {
             return Err(NotAdmitted::Superseded.into());
         }
+        self.directory.view().refuse_ended_sign_in(&caller, now)?;
         let issued = self.authority.issue(csr, peer.id(), now)?;
         let renewal = Event::from(Renewal {
             identity: peer.id().to_string(),
@@ -362,20 +386,38 @@ impl Gate {
                 reason,
             }),
         ];
-        let applied = self.commit(change, events).await?;
-        self.directory
-            .change(|v| drop(v.bans.insert(id.clone(), (applied.seq, ban.clone()))));
-        Ok(())
+        self.commit(change, events, |view, seq| {
+            drop(view.bans.insert(id.clone(), (seq, ban.clone())));
+        })
+        .await
     }
 
-    async fn bootstrap_now(
+    async fn sign_in_now(
         &self,
-        id: &attache_mtls::spiffe::OperatorId,
+        id: &OperatorId,
         csr: &[u8],
+        how: SignIn,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
-        if !self.directory.view().operators.is_empty() {
-            return Err(EnrollError::OperatorExists);
+        let (view, text) = (self.directory.view(), id.to_string());
+        let known = view.operators.get(id.name());
+        let mut events = Vec::new();
+        match how {
+            SignIn::First if view.operators.is_empty() => {}
+            SignIn::First => return Err(EnrollError::OperatorExists),
+            SignIn::Recovery if view.bans.contains_key(&text) => {
+                return Err(EnrollError::RecoversBanned { id: text });
+            }
+            SignIn::Recovery => {
+                let reason = match known {
+                    Some(_) => "signed in by recovery; the earlier keys are no longer admitted",
+                    None => "made by recovery",
+                };
+                events.push(Event::from(Alarm {
+                    identity: text.clone(),
+                    reason: reason.to_owned(),
+                }));
+            }
         }
         let now = self.now();
         let issued = self
@@ -384,24 +426,26 @@ impl Gate {
         let record = OperatorRecord {
             role: Role::Admin,
             keys: RecordedKeys::first(recorded(&issued)),
-            created: now,
+            created: known.map_or(now, |(_, record)| record.created),
+            signed_in: now,
         };
         let mut change = Change::default();
-        change.require_absent(Table::Operator, id.name());
+        match known {
+            Some((seq, _)) => change.require_at(Table::Operator, id.name(), *seq),
+            None => change.require_absent(Table::Operator, id.name()),
+        }
         change.put(Table::Operator, id.name(), record.encode());
-        let event = Event::from(Bootstrap {
-            operator: id.to_string(),
+        events.push(Event::from(Bootstrap {
+            operator: text,
             key: *issued.identity().spki_sha256().as_bytes(),
             not_after_ms: super::ms(issued.identity().not_after()),
             serial: issued.serial().as_bytes().to_vec(),
-        });
-        let applied = self.commit(change, vec![event]).await?;
-        self.directory.change(|v| {
-            drop(
-                v.operators
-                    .insert(id.name().to_owned(), (applied.seq, record.clone())),
-            )
-        });
+        }));
+        self.commit(change, events, |view, seq| {
+            let name = id.name().to_owned();
+            drop(view.operators.insert(name, (seq, record.clone())));
+        })
+        .await?;
         Ok(issued)
     }
 
@@ -424,10 +468,10 @@ impl Gate {
                 record.renewed = renewed.unwrap_or(record.renewed);
                 change.require_at(Table::Identity, key.clone(), seq);
                 change.put(Table::Identity, key.clone(), record.encode());
-                let applied = self.commit(change, events).await?;
-                self.directory.change(|v: &mut View| {
-                    drop(v.nodes.insert(key.clone(), (applied.seq, record.clone())))
-                });
+                self.commit(change, events, |view, seq| {
+                    drop(view.nodes.insert(key.clone(), (seq, record.clone())));
+                })
+                .await
             }
             Caller::Operator { id, .. } => {
                 let key = id.name().to_owned();
@@ -439,20 +483,22 @@ impl Gate {
                 record.keys = change_keys(record.keys);
                 change.require_at(Table::Operator, key.clone(), seq);
                 change.put(Table::Operator, key.clone(), record.encode());
-                let applied = self.commit(change, events).await?;
-                self.directory.change(|v: &mut View| {
-                    drop(
-                        v.operators
-                            .insert(key.clone(), (applied.seq, record.clone())),
-                    )
-                });
+                self.commit(change, events, |view, seq| {
+                    drop(view.operators.insert(key.clone(), (seq, record.clone())));
+                })
+                .await
             }
         }
-        Ok(())
     }
 
-    /// Commits, then puts the events and the new anchor on record, all durable.
-    async fn commit(&self, change: Change, events: Vec<Event>) -> Result<Applied, EnrollError> {
+    /// Commits, lets the view follow, then puts the events and the new anchor on record, all durable. What is committed
+    /// and could not be put on record is not answered; it is in the view all the same, which must not differ from the rows.
+    async fn commit(
+        &self,
+        change: Change,
+        events: Vec<Event>,
+        follow: impl Fn(&mut View, u64),
+    ) -> Result<(), EnrollError> {
         let applied = self.ledger.apply(change).await.map_err(|e| match e {
             ApplyError::Conflict { .. } => EnrollError::Conflict,
             other @ (ApplyError::Busy
@@ -460,6 +506,7 @@ impl Gate {
             | ApplyError::Ledger(_)
             | ApplyError::Closed) => EnrollError::Store(other),
         })?;
+        self.directory.change(|view| follow(view, applied.seq));
         let anchor = Anchor {
             incarnation: INCARNATION,
             seq: applied.seq,
@@ -472,15 +519,21 @@ impl Gate {
         for leaf in queued {
             let _receipt = leaf.durable().await?;
         }
-        Ok(applied)
+        Ok(())
     }
 
     fn now(&self) -> Timestamp {
-        i64::try_from(self.audit.clock().now_ms())
-            .ok()
-            .and_then(|ms| Timestamp::from_millisecond(ms).ok())
-            .unwrap_or(Timestamp::MAX)
+        self.audit.clock().now()
     }
+}
+
+/// How an operator comes by a certificate that is no renewal.
+#[derive(Clone, Copy)]
+enum SignIn {
+    /// On the admin socket, while there is no operator.
+    First,
+    /// By slot material.
+    Recovery,
 }
 
 /// Runs to its end whether or not the caller waits.
@@ -491,3 +544,6 @@ async fn spawned<T: Send + 'static>(
         .await
         .unwrap_or(Err(EnrollError::Conflict))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! key         = LP(spki 32, serial text, not after u64)                                   a certified key
 //! keys        = current key, next [key] (0 or 1), previous [(key, superseded u64)] (0 or 1)
 //! identity    = record || name, keys, joined u64, renewed u64, version                    under the whole SPIFFE ID
-//! operator    = record || role, keys, created u64                                         under the operator's name
+//! operator    = record || role, keys, created u64, signed in u64                          under the operator's name
 //! ban         = record || reason, by, at u64                                              under the whole SPIFFE ID
 //! join-token  = record || hash 32, cluster, node name, node uid, not after u64, by        under the token's id 16
 //! ```
@@ -14,7 +14,7 @@ use attache_envelope::{
     EnvelopeError,
     lp::{Fault, Lp, Malformed, Reader},
 };
-use attache_mtls::identity::SpkiSha256;
+use attache_mtls::{identity::SpkiSha256, renew::OPERATOR_RENEWS_FOR};
 use jiff::Timestamp;
 
 use super::{
@@ -66,6 +66,8 @@ pub struct OperatorRecord {
     pub keys: RecordedKeys,
     /// When they were made.
     pub created: Timestamp,
+    /// When they last signed in, which is when their key was certified by hand and not by a renewal.
+    pub signed_in: Timestamp,
 }
 
 /// An identity that may do nothing, whatever certificate it shows.
@@ -130,7 +132,16 @@ impl OperatorRecord {
     pub fn encode(&self) -> Vec<u8> {
         write_keys(Lp::record().str(self.role.name()), &self.keys)
             .u64(ms(self.created))
+            .u64(ms(self.signed_in))
             .into_bytes()
+    }
+
+    /// Until when their certificate is renewed.
+    #[must_use]
+    pub fn renews_until(&self) -> Timestamp {
+        self.signed_in
+            .saturating_add(OPERATOR_RENEWS_FOR)
+            .unwrap_or(Timestamp::MAX)
     }
 
     /// Reads a row's body.
@@ -147,6 +158,7 @@ impl OperatorRecord {
                 role,
                 keys: read_keys(r)?,
                 created: time(r, "created")?,
+                signed_in: time(r, "signed in")?,
             })
         })
     }
@@ -320,6 +332,7 @@ mod tests {
             role: Role::Admin,
             keys: RecordedKeys::first(key(1)),
             created: at(9),
+            signed_in: at(11),
         };
         assert_eq!(
             OperatorRecord::decode(&operator.encode()).unwrap(),
@@ -354,7 +367,9 @@ mod tests {
 
     #[test]
     fn an_unknown_role_is_refused() {
-        let lp = write_keys(Lp::record().str("root"), &RecordedKeys::first(key(1))).u64(1);
+        let lp = write_keys(Lp::record().str("root"), &RecordedKeys::first(key(1)))
+            .u64(1)
+            .u64(1);
         assert!(OperatorRecord::decode(&lp.into_bytes()).is_err());
     }
 }

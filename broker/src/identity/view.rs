@@ -78,6 +78,19 @@ pub enum NotAdmitted {
     /// A superseded key within its grace wants a new certificate.
     #[error("this certificate has been replaced by a newer one; renew with that")]
     Superseded,
+    /// The seven days are over in which an operator's certificate is renewed.
+    #[error(
+        "{id} signed in more than seven days ago, and is renewed no more since {until}: sign in again with: attache login \
+         --new {name}"
+    )]
+    SignInEnded {
+        /// The SPIFFE ID.
+        id: String,
+        /// Its last part.
+        name: String,
+        /// When they were over.
+        until: Timestamp,
+    },
     /// What has to be written first could not be.
     #[error("the identity cannot be checked at the moment; try again")]
     Unavailable,
@@ -199,6 +212,29 @@ impl Directory {
 }
 
 impl View {
+    /// Refuses to renew for an operator whose sign-in is too old; nodes have no such end.
+    pub(super) fn refuse_ended_sign_in(
+        &self,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<(), NotAdmitted> {
+        let Caller::Operator { id, .. } = caller else {
+            return Ok(());
+        };
+        let until = self
+            .operators
+            .get(id.name())
+            .map(|(_, record)| record.renews_until());
+        match until {
+            Some(until) if now >= until => Err(NotAdmitted::SignInEnded {
+                id: id.to_string(),
+                name: id.name().to_owned(),
+                until,
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn refuse_banned(&self, id: &str, noun: &'static str, name: &str) -> Result<(), NotAdmitted> {
         if self.bans.contains_key(id) {
             return Err(NotAdmitted::Banned {

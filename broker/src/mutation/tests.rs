@@ -99,7 +99,7 @@ impl Broker {
 
     async fn run(&self, id: RequestId, digest: u8, change: Change) -> Result<Done, MutationError> {
         self.mutations
-            .run(mutation(id, digest), change, vec![digest])
+            .run(mutation(id, digest), change, vec![digest], |_| ())
             .await
     }
 }
@@ -205,7 +205,7 @@ async fn an_id_with_another_digest_is_refused_and_another_operator_has_ids_of_th
     assert!(
         !broker
             .mutations
-            .run(other, add("api"), Vec::new())
+            .run(other, add("api"), Vec::new(), |_| ())
             .await
             .unwrap()
             .repeated
@@ -223,7 +223,7 @@ async fn the_same_request_sixty_four_times_at_once_is_done_once() {
         let mutations = broker.mutations.clone();
         tasks.push(tokio::spawn(async move {
             mutations
-                .run(mutation(id, 1), add("web"), vec![1])
+                .run(mutation(id, 1), add("web"), vec![1], |_| ())
                 .await
                 .unwrap()
         }));
@@ -367,6 +367,40 @@ async fn without_a_durable_intent_nothing_is_written() {
             .unwrap()
             .is_none()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_taken_up_once_also_when_its_outcome_is_not_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path()).await;
+    let broker = open(dir.path()).await;
+    let id = request(NOW_MS);
+    let (taken_up, log) = (Arc::new(AtomicU64::new(0)), broker.log.clone());
+    let told = Arc::clone(&taken_up);
+    let breaks = move |seq| {
+        told.fetch_add(seq, Ordering::Relaxed);
+        // Between the commit and its outcome.
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(log.break_disk())
+        });
+    };
+    let lost = broker
+        .mutations
+        .run(mutation(id, 1), add("web"), vec![1], breaks)
+        .await
+        .unwrap_err();
+    assert!(matches!(lost, MutationError::Outcome(_)), "{lost}");
+    assert_eq!(taken_up.load(Ordering::Relaxed), broker.ledger.seq());
+    let again = Arc::clone(&taken_up);
+    let repeat = broker
+        .mutations
+        .run(mutation(id, 1), add("web"), vec![1], move |_| {
+            again.store(0, Ordering::Relaxed);
+        })
+        .await
+        .unwrap();
+    assert!(repeat.repeated);
+    assert_eq!(taken_up.load(Ordering::Relaxed), broker.ledger.seq());
 }
 
 #[tokio::test]

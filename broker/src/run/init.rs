@@ -26,7 +26,7 @@ use crate::{
     identity::Authority,
     keys::Keys,
     policy::{Condition, GuardrailRecord, GuardrailSpec},
-    store::{Applied, Change, Ledger, LedgerOptions, RedbStore, Table},
+    store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, Table},
 };
 
 /// Makes everything that `serve` needs, and says what it made.
@@ -171,7 +171,7 @@ async fn begin_log(config: &Config, keys: &Arc<Keys>, applied: Applied) -> Resul
     let (log, _recovered) = AuditLog::open(options, AuditSeed(Arc::clone(keys)))?;
     let _receipt = log
         .append(Anchor {
-            incarnation: 1,
+            incarnation: INCARNATION,
             seq: applied.seq,
             t: applied.anchor_t,
         })

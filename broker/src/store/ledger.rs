@@ -158,7 +158,7 @@ impl<S: Store> Clone for Ledger<S> {
 }
 
 impl<S: Store> Ledger<S> {
-    /// Writes the first commit of a new store: the rows of `change`, at sequence 1 of incarnation 1.
+    /// Writes the first commit of a new store: the rows of `change`, at sequence 1 of the first incarnation.
     ///
     /// # Errors
     /// [`ApplyError`]; [`ApplyError::Conflict`] never, since there is nothing yet.

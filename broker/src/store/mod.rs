@@ -30,5 +30,8 @@ pub(crate) use rows::{RowCodec, Tip};
 
 pub use attache_envelope::Table;
 
+/// The incarnation of a store that was never restored from a backup; the only one that this version makes.
+pub const INCARNATION: u32 = 1;
+
 /// The ledger that the broker runs on.
 pub type BrokerLedger = Ledger<RedbStore>;

@@ -1,0 +1,240 @@
+//! Identities over a real store and a real log, with a driven clock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use attache_envelope::id::{BootId, ChainId};
+use attache_mtls::{
+    ca::{CA_VALIDITY, CertificateAuthority},
+    key::LeafKey,
+    spiffe::TrustDomain,
+};
+use attache_translog::Leaf;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    audit::{Clock, LogOptions},
+    keys::Keys,
+    store::fixture::Fixture,
+};
+
+const BROKER: &str = "spiffe://example.internal/broker/broker-0";
+const BEGAN_MS: u64 = 1_800_000_000_000;
+const HOUR_MS: u64 = 60 * 60 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+struct World {
+    fixture: Fixture,
+    dir: TempDir,
+    gate: Arc<Gate>,
+    keys: Arc<Keys>,
+    now: Arc<AtomicU64>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let fixture = Fixture::new().await;
+        let (ledger, keys) = fixture.open().await;
+        let dir = tempfile::tempdir().unwrap();
+        let now = Arc::new(AtomicU64::new(BEGAN_MS));
+        let clock = Arc::clone(&now);
+        let options = LogOptions {
+            dir: dir.path().join("audit"),
+            store: keys.store_id(),
+            chain: ChainId::from_bytes([2; 16]),
+            boot: BootId::from_bytes([3; 16]),
+            segment_bytes: 1024 * 1024,
+            clock: Clock::from_fn(move || clock.load(Ordering::Relaxed)),
+        };
+        let (log, _) = AuditLog::open(options, Arc::clone(&keys)).unwrap();
+        let domain: TrustDomain = "example.internal".parse().unwrap();
+        let ca = CertificateAuthority::create(
+            keys.ca_seed(),
+            &domain,
+            "test",
+            CA_VALIDITY,
+            log.clock().now(),
+        )
+        .unwrap();
+        let authority = Authority::load(ca.certificate().clone(), Arc::clone(&keys)).unwrap();
+        let directory = Directory::load(&ledger).await.unwrap();
+        let gate = Gate::new(ledger, log, authority, directory, BROKER.to_owned());
+        Self {
+            fixture,
+            dir,
+            gate: Arc::new(gate),
+            keys,
+            now,
+        }
+    }
+
+    fn pass(&self, ms: u64) {
+        self.now.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Signs in with a new key.
+    async fn first(&self, name: &str) -> Result<Arc<PeerIdentity>, EnrollError> {
+        let issued = self.gate.bootstrap_operator(operator(name), csr()).await?;
+        Ok(Arc::new(issued.identity().clone()))
+    }
+
+    async fn recover(&self, name: &str) -> Result<Arc<PeerIdentity>, EnrollError> {
+        let issued = self.gate.recover_operator(operator(name), csr()).await?;
+        Ok(Arc::new(issued.identity().clone()))
+    }
+
+    /// Renews, and makes the first call with what was issued.
+    async fn renew(&self, peer: &Arc<PeerIdentity>) -> Result<Arc<PeerIdentity>, EnrollError> {
+        let issued = self.gate.renew(peer, csr()).await?;
+        let renewed = Arc::new(issued.identity().clone());
+        self.gate.admit(&renewed).await?;
+        Ok(renewed)
+    }
+
+    /// A node that joined with a token.
+    async fn node(&self) -> Arc<PeerIdentity> {
+        let (cluster, node) = ("local".parse().unwrap(), "node-a".parse().unwrap());
+        let uid: NodeUid = "5a0c1de0-0000-4000-8000-00000000000a".parse().unwrap();
+        let (text, id, record) = self
+            .gate
+            .draw_join_token(&cluster, (&node, &uid), "ada".into())
+            .unwrap();
+        let mut change = Change::default();
+        change.put(Table::JoinToken, id, record.encode());
+        self.gate.ledger.apply(change).await.unwrap();
+        let issued = self.gate.join(&text, csr(), "test".into()).await.unwrap();
+        Arc::new(issued.identity().clone())
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let leaves = self.gate.audit.read(0, usize::MAX).await.unwrap();
+        leaves
+            .iter()
+            .map(|leaf| Leaf::parse(&leaf.body).unwrap().event)
+            .collect()
+    }
+}
+
+fn operator(name: &str) -> OperatorId {
+    OperatorId::new("example.internal".parse().unwrap(), name).unwrap()
+}
+
+fn csr() -> Vec<u8> {
+    LeafKey::generate().unwrap().certificate_request().unwrap()
+}
+
+fn is_over(result: Result<Arc<PeerIdentity>, EnrollError>) -> bool {
+    matches!(
+        result,
+        Err(EnrollError::NotAdmitted(NotAdmitted::SignInEnded { .. }))
+    )
+}
+
+#[tokio::test]
+async fn an_operator_renews_for_seven_days_after_the_sign_in_whatever_the_client_counts() {
+    let world = World::new().await;
+    let mut ada = world.first("ada").await.unwrap();
+    for _ in 0..13 {
+        world.pass(DAY_MS / 2);
+        ada = world.renew(&ada).await.unwrap();
+    }
+    world.pass(DAY_MS / 2 - 1);
+    ada = world.renew(&ada).await.unwrap();
+    world.pass(1);
+    let refused = world.renew(&ada).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("2027-01-22T08:00:00Z") && refused.contains("attache login --new ada"),
+        "{refused}"
+    );
+    // The last certificate lives to its own end.
+    world.gate.admit(&ada).await.unwrap();
+    // A restart does not begin the days anew.
+    let World { fixture, gate, .. } = world;
+    gate.ledger.close().await;
+    drop(gate);
+    let (ledger, _) = fixture.open().await;
+    let (_, row) = Directory::load(&ledger).await.unwrap().view().operators["ada"].clone();
+    assert_eq!(row.signed_in.as_millisecond(), 1_800_000_000_000);
+    assert!(row.keys.standing(ada.spki_sha256(), row.signed_in) == Standing::Current);
+}
+
+#[tokio::test]
+async fn a_node_renews_for_ever() {
+    let world = World::new().await;
+    let mut node = world.node().await;
+    world.pass(30 * DAY_MS);
+    for _ in 0..3 {
+        world.pass(HOUR_MS / 2);
+        node = world.renew(&node).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn recovery_signs_in_anew_and_the_earlier_key_is_a_copy() {
+    let world = World::new().await;
+    let old = world.first("ada").await.unwrap();
+    world.pass(8 * DAY_MS);
+    assert!(is_over(world.renew(&old).await));
+    let new = world.recover("ada").await.unwrap();
+    world.renew(&new).await.unwrap();
+    let (_, row) = world.gate.directory.view().operators["ada"].clone();
+    assert_eq!(row.created.as_millisecond(), 1_800_000_000_000);
+    let events = world.events().await;
+    let [
+        Event::Bootstrap(_),
+        Event::Anchor(_),
+        Event::Alarm(alarm),
+        Event::Bootstrap(again),
+        ..,
+    ] = events.as_slice()
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!(
+        (alarm.identity.as_str(), again.operator.as_str()),
+        (
+            "spiffe://example.internal/operator/ada",
+            "spiffe://example.internal/operator/ada"
+        )
+    );
+    let copy = world.gate.admit(&old).await.unwrap_err();
+    assert!(matches!(copy, NotAdmitted::Copy { .. }), "{copy}");
+}
+
+#[tokio::test]
+async fn recovery_makes_another_operator_and_signs_no_banned_one_in() {
+    let world = World::new().await;
+    let old = world.first("ada").await.unwrap();
+    let first_only = world.first("eve").await.unwrap_err();
+    assert!(
+        matches!(first_only, EnrollError::OperatorExists),
+        "{first_only}"
+    );
+    world.recover("ada").await.unwrap();
+    // A copy of the earlier key: ada is banned.
+    world.gate.admit(&old).await.unwrap_err();
+    let banned = world.recover("ada").await.unwrap_err();
+    assert!(
+        matches!(banned, EnrollError::RecoversBanned { .. }),
+        "{banned}"
+    );
+    let bob = world.recover("bob").await.unwrap();
+    assert!(world.gate.admit(&bob).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_view_follows_a_commit_that_could_not_be_put_on_record() {
+    let world = World::new().await;
+    let ada = world.first("ada").await.unwrap();
+    world.gate.audit.break_disk().await;
+    let lost = world.gate.renew(&ada, csr()).await.unwrap_err();
+    assert!(matches!(lost, EnrollError::Audit(_)), "{lost}");
+    let row = world.gate.ledger.read(Table::Operator, b"ada").await;
+    let row = row.unwrap().unwrap();
+    let (seq, seen) = world.gate.directory.view().operators["ada"].clone();
+    assert_eq!(seen, OperatorRecord::decode(&row.body).unwrap());
+    assert_eq!(seq, row.seq);
+    assert!(seen.keys.next.is_some());
+    // What is there must still open: nothing of it was half done.
+    drop((world.keys, world.dir));
+}
