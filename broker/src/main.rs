@@ -40,6 +40,10 @@ enum Bootstrap {
         /// The certificate request that `attache login --new` wrote (PEM).
         #[arg(long, value_name = "FILE")]
         csr: PathBuf,
+        /// Sign in an operator although there are some: with the broker stopped, on the proof that the key file opens its
+        /// store. Raises an alarm in the audit log.
+        #[arg(long)]
+        recover: bool,
         #[command(flatten)]
         config: ConfigArg,
     },
@@ -83,9 +87,15 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
         .map_err(|e| anyhow::Error::new(e).context(file.display().to_string()))?;
     match command {
         Command::Init(_) => run::init(&config),
-        Command::Serve(_) => run::serve(config),
-        Command::Bootstrap(Bootstrap::Operator { name, csr, .. }) => {
-            run::bootstrap_operator(&config, name, csr)
+        Command::Serve(_) => run::serve(config, file),
+        Command::Bootstrap(Bootstrap::Operator {
+            name, csr, recover, ..
+        }) => {
+            if *recover {
+                run::recover_operator(config, name, csr)
+            } else {
+                run::bootstrap_operator(&config, name, csr)
+            }
         }
         Command::CheckConfig(_) => {
             writeln!(std::io::stdout(), "{}: no fault found", file.display())?;

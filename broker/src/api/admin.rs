@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{enrollment::certificate, rpc_error::RpcError};
 use crate::{
     identity::Gate,
-    vault::{BrokerVault, check_store},
+    vault::{BrokerVault, CheckReport, check_store},
 };
 
 /// The service.
@@ -49,21 +49,33 @@ impl Admin for AdminService {
         &self,
         _request: Request<pb::CheckStoreRequest>,
     ) -> Result<Response<pb::CheckStoreResponse>, Status> {
-        let report = check_store(self.vault.ledger().store().as_ref(), self.vault.keys())
+        let vault = Arc::clone(&self.vault);
+        // Seconds of CPU and disk: not on the runtime's threads.
+        let checked = tokio::task::spawn_blocking(move || {
+            let check = check_store(vault.ledger().store().as_ref(), vault.keys());
+            tokio::runtime::Handle::current().block_on(check)
+        });
+        let report = checked
             .await
-            .map_err(crate::store::LedgerError::from)
+            .map_err(|_| RpcError::unavailable("STOPPING", "the broker is stopping"))?
             .map_err(RpcError::from)?;
+        Ok(Response::new(report.into()))
+    }
+}
+
+impl From<CheckReport> for pb::CheckStoreResponse {
+    fn from(report: CheckReport) -> Self {
         let findings = report.findings.into_iter().map(|f| pb::StoreFinding {
             table: f.table.name().to_owned(),
             key: f.key,
             problem: f.problem.to_owned(),
         });
-        Ok(Response::new(pb::CheckStoreResponse {
+        Self {
             seq: report.seq,
             rows: report.rows,
             payloads: report.payloads,
             findings: findings.collect(),
-        }))
+        }
     }
 }
 

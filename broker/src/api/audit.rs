@@ -6,6 +6,7 @@ use attache_proto::attache::v1 as pb;
 use pb::audit_server::Audit;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{field::time_ms, peer::Peers, rpc_error::RpcError};
@@ -25,6 +26,8 @@ pub struct AuditService {
     pub log: AuditLog,
     /// What was refused, and why.
     pub refusals: Refusals,
+    /// Ends the streams that follow: a broker that stops waits for none of them.
+    pub stop: CancellationToken,
 }
 
 type Leaves = Pin<Box<dyn Stream<Item = Result<pb::ReadLeavesResponse, Status>> + Send>>;
@@ -118,13 +121,15 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads on until the end, or for ever when it follows; a caller who is banned meanwhile gets no more.
+    /// Reads on until the end, or for ever when it follows; a caller who is banned meanwhile gets no more, and one that
+    /// follows a broker that stops is told to come again.
     async fn run(
         mut self,
         send: mpsc::Sender<Result<pb::ReadLeavesResponse, Status>>,
         extensions: tonic::Extensions,
     ) {
         let mut heads = self.service.log.subscribe();
+        let stop = self.service.stop.clone();
         while self.left > 0 {
             if let Err(refused) = self.service.peers.operator(&extensions).await {
                 drop(send.send(Err(refused.into())).await);
@@ -143,6 +148,11 @@ impl Reader {
                 let changed = async { self.follow && heads.changed().await.is_ok() };
                 tokio::select! {
                     () = closed => return,
+                    () = stop.cancelled(), if self.follow => {
+                        let told = RpcError::unavailable("STOPPING", "the broker is stopping; follow it again from here");
+                        drop(send.send(Err(told.into())).await);
+                        return;
+                    }
                     more = changed => if !more { return },
                 }
                 continue;

@@ -1,5 +1,5 @@
 //! The three listeners: nodes and operators over mutual TLS, joining nodes without client certificates, root on this
-//! machine. Each serves its own services and no others.
+//! machine. Each serves its own services and its health, and no others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,19 +8,23 @@ use attache_mtls::{accept::Acceptor, stream::MtlsStream, tls::Credentials};
 use attache_proto::attache::v1 as pb;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
+use tonic_health::pb::health_server::HealthServer;
+use tower::layer::util::{Identity, Stack};
 
 use super::{
     admin::{AdminService, accepted},
     audit::AuditService,
+    call_id::CallIds,
     clusters::ClusterService,
     delivery::DeliveryService,
     enrollment::EnrollmentService,
     fleet::FleetService,
+    health::HealthService,
     overview::OverviewService,
     peer::{BrokerStream, Peers},
     policy::PolicyService,
@@ -46,6 +50,8 @@ const ENROLL_MESSAGE_MAX: usize = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Headers of one request.
 const HEADERS_MAX: u32 = 16 * 1024;
+
+type Layers = Stack<CallIds, Identity>;
 
 /// What the services are made of.
 #[derive(Clone)]
@@ -74,6 +80,8 @@ pub struct Services {
     pub clock: Clock,
     /// When the process started, in milliseconds since 1970.
     pub started_ms: u64,
+    /// How many deliveries one node may have under way.
+    pub deliveries_per_node: usize,
     /// Mutual TLS.
     pub acceptor: Acceptor,
     /// TLS without client certificates.
@@ -98,19 +106,34 @@ pub async fn serve(
     services: Services,
     listeners: Listeners,
     limits: Limits,
+    serving: watch::Receiver<bool>,
     stop: CancellationToken,
 ) -> Result<()> {
     let peers = Peers::new(Arc::clone(&services.gate));
-    let main = main_router(&services, &peers, limits);
-    let enroll = server(limits).add_service(
-        pb::enrollment_server::EnrollmentServer::new(enrollment(&services))
-            .max_decoding_message_size(ENROLL_MESSAGE_MAX),
-    );
-    let admin = Server::builder().add_service(pb::admin_server::AdminServer::new(AdminService {
-        gate: Arc::clone(&services.gate),
-        vault: Arc::clone(&services.vault),
-        trust_domain: services.gate.authority().trust_domain().clone(),
-    }));
+    let ids = CallIds::new(services.vault.boot());
+    let health = |peers| {
+        HealthServer::new(HealthService {
+            peers,
+            serving: serving.clone(),
+            stop: stop.clone(),
+        })
+    };
+    let main = main_router(&services, &peers, server(limits, &ids), &stop)
+        .add_service(health(Some(peers.clone())));
+    let enroll = server(limits, &ids)
+        .add_service(
+            pb::enrollment_server::EnrollmentServer::new(enrollment(&services))
+                .max_decoding_message_size(ENROLL_MESSAGE_MAX),
+        )
+        .add_service(health(None));
+    let admin = Server::builder()
+        .layer(ids)
+        .add_service(pb::admin_server::AdminServer::new(AdminService {
+            gate: Arc::clone(&services.gate),
+            vault: Arc::clone(&services.vault),
+            trust_domain: services.gate.authority().trust_domain().clone(),
+        }))
+        .add_service(health(None));
     let incoming = accepted(listeners.admin);
     let (main, enroll, admin) = tokio::join!(
         serve_tls(main, services.acceptor, listeners.grpc, stop.clone()),
@@ -128,7 +151,7 @@ pub async fn serve(
 }
 
 async fn serve_tls(
-    router: Router,
+    router: Router<Layers>,
     acceptor: Acceptor,
     listener: TcpListener,
     stop: CancellationToken,
@@ -150,8 +173,9 @@ async fn serve_tls(
     Ok(served?)
 }
 
-fn server(limits: Limits) -> Server {
+fn server(limits: Limits, ids: &CallIds) -> Server<Layers> {
     Server::builder()
+        .layer(ids.clone())
         .concurrency_limit_per_connection(limits.requests_per_connection)
         .load_shed(true)
         .max_concurrent_streams(u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX))
@@ -169,7 +193,12 @@ fn enrollment(services: &Services) -> EnrollmentService {
     }
 }
 
-fn main_router(services: &Services, peers: &Peers, limits: Limits) -> Router {
+fn main_router(
+    services: &Services,
+    peers: &Peers,
+    mut server: Server<Layers>,
+    stop: &CancellationToken,
+) -> Router<Layers> {
     let secrets = SecretService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
@@ -200,6 +229,7 @@ fn main_router(services: &Services, peers: &Peers, limits: Limits) -> Router {
         peers: peers.clone(),
         log: services.log.clone(),
         refusals: services.refusals.clone(),
+        stop: stop.clone(),
     };
     let overview = OverviewService {
         peers: peers.clone(),
@@ -212,9 +242,9 @@ fn main_router(services: &Services, peers: &Peers, limits: Limits) -> Router {
     let delivery = DeliveryService::new(
         peers.clone(),
         services.releases.clone(),
-        limits.deliveries_per_node,
+        services.deliveries_per_node,
     );
-    server(limits)
+    server
         .add_service(
             pb::delivery_server::DeliveryServer::new(delivery)
                 .max_decoding_message_size(MESSAGE_MAX),

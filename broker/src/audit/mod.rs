@@ -75,11 +75,23 @@ pub struct Head {
     pub checkpoint: Arc<str>,
 }
 
+/// Whether the log takes leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogState {
+    /// The last batch is durable.
+    Writing,
+    /// There is no room for the next segment; what is appended tries again.
+    Full,
+    /// A write or a sync failed. Nothing more is written by this process, which should stop.
+    Failed,
+}
+
 /// A handle to the log; a clone is another one. The writer ends with the last handle or with [`AuditLog::close`].
 #[derive(Clone)]
 pub struct AuditLog {
     jobs: mpsc::Sender<Job>,
     head: watch::Receiver<Head>,
+    state: watch::Receiver<LogState>,
     catalog: Arc<Catalog>,
     vkey: Arc<str>,
     options: Arc<LogOptions>,
@@ -172,6 +184,12 @@ impl AuditLog {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Head> {
         self.head.clone()
+    }
+
+    /// Whether the log takes leaves, now and from now on.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LogState> {
+        self.state.clone()
     }
 
     /// The public key that checkpoints verify under, as a C2SP vkey.

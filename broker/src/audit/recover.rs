@@ -31,7 +31,7 @@ use super::segment_file::{SegmentFile, list_segments, segment_path};
 use super::spare::Spares;
 use super::summary::Summary;
 use super::writer::{Carried, Mark, Writer, is_disk_full};
-use super::{AuditLog, Head, LogOptions, QUEUE, SigningSeed};
+use super::{AuditLog, Head, LogOptions, LogState, QUEUE, SigningSeed};
 
 /// How many checkpoints at the end of a segment have their signatures verified.
 const CHECKED_AT_END: usize = 64;
@@ -130,6 +130,7 @@ pub(super) fn open(
         root: checkpoint.root,
         checkpoint: note.into(),
     });
+    let (state, states) = watch::channel(LogState::Writing);
     let mut writer = Writer {
         spares: Spares::start(dir.clone(), options.segment_bytes)
             .map_err(|e| io_error("prepare segments in", &dir, e))?,
@@ -144,13 +145,14 @@ pub(super) fn open(
         frontier: taken.frontier,
         carried: taken.carried,
         head,
-        poisoned: false,
+        state,
         _lock: lock,
     };
     let (jobs, queue) = mpsc::channel(QUEUE);
     let log = AuditLog {
         jobs,
         head: heads,
+        state: states,
         catalog,
         vkey,
         options: Arc::new(options),

@@ -22,7 +22,7 @@ use super::receipt::AuditReceipt;
 use super::segment_file::{SegmentFile, segment_path};
 use super::spare::Spares;
 use super::summary::Summary;
-use super::{Head, SigningSeed};
+use super::{Head, LogState, SigningSeed};
 
 /// What one batch may hold of leaves, so that a torn end is short and nobody waits for a long write.
 const BATCH_BYTES: u64 = 1024 * 1024;
@@ -91,7 +91,7 @@ pub(super) struct Writer {
     pub(super) segment_bytes: u64,
     pub(super) catalog: Arc<Catalog>,
     pub(super) head: watch::Sender<Head>,
-    pub(super) poisoned: bool,
+    pub(super) state: watch::Sender<LogState>,
     /// Keeps other processes out of the folder while it is open.
     pub(super) _lock: File,
 }
@@ -264,7 +264,7 @@ impl Writer {
 
     /// Makes a batch durable and answers the index of its first leaf.
     fn write(&mut self, batch: &[Append]) -> Result<u64, Failure> {
-        if self.poisoned {
+        if *self.state.borrow() == LogState::Failed {
             return Err(Failure::Poisoned);
         }
         let first_index = self.frontier.size();
@@ -311,6 +311,13 @@ impl Writer {
             root: sealed.checkpoint.root,
             checkpoint: sealed.note.into(),
         });
+        self.stands(LogState::Writing);
+    }
+
+    /// Tells whoever watches, when it is news.
+    fn stands(&self, state: LogState) {
+        self.state
+            .send_if_modified(|before| std::mem::replace(before, state) != state);
     }
 
     /// Puts a batch at the beginning of the next segment, which gets its name once the batch is in it: a segment
@@ -332,6 +339,7 @@ impl Writer {
             Err(error) if is_disk_full(&error) => {
                 let needed_bytes = self.segment_bytes;
                 tracing::error!(needed_bytes, dir = %self.dir.display(), "audit disk full");
+                self.stands(LogState::Full);
                 Err(Failure::DiskFull { needed_bytes })
             }
             Err(error) => Err(self.poison("begin a segment", &error)),
@@ -353,7 +361,7 @@ impl Writer {
     }
 
     fn poison(&mut self, action: &'static str, error: &io::Error) -> Failure {
-        self.poisoned = true;
+        self.stands(LogState::Failed);
         tracing::error!(action, dir = %self.dir.display(), %error, "the audit log failed; it stays closed until a restart");
         Failure::Poisoned
     }

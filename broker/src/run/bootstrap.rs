@@ -1,24 +1,22 @@
-//! `attache-broker bootstrap operator`: the first operator's certificate, through the admin socket.
+//! `attache-broker bootstrap operator`: the first operator's certificate, through the admin socket; a later one's, by
+//! recovery, on the store itself, which opens for nobody without slot material.
 
 use std::{fs, io::Write, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use attache_mtls::{CertificateDer, pem};
+use attache_mtls::{CertificateDer, pem, spiffe::OperatorId};
 use attache_proto::attache::v1 as pb;
 use pb::admin_client::AdminClient;
 use tonic::transport::{Channel, Endpoint};
 
-use super::block_on;
+use super::{block_on, serve::Broker};
 use crate::config::Config;
 
 /// A certificate request is never larger, in bytes.
 const CSR_MAX: u64 = 16 * 1024;
 
-/// Has a certificate request signed for the first operator; the chain goes to standard output.
-///
-/// # Errors
-/// When no broker answers, an operator exists, or the request is no good.
-pub fn bootstrap_operator(config: &Config, name: &str, csr: &Path) -> Result<ExitCode> {
+/// Reads a certificate request, PEM, as DER.
+fn read_request(csr: &Path) -> Result<Vec<u8>> {
     let size = fs::metadata(csr)
         .with_context(|| format!("cannot read {}", csr.display()))?
         .len();
@@ -29,8 +27,21 @@ pub fn bootstrap_operator(config: &Config, name: &str, csr: &Path) -> Result<Exi
         );
     }
     let text = fs::read(csr).with_context(|| format!("cannot read {}", csr.display()))?;
-    let csr = pem::certificate_request(&text)
-        .context("the certificate request is not PEM; make one with attache login --new")?;
+    pem::certificate_request(&text)
+        .context("the certificate request is not PEM; make one with attache login --new")
+}
+
+fn print_chain(chain: &[CertificateDer<'static>]) -> Result<ExitCode> {
+    std::io::stdout().write_all(pem::encode_certificates(chain).as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has a certificate request signed for the first operator; the chain goes to standard output.
+///
+/// # Errors
+/// When no broker answers, an operator exists, or the request is no good.
+pub fn bootstrap_operator(config: &Config, name: &str, csr: &Path) -> Result<ExitCode> {
+    let csr = read_request(csr)?;
     block_on(async {
         let channel = admin_channel(config).await?;
         let request = pb::BootstrapOperatorRequest {
@@ -45,13 +56,30 @@ pub fn bootstrap_operator(config: &Config, name: &str, csr: &Path) -> Result<Exi
             .into_inner()
             .certificate
             .context("the broker answered without a certificate")?;
-        let chain: Vec<CertificateDer<'_>> = certificate
+        let chain: Vec<CertificateDer<'static>> = certificate
             .chain
             .into_iter()
             .map(CertificateDer::from)
             .collect();
-        std::io::stdout().write_all(pem::encode_certificates(chain.iter()).as_bytes())?;
-        Ok(ExitCode::SUCCESS)
+        print_chain(&chain)
+    })
+}
+
+/// Signs an operator in whoever there is already; the chain goes to standard output. The broker must be stopped.
+///
+/// # Errors
+/// When the broker runs, the key file does not open its store, the operator is banned, or the request is no good.
+pub fn recover_operator(config: Config, name: &str, csr: &Path) -> Result<ExitCode> {
+    let csr = read_request(csr)?;
+    let id =
+        OperatorId::new(config.id.trust_domain().clone(), name).context("the operator's name")?;
+    block_on(async {
+        let broker = Broker::open(config).await.context(
+            "recovery opens the store itself: stop the broker, and start it again afterwards",
+        )?;
+        let issued = broker.services.gate.recover_operator(id, csr).await;
+        broker.close().await;
+        print_chain(&issued?.chain())
     })
 }
 

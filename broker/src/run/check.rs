@@ -36,17 +36,7 @@ async fn offline(config: &Config) -> Result<pb::CheckStoreResponse> {
     let arena = open::arena(config)?;
     let (store, keys) = open::store(config, &arena).await?;
     let report = vault::check_store(store.as_ref(), &keys).await?;
-    let findings = report.findings.into_iter().map(|f| pb::StoreFinding {
-        table: f.table.name().to_owned(),
-        key: f.key,
-        problem: f.problem.to_owned(),
-    });
-    Ok(pb::CheckStoreResponse {
-        seq: report.seq,
-        rows: report.rows,
-        payloads: report.payloads,
-        findings: findings.collect(),
-    })
+    Ok(report.into())
 }
 
 fn print(report: &pb::CheckStoreResponse) -> Result<ExitCode> {

@@ -9,7 +9,7 @@ mod serve;
 mod server_certificate;
 mod telemetry;
 
-pub use bootstrap::bootstrap_operator;
+pub use bootstrap::{bootstrap_operator, recover_operator};
 pub use check::check_store;
 pub use init::init;
 pub use serve::serve;

@@ -4,8 +4,14 @@
 //! store, keys -> audit log (its newest anchor) -> ledger (not older than that) -> open intents closed
 //!   -> who may call, what is registered -> listeners -> ready ... stop accepting, drain, counts on record, close
 //! ```
+//! SIGTERM and SIGINT stop it, SIGHUP has it read its settings' log filter, its certificate and its key again. A store
+//! or an audit log that failed ends the process: only a start can tell what the disk holds.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail};
 use attache_envelope::{SystemRandom, id::BootId};
@@ -18,6 +24,8 @@ use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -25,51 +33,59 @@ use super::{AuditSeed, block_on, chain_id, meta, open, server_certificate, telem
 use crate::{
     api::{self, Listeners, Services},
     attest::Attestor,
-    audit::{AuditLog, Clock, LogOptions, Recovered, Refusals},
+    audit::{AuditLog, Clock, LogOptions, LogState, Recovered, Refusals},
     config::Config,
     identity::{Authority, Directory, Gate},
     keys::Keys,
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
-    store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store},
+    store::{BrokerLedger, Health, INCARNATION, Ledger, LedgerOptions, RedbStore, Store},
     vault::BrokerVault,
 };
 
 /// The refusals that were counted are put on record this often.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// The first incarnation of a store.
-const INCARNATION: u32 = 1;
-
 /// Serves until told to stop.
 ///
 /// # Errors
 /// When anything that serving stands on cannot be opened, or fails for good.
-pub fn serve(config: Config) -> Result<ExitCode> {
+pub fn serve(config: Config, file: &Path) -> Result<ExitCode> {
     let filter = telemetry::start(&config.telemetry)?;
+    let settings = Reloadable {
+        file: file.to_owned(),
+        filter,
+    };
     block_on(async {
         let broker = Broker::open(config).await?;
         let listeners = broker.listen().await?;
-        broker.run(listeners, filter).await?;
+        broker.run(listeners, settings).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
+/// What SIGHUP reads again.
+struct Reloadable {
+    file: PathBuf,
+    filter: telemetry::Filter,
+}
+
 /// Everything that a serving broker holds.
-struct Broker {
-    config: Arc<Config>,
+pub(super) struct Broker {
+    config: Config,
     ledger: BrokerLedger,
     log: AuditLog,
     refusals: Refusals,
     credentials: Credentials,
     authority: Authority,
-    services: Services,
+    pub(super) services: Services,
     tasks: TaskTracker,
 }
 
 impl Broker {
-    async fn open(config: Config) -> Result<Self> {
+    /// Opens everything, and listens nowhere yet.
+    pub(super) async fn open(config: Config) -> Result<Self> {
         let arena = open::arena(&config)?;
         let (store, keys) = open::store(&config, &arena).await?;
         let boot = BootId::random(&SystemRandom)?;
@@ -130,13 +146,13 @@ impl Broker {
             credentials: credentials.clone(),
             clock: log.clock().clone(),
             started_ms: log.clock().now_ms(),
+            deliveries_per_node: config.limits.deliveries_per_node,
             acceptor: Acceptor::new(credentials.server_config()?, accept_limits(&config)),
             enroll_acceptor: Acceptor::new(
                 credentials.enrollment_server_config()?,
                 accept_limits(&config),
             ),
         };
-        let config = Arc::new(config);
         Ok(Self {
             config,
             ledger,
@@ -168,14 +184,16 @@ impl Broker {
         })
     }
 
-    /// Serves until a signal or a failure of the store, then stops in order.
-    async fn run(self, listeners: Listeners, filter: telemetry::Filter) -> Result<()> {
+    /// Serves until a signal or a failure, then stops in order.
+    async fn run(self, listeners: Listeners, settings: Reloadable) -> Result<()> {
         let stop = CancellationToken::new();
+        let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
-        let serving = tokio::spawn(api::serve(
+        let mut servers = tokio::spawn(api::serve(
             self.services.clone(),
             listeners,
             self.config.limits,
+            serving,
             stop.clone(),
         ));
         let listening = format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"}}\n");
@@ -183,16 +201,25 @@ impl Broker {
         tracing::info!(%grpc, %enroll, broker = %self.config.id, "serving");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-        let failed = self.until_told(&filter).await;
+        let told = self.until_told(&settings, &serves, &mut servers).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping");
+        serves.send_replace(false);
         stop.cancel();
-        if tokio::time::timeout(self.config.limits.drain, serving)
-            .await
-            .is_err()
+        if !servers.is_finished()
+            && tokio::time::timeout(self.config.limits.drain, &mut servers)
+                .await
+                .is_err()
         {
             tracing::warn!("requests were still under way when the drain ended");
+            servers.abort();
         }
+        self.close().await;
+        told
+    }
+
+    /// Lets what was begun end, puts the end on record, and closes store and log.
+    pub(super) async fn close(self) {
         self.tasks.close();
         self.tasks.wait().await;
         let flushed = self.refusals.flush().await;
@@ -207,27 +234,36 @@ impl Broker {
         if let Err(error) = flushed.and(stopped.map(drop)) {
             tracing::warn!(%error, "the end could not be put on record");
         }
-        failed
     }
 
-    /// Keeps house until a signal says stop, or the store fails for good.
-    async fn until_told(&self, filter: &telemetry::Filter) -> Result<()> {
+    /// Keeps house until a signal says stop, or something fails for good that serving stands on.
+    async fn until_told(
+        &self,
+        settings: &Reloadable,
+        serves: &watch::Sender<bool>,
+        servers: &mut JoinHandle<Result<()>>,
+    ) -> Result<()> {
         let (mut term, mut int, mut hup) = (
             on(SignalKind::terminate())?,
             on(SignalKind::interrupt())?,
             on(SignalKind::hangup())?,
         );
         let mut health = self.ledger.store().health();
+        let mut log = self.log.state();
         let mut sweep = tokio::time::interval(SWEEP);
         let mut certificate = tokio::time::interval(server_certificate::LOOK);
         loop {
             tokio::select! {
                 _ = term.recv() => return Ok(()),
                 _ = int.recv() => return Ok(()),
-                _ = hup.recv() => self.reload(filter),
+                _ = hup.recv() => self.reload(settings),
                 _ = certificate.tick() => self.renew(),
                 _ = sweep.tick() => {
                     self.services.sessions.sweep();
+                    if *log.borrow() == LogState::Full {
+                        // Nobody may ask a broker that is not serving: whether there is room again shows here.
+                        let _tried = anchor_on_record(&self.log, &self.ledger).await;
+                    }
                     if let Err(error) = self.refusals.sweep().await {
                         tracing::warn!(%error, "the counts of refusals wait for the audit log");
                     }
@@ -240,17 +276,29 @@ impl Broker {
                         bail!("the store failed and nothing more can be trusted to it: {why}");
                     }
                 }
+                changed = log.changed() => {
+                    let state = *log.borrow_and_update();
+                    if changed.is_err() || state == LogState::Failed {
+                        bail!("the audit log failed, and nothing happens without it");
+                    }
+                    serves.send_replace(state == LogState::Writing);
+                }
+                ended = &mut *servers => {
+                    return ended.unwrap_or_else(|error| Err(error.into())).and_then(|()| bail!("the servers ended by themselves"));
+                }
             }
         }
     }
 
-    /// SIGHUP: certificate and log filter, from disk.
-    fn reload(&self, filter: &telemetry::Filter) {
+    /// SIGHUP: certificate, key and log filter, from disk. What is wrong is left as it was.
+    fn reload(&self, settings: &Reloadable) {
         self.renew();
-        let reloaded =
-            telemetry::parse(&self.config.telemetry.log).and_then(|f| Ok(filter.reload(f)?));
+        let reloaded = Config::read(&settings.file)
+            .map_err(anyhow::Error::from)
+            .and_then(|config| telemetry::parse(&config.telemetry.log))
+            .and_then(|filter| Ok(settings.filter.reload(filter)?));
         match reloaded {
-            Ok(()) => tracing::info!("reloaded"),
+            Ok(()) => tracing::info!("reloaded the certificate and the log filter"),
             Err(error) => {
                 tracing::warn!(error = %format!("{error:#}"), "the log filter was not reloaded")
             }
@@ -327,18 +375,18 @@ async fn start_on_record(
         software: env!("CARGO_PKG_VERSION").to_owned(),
         key_memory: keys.arena().protection().to_string(),
     };
+    let _receipt = log.append(start).await?;
+    anchor_on_record(log, ledger).await
+}
+
+async fn anchor_on_record(log: &AuditLog, ledger: &BrokerLedger) -> Result<()> {
+    let position = ledger.position();
     let anchor = Anchor {
         incarnation: INCARNATION,
         seq: position.seq,
         t: position.anchor_t,
     };
-    let queued = [
-        log.queue(&log.leaf(start)).await?,
-        log.queue(&log.leaf(anchor)).await?,
-    ];
-    for leaf in queued {
-        let _receipt = leaf.durable().await?;
-    }
+    let _receipt = log.append(anchor).await?;
     Ok(())
 }
 

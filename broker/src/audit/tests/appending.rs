@@ -104,6 +104,7 @@ async fn a_failed_write_closes_the_log_until_a_restart() {
         assert!(matches!(error, AuditError::Poisoned), "{error}");
     }
     assert_eq!(log.head().size, 1);
+    assert_eq!(*log.state().borrow(), LogState::Failed);
     log.close().await;
     let (log, recovered) = open(dir.path());
     assert_eq!(recovered.size, 1);
@@ -169,8 +170,10 @@ async fn a_full_disk_refuses_leaves_and_takes_them_again_once_there_is_room() {
         Err(AuditError::DiskFull { .. })
     ));
     assert!(verify(dir, &log).is_clean());
+    assert_eq!(*log.state().borrow(), LogState::Full);
     std::fs::remove_file(dir.join("ballast")).unwrap();
     assert_eq!(log.append(ban(written)).await.unwrap().index(), written);
+    assert_eq!(*log.state().borrow(), LogState::Writing);
     assert!(verify(dir, &log).is_clean());
     log.close().await;
     assert_eq!(open(dir).1.size, written + 1);
