@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64URL};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as B64URL},
+};
 use ring::{
     rand::SystemRandom,
     rsa::PublicKeyComponents as RsaPublicKeyComponents,
@@ -51,11 +54,14 @@ impl Issuer {
     /// When no key can be made.
     pub fn new_rsa(url: &str, kid: &str) -> Result<Self> {
         let made = Command::new("openssl")
-            .args("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -outform DER".split(' '))
+            .args("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048".split(' '))
             .output()
             .context("run openssl")?;
         ensure!(made.status.success(), "openssl made no key");
-        Self::from_pkcs8(url, kid, &made.stdout)
+        // PEM (RFC 7468): only so is it PKCS#8.
+        let text = String::from_utf8(made.stdout)?;
+        let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+        Self::from_pkcs8(url, kid, &BASE64.decode(body)?)
     }
 
     /// An issuer with a key that was made before.
