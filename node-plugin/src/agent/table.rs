@@ -144,6 +144,17 @@ impl Table {
         }
     }
 
+    /// Notes why a volume was not refreshed; answers whether it is published.
+    pub(super) fn trouble(&self, target: &Target, trouble: String) -> bool {
+        match self.lock().get_mut(target) {
+            Some(Slot::Published { record, .. }) => {
+                record.trouble = Some(trouble);
+                true
+            }
+            Some(Slot::Publishing | Slot::Unpublishing) | None => false,
+        }
+    }
+
     /// Takes over what was found mounted, and forgets what is recorded and was not found. Volumes with which something
     /// is under way are left to whoever does it.
     pub(super) fn reconcile(&self, found: impl IntoIterator<Item = (Target, Record)>) {

@@ -21,7 +21,7 @@ use super::deliver::{DeliverError, Delivery, Package, deliver};
 use super::metadata;
 use super::session::PluginKeys;
 use super::table::{Claim, Publish, Record, Table, Unpublish};
-use crate::csi::request::PublishRequest;
+use crate::csi::request::{PublishRequest, RequestError};
 use crate::ipc::{Fault, FaultCode, MounterClient, MounterError, VolumeState};
 use crate::mounter::VolumeLimits;
 use crate::volume::Target;
@@ -174,6 +174,13 @@ impl Volumes {
                 task.await.unwrap_or(Err(PublishError::Stopping))
             }
         }
+    }
+
+    /// Keeps a volume that is published though a republish of it could not be read, and notes why as its trouble; answers
+    /// whether it is published.
+    #[must_use]
+    pub fn keep(&self, target: &Target, error: &RequestError) -> bool {
+        self.shared.table.trouble(target, error.to_string())
     }
 
     /// Unpublishes a volume; one that is not there is done already. Needs neither broker nor pod.

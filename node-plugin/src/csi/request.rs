@@ -129,6 +129,18 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
+/// The volume of a publish that is wrong otherwise.
+///
+/// # Errors
+/// [`RequestError`] when it names none.
+pub fn parse_publish_target(
+    volume_id: &str,
+    target_path: &str,
+    expected: Expected<'_>,
+) -> Result<Target, RequestError> {
+    parse_target(volume_id, "target_path", target_path, expected)
+}
+
 /// A volume that is to be gone.
 ///
 /// # Errors

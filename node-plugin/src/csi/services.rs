@@ -10,7 +10,9 @@ use csi::volume_usage::Unit;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::request::{Expected, PublishRequest, parse_stats, parse_unpublish};
+use super::request::{
+    Expected, PublishRequest, parse_publish_target, parse_stats, parse_unpublish,
+};
 use super::status;
 use crate::agent::volumes::{VolumeReport, Volumes};
 
@@ -108,9 +110,20 @@ impl Node for Services {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        let request = PublishRequest::parse(request.into_inner(), self.expected())
-            .inspect_err(|error| tracing::warn!(%error, "a publish request is refused"))?;
-        self.volumes.publish(request).await?;
+        let request = request.into_inner();
+        let (id, path) = (request.volume_id.clone(), request.target_path.clone());
+        match PublishRequest::parse(request, self.expected()) {
+            Ok(request) => self.volumes.publish(request).await?,
+            Err(error) => {
+                tracing::warn!(%error, "a publish request is refused");
+                // INVALID_ARGUMENT would have kubelet forget, or even unmount, what is mounted.
+                let target = parse_publish_target(&id, &path, self.expected()).ok();
+                let kept = target.is_some_and(|target| self.volumes.keep(&target, &error));
+                if !kept {
+                    return Err(error.into());
+                }
+            }
+        }
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
 

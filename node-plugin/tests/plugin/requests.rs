@@ -62,6 +62,39 @@ fn a_bad_request_is_refused_before_the_broker_hears_of_it() {
     assert!(bed.mounts().is_empty());
 }
 
+/// Kubelet 1.35 and older delete a mount whose republish ends in a final error: there is none for what is mounted.
+#[test]
+fn a_bad_republish_keeps_the_mount_and_is_reported() {
+    let bed = Bed::start();
+    let volume = Volume::new("web-0");
+    bed.publish(&volume).unwrap();
+    let before = (bed.mounts(), bed.read(&volume, ".attache.json"));
+    let condition = || bed.stats(&volume).unwrap().volume_condition.unwrap();
+    type Bend = fn(&mut csi::NodePublishVolumeRequest);
+    let bends: &[(&str, Bend)] = &[
+        ("secrets", |r| r.secrets.clear()),
+        ("volume_capability", |r| r.volume_capability = None),
+        ("volumeAttributes.container", |r| {
+            drop(r.volume_context.remove("container"))
+        }),
+    ];
+    for (field, bend) in bends {
+        let mut request = bed.kubelet.publish_request(&volume);
+        bend(&mut request);
+        bed.send(request).unwrap();
+        assert_eq!((bed.mounts(), bed.read(&volume, ".attache.json")), before);
+        let told = condition();
+        assert!(told.abnormal && told.message.starts_with(field), "{told:?}");
+    }
+    let mut request = bed.kubelet.publish_request(&volume);
+    request.secrets.clear();
+    bed.unpublish(&volume).unwrap();
+    let refused = bed.send(request).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    bed.publish(&volume).unwrap();
+    assert!(!condition().abnormal);
+}
+
 #[test]
 fn the_other_calls_answer_as_the_specification_has_it() {
     let bed = Bed::start();
