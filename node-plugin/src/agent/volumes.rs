@@ -243,7 +243,15 @@ impl Volumes {
     pub fn recover(&self) -> Result<usize, MounterError> {
         let mut found = Vec::new();
         for target in self.shared.mounter.list()? {
-            let state = self.shared.mounter.stat(&target)?;
+            let state = match self.shared.mounter.stat(&target) {
+                Ok(state) => state,
+                // One volume that cannot be looked at must not keep all the others from being served.
+                Err(MounterError::Refused(fault)) => {
+                    tracing::warn!(%target, %fault, "found mounted and not to be looked at");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match adopt(&state) {
                 Some(record) => found.push((target, record)),
                 None => {

@@ -1,8 +1,10 @@
 //! Processes that end and are killed: mounts stay, and are found again.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Signal, kill_process};
 
 use crate::bed::{Bed, Volume};
@@ -91,15 +93,39 @@ fn a_volume_that_was_unmounted_behind_the_plugin_is_mounted_again() {
     let bed = Bed::start();
     let volume = Volume::new("web-0");
     bed.publish(&volume).unwrap();
-    rustix::mount::unmount(
-        bed.kubelet.path(&volume),
-        rustix::mount::UnmountFlags::DETACH,
-    )
-    .unwrap();
+    unmount(bed.kubelet.path(&volume), UnmountFlags::DETACH).unwrap();
     bed.until("mended", |bed| {
         bed.publish(&volume).is_ok() && bed.read(&volume, "db/password") == PASSWORD
     });
     assert_eq!(bed.mounts().len(), 1);
+}
+
+/// Somebody mounted something over a volume: that one is refused, and all others are served, by a restarted agent too.
+#[test]
+fn a_volume_that_cannot_be_looked_at_keeps_no_other_from_being_served() {
+    let mut bed = Bed::start();
+    let (covered, other) = (Volume::new("web-0"), Volume::new("web-1"));
+    bed.publish(&covered).unwrap();
+    bed.publish(&other).unwrap();
+    let (point, flags) = (bed.kubelet.path(&covered), MountFlags::empty());
+    mount("theirs", &point, c"tmpfs", flags, None).unwrap();
+    for signal in [Signal::TERM, Signal::KILL] {
+        bed.plugin.take().unwrap().end(signal);
+        bed.start_plugin();
+        bed.publish(&other).unwrap();
+        let refused = bed.publish(&covered).unwrap_err();
+        assert_eq!(
+            refused.code(),
+            tonic::Code::FailedPrecondition,
+            "{refused:?}"
+        );
+        assert_eq!(bed.read(&other, "db/password"), PASSWORD);
+        assert_eq!(bed.mounts().len(), 3);
+    }
+    unmount(&point, UnmountFlags::DETACH).unwrap();
+    bed.publish(&covered).unwrap();
+    assert_eq!(bed.read(&covered, "db/password"), PASSWORD);
+    assert_eq!(bed.mounts().len(), 2);
 }
 
 /// Stopped by SIGTERM with a publish in flight, the plugin ends it first.
@@ -153,4 +179,35 @@ fn the_agent_is_nobody_and_the_mounter_has_no_network() {
     }
     assert_eq!(field(&agent, "NoNewPrivs:"), "1");
     assert_eq!(field(&status("mounter"), "Seccomp:"), "2");
+}
+
+#[test]
+fn the_agent_runs_as_nobody_else_and_without_privileges() {
+    let bed = Bed::idle();
+    let agent = |words: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(words)
+            .arg(env!("CARGO_BIN_EXE_attache-node-plugin"));
+        command.args(["agent", "--config"]);
+        let ended = command
+            .arg(bed.dir.join("node-plugin.toml"))
+            .output()
+            .unwrap();
+        assert!(!ended.status.success(), "{words:?}: {ended:?}");
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    for uid in ["0", "1000"] {
+        let user = format!("--reuid={uid}");
+        let told = agent(&[&user, "--regid=4840", "--clear-groups"]);
+        assert!(told.contains("must run as uid 4840"), "{uid}: {told}");
+    }
+    let told = agent(&[
+        "--reuid=4840",
+        "--regid=4840",
+        "--clear-groups",
+        "--inh-caps=+chown",
+        "--ambient-caps=+chown",
+    ]);
+    assert!(told.contains("must have no capability"), "{told}");
 }
