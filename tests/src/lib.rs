@@ -11,6 +11,7 @@ pub mod container;
 pub mod fill;
 pub mod floor;
 pub mod issuer;
+pub mod kills;
 pub mod kubelet;
 pub mod measure;
 pub mod mounts;

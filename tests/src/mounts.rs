@@ -1,6 +1,7 @@
 //! What this mount namespace has mounted, read from mountinfo.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -29,15 +30,61 @@ pub struct Mount {
 /// # Errors
 /// When mountinfo cannot be read or has another shape.
 pub fn below(root: &Path) -> Result<Vec<Mount>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    let mut mounts = Vec::new();
-    for line in text.lines() {
-        let mount = parse(line).with_context(|| format!("mountinfo line {line:?}"))?;
-        if mount.point.starts_with(root) {
-            mounts.push(mount);
+    let mut mounts = table(Path::new("/proc/self/mountinfo"))?;
+    mounts.retain(|mount| mount.point.starts_with(root));
+    Ok(mounts)
+}
+
+/// The mounts with one of these sources in any mount namespace of this machine, each namespace once.
+///
+/// # Errors
+/// When the processes cannot be listed.
+pub fn anywhere(sources: &[String]) -> Result<Vec<Mount>> {
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    for process in fs::read_dir("/proc")?.flatten() {
+        // Whoever has ended meanwhile keeps no namespace.
+        let Ok(namespace) = fs::read_link(process.path().join("ns/mnt")) else {
+            continue;
+        };
+        if seen.insert(namespace) {
+            let mounts = table(&process.path().join("mountinfo")).unwrap_or_default();
+            found.extend(mounts.into_iter().filter(|m| sources.contains(&m.source)));
         }
     }
-    Ok(mounts)
+    Ok(found)
+}
+
+/// The descriptors of a process that lie on a mount which is mounted nowhere: a detached mount lives on by them.
+///
+/// # Errors
+/// When the process is gone.
+pub fn detached(pid: u32) -> Result<Vec<PathBuf>> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let mounted: BTreeSet<u64> = table(&process.join("mountinfo"))?
+        .iter()
+        .map(|mount| mount.id)
+        .collect();
+    let mut found = Vec::new();
+    for fd in fs::read_dir(process.join("fd"))?.flatten() {
+        let info = fs::read_to_string(process.join("fdinfo").join(fd.file_name()));
+        let (Ok(path), Ok(info)) = (fs::read_link(fd.path()), info) else {
+            continue;
+        };
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        let id = id.and_then(|id| id.trim().parse().ok());
+        // Sockets, pipes and memory files lie on mounts of the kernel's own.
+        let of_a_file = path.is_absolute() && !path.to_string_lossy().starts_with("/memfd:");
+        if of_a_file && id.is_some_and(|id| !mounted.contains(&id)) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn table(file: &Path) -> Result<Vec<Mount>> {
+    let text = fs::read_to_string(file)?;
+    let parse = |line: &str| parse(line).with_context(|| format!("mountinfo line {line:?}"));
+    text.lines().map(parse).collect()
 }
 
 fn parse(line: &str) -> Option<Mount> {

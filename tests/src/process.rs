@@ -127,11 +127,7 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("a pid")?;
-        kill_process(pid, signal).with_context(|| format!("signal {}", self.name))
+        send(self.child.id(), signal).with_context(|| format!("signal {}", self.name))
     }
 
     /// Asks it to end and waits.
@@ -203,6 +199,15 @@ impl Drop for Process {
     }
 }
 
+/// Sends a signal to a process.
+///
+/// # Errors
+/// When the process is gone.
+pub fn send(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(kill_process(pid.context("a pid")?, signal)?)
+}
+
 /// The process ids of the children of a process.
 ///
 /// # Errors
@@ -217,6 +222,21 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
         );
     }
     Ok(found)
+}
+
+/// The child of a process that runs the program's command `command`, its first argument.
+///
+/// # Errors
+/// When the process is gone, or has no such child.
+pub fn child(pid: u32, command: &str) -> Result<u32> {
+    let runs = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|c| c.split('\0').nth(1) == Some(command))
+    };
+    children(pid)?
+        .into_iter()
+        .find(runs)
+        .with_context(|| format!("process {pid} has no child {command}"))
 }
 
 /// Runs a command to its end and returns what it printed.

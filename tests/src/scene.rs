@@ -160,6 +160,15 @@ impl Scene {
             .attache_ok(&["audit", "tail", "-n", "10000", "--output", "json"])
     }
 
+    /// What `attache status` says of the broker.
+    ///
+    /// # Errors
+    /// With what the command printed.
+    pub fn status(&self) -> Result<Value> {
+        let told = self.bed.attache_ok(&["status", "--output", "json"])?;
+        Ok(serde_json::from_str(&told)?)
+    }
+
     /// The logs of broker and plugin.
     #[must_use]
     pub fn logs(&self) -> String {

@@ -3,7 +3,7 @@
 use std::{fmt::Write, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result};
-use attache_tests::{Bed, process::children};
+use attache_tests::{Bed, process::child};
 
 use crate::{narrator::Narrator, story::Left};
 
@@ -15,17 +15,7 @@ pub(crate) fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -
     fs::write(&key, bed.issuer.pkcs8())?;
     let broker = bed.broker.take().context("the broker runs")?.release();
     let plugin = bed.plugin.take().context("the plugin runs")?.release();
-    let half = |name: &str| -> Result<u32> {
-        let named = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|c| c.split('\0').nth(1) == Some(name))
-        };
-        children(plugin)?
-            .into_iter()
-            .find(named)
-            .with_context(|| format!("the plugin has a {name}"))
-    };
-    let (mounter, agent) = (half("mounter")?, half("agent")?);
+    let (mounter, agent) = (child(plugin, "mounter")?, child(plugin, "agent")?);
     let target = bed
         .kubelet_dir()
         .join("pods")

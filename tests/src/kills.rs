@@ -1,0 +1,77 @@
+//! kill -9 at random instants: how often, when, and how a run is repeated.
+
+use std::{
+    io::{self, Write},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+
+/// How many kills a crash test makes.
+pub const ROUNDS: u32 = 200;
+/// At least so many of them must hit an operation that is under way, or the test proved nothing.
+pub const MID_HITS: u32 = 60;
+/// The environment variable that repeats a run: the seed that it printed.
+pub const SEED: &str = "ATTACHE_SEED";
+/// How often an operation is measured.
+const MEASURED: usize = 11;
+
+/// Draws instants from a seed (xorshift64*): what matters is that a run can be repeated.
+#[derive(Debug)]
+pub struct Dice {
+    seed: u64,
+    state: u64,
+}
+
+impl Dice {
+    /// A generator with the seed of [`SEED`], or with a new one. Prints it.
+    ///
+    /// # Errors
+    /// When the variable is not a number above 0.
+    pub fn new() -> Result<Self> {
+        let seed = match std::env::var(SEED) {
+            Ok(text) => text.parse().ok().filter(|seed| *seed != 0),
+            Err(_) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+                Some(now.as_secs() << 20 | u64::from(now.subsec_micros()))
+            }
+        };
+        let seed = seed.with_context(|| format!("{SEED} must be a number above 0"))?;
+        say(&format!("{SEED}={seed}"));
+        Ok(Self { seed, state: seed })
+    }
+
+    /// What a failure must name.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Sleeps until an instant of an operation that begins now: uniform over its length.
+    pub fn wait(&mut self, length: Duration) {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        let drawn = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        thread::sleep(Duration::from_nanos(drawn % nanos.max(1)));
+    }
+}
+
+/// Says something on standard error itself, which the test runner does not keep back: what the kills of a run met is to
+/// be seen when it passes, too.
+pub fn say(text: &str) {
+    // Who closed standard error does not want to know.
+    let _unheard = writeln!(io::stderr(), "{text}");
+}
+
+/// The length of an operation: the median of some runs, each of which answers how long it took.
+///
+/// # Errors
+/// That of a run.
+pub fn length(mut run: impl FnMut() -> Result<Duration>) -> Result<Duration> {
+    let mut lengths = (0..MEASURED).map(|_| run()).collect::<Result<Vec<_>>>()?;
+    lengths.sort_unstable();
+    lengths.get(MEASURED / 2).copied().context("no run")
+}
