@@ -95,13 +95,48 @@ fn publishing_again_keeps_the_mount_and_makes_no_second_one() {
     }
     assert_eq!(mounts::below(&scene.kubelet.target(&pod)).unwrap(), before);
     assert_eq!(scene.metadata(&pod).unwrap(), generation);
-    let releases = scene.audit().unwrap().matches("payments/db").count();
+    let counted = |what: &str| scene.status().unwrap()[what].as_u64().unwrap();
+    let leaves = || scene.audit().unwrap().matches("payments/db").count();
+    until("refreshed", || counted("unchanged") > 0);
+    let (unchanged, before) = (counted("unchanged"), leaves());
     scene.publish(&pod).unwrap();
-    assert_eq!(
-        scene.audit().unwrap().matches("payments/db").count(),
-        releases,
-        "unchanged makes no leaf"
-    );
+    until("refreshed again", || counted("unchanged") > unchanged);
+    assert_eq!(leaves(), before, "unchanged makes no leaf");
+    assert_eq!(counted("releases"), 1);
+}
+
+/// The grant goes while the volume is mounted: nothing new comes, what is there stays, and both sides say so.
+#[test]
+fn a_refused_refresh_keeps_the_mount_is_reported_and_makes_one_leaf() {
+    let scene = Scene::start().unwrap();
+    let pod = pod("web-0");
+    scene.publish(&pod).unwrap();
+    let before = mounts::below(&scene.kubelet.target(&pod)).unwrap();
+    scene
+        .bed
+        .attache_ok(&["grant", "remove", "shop-web-db", "--yes"])
+        .unwrap();
+    scene.put("payments/db", &[("password", "second")]).unwrap();
+    for refusals in 1..=3_u64 {
+        scene.publish(&pod).unwrap();
+        until("refused", || {
+            scene.status().unwrap()["refusals"] == refusals
+        });
+    }
+    let request = csi::NodeGetVolumeStatsRequest {
+        volume_id: pod.volume_id(),
+        volume_path: scene.kubelet.target(&pod).display().to_string(),
+        staging_target_path: String::new(),
+    };
+    let mut node = scene.kubelet.node();
+    let stats = scene.runtime.block_on(node.node_get_volume_stats(request));
+    let condition = stats.unwrap().into_inner().volume_condition.unwrap();
+    let decision = condition.message.split("decision ").nth(1).unwrap();
+    assert!(condition.abnormal);
+    let audit = scene.audit().unwrap();
+    assert_eq!(audit.matches(&decision[..8]).count(), 1, "{audit}");
+    assert_eq!(scene.read(&pod, "db/password").unwrap(), PASSWORD);
+    assert_eq!(mounts::below(&scene.kubelet.target(&pod)).unwrap(), before);
 }
 
 #[test]

@@ -111,6 +111,20 @@ fn every_failpoint_leaves_a_volume_that_the_next_publish_mends() {
                 owned(&OLD)
             );
         }
+        if name == "before-swap" {
+            // All that a reader is about to be led to is immutable before it is.
+            let new = kubelet.mount_point(&target).join("..2-0202020202020202");
+            for path in [
+                "",
+                "db",
+                "db/password",
+                "db/username",
+                "added",
+                ".attache.json",
+            ] {
+                assert!(is_immutable(&new.join(path)), "{path:?}");
+            }
+        }
         mends(&kubelet, &target, 2);
     }
 }

@@ -20,7 +20,9 @@ impl Drop for Stop<'_> {
 }
 
 const CONTAINER: &str = "ATTACHE_TEST_CONTAINER";
-const SWAPS: u64 = 100;
+const SWAPS: u64 = 1000;
+/// Descriptors of as many generations, which the container keeps open through all of them.
+const HELD: usize = 200;
 
 #[test]
 fn a_link_swapped_in_at_the_target_is_never_followed() {
@@ -78,11 +80,12 @@ fn a_container_cannot_change_its_own_volume() {
     let kubelet = Kubelet::new();
     let (volumes, target) = (kubelet.volumes(), kubelet.volume("secrets"));
     volumes.attach(&target).unwrap();
-    write(
-        &volumes,
-        &target,
-        &sealed(1, &[("db/password", "value 1"), ("token", "t")]),
-    );
+    let swap = |round: u64| {
+        let value = format!("value {round}");
+        let files = [("db/password", value.as_str()), ("token", "t")];
+        assert!(write(&volumes, &target, &sealed(round, &files)), "{round}");
+    };
+    swap(1);
     let bind = kubelet.path().join("bind");
     std::fs::create_dir(&bind).unwrap();
     rustix::mount::mount_bind(kubelet.mount_point(&target), &bind).unwrap();
@@ -103,35 +106,39 @@ fn a_container_cannot_change_its_own_volume() {
     let mut report = BufReader::new(container.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
-    assert!(
-        report.any(|line| line.contains("attacking")),
-        "the container never started"
-    );
-    for round in 2..SWAPS + 2 {
-        let files = [
-            ("db/password", format!("value {round}")),
-            ("token", "t".to_owned()),
-        ];
-        let files = files
-            .each_ref()
-            .map(|(path, value)| (*path, value.as_str()));
-        assert!(write(&volumes, &target, &sealed(round, &files)), "{round}");
-    }
-    drop(container.stdin.take());
-    let report: Vec<String> = report.filter(|line| line.contains("attempts")).collect();
+    let holding = AtomicBool::new(false);
+    let mut round = 1;
+    let report: Vec<String> = std::thread::scope(|scope| {
+        let report = scope.spawn(|| {
+            let held = report.any(|line| line.contains("holding"));
+            holding.store(held, Ordering::Relaxed);
+            report.filter(|line| line.contains("of attack")).collect()
+        });
+        // It gets its descriptors from the first swaps; those that count come when it holds them all.
+        while !holding.load(Ordering::Relaxed) && !report.is_finished() {
+            round += 1;
+            swap(round);
+        }
+        for _ in 0..SWAPS {
+            round += 1;
+            swap(round);
+        }
+        drop(container.stdin.take());
+        report.join().unwrap()
+    });
+    println!("{SWAPS} swaps of {round}: {report:#?}");
     assert!(container.wait().unwrap().success(), "{report:?}");
-    let numbers: Vec<u64> = report[0]
-        .split(' ')
-        .filter_map(|word| word.parse().ok())
-        .collect();
-    let [attempts, generations] = numbers[..] else {
-        panic!("{report:?}")
-    };
-    assert!(
-        attempts > 200 && generations > SWAPS / 10,
-        "no race was run: {report:?}"
-    );
+    assert_eq!(report.len(), ATTACKS.len() + 1, "{report:?}");
     assert!(volumes.stat(&target).unwrap().0.whole);
+}
+
+/// How often one way of attacking was tried and how it was refused.
+#[derive(Default)]
+struct Refusals {
+    /// EPERM, EACCES or EROFS.
+    refused: u64,
+    /// ENOENT: the generation went between its name and the attack.
+    gone: u64,
 }
 
 /// The container of the test above: uid 1000 with a read-write bind of the volume, until its standard input closes.
@@ -142,29 +149,36 @@ fn container() {
         return;
     };
     assert_eq!(rustix::process::getuid().as_raw(), 1000);
+    for (name, attack) in ATTACKS {
+        let (mount, generation) = unprotected();
+        attack(mount.path(), &generation).expect(name);
+    }
     let ended = AtomicBool::new(false);
-    let (mut attempts, mut successes, mut held) = (0_u64, Vec::new(), Vec::new());
+    let mut held: Vec<(File, String)> = Vec::new();
+    let mut tallies: Vec<Refusals> = ATTACKS.iter().map(|_| Refusals::default()).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _eof = std::io::stdin().read_to_end(&mut Vec::new());
             ended.store(true, Ordering::Relaxed);
         });
+        let _ended = Stop(&ended);
         while !ended.load(Ordering::Relaxed) {
-            let opened = open_and_read(&mount);
-            let last = held.last().map(|(_, value)| value);
-            if let Some(pair) = opened.filter(|(_, value)| held.len() < 200 && last != Some(value))
-            {
-                held.push(pair);
-            }
-            let generation = std::fs::read_link(mount.join("..data")).unwrap();
-            for (name, done) in attack(&mount, &mount.join(generation)) {
-                attempts += 1;
-                if done {
-                    successes.push(name);
+            if held.len() < HELD {
+                let last = held.last().map(|(_, value)| value.as_str());
+                let opened = open_and_read(&mount).filter(|(_, value)| last != Some(value));
+                held.extend(opened);
+                if held.len() == HELD {
+                    println!("holding");
                 }
             }
-            if attempts < 50 {
-                println!("attacking");
+            let generation = mount.join(std::fs::read_link(mount.join("..data")).unwrap());
+            for ((name, attack), tally) in ATTACKS.iter().zip(&mut tallies) {
+                let error = attack(&mount, &generation).expect_err(name);
+                match error.raw_os_error() {
+                    Some(libc::EPERM | libc::EACCES | libc::EROFS) => tally.refused += 1,
+                    Some(libc::ENOENT) => tally.gone += 1,
+                    _ => panic!("{name}: {error}"),
+                }
             }
         }
     });
@@ -173,11 +187,28 @@ fn container() {
         let len = rustix::io::pread(file, &mut again, 0).unwrap();
         assert_eq!(&again[..len], first.as_bytes());
     }
-    println!(
-        "attempts {attempts} on generations {} successes {successes:?}",
-        held.len()
-    );
-    assert!(successes.is_empty() && !held.is_empty());
+    println!("{} descriptors held at the end of attack", held.len());
+    assert_eq!(held.len(), HELD);
+    for ((name, _), Refusals { refused, gone }) in ATTACKS.iter().zip(&tallies) {
+        println!("{name}: {refused} times of attack refused, {gone} times too late");
+        assert!(
+            *refused > SWAPS / 10,
+            "{name}: no race was run ({refused}, {gone})"
+        );
+    }
+}
+
+/// The control: a mount's layout in a plain folder of the container's own, where every attack must succeed.
+fn unprotected() -> (tempfile::TempDir, PathBuf) {
+    let mount = tempfile::tempdir().unwrap();
+    let generation = mount.path().join("..1-0");
+    std::fs::create_dir_all(generation.join("db")).unwrap();
+    for file in ["db/password", "token"] {
+        std::fs::write(generation.join(file), "value 0").unwrap();
+    }
+    symlink("..1-0", mount.path().join("..data")).unwrap();
+    symlink("..data/token", mount.path().join("token")).unwrap();
+    (mount, generation)
 }
 
 fn open_and_read(mount: &Path) -> Option<(File, String)> {
@@ -188,77 +219,61 @@ fn open_and_read(mount: &Path) -> Option<(File, String)> {
     Some((file, value))
 }
 
-/// Each way of changing something, and whether it worked.
-fn attack(mount: &Path, generation: &Path) -> Vec<(&'static str, bool)> {
-    let file = generation.join("db/password");
-    let mode = |bits| std::fs::Permissions::from_mode(bits);
-    let open = |path: &Path| OpenOptions::new().write(true).open(path).is_ok();
-    let held = File::open(&file);
-    vec![
-        (
-            "chmod",
-            std::fs::set_permissions(&file, mode(0o600)).is_ok(),
-        ),
-        (
-            "chmod through a link",
-            std::fs::set_permissions(mount.join("token"), mode(0o600)).is_ok(),
-        ),
-        (
-            "chmod of a held file",
-            held.is_ok_and(|held| held.set_permissions(mode(0o600)).is_ok()),
-        ),
-        (
-            "chmod of a folder",
-            std::fs::set_permissions(generation.join("db"), mode(0o777)).is_ok(),
-        ),
-        (
-            "chmod of the root",
-            std::fs::set_permissions(mount, mode(0o777)).is_ok(),
-        ),
-        ("write", open(&file)),
-        ("write through a link", open(&mount.join("token"))),
-        (
-            "truncate",
-            OpenOptions::new()
-                .write(true)
-                .truncate(true)
-                .open(&file)
-                .is_ok(),
-        ),
-        (
-            "create in the root",
-            File::create(mount.join("mine")).is_ok(),
-        ),
-        (
-            "create in the generation",
-            File::create(generation.join("mine")).is_ok(),
-        ),
-        (
-            "create in a folder",
-            File::create(generation.join("db/mine")).is_ok(),
-        ),
-        ("mkdir", std::fs::create_dir(mount.join("..mine")).is_ok()),
-        ("symlink", symlink("/etc", mount.join("mine")).is_ok()),
-        (
-            "link",
-            std::fs::hard_link(&file, mount.join("mine")).is_ok(),
-        ),
-        (
-            "rename",
-            std::fs::rename(&file, generation.join("db/mine")).is_ok(),
-        ),
-        (
-            "rename of ..data",
-            std::fs::rename(mount.join("..data"), mount.join("..mine")).is_ok(),
-        ),
-        (
-            "rename of a link",
-            std::fs::rename(mount.join("token"), mount.join("mine")).is_ok(),
-        ),
-        ("unlink", std::fs::remove_file(&file).is_ok()),
-        (
-            "unlink of a link",
-            std::fs::remove_file(mount.join("token")).is_ok(),
-        ),
-    ]
+/// A way of changing something, given the mount and the generation that was present a moment ago.
+type Attack = (&'static str, fn(&Path, &Path) -> std::io::Result<()>);
+
+const ATTACKS: [Attack; 20] = [
+    ("chmod", |_, g| set_mode(&g.join("db/password"), 0o600)),
+    ("chmod through a link", |m, _| {
+        set_mode(&m.join("token"), 0o600)
+    }),
+    ("chmod of a held file", |_, g| {
+        File::open(g.join("db/password"))?.set_permissions(PermissionsExt::from_mode(0o600))
+    }),
+    ("chmod of a folder", |_, g| set_mode(&g.join("db"), 0o777)),
+    ("chmod of the generation", |_, g| set_mode(g, 0o777)),
+    ("chmod of the root", |m, _| set_mode(m, 0o777)),
+    ("write", |_, g| open_to_write(&g.join("db/password"), false)),
+    ("write through a link", |m, _| {
+        open_to_write(&m.join("token"), false)
+    }),
+    ("truncate", |_, g| {
+        open_to_write(&g.join("db/password"), true)
+    }),
+    ("create in the root", |m, _| {
+        File::create(m.join("mine")).map(drop)
+    }),
+    ("create in the generation", |_, g| {
+        File::create(g.join("mine")).map(drop)
+    }),
+    ("create in a folder", |_, g| {
+        File::create(g.join("db/mine")).map(drop)
+    }),
+    ("mkdir", |m, _| std::fs::create_dir(m.join("..mine"))),
+    ("symlink", |m, _| symlink("/etc", m.join("mine"))),
+    ("link", |m, g| {
+        std::fs::hard_link(g.join("db/password"), m.join("mine"))
+    }),
+    ("rename", |_, g| {
+        std::fs::rename(g.join("db/password"), g.join("db/mine"))
+    }),
+    ("rename of ..data", |m, _| {
+        std::fs::rename(m.join("..data"), m.join("..mine"))
+    }),
+    ("rename of a link", |m, _| {
+        std::fs::rename(m.join("token"), m.join("mine"))
+    }),
+    ("unlink", |_, g| std::fs::remove_file(g.join("db/password"))),
+    ("unlink of a link", |m, _| {
+        std::fs::remove_file(m.join("token"))
+    }),
+];
+
+fn set_mode(path: &Path, bits: u32) -> std::io::Result<()> {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(bits))
+}
+
+fn open_to_write(path: &Path, truncate: bool) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(truncate).open(path).map(drop)
 }
