@@ -17,3 +17,7 @@ pub mod release;
 pub mod run;
 pub mod store;
 pub mod vault;
+
+#[cfg(test)]
+#[path = "../../tests/independent/reader.rs"]
+mod vectors;

@@ -3,176 +3,27 @@
 
 use std::fs;
 
-use attache_envelope::anchor::{Anchor, AnchorTag, AuditHead, TableSum};
-use attache_envelope::body::{
-    HeadBody, HeadState, KekBody, KekIndexKey, KekState, KeyspaceBody, KeyspaceState, RequestBody,
-    ValueKeyBody, VersionBody,
-};
-use attache_envelope::id::{ChainId, KeyId, SecretId, SlotId, StoreId, ValueId};
-use attache_envelope::key::{AnchorSealKey, SigningSeed, SlotSecret, Srk};
-use attache_envelope::keyring::{self, KeyState, KeyringEntry, Purpose};
-use attache_envelope::lp::Reader;
-use attache_envelope::name::SecretVersion;
-use attache_envelope::slot::{Slot, SlotIdentity};
-use attache_envelope::value::CtHash;
-use attache_envelope::wrap::{self, AnchorBinding, WrappedKey};
-use attache_envelope::x25519::PublicKey;
-use attache_envelope::{SystemRandom, Table};
+use attache_envelope::Table;
+use attache_envelope::keyring::Purpose;
 use serde_json::Value;
 
-const CREATED_MS: u64 = 1_700_000_000_000;
-const ALICE: &str = "spiffe://example.internal/operator/alice";
-const STORE: StoreId = StoreId::from_bytes([1; 16]);
-
+/// Both pages on formats, as one text.
 fn page() -> String {
-    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/formats.md")).unwrap()
-}
-
-fn shown(what: &str, bytes: &[u8]) {
-    let text = hex::encode(bytes);
-    assert!(
-        page().contains(&text),
-        "the page does not show {what}: {text}"
-    );
-}
-
-#[test]
-fn bodies_are_as_the_page_shows() {
-    let head = HeadBody {
-        secret: SecretId::from_bytes([0x11; 16]),
-        state: HeadState::Active,
-        active: SecretVersion::new(2),
-        latest: SecretVersion::new(3).unwrap(),
-        created_ms: CREATED_MS,
-        changed_ms: CREATED_MS + 1000,
-        changed_by: ALICE.to_owned(),
-    };
-    shown("the head", &head.encode());
-    let field = |name: &str, value: u8| (name.parse().unwrap(), ValueId::from_bytes([value; 16]));
-    let version = VersionBody {
-        number: SecretVersion::new(3).unwrap(),
-        fields: [field("password", 0x22), field("username", 0x33)].into(),
-        created_ms: CREATED_MS,
-        created_by: ALICE.to_owned(),
-        note: "rotated".to_owned(),
-    };
-    shown("the version", &version.encode());
-    let request = RequestBody {
-        digest: [0x44; 32],
-        result: b"ok".to_vec(),
-        created_ms: CREATED_MS,
-    };
-    shown("the request", &request.encode());
-}
-
-#[test]
-fn bodies_of_keys_are_as_the_page_shows() {
-    let wrapped = || WrappedKey::from_bytes([0x77; 112]);
-    let keyspace = KeyspaceBody {
-        state: KeyspaceState::Active,
-        key_epoch: 1,
-        created_ms: CREATED_MS,
-        created_by: ALICE.to_owned(),
-    };
-    shown("the keyspace", &keyspace.encode());
-    let kek = KekBody {
-        kek: KeyId::from_bytes([0x55; 16]),
-        state: KekState::Active {
-            wrap_key: KeyId::from_bytes([0x66; 16]),
-            wrapped: wrapped(),
-        },
-        created_ms: CREATED_MS,
-    };
-    shown("the KEK", &kek.encode());
-    let value_key = ValueKeyBody {
-        secret: SecretId::from_bytes([0x11; 16]),
-        kek: KeyId::from_bytes([0x55; 16]),
-        ct_hash: CtHash::from_bytes([0x88; 32]),
-        ct_bytes: 44,
-        wrapped: wrapped(),
-    };
-    shown("the value key", &value_key.encode());
-    assert!(page().contains(&format!(
-        "kek-index  {}\n",
-        hex::encode(KekIndexKey::body())
-    )));
-}
-
-#[test]
-fn the_keyring_record_is_as_the_page_shows() {
-    let key = [0x77; 32];
-    let entries: Vec<_> = Purpose::ALL
+    ["formats.md", "formats-audit.md"]
         .iter()
-        .map(|purpose| KeyringEntry {
-            purpose: *purpose,
-            state: KeyState::Active,
-            epoch: 1,
-            id: KeyId::from_bytes([purpose.code(); 16]),
-            key: &key,
+        .map(|page| {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/");
+            fs::read_to_string(format!("{path}{page}")).unwrap()
         })
-        .collect();
-    let mut record = vec![0; keyring::record_bytes(entries.len())];
-    keyring::write_record(&entries, &mut record).unwrap();
-    shown("the keyring record", &record[..62]);
+        .collect()
+}
+
+#[test]
+fn every_purpose_of_a_key_is_listed() {
     for purpose in Purpose::ALL {
         let listed = format!("{} {}", purpose.code(), purpose.name());
         assert!(page().contains(&listed), "the page does not list {listed}");
     }
-}
-
-#[test]
-fn the_slot_is_as_the_page_shows() {
-    let (secret, rekey, srk) = ([3; 32], [4; 32], [5; 32]);
-    let rekey = SigningSeed::new(&rekey);
-    let verifying = rekey.verifying_key().unwrap();
-    let slot = SlotId::from_bytes([0x22; 16]);
-    let secret = SlotSecret::new(&secret);
-    let mut identity =
-        SlotIdentity::key_file(&SystemRandom, STORE, slot, secret, verifying).unwrap();
-    identity.pk = PublicKey::from_bytes([0x99; 32]);
-    let seal = identity
-        .seal_srk(&SystemRandom, STORE, 1, Srk::new(&srk), rekey)
-        .unwrap();
-    let (enc, signature) = (seal.enc, seal.signature);
-    let stored = Slot { identity, seal }.encode();
-    shown("the slot's front", &stored[..76]);
-    assert_eq!(stored.len(), 328 + 64);
-    assert_eq!(&stored[240..272], enc.as_bytes());
-    assert_eq!(&stored[328..], &signature);
-}
-
-#[test]
-fn the_anchor_is_as_the_page_shows() {
-    let (key, key_id) = ([6; 32], KeyId::from_bytes([0x44; 16]));
-    let key = AnchorSealKey::new(&key);
-    let anchor = Anchor {
-        incarnation: 1,
-        seq: 42,
-        t_prev: AnchorTag::from_bytes([3; 32]),
-        tables: [
-            (Table::Head, TableSum::from_parts([0xaa; 32], 1)),
-            (Table::ValueKey, TableSum::EMPTY),
-        ]
-        .into(),
-        heads: [(
-            ChainId::from_bytes([5; 16]),
-            AuditHead {
-                size: 33,
-                root: [7; 32],
-            },
-        )]
-        .into(),
-    };
-    let stored = anchor.seal(&SystemRandom, key, key_id, STORE).unwrap();
-    shown("the anchor's front", &stored[..44]);
-    let wrapped = Reader::new(&stored[44..]).bytes("wrap").unwrap();
-    let binding = AnchorBinding {
-        store: STORE,
-        incarnation: 1,
-        seq: 42,
-    };
-    let record = wrap::unwrap_anchor(key, key_id, &binding, wrapped).unwrap();
-    shown("the anchor's record", &record);
 }
 
 #[test]
@@ -185,15 +36,24 @@ fn every_table_is_listed() {
     }
 }
 
-/// Where the page shows what a vector holds: file, case, members of `out`.
+/// Where the pages show what a vector holds: file, case, members of `out`; `a..b` is a part of it, in bytes.
 const SHOWN: &[(&str, &str, &[&str])] = &[
     ("lp", "list of pairs", &["lp"]),
+    ("keyring-record", "nine keys", &["record 0..62"]),
     ("keyring", "number 1", &["key"]),
     ("wrap-dek", "a DEK", &["aad", "stored"]),
     ("value", "a password", &["ct"]),
     ("srk-seal", "number 1", &["enc", "ct", "signature"]),
     ("key-file", "random", &["text"]),
     ("row", "empty body", &["row"]),
+    ("body", "head", &["body"]),
+    ("body", "version", &["body"]),
+    ("body", "slot", &["body 0..76"]),
+    (
+        "anchor-row",
+        "two tables, one chain",
+        &["row 0..44", "plaintext"],
+    ),
     ("anchor-chain", "step 1, from T_0", &["t"]),
     (
         "put",
@@ -207,11 +67,39 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
         "one file",
         &["digest_input", "digest", "folder"],
     ),
+    ("identity-body", "identity", &["body"]),
+    ("identity-body", "operator", &["body"]),
+    ("identity-body", "ban", &["body"]),
+    ("identity-body", "join-token", &["body"]),
+    ("registry-body", "cluster", &["body"]),
+    ("registry-body", "grant", &["body"]),
+    ("registry-body", "policy", &["body"]),
+    ("join-token", "random", &["text", "hash"]),
+    ("request-digest", "keyspace.create", &["digest"]),
+    ("listen", "two ports", &["text"]),
+    ("ipc-request", "write", &["message"]),
+    ("ipc-answer", "hello", &["message 0..20"]),
+    ("ipc-answer", "stat, whole", &["message 0..80"]),
+    ("ipc-answer", "list, one", &["message 0..176"]),
+    ("ipc-generation", "two files", &["memfd", "file_set"]),
+    ("metadata", "two files, one missing", &["text"]),
+    ("contexts", "signed in", &["text"]),
+    ("segment", "no record", &["header"]),
+    ("segment", "a batch of two leaves", &[]),
+    ("checkpoint", "size 33", &["note"]),
+    ("anchor-note", "seq 42", &["note"]),
+    ("summary", "seven leaves, two open intents", &["note"]),
+    ("chain-id", "broker-0", &["chain"]),
 ];
 
+/// The bodies that the page lists under their rows' names, after the first two.
+const BODIES: &[&str] = &["value-key", "kek", "kek-index", "keyspace", "request"];
+
 #[test]
-fn vectors_are_as_the_page_shows() {
-    for (file, name, members) in SHOWN {
+fn vectors_are_as_the_pages_show() {
+    let page = page();
+    let bodies = BODIES.iter().map(|row| ("body", *row, &["body"][..]));
+    for (file, name, members) in SHOWN.iter().copied().chain(bodies) {
         let path = format!(
             "{}/../tests/independent/vectors/{file}.json",
             env!("CARGO_MANIFEST_DIR")
@@ -220,15 +108,37 @@ fn vectors_are_as_the_page_shows() {
         let cases = whole["cases"].as_array().unwrap();
         let case = cases.iter().find(|case| case["name"] == *name);
         let case = case.unwrap_or_else(|| panic!("{file} has no case {name}"));
-        for member in *members {
-            let text = case["out"][*member].as_str().unwrap();
-            assert!(page().contains(text), "{file}, {name}, {member}: {text}");
+        for member in members {
+            let (member, part) = member.split_once(' ').unwrap_or((member, ""));
+            let mut text = case["out"][member].as_str().unwrap().trim_end();
+            if let Some((from, to)) = part.split_once("..") {
+                let byte = |at: &str| 2 * at.parse::<usize>().unwrap();
+                text = &text[byte(from)..byte(to)];
+            }
+            assert!(page.contains(text), "{file}, {name}, {member}: {text}");
         }
-        assert!(
-            page().contains(&format!("{file}.json`, \"{name}\"")),
-            "{file}, {name}"
-        );
+        let cited = format!("`{file}.json`, \"{name}\"");
+        let listed = file == "body" && BODIES.contains(&name);
+        assert!(listed || page.contains(&cited), "{cited}");
     }
+}
+
+/// What the pages cite is there.
+#[test]
+fn every_cited_vector_exists() {
+    let page = page();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/independent/vectors");
+    let mut cited = 0;
+    for (at, _) in page.match_indices(".json`, \"") {
+        let before = page[..at].rsplit('`').next().unwrap();
+        let case = page[at..].split('"').nth(1).unwrap();
+        let text = fs::read_to_string(format!("{folder}/{before}.json")).unwrap();
+        let whole: Value = serde_json::from_str(&text).unwrap();
+        let mut cases = whole["cases"].as_array().unwrap().iter();
+        assert!(cases.any(|known| known["name"] == case), "{before}: {case}");
+        cited += 1;
+    }
+    assert!(cited >= SHOWN.len(), "{cited}");
 }
 
 /// Every label in the code of any crate is on the page, and the other way round.
@@ -255,7 +165,7 @@ fn labels_are_those_of_the_code() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 of_code.extend(labels(&fs::read_to_string(path).unwrap()));
             }
         }

@@ -7,3 +7,7 @@ pub mod ipc;
 pub mod mounter;
 pub mod run;
 pub mod volume;
+
+#[cfg(test)]
+#[path = "../../tests/independent/reader.rs"]
+mod vectors;

@@ -5,31 +5,12 @@ It returns the fields it recovered, which must equal those of the case. Hashes a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
+import local_constructions
 from attache_formats import (anchor, audit, denial, generation, hpke, keyring, lp, note, put, release, row, slot,
                              value, wrap)
 from attache_formats.primitives import Refused, ed25519_public, ed25519_sign, sha256
-
-Fields = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Construction:
-    formula: str
-    seal: Callable[[Fields], Fields]
-    open: Callable[[Fields], Fields] | None = None
-
-
-def h(fields: Fields, *names: str) -> list[Any]:
-    """Byte strings, as a list to be spread over the parameters of a construction."""
-    return [bytes.fromhex(fields[name]) for name in names]
-
-
-def s(fields: Fields, *names: str) -> list[Any]:
-    """Plain strings and integers."""
-    return [fields[name] for name in names]
+from construction import Construction, Fields, h, s
 
 
 # LP
@@ -172,12 +153,22 @@ def set_seal(f: Fields) -> Fields:
     return {"steps": steps, "a": a.hex(), "count": count}
 
 
+def _sums(f: Fields) -> tuple[list[anchor.Table], list[anchor.Head]]:
+    return ([(t["table"], *h(t, "a"), t["count"]) for t in f["tables"]],
+            [(*h(c, "chain"), c["size"], *h(c, "root")) for c in f["chains"]])
+
+
 def anchor_seal(f: Fields) -> Fields:
     k, store, t_prev = h(f, "k_anchor_mac", "store", "t_prev")
-    tables = [(t["table"], *h(t, "a"), t["count"]) for t in f["tables"]]
-    heads = [(*h(c, "chain"), c["size"], *h(c, "root")) for c in f["chains"]]
-    parts = (store, f["incarnation"], f["seq"], t_prev, tables, heads)
+    parts = (store, f["incarnation"], f["seq"], t_prev, *_sums(f))
     return {"mac_input": anchor.chain_input(*parts).hex(), "t": anchor.chain(k, *parts).hex()}
+
+
+def anchor_row_seal(f: Fields) -> Fields:
+    k, key_id, salt, store, t_prev = h(f, "k", "key_id", "salt", "store", "t_prev")
+    plaintext = anchor.record(t_prev, *_sums(f))
+    stored = wrap.seal(k, key_id, salt, plaintext, wrap.aad_anchor(store, f["incarnation"], f["seq"])).stored
+    return {"plaintext": plaintext.hex(), "row": anchor.row(f["incarnation"], f["seq"], key_id, stored).hex()}
 
 
 # Put
@@ -330,6 +321,32 @@ def checkpoint_seal(f: Fields) -> Fields:
     return {"origin": origin, "text": text, **_note_out(text, origin, seed)}
 
 
+def summary_seal(f: Fields) -> Fields:
+    store, chain, seed = h(f, "store", "chain", "seed")
+    origin, leaves = note.summary_origin(store, chain), _leaves(f)
+    t = (f["anchor"]["seq"], *h(f["anchor"], "t")) if f["anchor"] else None
+    peaks = audit.peaks(leaves)
+    text = note.summary_text(origin, len(leaves), audit.root(leaves), t, peaks, f["intents"])
+    return {"peaks": [peak.hex() for peak in peaks], "text": text, **_note_out(text, origin, seed)}
+
+
+def segment_seal(f: Fields) -> Fields:
+    records = [(audit.LEAF, *h(x, "leaf")) if "leaf" in x else (audit.CHECKPOINT, x["note"].encode())
+               for x in f["records"]]
+    built = audit.segment(*h(f, "store", "chain"), f["first_index"], records)
+    return {"header": built[:64].hex(), "segment": built.hex()}
+
+
+def segment_open(f: Fields) -> Fields:
+    store, chain, first_index, records = audit.parse_segment(*h(f, "segment"))
+    return {"store": store.hex(), "chain": chain.hex(), "first_index": first_index, "records": [
+        {"leaf": data.hex()} if kind == audit.LEAF else {"note": data.decode()} for kind, data in records]}
+
+
+def chain_id_seal(f: Fields) -> Fields:
+    return {"chain": audit.chain_id(*h(f, "store"), f["broker_id"]).hex()}
+
+
 def checkpoint_open(f: Fields) -> Fields:
     origin = note.checkpoint_origin(*h(f, "store", "chain"))
     size, root = note.parse_checkpoint(note.open_(f["note"], f["vkey"]), origin)
@@ -365,6 +382,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "row": Construction("tag = HMAC(k_row, LP('attache/row/1', format, epoch, store, table, key, seq, body)); row = format u16 || epoch u32 || seq u64 || body || tag", row_seal, row_open),
     "set-hash": Construction("a = sum of HMAC(k_set, LP('attache/set/1', store, table, key, tag)) mod 2^256, big-endian; removal subtracts", set_seal),
     "anchor-chain": Construction("t = HMAC(k_anchor_mac, LP('attache/anchor-chain/1', store, incarnation, seq, t_prev, [(table, a, count)] by table, [(chain, size, root)] by chain)); T_0 = 32 zeros", anchor_seal),
+    "anchor-row": Construction("format u16 || suite u16 || LP(incarnation, seq, key_id, Wrap under k of LP(t_prev, [(table, a, count)] by table, [(chain, size, root)] by chain))", anchor_row_seal),
     "put": Construction(_HPKE + "0x0002, info = LP('attache/put/1', store, broker id, boot, key_id, operator id); aad = digest = SHA-256(LP('attache/commit-put/1', store, request id, keyspace, name, secret, expected head version, flags, note, [(field, value, SHA-256(ct))] by field, [carried] by name)); plaintext = DEKs by field", put_seal, put_open),
     "release": Construction(_HPKE + "0xFFFF, info = LP('attache/deliver/1', suite, store, broker id, boot, node id, pk, session); k = export(LP('attache/release-key/1', nonce, release), 32); sealed = AES-256-GCM(k, nonce 0, DEKs, LP('attache/release/1', store, session, nonce, release, leaf hash, volume, cluster, namespace, pod uid, container, [(keyspace, name, secret, version, field, value, SHA-256(ct))]))", release_seal, release_open),
     "release-setup": Construction(_HPKE + "0xFFFF, sender's setup to pk with an empty info; a pk of small order is refused", setup_seal, setup_seal),
@@ -376,7 +394,11 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "merkle-consistency": Construction("RFC 6962 2.1.2", consistency_seal, consistency_open),
     "signed-note": Construction(_NOTE, note_seal, note_open),
     "checkpoint": Construction("text = origin LF size LF base64(root) LF; origin = name = attache/<store>/<chain>; " + _NOTE, checkpoint_seal, checkpoint_open),
+    "segment": Construction("'ATTAUDIT' || format u16 || suite u16 || store || chain || first index u64 || 0 x12 || (length u32 || kind u8 || body)*, kind 1 a leaf, 2 a checkpoint; zeros behind", segment_seal, segment_open),
+    "summary": Construction("text = name LF 'size ' n LF 'root ' base64(root) LF ['anchor ' seq ' ' base64(t) LF] ('peak ' base64(hash) LF)* ('intent ' index LF)*; name = attache/<store>/<chain>/summary; " + _NOTE, summary_seal, note_open),
+    "chain-id": Construction("SHA-256(LP('attache/chain/1', store, broker id))[..16]", chain_id_seal),
     "anchor-note": Construction("text = origin LF incarnation LF seq LF base64(t) LF; origin = name = attache/anchor/<store>; " + _NOTE, anchor_note_seal, anchor_note_open),
+    **local_constructions.CONSTRUCTIONS,
 }
 
 __all__ = ["CONSTRUCTIONS", "Construction", "Fields", "Refused"]

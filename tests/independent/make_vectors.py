@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from cases import exchange, log, store
+from cases import exchange, local, log, store
 from cases.common import Case
 from constructions import CONSTRUCTIONS
 
@@ -25,6 +25,13 @@ def build() -> dict[str, str]:
         "merkle-root": log.root_cases(), "merkle-inclusion": log.inclusion_cases(),
         "merkle-consistency": log.consistency_cases(), "signed-note": log.note_cases(),
         "checkpoint": log.checkpoint_cases(), "anchor-note": log.anchor_note_cases(),
+        "segment": log.segment_cases(), "summary": log.summary_cases(), "chain-id": log.chain_id_cases(),
+        "body": local.body_cases(), "identity-body": local.identity_cases(),
+        "registry-body": local.registry_cases(), "ca": local.ca_cases(), "anchor-row": store.anchor_row_cases(),
+        "keyring-record": local.keyring_record_cases(), "request-digest": local.request_digest_cases(),
+        "ipc-request": local.ipc_request_cases(), "ipc-answer": local.ipc_answer_cases(),
+        "ipc-generation": local.ipc_generation_cases(), "metadata": local.metadata_cases(),
+        "join-token": local.join_token_cases(), "listen": local.listen_cases(), "contexts": local.contexts_cases(),
     }
     return {
         f"{name}.json": json.dumps({"construction": name, "formula": CONSTRUCTIONS[name].formula, "cases": list_},

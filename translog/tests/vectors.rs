@@ -9,11 +9,11 @@
 )]
 
 use attache_translog::{
-    AnchorNote, Checkpoint, Frontier, Hash, Items, Signer, Verifier, anchor_origin,
-    consistency_proof, inclusion_proof, leaf_hash, log_origin, verify_consistency,
+    AnchorNote, Checkpoint, Frontier, Hash, Header, Items, Record, Records, Signer, Verifier,
+    anchor_origin, consistency_proof, inclusion_proof, leaf_hash, log_origin, verify_consistency,
     verify_inclusion,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Runs every case of a file: `given` for those with an answer, `accepts` for those that must be refused.
 fn run(construction: &str, given: impl Fn(&Value, &Value), accepts: impl Fn(&Value) -> bool) {
@@ -240,6 +240,46 @@ fn anchor_copies() {
             let origin = anchor_origin(&array(&given["store"]));
             let verifier = Verifier::parse(text(&given["vkey"])).unwrap();
             verifier.name() == origin && AnchorNote::open(text(&given["note"]), &verifier).is_ok()
+        },
+    );
+}
+
+#[test]
+fn segments() {
+    let records = |segment: &[u8]| -> Result<Vec<Value>, _> {
+        let records = Records::new(segment).map(|(_, record)| {
+            record.map(|record| match record {
+                Record::Leaf(body) => json!({ "leaf": hex::encode(body) }),
+                Record::Checkpoint(note) => json!({ "note": std::str::from_utf8(note).unwrap() }),
+            })
+        });
+        records.collect()
+    };
+    run(
+        "segment",
+        |given, out| {
+            let header = Header {
+                store: array(&given["store"]),
+                chain: array(&given["chain"]),
+                first_index: number(&given["first_index"]),
+            };
+            assert_eq!(header.encode().as_slice(), bytes(&out["header"]));
+            let segment = bytes(&out["segment"]);
+            assert_eq!(Header::parse(&segment), Ok(header));
+            assert_eq!(
+                records(&segment).as_ref(),
+                Ok(given["records"].as_array().unwrap())
+            );
+            // As a file has it: filled with zeros.
+            let filled = [segment, vec![0; 100]].concat();
+            assert_eq!(
+                records(&filled).as_ref(),
+                Ok(given["records"].as_array().unwrap())
+            );
+        },
+        |given| {
+            let segment = bytes(&given["segment"]);
+            Header::parse(&segment).is_ok() && records(&segment).is_ok()
         },
     );
 }

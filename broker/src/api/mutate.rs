@@ -119,3 +119,23 @@ fn answer<A: Message + Default>(
     })?;
     Ok((answer, pb::Committed { seq, repeated }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Expected, run};
+
+    #[test]
+    fn digests_are_those_of_the_vectors() {
+        run("request-digest", false, |given, expected| {
+            let Expected::Out(out) = expected else {
+                panic!("a digest refuses nothing")
+            };
+            let encoded = given.bytes("encoded");
+            let request = pb::CreateKeyspaceRequest::decode(encoded.as_slice()).unwrap();
+            assert!(request.mutation.is_none());
+            let digest = digest(given.text("verb"), &request);
+            assert_eq!(digest.as_slice(), out.bytes("digest"));
+        });
+    }
+}

@@ -131,3 +131,49 @@ fn key_name(origin: &str) -> String {
 fn parse_hash(text: &str) -> Option<Hash> {
     STANDARD.decode(text).ok()?.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use attache_translog::leaf_hash;
+
+    use super::*;
+    use crate::vectors::{Expected, Fields, run};
+
+    #[test]
+    fn summaries_are_those_of_the_vectors() {
+        run("summary", true, |given, expected| match expected {
+            Expected::Out(out) => check(given, &out),
+            Expected::Refused => {
+                let verifier = Verifier::parse(given.text("vkey")).unwrap();
+                assert!(Summary::parse(given.text("note"), &verifier).is_none());
+            }
+        });
+    }
+
+    fn check(given: &Fields, out: &Fields) {
+        let mut frontier = Frontier::new();
+        for body in given.texts("bodies") {
+            frontier.append(leaf_hash(&hex::decode(body).unwrap()));
+        }
+        let anchor = given.object("anchor");
+        let intents = given.value("intents").as_array().unwrap();
+        let carried = Carried {
+            anchor: anchor.map(|anchor| (anchor.u64("seq"), anchor.array("t"))),
+            open_intents: intents
+                .iter()
+                .map(|index| index.as_u64().unwrap())
+                .collect(),
+        };
+        let summary = Summary::of(&frontier, &carried);
+        let (dir, seed) = (tempfile::tempdir().unwrap(), given.array("seed"));
+        let (store, chain) = (given.array("store"), given.array("chain"));
+        let origin = attache_translog::log_origin(&store, &chain);
+        summary.store(dir.path(), &origin, &seed).unwrap();
+        let note = std::fs::read_to_string(summary_path(dir.path(), frontier.size())).unwrap();
+        assert_eq!(note, out.text("note"));
+        let read = Summary::load(dir.path(), frontier.size(), &origin, &seed).unwrap();
+        assert_eq!(read, summary);
+        let (resumed, again) = read.resume().unwrap();
+        assert_eq!((resumed.root(), again), (frontier.root(), carried));
+    }
+}

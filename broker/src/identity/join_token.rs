@@ -127,6 +127,7 @@ impl JoinToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::{Expected, run};
 
     fn pin() -> SpkiSha256 {
         SpkiSha256::from_bytes([7; 32])
@@ -177,5 +178,24 @@ mod tests {
                 .to_string();
             assert!(!error.contains(&good[20..40]), "{error}");
         }
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_vectors() {
+        run("join-token", true, |given, expected| match expected {
+            Expected::Out(out) => {
+                let token = JoinToken {
+                    id: given.array("id"),
+                    secret: Zeroizing::new(given.array("secret")),
+                    pin: SpkiSha256::from_bytes(given.array("pin")),
+                };
+                assert_eq!(*token.text(), out.text("text"));
+                assert_eq!(token.hash().0.as_slice(), out.bytes("hash"));
+                let parsed = JoinToken::parse(out.text("text")).unwrap();
+                assert_eq!((parsed.id(), parsed.pin()), (token.id(), token.pin()));
+                assert!(parsed.matches(token.hash()));
+            }
+            Expected::Refused => assert!(JoinToken::parse(given.text("text")).is_err()),
+        });
     }
 }

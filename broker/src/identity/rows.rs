@@ -298,6 +298,7 @@ fn read_key(r: &mut Reader<'_>) -> Result<RecordedKey, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::{Expected, Fields, run};
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_millisecond(ms).unwrap()
@@ -371,5 +372,91 @@ mod tests {
             .u64(1)
             .u64(1);
         assert!(OperatorRecord::decode(&lp.into_bytes()).is_err());
+    }
+
+    #[test]
+    fn rows_are_those_of_the_vectors() {
+        run("identity-body", false, |given, expected| {
+            let Expected::Out(out) = expected else {
+                panic!("a row refuses nothing here")
+            };
+            let body = out.bytes("body");
+            let encoded = match given.text("row") {
+                "identity" => check(NodeRecord::decode(&body), told_node(given)).encode(),
+                "operator" => check(OperatorRecord::decode(&body), told_operator(given)).encode(),
+                "ban" => check(BanRecord::decode(&body), told_ban(given)).encode(),
+                _ => {
+                    let told = told_token(given);
+                    assert!(JoinTokenRecord::decode(&body).unwrap() == told);
+                    told.encode()
+                }
+            };
+            assert_eq!(encoded, body);
+        });
+    }
+
+    fn check<T: PartialEq + std::fmt::Debug>(read: Result<T, EnvelopeError>, told: T) -> T {
+        assert_eq!(read.unwrap(), told);
+        told
+    }
+
+    fn told_at(given: &Fields, name: &str) -> Timestamp {
+        at(given.u64(name).try_into().unwrap())
+    }
+
+    fn told_key(given: &Fields) -> RecordedKey {
+        RecordedKey {
+            spki: SpkiSha256::from_bytes(given.array("spki")),
+            serial: given.text("serial").into(),
+            not_after: told_at(given, "not_after"),
+        }
+    }
+
+    fn told_keys(given: &Fields) -> RecordedKeys {
+        let previous = given.object("previous");
+        RecordedKeys {
+            current: told_key(&given.object("current").unwrap()),
+            next: given.object("next").map(|key| told_key(&key)),
+            previous: previous.map(|key| (told_key(&key), told_at(&key, "superseded"))),
+        }
+    }
+
+    fn told_node(given: &Fields) -> NodeRecord {
+        NodeRecord {
+            name: given.text("name").into(),
+            keys: told_keys(given),
+            joined: told_at(given, "joined"),
+            renewed: told_at(given, "renewed"),
+            version: given.text("version").into(),
+        }
+    }
+
+    fn told_operator(given: &Fields) -> OperatorRecord {
+        assert_eq!(given.text("role"), Role::Admin.name());
+        OperatorRecord {
+            role: Role::Admin,
+            keys: told_keys(given),
+            created: told_at(given, "created"),
+            signed_in: told_at(given, "signed_in"),
+        }
+    }
+
+    fn told_ban(given: &Fields) -> BanRecord {
+        BanRecord {
+            reason: given.text("reason").into(),
+            by: given.text("by").into(),
+            at: told_at(given, "at"),
+        }
+    }
+
+    fn told_token(given: &Fields) -> JoinTokenRecord {
+        JoinTokenRecord {
+            hash: TokenHash(given.array("hash")),
+            cluster: given.text("cluster").into(),
+            node_name: given.text("node_name").into(),
+            node_uid: given.text("node_uid").into(),
+            not_after: told_at(given, "not_after"),
+            by: given.text("by").into(),
+        }
     }
 }

@@ -77,6 +77,8 @@ impl ClusterRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{GrantRecord, GrantSpec, GuardrailRecord, GuardrailSpec};
+    use crate::vectors::{Expected, run};
 
     fn cluster() -> ClusterRecord {
         ClusterRecord {
@@ -110,5 +112,62 @@ mod tests {
         for end in 0..body.len() {
             assert!(ClusterRecord::decode(&body[..end]).is_err(), "cut at {end}");
         }
+    }
+
+    /// Those of grants and guard rails are here too: one file of vectors has all that the registry keeps.
+    #[test]
+    fn rows_are_those_of_the_vectors() {
+        run("registry-body", false, |given, expected| {
+            let Expected::Out(out) = expected else {
+                panic!("a row refuses nothing here")
+            };
+            let (name, body) = (given.text("name"), out.bytes("body"));
+            assert_eq!(name.as_bytes(), out.bytes("key"));
+            let by = given.text("by").to_owned();
+            let encoded = match given.text("row") {
+                "cluster" => {
+                    let created = i64::try_from(given.u64("created")).unwrap();
+                    let told = ClusterRecord {
+                        issuer: given.text("issuer").into(),
+                        audience: given.text("audience").into(),
+                        source: ClusterSource::Folder(given.text("folder").into()),
+                        created: Timestamp::from_millisecond(created).unwrap(),
+                        by,
+                    };
+                    assert_eq!(ClusterRecord::decode(&body).unwrap(), told);
+                    told.encode()
+                }
+                "grant" => {
+                    let secret = format!("{}/{}", given.text("keyspace"), given.text("secret"));
+                    let fields = given.texts("fields");
+                    let spec = GrantSpec::new(
+                        given.parse("name"),
+                        secret.parse().unwrap(),
+                        fields.iter().map(|field| field.parse().unwrap()).collect(),
+                        given.parse("to"),
+                    );
+                    let told = GrantRecord {
+                        spec: spec.unwrap(),
+                        created_ms: given.u64("created"),
+                        created_by: by,
+                    };
+                    assert_eq!(GrantRecord::decode(name, &body).unwrap(), told);
+                    told.encode()
+                }
+                _ => {
+                    let told = GuardrailRecord {
+                        spec: GuardrailSpec {
+                            name: given.parse("name"),
+                            condition: given.parse("condition"),
+                        },
+                        created_ms: given.u64("created"),
+                        created_by: by,
+                    };
+                    assert_eq!(GuardrailRecord::decode(name, &body).unwrap(), told);
+                    told.encode()
+                }
+            };
+            assert_eq!(encoded, body);
+        });
     }
 }

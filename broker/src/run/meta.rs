@@ -5,7 +5,7 @@
 //! ```
 
 use anyhow::{Context, Result};
-use attache_envelope::lp::Lp;
+use attache_envelope::{EnvelopeError, lp::Lp};
 use attache_mtls::CertificateDer;
 
 use crate::{
@@ -20,11 +20,18 @@ const CA_MAX: usize = 16 * 1024;
 /// Adds the CA certificate to the rows of a new store.
 pub(super) fn put_ca(change: &mut Change, certificate: &CertificateDer<'_>) {
     change.require_absent(Table::Meta, CA);
-    change.put(
-        Table::Meta,
-        CA,
-        Lp::record().bytes(certificate.as_ref()).into_bytes(),
-    );
+    change.put(Table::Meta, CA, encode(certificate));
+}
+
+fn encode(certificate: &CertificateDer<'_>) -> Vec<u8> {
+    Lp::record().bytes(certificate.as_ref()).into_bytes()
+}
+
+fn decode(body: &[u8]) -> Result<CertificateDer<'static>, EnvelopeError> {
+    let der = read("ca", body, |r| {
+        r.bytes_up_to("certificate", CA_MAX).map(<[u8]>::to_vec)
+    })?;
+    Ok(CertificateDer::from(der))
 }
 
 /// The CA certificate of a store.
@@ -33,8 +40,24 @@ pub(super) async fn ca<S: Store>(ledger: &Ledger<S>) -> Result<CertificateDer<'s
     let row = row.context(
         "the store has no CA certificate: its init was cut short; remove it and run init again",
     )?;
-    let der = read("ca", &row.body, |r| {
-        r.bytes_up_to("certificate", CA_MAX).map(<[u8]>::to_vec)
-    })?;
-    Ok(CertificateDer::from(der))
+    Ok(decode(&row.body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Expected, run};
+
+    #[test]
+    fn the_row_is_that_of_the_vectors() {
+        run("ca", false, |given, expected| {
+            let Expected::Out(out) = expected else {
+                panic!("a row refuses nothing here")
+            };
+            let certificate = CertificateDer::from(given.bytes("certificate"));
+            assert_eq!(CA.as_bytes(), out.bytes("key"));
+            assert_eq!(encode(&certificate), out.bytes("body"));
+            assert_eq!(decode(&out.bytes("body")).unwrap(), certificate);
+        });
+    }
 }

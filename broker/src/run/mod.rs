@@ -53,3 +53,20 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
         .build()?
         .block_on(work)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Expected, run};
+
+    #[test]
+    fn chain_ids_are_those_of_the_vectors() {
+        run("chain-id", false, |given, expected| {
+            let Expected::Out(out) = expected else {
+                panic!("a chain id refuses nothing")
+            };
+            let chain = chain_id(given.id("store"), &given.parse("broker_id"));
+            assert_eq!(chain.as_bytes().as_slice(), out.bytes("chain"));
+        });
+    }
+}

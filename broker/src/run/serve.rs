@@ -8,6 +8,7 @@
 //! or an audit log that failed ends the process: only a start can tell what the disk holds.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -196,7 +197,7 @@ impl Broker {
             serving,
             stop.clone(),
         ));
-        let listening = format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"}}\n");
+        let listening = listening(grpc, enroll);
         server_certificate::replace(&self.config.store.listening(), listening.as_bytes())?;
         tracing::info!(%grpc, %enroll, broker = %self.config.id, "serving");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -314,6 +315,11 @@ impl Broker {
     }
 }
 
+/// The text of `listen.json`: where a broker really listens, which its settings may leave to the system.
+fn listening(grpc: SocketAddr, enroll: SocketAddr) -> String {
+    format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"}}\n")
+}
+
 fn open_log(config: &Config, keys: &Arc<Keys>, boot: BootId) -> Result<(AuditLog, Recovered)> {
     let options = LogOptions {
         dir: config.audit_dir.clone(),
@@ -402,4 +408,21 @@ fn accept_limits(config: &Config) -> AcceptLimits {
 
 fn on(kind: SignalKind) -> Result<Signal> {
     signal(kind).context("cannot wait for signals")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listening;
+    use crate::vectors::{Expected, run};
+
+    #[test]
+    fn listen_json_is_that_of_the_vectors() {
+        run("listen", false, |given, expected| {
+            let Expected::Out(out) = expected else {
+                panic!("addresses refuse nothing")
+            };
+            let text = listening(given.parse("grpc"), given.parse("enroll"));
+            assert_eq!(text, out.text("text"));
+        });
+    }
 }

@@ -174,3 +174,34 @@ fn a_file_too_large_or_not_utf_8_is_refused() {
         assert!(refused.to_string().contains(expected), "{refused}");
     }
 }
+
+/// The vectors of `tests/independent`, read with the means of this crate.
+#[test]
+fn files_are_those_of_the_vectors() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/independent/vectors/contexts.json"
+    );
+    let whole: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let cases = whole["cases"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let text = case["out"]["text"].as_str().unwrap();
+        let (current, contexts) = parse_text(text).unwrap();
+        assert_eq!(current.as_deref(), case["in"]["current"].as_str());
+        for (name, told) in case["in"]["contexts"].as_object().unwrap() {
+            let table = contexts[name].to_table().unwrap();
+            assert_eq!(serde_json::to_value(table).unwrap(), *told, "{name}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let settings = Settings {
+            file: file.clone(),
+            current,
+            contexts,
+        };
+        settings.write().unwrap();
+        assert_eq!(std::fs::read_to_string(file).unwrap(), text);
+    }
+}

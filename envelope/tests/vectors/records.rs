@@ -1,6 +1,6 @@
 //! LP, rows, set hashes, the anchor chain, denial ids and generations.
 
-use attache_envelope::anchor::{Anchor, AnchorTag, AuditHead, TableSum};
+use attache_envelope::anchor::TableSum;
 use attache_envelope::denial::DenialId;
 use attache_envelope::generation::{Generation, GenerationDigest, GenerationFile, Owner};
 use attache_envelope::id::StoreId;
@@ -9,6 +9,7 @@ use attache_envelope::lp::Lp;
 use attache_envelope::row::{self, RowName, UnverifiedRow};
 use serde_json::Value;
 
+use crate::bodies;
 use crate::case::{Expected, Fields, run};
 
 #[test]
@@ -123,23 +124,7 @@ fn anchor_chain() {
         let Expected::Out(out) = expected else {
             panic!("the chain refuses nothing")
         };
-        let tables = given.list("tables");
-        let tables = tables.iter().map(|table| {
-            let sum = TableSum::from_parts(table.array("a"), table.u32("count"));
-            (table.parse("table"), sum)
-        });
-        let heads = given.list("chains");
-        let heads = heads.iter().map(|head| {
-            let (size, root) = (head.u64("size"), head.array("root"));
-            (head.id("chain"), AuditHead { size, root })
-        });
-        let anchor = Anchor {
-            incarnation: given.u32("incarnation"),
-            seq: given.u64("seq"),
-            t_prev: AnchorTag::from_bytes(given.array("t_prev")),
-            tables: tables.collect(),
-            heads: heads.collect(),
-        };
+        let anchor = bodies::anchor(given);
         let key = given.array("k_anchor_mac");
         let t = anchor.t(AnchorMacKey::new(&key), given.id::<StoreId>("store"));
         assert_eq!(t.as_bytes().as_slice(), out.bytes("t"));

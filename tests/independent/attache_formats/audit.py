@@ -2,9 +2,12 @@
 
 body = format u16 || suite u16 || items;  item = tag u16 || length u32 || value, tags ascending, none twice
 leaf = SHA-256(0x00 || body);  node = SHA-256(0x01 || left || right);  empty root = SHA-256("")
+segment = "ATTAUDIT" || format u16 || suite u16 || store 16 || chain 16 || first index u64 || 0 x12 || records
+record  = length u32 || kind u8 (1 leaf, 2 checkpoint) || body
+chain   = SHA-256(LP("attache/chain/1", store, broker id))[..16]
 """
 
-from .lp import u16, u32
+from .lp import lp, u16, u32, u64
 from .primitives import FORMAT, SUITE, Refused, sha256
 
 
@@ -132,3 +135,50 @@ def verify_consistency(first: int, second: int, first_root: bytes, second_root: 
 def _split(n: int) -> int:
     """The largest power of two smaller than n."""
     return 1 << (n - 1).bit_length() - 1
+
+
+def peaks(leaves: list[bytes]) -> list[bytes]:
+    """Roots of the perfect subtrees along the right edge, largest first: one for each bit of the size."""
+    out, at = [], 0
+    for bit in reversed(range(len(leaves).bit_length())):
+        if len(leaves) >> bit & 1:
+            out.append(root(leaves[at:at + (1 << bit)]))
+            at += 1 << bit
+    return out
+
+
+def chain_id(store: bytes, broker_id: str) -> bytes:
+    return sha256(lp("attache/chain/1", store, broker_id))[:16]
+
+
+LEAF, CHECKPOINT = 1, 2
+_MAGIC, _HEADER = b"ATTAUDIT", 64
+
+
+def segment(store: bytes, chain: bytes, first_index: int, records: list[tuple[int, bytes]]) -> bytes:
+    header = _MAGIC + u16(FORMAT) + u16(SUITE) + store + chain + u64(first_index) + bytes(12)
+    return header + b"".join(u32(len(data)) + bytes([kind]) + data for kind, data in records)
+
+
+def parse_segment(data: bytes) -> tuple[bytes, bytes, int, list[tuple[int, bytes]]]:
+    """Records until a length of 0, behind which all is zero."""
+    if len(data) < _HEADER:
+        raise Refused("length")
+    if data[:8] != _MAGIC or any(data[52:64]):
+        raise Refused("magic")
+    if data[8:10] != u16(FORMAT):
+        raise Refused("format")
+    if data[10:12] != u16(SUITE):
+        raise Refused("suite")
+    records, at = [], _HEADER
+    while size := int.from_bytes(data[at:at + 4].ljust(4, b"\0"), "big"):
+        record = data[at + 5:at + 5 + size]
+        if size > 1 << 20 or len(record) < size:
+            raise Refused("length")
+        if data[at + 4] not in (LEAF, CHECKPOINT):
+            raise Refused("kind")
+        records.append((data[at + 4], record))
+        at += 5 + size
+    if any(data[at:]):
+        raise Refused("trailing")
+    return data[12:28], data[28:44], int.from_bytes(data[44:52], "big"), records

@@ -35,6 +35,18 @@ def anchor_text(origin: str, incarnation: int, seq: int, t: bytes) -> str:
     return f"{origin}\n{incarnation}\n{seq}\n{_b64(t)}\n"
 
 
+def summary_origin(store: bytes, chain: bytes) -> str:
+    return f"{checkpoint_origin(store, chain)}/summary"
+
+
+def summary_text(origin: str, size: int, root: bytes, anchor: tuple[int, bytes] | None, peaks: list[bytes],
+                 intents: list[int]) -> str:
+    lines = [origin, f"size {size}", f"root {_b64(root)}"]
+    lines += [f"anchor {anchor[0]} {_b64(anchor[1])}"] if anchor else []
+    lines += [f"peak {_b64(peak)}" for peak in peaks] + [f"intent {index}" for index in sorted(intents)]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def parse_checkpoint(text: str, origin: str) -> tuple[int, bytes]:
     size, root = _body(text, origin, 3)
     return _decimal(size, 64), _hash(root)

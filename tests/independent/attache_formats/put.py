@@ -4,13 +4,14 @@ info   = LP("attache/put/1", store, broker id, boot, key_id, operator id)
 digest = SHA-256(LP("attache/commit-put/1", store, request id, keyspace, name, secret, expected head version, flags,
                  note, [(field, value, SHA-256(ct))] by field, [carried] by name))
 sealed = HPKE base 0x0020/0x0001/0x0002, aad = digest, plaintext = DEKs in the order of the fields
+Any other request of an operator: digest = SHA-256(LP("attache/request/1", verb, encoded))
 """
 
 from dataclasses import dataclass
 
 from . import hpke
 from .lp import lp, u32, u64
-from .primitives import Refused
+from .primitives import Refused, sha256
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Sent:
     value: bytes
     ct_hash: bytes
     dek: bytes = b""
+
+
+def request_digest(verb: str, encoded: bytes) -> bytes:
+    """`encoded`: the request in protobuf, fields ascending, without its `mutation`."""
+    return sha256(lp("attache/request/1", verb, encoded))
 
 
 def info(store: bytes, broker_id: str, boot: bytes, key_id: bytes, operator_id: str) -> bytes:

@@ -6,7 +6,7 @@ from attache_formats import note
 from attache_formats.primitives import ed25519_public, sha256
 from constructions import Fields
 
-from .common import (Case, NEWLINE, OTHER_STORE, STORE, U32_MAX, U64_MAX, flip, negative, opening, positive, rand,
+from .common import (BROKER, Case, NEWLINE, OTHER_STORE, STORE, U32_MAX, U64_MAX, flip, negative, opening, positive, rand,
                      uuid)
 
 
@@ -150,3 +150,40 @@ def anchor_note_cases() -> list[Case]:
         negative("T of 31 bytes", "hash", base, note=signed(note.anchor_text(origin, 1, 42, bytes(31)))),
         negative("three lines", "malformed", base, note=signed(f"{origin}\n1\n42\n")),
     ]
+
+
+def segment_cases() -> list[Case]:
+    in_: Fields = {"store": "11" * 16, "chain": "22" * 16, "first_index": 20, "records": []}
+    leaf, text = positive("audit-leaf", "", {"items": [{"tag": 1, "value": "0002"}]})["out"]["body"], "a note"
+    header = positive("segment", "no record", in_)
+    case = positive("segment", "a batch of two leaves", in_ | {"records": [{"leaf": leaf}, {"leaf": leaf}, {"note": text}]})
+    whole = case["out"]["segment"]
+
+    def put(at: int, bytes_: str) -> str:
+        return whole[:2 * at] + bytes_ + whole[2 * at + len(bytes_):]
+
+    refused = {
+        "63 bytes": ("length", whole[:126]), "another magic": ("magic", put(0, "61")), "format 2": ("format", put(8, "0002")),
+        "suite 2": ("suite", put(10, "0002")), "reserved bytes": ("magic", put(63, "01")),
+        "kind 3": ("kind", put(68, "03")), "a record past the end": ("length", put(64, "00000100")),
+        "a record longer than a leaf": ("length", put(64, "00100001")), "bytes behind the end": ("trailing", whole + "0000000001"),
+    }
+    return [header, case, positive("segment", "largest index", in_ | {"first_index": U64_MAX}),
+            *(negative(name, why, {}, segment=bad) for name, (why, bad) in refused.items())]
+
+
+def summary_cases() -> list[Case]:
+    in_: Fields = {"store": STORE, "chain": uuid("chain"), "seed": rand("audit seed"), "bodies": bodies(7),
+                   "anchor": {"seq": 42, "t": rand("anchor t")}, "intents": [3, 5]}
+    case = positive("summary", "seven leaves, two open intents", in_)
+    base = opening(case, ["seed", "bodies", "anchor", "intents"], ["note", "vkey"])
+    return [case, positive("summary", "eight leaves, no anchor, no intent", in_ | {
+                "bodies": bodies(8), "anchor": None, "intents": []}),
+            negative("edited size", "signature", base, note=base["note"].replace("size 7", "size 8")),
+            negative("an intent dropped", "signature", base, note=base["note"].replace("intent 3\n", ""))]
+
+
+def chain_id_cases() -> list[Case]:
+    in_: Fields = {"store": STORE, "broker_id": BROKER}
+    return [positive("chain-id", "broker-0", in_), positive("chain-id", "broker-1", in_ | {"broker_id": BROKER[:-1] + "1"}),
+            positive("chain-id", "another store", in_ | {"store": OTHER_STORE})]

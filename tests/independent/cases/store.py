@@ -213,3 +213,12 @@ def anchor_cases() -> list[Case]:
     empty = positive("anchor-chain", "no tables, no chains", in_ | {
         "seq": U64_MAX, "t_prev": "00" * 32, "tables": [], "chains": [], "incarnation": U32_MAX})
     return [first, second, unsorted, empty]
+
+
+def anchor_row_cases() -> list[Case]:
+    in_: Fields = {"k": rand("anchor seal key"), "key_id": "44" * 16, "salt": rand("anchor row salt"), "store": STORE,
+                   "incarnation": 1, "seq": 42, "t_prev": "03" * 32,
+                   "tables": [{"table": "value-key", "a": "00" * 32, "count": 0}, {"table": "head", "a": "aa" * 32, "count": 1}],
+                   "chains": [{"chain": "05" * 16, "size": 33, "root": "07" * 32}]}
+    return [positive("anchor-row", "two tables, one chain", in_),
+            positive("anchor-row", "a new store", in_ | {"seq": 1, "t_prev": "00" * 32, "tables": [], "chains": []})]

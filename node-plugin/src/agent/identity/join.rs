@@ -157,6 +157,7 @@ impl Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::{Expected, run};
 
     #[test]
     fn a_token_gives_its_pin_and_nothing_else_is_one() {
@@ -178,6 +179,17 @@ mod tests {
         ] {
             assert!(Token::parse(&bad).is_none(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_vectors() {
+        run("join-token", true, |given, expected| match expected {
+            Expected::Out(out) => {
+                let token = Token::parse(out.text("text")).unwrap();
+                assert_eq!(token.pin.as_bytes().as_slice(), given.bytes("pin"));
+            }
+            Expected::Refused => assert!(Token::parse(given.text("text")).is_none()),
+        });
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::*;
 use crate::agent::answer::ReleasedFile;
 use crate::agent::session::SessionName;
 use crate::ipc::NewFile;
+use crate::vectors::{Expected, run};
 
 fn release(files: usize, path_bytes: usize) -> Release {
     let path: SecretPath = "payments/db".parse().unwrap();
@@ -156,4 +157,59 @@ fn lists_that_are_too_long_are_left_out_and_said_to_be() {
     assert_eq!(told["truncated"], true);
     assert_eq!(told["files"], serde_json::json!([]));
     assert_eq!(held(&stat(), Some(&json)), Some(release(1, 1).generation));
+}
+
+#[test]
+fn metadata_is_that_of_the_vectors() {
+    run("metadata", false, |given, expected| {
+        let Expected::Out(out) = expected else {
+            panic!("metadata refuses nothing")
+        };
+        let listed = given.list("files");
+        let values: Vec<Vec<u8>> = listed.iter().map(|file| file.bytes("value")).collect();
+        let files = listed.iter().zip(&values).map(|(file, value)| NewFile {
+            path: file.text("path"),
+            mode: file.u32("mode").try_into().unwrap(),
+            uid: file.u32("uid"),
+            gid: (!file.value("gid").is_null()).then(|| file.u32("gid")),
+            value,
+        });
+        let set = FileSet::of(&files.collect::<Vec<_>>());
+        assert_eq!(set.digest().as_slice(), out.bytes("file_set"));
+        let mut release = release(1, 1);
+        release.generation = Generation {
+            incarnation: given.u32("incarnation"),
+            seq: given.u64("seq"),
+            digest: given.array("digest"),
+        };
+        let granted = release.granted.pop().unwrap();
+        release.files.clear();
+        for (value, told) in given.list("told").iter().enumerate() {
+            let reference = told.text("ref");
+            let (path, rest) = reference.split_once('@').unwrap();
+            let (version, field) = rest.split_once('#').unwrap();
+            release.granted.push(GrantedValue {
+                path: path.parse().unwrap(),
+                version: SecretVersion::new(version.parse().unwrap()).unwrap(),
+                field: field.parse().unwrap(),
+                ..granted.clone()
+            });
+            release.files.push(ReleasedFile {
+                path: told.text("path").to_owned(),
+                mode: told.u32("mode").try_into().unwrap(),
+                value,
+            });
+        }
+        release.missing = given
+            .texts("missing")
+            .iter()
+            .map(|m| m.parse().unwrap())
+            .collect();
+        if given.flag("truncated") {
+            let many = self::release(256, 250);
+            (release.files, release.granted) = (many.files, many.granted);
+        }
+        let text = write(&release, &set, given.parse("delivered_at"));
+        assert_eq!(String::from_utf8(text).unwrap(), out.text("text"));
+    });
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::vectors::{Expected, Fields, run};
 
 fn target(pod: &str, volume: &str) -> Target {
     Target {
@@ -231,4 +232,113 @@ fn an_answer_to_something_else_is_refused() {
             value: 12
         })
     );
+}
+
+fn volume(given: &Fields) -> Target {
+    target(given.text("pod"), given.text("name"))
+}
+
+fn request(verb: &str, target: Option<Target>, memfd_bytes: u64) -> Request {
+    let named = || target.clone().unwrap();
+    match verb {
+        "attach" => Request::Attach(named()),
+        "write" => Request::Write {
+            target: named(),
+            memfd_bytes,
+        },
+        "wipe" => Request::Wipe(named()),
+        "detach" => Request::Detach(named()),
+        "list" => Request::List { after: target },
+        "stat" => Request::Stat(named()),
+        other => panic!("a verb {other}"),
+    }
+}
+
+#[test]
+fn requests_are_those_of_the_vectors() {
+    run("ipc-request", true, |given, expected| match expected {
+        Expected::Out(out) => {
+            let target = given.object("volume").map(|given| volume(&given));
+            let request = request(given.text("verb"), target, given.u64("memfd_bytes"));
+            let id = given.u32("id");
+            assert_eq!(request.encode(id).as_slice(), out.bytes("message"));
+            assert_eq!(Request::decode(&out.bytes("message")), Ok((id, request)));
+        }
+        Expected::Refused => assert!(Request::decode(&given.bytes("message")).is_err()),
+    });
+}
+
+/// The answer of a case, by its verb's one meaning of each flag.
+fn answer(given: &Fields) -> Result<Answer, Fault> {
+    let fault = given.u64("fault");
+    if fault != 0 {
+        let code = FaultCode::ALL
+            .into_iter()
+            .find(|code| *code as u64 == fault);
+        let errno = u16::try_from(given.u64("errno")).unwrap();
+        return Err(Fault {
+            code: code.unwrap(),
+            errno: (errno != 0).then_some(errno),
+        });
+    }
+    let flags = given.texts("flags");
+    let set = |flag: &str| flags.iter().any(|set| set == flag);
+    Ok(match given.text("verb") {
+        "hello" => Answer::Hello(Facts {
+            noswap: set("noswap"),
+            inode_flags: set("inode_flags"),
+        }),
+        "attach" => Answer::Attached { made: set("made") },
+        "write" => Answer::Written {
+            changed: set("changed"),
+        },
+        "wipe" => Answer::Wiped {
+            changed: set("changed"),
+        },
+        "detach" => Answer::Detached {
+            was_mounted: set("was_mounted"),
+        },
+        "list" => Answer::Volumes {
+            page: given.list("volumes").iter().map(volume).collect(),
+            more: set("more"),
+        },
+        _ => {
+            let stat = given.object("stat").unwrap();
+            let held = set("generation").then(|| FolderName {
+                seq: stat.u64("seq"),
+                digest_prefix: stat.array("digest_prefix"),
+            });
+            Answer::Stat(VolumeStat {
+                mounted: set("mounted"),
+                whole: set("whole"),
+                generation: held,
+                files: stat.u32("files"),
+                bytes: stat.u64("bytes"),
+                file_set: stat.array("file_set"),
+            })
+        }
+    })
+}
+
+#[test]
+fn answers_are_those_of_the_vectors() {
+    run("ipc-answer", true, |given, expected| {
+        let (verb, id) = match given.text("verb") {
+            "hello" => (HELLO, 0),
+            verb => {
+                let asked = request(verb, Some(target("u", "v")), 1);
+                (asked.verb(), given.u32("id"))
+            }
+        };
+        match expected {
+            Expected::Out(out) => {
+                let (answer, message) = (answer(given), out.bytes("message"));
+                assert_eq!(encode_answer(verb, id, &answer).as_slice(), message);
+                assert_eq!(decode_answer(verb, id, &message), Ok(answer));
+            }
+            Expected::Refused => {
+                assert!(decode_answer(verb, id, &given.bytes("message")).is_err());
+            }
+        }
+    });
 }

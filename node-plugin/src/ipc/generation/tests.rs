@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ipc::FileSet;
 use crate::ipc::seal::{NewFile, SealError, SealedGeneration};
+use crate::vectors::{Expected, Fields, run};
 use attache_arena::{MemfdWriter, PinnedMap};
 
 const GENERATION: Generation = Generation {
@@ -327,5 +329,50 @@ proptest! {
             let values: usize = contents.files.iter().map(|f| f.value.len()).sum();
             prop_assert!(values <= bytes.len());
         }
+    }
+}
+
+#[test]
+fn generations_are_those_of_the_vectors() {
+    run("ipc-generation", true, |given, expected| match expected {
+        Expected::Out(out) => check_generation(given, &out),
+        Expected::Refused => assert!(Contents::parse(&given.bytes("memfd")).is_err()),
+    });
+}
+
+fn check_generation(given: &Fields, out: &Fields) {
+    let listed = given.list("files");
+    let values: Vec<Vec<u8>> = listed.iter().map(|file| file.bytes("value")).collect();
+    let files = listed.iter().zip(&values).map(|(file, value)| NewFile {
+        path: file.text("path"),
+        mode: file.u32("mode").try_into().unwrap(),
+        uid: file.u32("uid"),
+        gid: (!file.value("gid").is_null()).then(|| file.u32("gid")),
+        value,
+    });
+    let files: Vec<_> = files.collect();
+    let generation = Generation {
+        incarnation: given.u32("incarnation"),
+        seq: given.u64("seq"),
+        digest: given.array("digest"),
+    };
+    let metadata = given.text("metadata").as_bytes();
+    let sealed = SealedGeneration::seal(&generation, &files, metadata).unwrap();
+    let len = usize::try_from(sealed.memfd_bytes()).unwrap();
+    let pinned = PinnedMap::sealed(&sealed, len).unwrap();
+    assert_eq!(pinned.as_slice(), out.bytes("memfd"));
+    assert_eq!(
+        FileSet::of(&files).digest().as_slice(),
+        out.bytes("file_set")
+    );
+    let contents = Contents::parse(pinned.as_slice()).unwrap();
+    assert_eq!(contents.generation, generation);
+    assert_eq!(contents.metadata, metadata);
+    let order: Vec<&str> = contents.files.iter().map(|file| file.path).collect();
+    assert_eq!(order, out.texts("order"));
+    for file in contents.files {
+        let of = files.iter().find(|of| of.path == file.path).unwrap();
+        let expected = (of.mode, of.uid, of.gid.unwrap_or(0), of.value);
+        assert_eq!((file.mode, file.uid, file.gid, file.value), expected);
     }
 }

@@ -1,11 +1,14 @@
-//! Reading vector files, and replaying the randomness that they name.
+//! Reading the vector files of this folder: the one reader for the tests of every crate, which take it in by its path.
 
-use std::cell::RefCell;
+#![allow(
+    dead_code,
+    reason = "each crate reads those kinds of fields that its vectors have"
+)]
+
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use attache_envelope::{EnvelopeError, Random};
 use serde_json::Value;
 
 pub(crate) fn folder() -> PathBuf {
@@ -84,6 +87,16 @@ impl Fields {
         T::from(self.array(name))
     }
 
+    /// An object, or none for `null`.
+    pub(crate) fn object(&self, name: &str) -> Option<Self> {
+        let value = self.value(name);
+        (!value.is_null()).then(|| Self(value.clone()))
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.value(name).as_bool().unwrap()
+    }
+
     pub(crate) fn list(&self, name: &str) -> Vec<Self> {
         let list = self.value(name).as_array().unwrap();
         list.iter().cloned().map(Self).collect()
@@ -94,26 +107,5 @@ impl Fields {
         list.iter()
             .map(|text| text.as_str().unwrap().to_owned())
             .collect()
-    }
-}
-
-/// Randomness that was drawn before: fails when it is used up.
-pub(crate) struct Replay(RefCell<Vec<u8>>);
-
-impl Replay {
-    pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self(RefCell::new(bytes.to_vec()))
-    }
-}
-
-impl Random for Replay {
-    fn fill(&self, out: &mut [u8]) -> Result<(), EnvelopeError> {
-        let mut rest = self.0.borrow_mut();
-        if rest.len() < out.len() {
-            return Err(EnvelopeError::Random);
-        }
-        out.copy_from_slice(&rest[..out.len()]);
-        rest.drain(..out.len());
-        Ok(())
     }
 }

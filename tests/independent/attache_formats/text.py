@@ -1,0 +1,60 @@
+"""What is stored or handed over as text: join tokens, a volume's metadata, a broker's addresses, an operator's contexts."""
+
+import base64
+import binascii
+import json
+
+from .lp import lp
+from .primitives import Refused, sha256
+
+JOIN_PREFIX = "attache-join-1:"
+
+
+def join_token(id_: bytes, secret: bytes, pin: bytes) -> str:
+    return JOIN_PREFIX + base64.urlsafe_b64encode(id_ + secret + pin).decode().rstrip("=")
+
+
+def parse_join_token(text: str) -> tuple[bytes, bytes, bytes]:
+    if not text.startswith(JOIN_PREFIX):
+        raise Refused("prefix")
+    body = text[len(JOIN_PREFIX):]
+    if len(body) != 107:
+        raise Refused("length")
+    try:
+        data = base64.b64decode(body + "=", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused("alphabet") from None
+    if join_token(data[:16], data[16:48], data[48:]) != text:
+        raise Refused("alphabet" if set(body) & set("+/") else "spare bits")
+    return data[:16], data[16:48], data[48:]
+
+
+def join_token_hash(id_: bytes, secret: bytes) -> bytes:
+    return sha256(lp("attache/join-token/1", id_, secret))
+
+
+def metadata(incarnation: int, seq: int, digest: bytes, delivered_at: str, files: list[tuple[str, str, int]],
+             missing: list[str], truncated: bool, file_set: bytes) -> str:
+    """`.attache.json`: members in this order, no space, one line. Lists that are too long are left out and said to be."""
+    told = {
+        "format": 1,
+        "generation": {"incarnation": incarnation, "seq": seq, "digest": digest.hex()},
+        "deliveredAt": delivered_at,
+        "files": [{"path": path, "ref": reference, "mode": f"{mode:04o}"} for path, reference, mode in files],
+        "missing": missing,
+        **({"truncated": True} if truncated else {}),
+        "fileSet": file_set.hex(),
+    }
+    return json.dumps(told, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def listen(grpc: str, enroll: str) -> str:
+    return f'{{"grpc": "{grpc}", "enroll": "{enroll}"}}\n'
+
+
+def contexts(current: str | None, contexts_: dict[str, dict[str, str]]) -> str:
+    """TOML, keys ascending; every value is a text."""
+    lines = [f'current = "{current}"', ""] if current else []
+    blocks = [[f"[contexts.{name}]", *(f'{key} = "{value}"' for key, value in sorted(context.items()))]
+              for name, context in sorted(contexts_.items())]
+    return "\n".join(lines + ["\n\n".join("\n".join(block) for block in blocks)]) + "\n"
