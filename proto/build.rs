@@ -38,12 +38,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // The codec looks a message's shape up by its name.
+    let mut names = tonic_prost_build::Config::new();
+    names.enable_type_names();
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Codec")
         .skip_debug(UNPRINTABLE)
         .bytes(".attache.v1.ReleasedValue.ct")
         .bytes(".attache.v1.PutValue.ct")
         .bytes(".attache.v1.AuditLeaf.body")
         .boxed(".attache.v1.DeliverResponse.answer.released")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, names)?;
     Ok(())
 }

@@ -9,20 +9,17 @@
 //! ```
 //!
 //! A broker's message is a sentence or two already: what is wrong, why, and the mend. It is shown as it is, control
-//! characters escaped. Details (`grpc-status-details-bin`, google.rpc.Status) give the stable reason, which programs
-//! compare and people do not need. Source: google/rpc/status.proto, google/rpc/error_details.proto.
+//! characters escaped. Its details give the stable reason, which programs compare and people do not need.
 
 use std::error::Error;
 use std::io;
 
 use attache_mtls::stream::HandshakeError;
-use prost::Message;
+use attache_proto::details::Details;
 use tonic::{Code, Status};
 
 use crate::failure::{Exit, Failure, chain};
 
-const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
-const DOMAIN: &str = "attache.dev";
 /// A broker's message is shown up to here, in characters.
 const MESSAGE_LIMIT: usize = 4096;
 
@@ -61,12 +58,7 @@ pub fn answer_was_lost(status: &Status) -> bool {
 /// The stable reason (UPPER_SNAKE) that the broker gave.
 #[must_use]
 pub fn reason(status: &Status) -> Option<String> {
-    let details = RpcStatus::decode(status.details()).ok()?.details;
-    let info = details
-        .iter()
-        .find(|detail| detail.type_url == ERROR_INFO)?;
-    let info = ErrorInfo::decode(info.value.as_slice()).ok()?;
-    (info.domain == DOMAIN).then_some(info.reason)
+    Details::of(status).map(|details| details.reason)
 }
 
 /// A call that got no answer.
@@ -180,33 +172,6 @@ fn message(status: &Status) -> String {
     }
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
-}
-
-/// google.protobuf.Any
-#[derive(Clone, PartialEq, Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ErrorInfo {
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    domain: String,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,20 +246,11 @@ mod tests {
 
     #[test]
     fn the_reason_is_read_from_the_details() {
-        let info = ErrorInfo {
+        let details = Details {
             reason: "HEAD_MOVED".into(),
-            domain: DOMAIN.into(),
+            ..Details::default()
         };
-        let detail = Detail {
-            type_url: ERROR_INFO.into(),
-            value: info.encode_to_vec(),
-        };
-        let rpc = RpcStatus {
-            code: 10,
-            message: "moved".into(),
-            details: vec![detail],
-        };
-        let status = Status::with_details(Code::Aborted, "moved", rpc.encode_to_vec().into());
+        let status = details.status(Code::Aborted, "moved");
         assert_eq!(reason(&status).as_deref(), Some("HEAD_MOVED"));
         assert_eq!(reason(&Status::aborted("x")), None);
         assert_eq!(

@@ -1,7 +1,12 @@
-//! Wire types and nothing else: the product's own services, the Container Storage Interface and kubelet's plugin
-//! registration, generated from the files in `proto/` when the crate is built.
+//! Wire types and how they are read, nothing else: the product's own services, the Container Storage Interface and
+//! kubelet's plugin registration, generated from the files in `proto/` when the crate is built; the codec that is strict
+//! about requests; the details of a status.
 //!
 //! Messages that carry a secret, a token or sealed key material have no `Debug`.
+
+pub mod codec;
+pub mod details;
+mod shape;
 
 /// The product's own services.
 pub mod attache {

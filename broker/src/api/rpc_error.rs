@@ -1,18 +1,12 @@
 //! One refused or failed call, and how it goes on the wire.
 //!
 //! An [`RpcError`] is a code, a stable reason in UPPER_SNAKE, and one sentence or two that say what was wrong and what to
-//! do. It becomes a `tonic::Status` with `google.rpc` details: ErrorInfo (reason, domain `attache.dev`), BadRequest (the
-//! field) and RetryInfo (when it pays to retry). Source: google/rpc/error_details.proto, google/rpc/status.proto.
+//! do. It becomes a `tonic::Status` with `google.rpc` details: the reason, the field, and when it pays to retry.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message;
+use attache_proto::details::Details;
 use tonic::{Code, Status};
-
-/// ErrorInfo's domain.
-const DOMAIN: &str = "attache.dev";
-const TYPE_PREFIX: &str = "type.googleapis.com/google.rpc.";
 
 /// A call that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,85 +87,13 @@ impl RpcError {
 
 impl From<RpcError> for Status {
     fn from(error: RpcError) -> Self {
-        let mut details = vec![any(
-            "ErrorInfo",
-            &ErrorInfo {
-                reason: error.reason.into(),
-                domain: DOMAIN.into(),
-            },
-        )];
-        if let Some(field) = error.field {
-            let violation = FieldViolation {
-                field,
-                description: error.message.clone(),
-            };
-            details.push(any(
-                "BadRequest",
-                &BadRequest {
-                    field_violations: vec![violation],
-                },
-            ));
-        }
-        if let Some(delay) = error.retry_after {
-            let retry_delay = prost_types::Duration::try_from(delay).ok();
-            details.push(any("RetryInfo", &RetryInfo { retry_delay }));
-        }
-        let status = RpcStatus {
-            code: error.code as i32,
-            message: error.message.clone(),
-            details,
+        let details = Details {
+            reason: error.reason.to_owned(),
+            field: error.field,
+            retry_after: error.retry_after,
         };
-        Self::with_details(
-            error.code,
-            error.message,
-            Bytes::from(status.encode_to_vec()),
-        )
+        details.status(error.code, &error.message)
     }
-}
-
-fn any(name: &str, message: &impl Message) -> prost_types::Any {
-    prost_types::Any {
-        type_url: format!("{TYPE_PREFIX}{name}"),
-        value: message.encode_to_vec(),
-    }
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ErrorInfo {
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    domain: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct BadRequest {
-    #[prost(message, repeated, tag = "1")]
-    field_violations: Vec<FieldViolation>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct FieldViolation {
-    #[prost(string, tag = "1")]
-    field: String,
-    #[prost(string, tag = "2")]
-    description: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<prost_types::Duration>,
 }
 
 #[cfg(test)]
@@ -189,26 +111,18 @@ mod tests {
             status.message(),
             "path.name: is empty; give the secret a name"
         );
-        let rpc = RpcStatus::decode(status.details()).unwrap();
-        assert_eq!(rpc.details.len(), 2);
-        assert_eq!(
-            rpc.details[0].type_url,
-            "type.googleapis.com/google.rpc.ErrorInfo"
-        );
-        let info = ErrorInfo::decode(rpc.details[0].value.as_slice()).unwrap();
-        assert_eq!(
-            (info.reason.as_str(), info.domain.as_str()),
-            ("INVALID_FIELD", "attache.dev")
-        );
-        let bad = BadRequest::decode(rpc.details[1].value.as_slice()).unwrap();
-        assert_eq!(bad.field_violations[0].field, "path.name");
+        let details = Details::of(&status).unwrap();
+        assert_eq!(details.reason, "INVALID_FIELD");
+        assert_eq!(details.field.as_deref(), Some("path.name"));
 
         let status = Status::from(RpcError::unavailable(
             "STORE_AWAY",
             "the store is away; try again",
         ));
-        let rpc = RpcStatus::decode(status.details()).unwrap();
-        let retry = RetryInfo::decode(rpc.details[1].value.as_slice()).unwrap();
-        assert_eq!(retry.retry_delay.unwrap().seconds, 1);
+        let details = Details::of(&status).unwrap();
+        assert_eq!(
+            (details.field, details.retry_after),
+            (None, Some(Duration::from_secs(1)))
+        );
     }
 }

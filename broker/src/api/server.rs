@@ -5,16 +5,23 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use attache_mtls::{accept::Acceptor, stream::MtlsStream, tls::Credentials};
-use attache_proto::attache::v1 as pb;
+use attache_proto::{attache::v1 as pb, codec::own_words};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, watch},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::Router};
+use tonic::{
+    body::Body,
+    codegen::http::Response,
+    transport::{Server, server::Router},
+};
 use tonic_health::pb::health_server::HealthServer;
-use tower::layer::util::{Identity, Stack};
+use tower::{
+    layer::util::{Identity, Stack},
+    util::MapResponseLayer,
+};
 
 use super::{
     admin::{AdminService, accepted},
@@ -51,7 +58,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Headers of one request.
 const HEADERS_MAX: u32 = 16 * 1024;
 
-type Layers = Stack<CallIds, Identity>;
+type OwnWords = fn(Response<Body>) -> Response<Body>;
+type Layers = Stack<MapResponseLayer<OwnWords>, Stack<CallIds, Identity>>;
 
 /// What the services are made of.
 #[derive(Clone)]
@@ -128,6 +136,7 @@ pub async fn serve(
         .add_service(health(None));
     let admin = Server::builder()
         .layer(ids)
+        .layer(answers())
         .add_service(pb::admin_server::AdminServer::new(AdminService {
             gate: Arc::clone(&services.gate),
             vault: Arc::clone(&services.vault),
@@ -176,6 +185,7 @@ async fn serve_tls(
 fn server(limits: Limits, ids: &CallIds) -> Server<Layers> {
     Server::builder()
         .layer(ids.clone())
+        .layer(answers())
         .concurrency_limit_per_connection(limits.requests_per_connection)
         .load_shed(true)
         .max_concurrent_streams(u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX))
@@ -184,6 +194,11 @@ fn server(limits: Limits, ids: &CallIds) -> Server<Layers> {
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_header_list_size(HEADERS_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits.requests_per_connection))
+}
+
+/// What the transport answers by itself is said in our codes.
+fn answers() -> MapResponseLayer<OwnWords> {
+    MapResponseLayer::new(own_words)
 }
 
 fn enrollment(services: &Services) -> EnrollmentService {

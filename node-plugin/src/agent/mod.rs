@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attache_arena::{Arena, ArenaError, harden_process, raise_memlock_limit};
+use attache_proto::codec::own_words;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 use crate::config::Config;
 use crate::csi::listen::Acceptor;
@@ -163,13 +165,17 @@ impl<'a> Agent<'a> {
         let stop = CancellationToken::new();
         let mut servers = JoinSet::new();
         let (csi, connections) = mpsc::channel(WAITING_CONNECTIONS);
+        // Outermost: what the transport answers by itself is said in our codes.
         let router = Server::builder()
+            .layer(MapResponseLayer::new(own_words))
             .add_service(services.identity())
             .add_service(services.node());
         let ended = stop.clone().cancelled_owned();
         servers.spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), ended));
         let (registration, connections) = mpsc::channel(WAITING_CONNECTIONS);
-        let router = Server::builder().add_service(registering.server());
+        let router = Server::builder()
+            .layer(MapResponseLayer::new(own_words))
+            .add_service(registering.server());
         let ended = stop.clone().cancelled_owned();
         servers.spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), ended));
         link::keep(mounter, links_in).map_err(|source| AgentError::Os {

@@ -8,6 +8,8 @@ use tonic::{Request, Response, Status};
 
 /// The kind of plugin, in kubelet's word.
 const KIND: &str = "CSIPlugin";
+/// The largest message that is read: kubelet's reason for refusing a driver is a sentence.
+const MAX_REQUEST_BYTES: usize = 8 * 1024;
 /// The versions of the CSI specification's major line that kubelet knows by this list.
 const VERSIONS: [&str; 1] = ["1.0.0"];
 
@@ -31,7 +33,7 @@ impl Registration {
     /// The gRPC service.
     #[must_use]
     pub fn server(self) -> RegistrationServer<Self> {
-        RegistrationServer::new(self)
+        RegistrationServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 }
 
