@@ -16,11 +16,11 @@
 //! beside itself, then renamed. It never holds a secret, and its values are not repeated in errors.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use attache_mtls::private_file::write_private;
+use attache_mtls::public_file::read_public;
 use attache_mtls::spiffe::BrokerId;
 use jiff::Timestamp;
 use toml::{Table, Value};
@@ -32,7 +32,8 @@ use crate::near::nearest;
 
 /// The settings file is never larger than this.
 const FILE_LIMIT_BYTES: u64 = 256 * 1024;
-const KEYS: [&str; 7] = [
+/// The keys of a context.
+pub const KEYS: [&str; 7] = [
     "address",
     "broker",
     "operator",
@@ -92,19 +93,11 @@ impl Settings {
             )
             .because(why)
         };
-        let mut text = Vec::new();
-        match File::open(&file)
-            .and_then(|open| open.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text))
-        {
-            Ok(_) if text.len() as u64 > FILE_LIMIT_BYTES => {
-                return Err(refused(format!(
-                    "it is larger than {FILE_LIMIT_BYTES} bytes"
-                )));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+        let text = match read_public(&file, FILE_LIMIT_BYTES) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(refused(error.to_string())),
-        }
+        };
         let text = std::str::from_utf8(&text).map_err(|_| refused("it is not UTF-8".to_owned()))?;
         let (current, contexts) = parse_text(text).map_err(refused)?;
         Ok(Self {

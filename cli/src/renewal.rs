@@ -12,7 +12,7 @@
 //! time (`default.key.lock`), and every process loads the pair when it connects, not before it asks its user something.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use attache_mtls::bundle::TrustBundle;
 use attache_mtls::key::LeafKey;
 use attache_mtls::pem;
 use attache_mtls::private_file::write_private;
+use attache_mtls::public_file::read_public;
 use attache_mtls::renew::{Freshness, Jitter, Renewal};
 use attache_mtls::spiffe::PeerId;
 use attache_mtls::tls::{Credentials, Material, MaterialError};
@@ -414,16 +415,7 @@ pub fn read_bundle(path: &Path) -> Result<TrustBundle, Failure> {
 /// # Errors
 /// Those of the file; one that is too large.
 pub fn read_pem(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?
-        .take(PEM_LIMIT_BYTES + 1)
-        .read_to_end(&mut text)?;
-    if text.len() as u64 > PEM_LIMIT_BYTES {
-        return Err(std::io::Error::other(format!(
-            "it is larger than {PEM_LIMIT_BYTES} bytes"
-        )));
-    }
-    Ok(text)
+    read_public(path, PEM_LIMIT_BYTES)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

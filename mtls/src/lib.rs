@@ -20,6 +20,7 @@ pub mod identity;
 pub mod key;
 pub mod pem;
 pub mod private_file;
+pub mod public_file;
 pub mod renew;
 pub mod spiffe;
 pub mod stream;

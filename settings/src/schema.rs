@@ -1,6 +1,15 @@
 //! The declared keys of a process, and the walk over a file that holds it against them.
 
-use std::{collections::BTreeMap, fs::File, io::Read, net::SocketAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use rustix::fs::OFlags;
 
 use crate::{Settings, SettingsError, value::Value};
 
@@ -73,7 +82,7 @@ impl Schema {
             source,
         };
         let mut text = Vec::new();
-        File::open(file)
+        open_regular(file)
             .and_then(|f| f.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text))
             .map_err(failed)?;
         if text.len() as u64 > FILE_LIMIT_BYTES {
@@ -266,6 +275,23 @@ impl Key {
             key: self.path,
             problem,
         }
+    }
+}
+
+/// Opens a regular file without waiting: a pipe in its place would hold the process for ever.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let nonblocking = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ))
     }
 }
 

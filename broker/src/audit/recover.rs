@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use attache_mtls::public_file::read_public;
 use attache_translog::{
     Checkpoint, Cut, Event, Frontier, HEADER_BYTES, Hash, Header, Leaf, Record, Records,
     RecoveryError, Signer, Verifier, leaf_hash, log_origin, recover,
@@ -293,7 +294,7 @@ impl Expected<'_> {
     }
 
     fn read_segment(&self, path: &Path, first_index: u64) -> Result<Vec<u8>, OpenError> {
-        let bytes = fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let bytes = read_public(path, u64::MAX).map_err(|e| io_error("read", path, e))?;
         let header = Header::parse(&bytes).map_err(|_| OpenError::Header {
             path: path.to_owned(),
         })?;

@@ -1,10 +1,10 @@
 //! `attache-broker bootstrap operator`: the first operator's certificate, through the admin socket; a later one's, by
 //! recovery, on the store itself, which opens for nobody without slot material.
 
-use std::{fs, io::Write, path::Path, process::ExitCode};
+use std::{io::Write, path::Path, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
-use attache_mtls::{CertificateDer, pem, spiffe::OperatorId};
+use anyhow::{Context, Result};
+use attache_mtls::{CertificateDer, pem, public_file::read_public, spiffe::OperatorId};
 use attache_proto::attache::v1 as pb;
 use pb::admin_client::AdminClient;
 use tonic::transport::{Channel, Endpoint};
@@ -17,18 +17,18 @@ const CSR_MAX: u64 = 16 * 1024;
 
 /// Reads a certificate request, PEM, as DER.
 fn read_request(csr: &Path) -> Result<Vec<u8>> {
-    let size = fs::metadata(csr)
-        .with_context(|| format!("cannot read {}", csr.display()))?
-        .len();
-    if size > CSR_MAX {
-        bail!(
-            "{} is larger than {CSR_MAX} bytes; is it a certificate request?",
+    let text = read_public(csr, CSR_MAX).with_context(|| {
+        format!(
+            "cannot read {}: is it the certificate request that attache login --new wrote?",
             csr.display()
-        );
-    }
-    let text = fs::read(csr).with_context(|| format!("cannot read {}", csr.display()))?;
-    pem::certificate_request(&text)
-        .context("the certificate request is not PEM; make one with attache login --new")
+        )
+    })?;
+    pem::certificate_request(&text).with_context(|| {
+        format!(
+            "{} is no certificate request in PEM; make one with attache login --new",
+            csr.display()
+        )
+    })
 }
 
 fn print_chain(chain: &[CertificateDer<'static>]) -> Result<ExitCode> {

@@ -7,6 +7,7 @@ use attache_mtls::{
     bundle::TrustBundle,
     ca::BROKER_VALIDITY,
     key::LeafKey,
+    public_file::read_public,
     spiffe::PeerId,
     tls::{Credentials, Material},
 };
@@ -14,6 +15,8 @@ use jiff::Timestamp;
 
 use crate::{config::Config, identity::Authority};
 
+/// A certificate chain is never larger, in bytes.
+const CHAIN_MAX: u64 = 256 * 1024;
 /// The certificate is looked at this often while the broker serves.
 pub(super) const LOOK: Duration = Duration::from_secs(3600);
 
@@ -69,7 +72,8 @@ pub(super) fn reload(
 
 fn read(config: &Config, bundle: &Arc<TrustBundle>) -> Result<Material> {
     let path = config.store.server_certificate();
-    let chain = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let chain =
+        read_public(&path, CHAIN_MAX).with_context(|| format!("cannot read {}", path.display()))?;
     let key = LeafKey::read(&config.store.server_key())?;
     Ok(Material::from_pem(&chain, &key, Arc::clone(bundle))?)
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use attache_mtls::public_file::read_public;
 use attache_translog::{AnchorNote, CheckpointError, Signer, Verifier};
 
 /// The least time between two copies.
@@ -146,15 +147,14 @@ pub(crate) fn read(
     path: &Path,
     verifier: &Verifier,
 ) -> io::Result<Option<Result<AnchorNote, CheckpointError>>> {
-    match fs::metadata(path) {
-        Ok(found) if found.len() > MAX_NOTE_BYTES => {
+    let bytes = match read_public(path, MAX_NOTE_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
             return Ok(Some(Err(CheckpointError::Malformed)));
         }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
-    }
-    let bytes = fs::read(path)?;
+    };
     let note = std::str::from_utf8(&bytes).map_err(|_| CheckpointError::Malformed);
     Ok(Some(note.and_then(|note| AnchorNote::open(note, verifier))))
 }

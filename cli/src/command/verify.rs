@@ -7,10 +7,10 @@
 //! broker agrees with itself: `--vkey` pins it.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use attache_mtls::private_file::write_private;
+use attache_mtls::public_file::read_public;
 use attache_proto::attache::v1::{self as pb, audit_client::AuditClient};
 use attache_translog::{
     Audit, Checkpoint, CheckpointError, Frontier, Hash, Leaf, NoteError, Record, Records,
@@ -392,14 +392,9 @@ fn read_note(file: &Path) -> Result<String, Failure> {
 }
 
 fn read_limited(file: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
-    let unread = || Failure::new(Exit::Failed, format!("{} was not read", file.display()));
-    let mut bytes = Vec::new();
-    let read = fs::File::open(file).and_then(|open| open.take(limit + 1).read_to_end(&mut bytes));
-    read.map_err(|error| unread().caused_by(&error))?;
-    if bytes.len() as u64 > limit {
-        return Err(unread().because(format!("it is larger than {limit} bytes")));
-    }
-    Ok(bytes)
+    read_public(file, limit).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{} was not read", file.display())).caused_by(&error)
+    })
 }
 
 fn finding(index: u64, finding: String) -> FindingJson {

@@ -177,3 +177,25 @@ fn asking_for_an_undeclared_key_is_an_error_and_no_panic() {
         Err(SettingsError::Undeclared(_))
     ));
 }
+
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    for path in [fifo.as_path(), folder.path(), &folder.path().join("absent")] {
+        let refused = SCHEMA.read(path);
+        assert!(
+            matches!(&refused, Err(SettingsError::Read { file, .. }) if file == path),
+            "{}",
+            path.display()
+        );
+    }
+}
