@@ -45,6 +45,16 @@ impl Clusters for ClusterService {
         let mutation = asked.mutation.take();
         let digest = digest("cluster.add", &asked);
         let cluster = required("cluster", asked.cluster)?;
+        for (field, set) in [
+            ("cluster.created", cluster.created.is_some()),
+            ("cluster.created_by", !cluster.created_by.is_empty()),
+        ] {
+            if set {
+                return Err(
+                    RpcError::invalid(field, "is the broker's to write; leave it out").into(),
+                );
+            }
+        }
         let name: ClusterName = parse("cluster.name", &cluster.name)?;
         let record = ClusterRecord {
             issuer: cluster.issuer,
@@ -194,13 +204,13 @@ fn take_up(registry: &Registry, name: &str, record: Option<(u64, ClusterRecord)>
 }
 
 fn source(source: Option<pb::cluster::Source>) -> Result<ClusterSource, RpcError> {
-    let pb::cluster::Source::Folder(folder) = required("cluster.source", source)?;
-    if folder.is_empty() {
-        return Err(RpcError::invalid(
+    let folder = source.map(|pb::cluster::Source::Folder(folder)| folder);
+    let folder = folder.filter(|folder| !folder.is_empty()).ok_or_else(|| {
+        RpcError::invalid(
             "cluster.folder",
             "is missing: the folder with nodes/, pods/ and jwks.json",
-        ));
-    }
+        )
+    })?;
     Ok(ClusterSource::Folder(folder.into()))
 }
 

@@ -59,9 +59,10 @@ impl Renewal for EnrollmentService {
                 "a renewal needs the certificate that is renewed",
             )
         })?;
+        let asked = request.into_inner();
         let issued = self
             .gate
-            .renew(&peer, request.into_inner().csr)
+            .renew(&peer, asked.csr, asked.version)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::RenewResponse {

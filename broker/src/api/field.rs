@@ -24,7 +24,7 @@ pub struct PageRequest {
     /// 1 to 500.
     pub size: usize,
     /// Items after this key; none: from the first.
-    pub after: Option<Vec<u8>>,
+    pub after: Option<String>,
 }
 
 /// A text field that parses into a type of ours.
@@ -37,10 +37,28 @@ where
     T::Err: Display,
 {
     if text.is_empty() {
-        return Err(RpcError::invalid(field, "is missing"));
+        return Err(missing(field));
     }
     text.parse()
         .map_err(|e: T::Err| RpcError::invalid(field, e.to_string()))
+}
+
+/// As [`parse`], for a field that may be left empty.
+///
+/// # Errors
+/// As [`parse`].
+pub fn optional<T>(field: &str, text: &str) -> Result<Option<T>, RpcError>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    (!text.is_empty()).then(|| parse(field, text)).transpose()
+}
+
+/// INVALID_ARGUMENT for a field that is not there.
+#[must_use]
+pub fn missing(field: &str) -> RpcError {
+    RpcError::invalid(field, "is missing; every request of this kind has it")
 }
 
 /// A message field that must be there.
@@ -48,7 +66,7 @@ where
 /// # Errors
 /// INVALID_ARGUMENT with the field.
 pub fn required<T>(field: &str, value: Option<T>) -> Result<T, RpcError> {
-    value.ok_or_else(|| RpcError::invalid(field, "is missing"))
+    value.ok_or_else(|| missing(field))
 }
 
 /// A bytes field of fixed length.
@@ -69,13 +87,13 @@ pub fn note(field: &str, text: String) -> Result<String, RpcError> {
     if text.len() > NOTE_MAX {
         return Err(RpcError::invalid(
             field,
-            format!("is longer than {NOTE_MAX} bytes"),
+            format!("is longer than {NOTE_MAX} bytes; shorten it"),
         ));
     }
     if text.chars().any(char::is_control) {
         return Err(RpcError::invalid(
             field,
-            "contains a control character (NUL, tab or a line's end)",
+            "contains a control character (NUL, tab or a line's end); remove it",
         ));
     }
     Ok(text)
@@ -101,7 +119,10 @@ pub fn page(page: Option<pb::Page>) -> Result<PageRequest, RpcError> {
     let after = match page.token.as_str() {
         "" => None,
         token if token.len() > TOKEN_MAX => return Err(bad_token()),
-        token => Some(hex::decode(token).map_err(|_| bad_token())?),
+        token => {
+            let key = hex::decode(token).map_err(|_| bad_token())?;
+            Some(String::from_utf8(key).map_err(|_| bad_token())?)
+        }
     };
     Ok(PageRequest {
         size: usize::try_from(size).unwrap_or(usize::MAX),
@@ -111,7 +132,7 @@ pub fn page(page: Option<pb::Page>) -> Result<PageRequest, RpcError> {
 
 /// The token of the page after the item with this key.
 #[must_use]
-pub fn page_token(last_key: Option<&[u8]>) -> String {
+pub fn page_token(last_key: Option<&str>) -> String {
     last_key.map(hex::encode).unwrap_or_default()
 }
 
@@ -151,13 +172,13 @@ mod tests {
                 after: None
             }
         );
-        let token = page_token(Some(b"payments/db"));
+        let token = page_token(Some("payments/db"));
         let asked = page(Some(pb::Page { size: 500, token })).unwrap();
         assert_eq!(
             asked,
             PageRequest {
                 size: 500,
-                after: Some(b"payments/db".to_vec())
+                after: Some("payments/db".to_owned())
             }
         );
         for bad in [
@@ -168,6 +189,10 @@ mod tests {
             pb::Page {
                 size: 1,
                 token: "zz".into(),
+            },
+            pb::Page {
+                size: 1,
+                token: "ff".into(),
             },
             pb::Page {
                 size: 1,
@@ -189,7 +214,7 @@ mod tests {
         );
         assert_eq!(
             parse::<u8>("depth", "").unwrap_err().message(),
-            "depth: is missing"
+            "depth: is missing; every request of this kind has it"
         );
         assert!(
             parse::<u8>("depth", "x")

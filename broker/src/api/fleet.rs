@@ -13,7 +13,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     clusters::no_cluster,
-    field::{note, page, page_token, parse, time},
+    field::{missing, note, optional, page, page_token, parse, time},
     mutate::{Asked, Prepared, digest, mutate},
     peer::{OperatorPeer, Peers},
     rpc_error::RpcError,
@@ -53,24 +53,21 @@ impl Nodes for FleetService {
         self.peers.operator(request.extensions()).await?;
         let asked = request.into_inner();
         let page = page(asked.page)?;
+        let cluster: Option<ClusterName> = optional("cluster", &asked.cluster)?;
         let view = self.peers.gate().directory().view();
         let mut ids: Vec<NodeId> = view
             .nodes
             .keys()
             .filter_map(|id| node_id(id))
-            .filter(|id| asked.cluster.is_empty() || id.cluster() == asked.cluster)
+            .filter(|id| cluster.as_ref().is_none_or(|c| id.cluster() == c.as_str()))
             .collect();
         ids.sort_by_key(ToString::to_string);
-        let after = page.after.as_deref().map(String::from_utf8_lossy);
-        ids.retain(|id| {
-            after
-                .as_deref()
-                .is_none_or(|after| id.to_string().as_str() > after)
-        });
+        let after = page.after.as_deref();
+        ids.retain(|id| after.is_none_or(|after| id.to_string().as_str() > after));
         let more = ids.len() > page.size;
         ids.truncate(page.size);
         let last = ids.last().filter(|_| more).map(ToString::to_string);
-        let next_token = page_token(last.as_deref().map(str::as_bytes));
+        let next_token = page_token(last.as_deref());
         let nodes = ids.iter().filter_map(|id| node_view(&view, id)).collect();
         Ok(Response::new(pb::ListNodesResponse { nodes, next_token }))
     }
@@ -171,6 +168,7 @@ impl Nodes for FleetService {
         let mutation = asked.mutation.take();
         let digest = digest("node.unban", &asked);
         let id = known_node(&self.peers.gate().directory().view(), &asked.spiffe_id)?;
+        note("reason", asked.reason)?;
         let asked = Asked {
             peer,
             verb: "node.unban",
@@ -191,16 +189,16 @@ impl Operators for FleetService {
         let peer = self.peers.operator(request.extensions()).await?;
         let page = page(request.into_inner().page)?;
         let view = self.peers.gate().directory().view();
-        let after = page.after.as_deref().map(String::from_utf8_lossy);
+        let after = page.after.as_deref();
         let mut names: Vec<&String> = view
             .operators
             .keys()
-            .filter(|n| after.as_deref().is_none_or(|after| n.as_str() > after))
+            .filter(|n| after.is_none_or(|after| n.as_str() > after))
             .collect();
         names.sort();
         let more = names.len() > page.size;
         names.truncate(page.size);
-        let next_token = page_token(names.last().filter(|_| more).map(|n| n.as_bytes()));
+        let next_token = page_token(names.last().filter(|_| more).map(|n| n.as_str()));
         let operators = names
             .into_iter()
             .filter_map(|name| operator_view(&view, &peer, name))
@@ -220,14 +218,6 @@ impl Operators for FleetService {
         let mutation = asked.mutation.take();
         let digest = digest("operator.ban", &asked);
         let id = self.known_operator(&peer, &asked.name)?;
-        if id == peer.id {
-            return Err(RpcError::new(
-                Code::FailedPrecondition,
-                "OWN_BAN",
-                "you cannot ban yourself: nobody might be left to lift it; ask another operator",
-            )
-            .into());
-        }
         let reason = note("reason", asked.reason)?;
         let asked = Asked {
             peer,
@@ -248,6 +238,7 @@ impl Operators for FleetService {
         let mutation = asked.mutation.take();
         let digest = digest("operator.unban", &asked);
         let id = self.known_operator(&peer, &asked.name)?;
+        note("reason", asked.reason)?;
         let asked = Asked {
             peer,
             verb: "operator.unban",
@@ -267,7 +258,15 @@ impl FleetService {
             by: asked.peer.id.to_string(),
             at: self.clock.now(),
         };
+        let own = asked.peer.id.to_string() == id;
         let prepare = async {
+            if own {
+                return Err(RpcError::new(
+                    Code::FailedPrecondition,
+                    "OWN_BAN",
+                    "you cannot ban yourself: nobody might be left to lift it; ask another operator",
+                ));
+            }
             if self.peers.gate().directory().view().bans.contains_key(&id) {
                 return Err(RpcError::new(
                     Code::AlreadyExists,
@@ -336,7 +335,7 @@ impl FleetService {
 
     fn known_operator(&self, peer: &OperatorPeer, name: &str) -> Result<OperatorId, RpcError> {
         if name.is_empty() {
-            return Err(RpcError::invalid("name", "is missing"));
+            return Err(missing("name"));
         }
         let id = OperatorId::new(peer.id.trust_domain().clone(), name)
             .map_err(|e| RpcError::invalid("name", e.to_string()))?;
@@ -362,7 +361,7 @@ impl FleetService {
 
 fn known_node(view: &View, text: &str) -> Result<NodeId, RpcError> {
     if text.is_empty() {
-        return Err(RpcError::invalid("spiffe_id", "is missing"));
+        return Err(missing("spiffe_id"));
     }
     let id = match text.parse::<PeerId>() {
         Ok(PeerId::Node(id)) => id,

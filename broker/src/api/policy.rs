@@ -8,7 +8,7 @@ use pb::{grants_server::Grants, guardrails_server::Guardrails};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    field::{PageRequest, page, page_token, parse, required, time_ms},
+    field::{PageRequest, optional, page, page_token, parse, required, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::Peers,
     rpc_error::RpcError,
@@ -100,11 +100,7 @@ impl Grants for PolicyService {
         self.peers.operator(request.extensions()).await?;
         let asked = request.into_inner();
         let page = page(asked.page)?;
-        let keyspace: Option<Keyspace> = if asked.keyspace.is_empty() {
-            None
-        } else {
-            Some(parse("keyspace", &asked.keyspace)?)
-        };
+        let keyspace: Option<Keyspace> = optional("keyspace", &asked.keyspace)?;
         let view = self.registry.view();
         let within = |grant: &GrantRecord| {
             keyspace
@@ -207,18 +203,15 @@ pub(super) fn paged<'a, T>(
     page: &PageRequest,
     within: impl Fn(&T) -> bool,
 ) -> (Vec<(&'a str, &'a T)>, String) {
-    let after = page.after.as_deref().map(String::from_utf8_lossy);
+    let after = page.after.as_deref();
     let mut found = records
         .iter()
-        .filter(|(name, _)| after.as_deref().is_none_or(|after| name.as_str() > after))
+        .filter(|(name, _)| after.is_none_or(|after| name.as_str() > after))
         .filter(|(_, (_, record))| within(record))
         .map(|(name, (_, record))| (name.as_str(), record));
     let items: Vec<_> = found.by_ref().take(page.size).collect();
     let more = found.next().is_some();
-    let last = items
-        .last()
-        .filter(|_| more)
-        .map(|(name, _)| name.as_bytes());
+    let last = items.last().filter(|_| more).map(|(name, _)| *name);
     let token = page_token(last);
     (items, token)
 }

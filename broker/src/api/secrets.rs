@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use attache_envelope::{
+    MAX_FIELDS,
     id::{BootId, KeyId, RequestId, SecretId, ValueId},
     name::{Keyspace, SecretPath, SecretVersion},
+    put::FLAG_REPLACE,
     x25519::Enc,
 };
 use attache_proto::attache::v1 as pb;
@@ -12,7 +14,7 @@ use pb::{keyspaces_server::Keyspaces, secrets_server::Secrets};
 use tonic::{Request, Response, Status};
 
 use super::{
-    field::{fixed, note, page, page_token, parse, required, time_ms},
+    field::{fixed, missing, note, optional, page, page_token, parse, required, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::{OperatorPeer, Peers},
     rpc_error::RpcError,
@@ -102,11 +104,7 @@ impl Secrets for SecretService {
         self.peers.operator(request.extensions()).await?;
         let asked = request.into_inner();
         let page = page(asked.page)?;
-        let keyspace: Option<Keyspace> = if asked.keyspace.is_empty() {
-            None
-        } else {
-            Some(parse("keyspace", &asked.keyspace)?)
-        };
+        let keyspace: Option<Keyspace> = optional("keyspace", &asked.keyspace)?;
         let after: Option<SecretPath> = after(page.after.as_deref())?;
         let mut views = self
             .vault
@@ -117,7 +115,7 @@ impl Secrets for SecretService {
         views.truncate(page.size);
         let last = views.last().filter(|_| more).map(|v| v.path.to_string());
         Ok(Response::new(pb::ListSecretsResponse {
-            next_token: page_token(last.as_deref().map(str::as_bytes)),
+            next_token: page_token(last.as_deref()),
             secrets: views.into_iter().map(secret_view).collect(),
         }))
     }
@@ -150,7 +148,7 @@ impl Secrets for SecretService {
         views.truncate(page.size);
         let last = views.last().filter(|_| more).map(|v| v.number.to_string());
         Ok(Response::new(pb::ListVersionsResponse {
-            next_token: page_token(last.as_deref().map(str::as_bytes)),
+            next_token: page_token(last.as_deref()),
             versions: views.into_iter().map(version_view).collect(),
         }))
     }
@@ -257,7 +255,7 @@ impl Keyspaces for SecretService {
                 created: time_ms(v.created_ms),
             })
             .collect();
-        let next_token = page_token(last.as_deref().map(str::as_bytes));
+        let next_token = page_token(last.as_deref());
         Ok(Response::new(pb::ListKeyspacesResponse {
             keyspaces,
             next_token,
@@ -270,6 +268,26 @@ fn put_request(
     mutation: &pb::Mutation,
     asked: pb::CommitPutRequest,
 ) -> Result<PutRequest, RpcError> {
+    if asked.values.is_empty() {
+        return Err(missing("values"));
+    }
+    for (field, count) in [
+        ("values", asked.values.len()),
+        ("carried", asked.carried.len()),
+    ] {
+        if count > MAX_FIELDS {
+            return Err(RpcError::invalid(
+                field,
+                format!("are {count}; a version has {MAX_FIELDS} fields at most"),
+            ));
+        }
+    }
+    if asked.flags & !FLAG_REPLACE != 0 {
+        return Err(RpcError::invalid(
+            "flags",
+            "has a bit that this broker does not know; upgrade the broker first",
+        ));
+    }
     let value = |v: pb::PutValue| {
         let value = ValueId::from_bytes(fixed::<16>("values.value", &v.value)?);
         Ok(PutValue {
@@ -313,18 +331,13 @@ pub(super) fn path(path: Option<pb::SecretPath>) -> Result<SecretPath, RpcError>
 }
 
 /// The key that a page token holds, as the type that the list is ordered by.
-fn after<T: std::str::FromStr>(token: Option<&[u8]>) -> Result<Option<T>, RpcError> {
-    let Some(bytes) = token else { return Ok(None) };
-    std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .map(Some)
-        .ok_or_else(|| {
-            RpcError::invalid(
-                "page.token",
-                "is not a token of this list; leave it empty for the first page",
-            )
-        })
+fn after<T: std::str::FromStr>(token: Option<&str>) -> Result<Option<T>, RpcError> {
+    token.map(str::parse).transpose().map_err(|_| {
+        RpcError::invalid(
+            "page.token",
+            "is not a token of this list; leave it empty for the first page",
+        )
+    })
 }
 
 fn secret_view(view: SecretView) -> pb::SecretView {

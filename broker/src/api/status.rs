@@ -269,7 +269,7 @@ impl From<VaultError> for RpcError {
                 Self::invalid("carried", told)
             }
             VaultError::TooLarge { .. } => Self::invalid("values", told),
-            VaultError::Put(source) => Self::invalid("put", source.to_string()),
+            VaultError::Put(source) => Self::invalid("values", source.to_string()),
             VaultError::SealedKeys => Self::invalid("sealed_keys", told),
             VaultError::Ciphertext { .. } => Self::invalid("values.ct", told),
             VaultError::AlreadyActive { .. } => {

@@ -20,6 +20,8 @@ use super::token::{self, Expected, PodIdentity, PodToken, TokenError};
 
 /// The most bytes of an issuer and of an audience.
 const MAX_TEXT_BYTES: usize = 512;
+/// The most bytes of a path (Linux: PATH_MAX, with its closing NUL).
+const MAX_PATH_BYTES: usize = 4095;
 /// For how long a verified token is believed without another verification.
 const VERIFIED_FOR_S: i64 = 10;
 /// How many verified tokens of a cluster are kept at least.
@@ -36,8 +38,10 @@ pub enum ClusterError {
         /// `issuer` or `audience`.
         field: &'static str,
     },
-    /// A path that depends on where the broker was started.
-    #[error("folder must be an absolute path on the broker's machine")]
+    /// A path that depends on where the broker was started, or that no file system has.
+    #[error(
+        "folder must be an absolute path on the broker's machine, of at most {MAX_PATH_BYTES} bytes"
+    )]
     Folder,
 }
 
@@ -67,7 +71,8 @@ impl ClusterSpec {
                 return Err(ClusterError::Text { field });
             }
         }
-        if !folder.is_absolute() || folder.as_os_str().as_encoded_bytes().contains(&0) {
+        let path = folder.as_os_str().as_encoded_bytes();
+        if !folder.is_absolute() || path.len() > MAX_PATH_BYTES || path.contains(&0) {
             return Err(ClusterError::Folder);
         }
         let (issuer, audience) = (issuer.into(), audience.into());

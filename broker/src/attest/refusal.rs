@@ -161,6 +161,11 @@ pub enum PublicReason {
         /// The field, as the wire has it.
         field: &'static str,
     },
+    /// The group that kubelet hands over is not the pod's.
+    #[error(
+        "volume_mount_group is not the pod's securityContext.fsGroup; kubelet hands that over, and nobody else may"
+    )]
+    MountGroup,
     /// A volume attribute of the request is not the pod's.
     #[error("attributes: {attribute} is not what the pod has")]
     AttributeDiffers {
@@ -414,6 +419,7 @@ impl PublicReason {
             | Self::TokenUnbound => RefusalKind::Unauthenticated,
             Self::Field { .. }
             | Self::Hint { .. }
+            | Self::MountGroup
             | Self::AttributeDiffers { .. }
             | Self::VolumeId { .. }
             | Self::UnknownAttribute { .. }

@@ -216,9 +216,7 @@ pub(super) fn attest_volume(
     let posture = posture::resolve(pod, container)?;
     posture::check_group(&wanted, posture.owner, &container.name)?;
     if asked.mount_group.is_some() && asked.mount_group != pod.security.fs_group {
-        return Err(PublicReason::Hint {
-            field: "volume_mount_group",
-        });
+        return Err(PublicReason::MountGroup);
     }
     let token = proof.identity;
     let workload = WorkloadRef {

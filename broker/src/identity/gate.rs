@@ -203,14 +203,12 @@ impl Gate {
         version: String,
     ) -> Result<IssuedCertificate, EnrollError> {
         let token = JoinToken::parse(token)?;
-        if version.len() > VERSION_MAX || version.chars().any(char::is_control) {
-            return Err(EnrollError::Version);
-        }
+        check_version(&version)?;
         let gate = Arc::clone(self);
         spawned(async move { gate.join_now(&token, &csr, version).await }).await
     }
 
-    /// Signs the next key of an admitted caller.
+    /// Signs the next key of an admitted caller, who says of which version it is.
     ///
     /// # Errors
     /// [`EnrollError`]; [`NotAdmitted::Superseded`] for a key that was replaced.
@@ -218,10 +216,12 @@ impl Gate {
         self: &Arc<Self>,
         peer: &Arc<PeerIdentity>,
         csr: Vec<u8>,
+        version: String,
     ) -> Result<IssuedCertificate, EnrollError> {
         self.admit(peer).await?;
+        check_version(&version)?;
         let (gate, peer) = (Arc::clone(self), Arc::clone(peer));
-        spawned(async move { gate.renew_now(&peer, &csr).await }).await
+        spawned(async move { gate.renew_now(&peer, &csr, version).await }).await
     }
 
     /// Makes the first operator.
@@ -327,6 +327,7 @@ impl Gate {
         &self,
         peer: &PeerIdentity,
         csr: &[u8],
+        version: String,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let now = self.now();
@@ -344,7 +345,8 @@ impl Gate {
             serial: issued.serial().as_bytes().to_vec(),
         });
         let key = recorded(&issued);
-        self.change_keys(&caller, |keys| keys.renewed(key), Some(now), vec![renewal])
+        let node = Some((now, version));
+        self.change_keys(&caller, |keys| keys.renewed(key), node, vec![renewal])
             .await?;
         Ok(issued)
     }
@@ -449,12 +451,12 @@ impl Gate {
         Ok(issued)
     }
 
-    /// Replaces the recorded keys of a caller; `renewed` is noted for nodes.
+    /// Replaces the recorded keys of a caller; when a node renewed, and of which version it was, is noted.
     async fn change_keys(
         &self,
         caller: &Caller,
         change_keys: impl FnOnce(RecordedKeys) -> RecordedKeys,
-        renewed: Option<Timestamp>,
+        renewed: Option<(Timestamp, String)>,
         events: Vec<Event>,
     ) -> Result<(), EnrollError> {
         let view = self.directory.view();
@@ -465,7 +467,10 @@ impl Gate {
                 let (seq, mut record) =
                     view.nodes.get(&key).cloned().ok_or(EnrollError::Conflict)?;
                 record.keys = change_keys(record.keys);
-                record.renewed = renewed.unwrap_or(record.renewed);
+                if let Some((at, version)) = renewed {
+                    record.renewed = at;
+                    record.version = version;
+                }
                 change.require_at(Table::Identity, key.clone(), seq);
                 change.put(Table::Identity, key.clone(), record.encode());
                 self.commit(change, events, |view, seq| {
@@ -534,6 +539,13 @@ enum SignIn {
     First,
     /// By slot material.
     Recovery,
+}
+
+fn check_version(version: &str) -> Result<(), EnrollError> {
+    if version.len() > VERSION_MAX || version.chars().any(char::is_control) {
+        return Err(EnrollError::Version);
+    }
+    Ok(())
 }
 
 /// Runs to its end whether or not the caller waits.

@@ -308,19 +308,9 @@ fn the_mount_group_is_the_pods() {
     let with_group = |group| attest_asking(&fs_group, |asked| asked.mount_group = group);
     assert!(with_group(Some(2000)).is_ok());
     assert!(with_group(None).is_ok());
-    assert_eq!(
-        with_group(Some(0)).unwrap_err(),
-        PublicReason::Hint {
-            field: "volume_mount_group"
-        }
-    );
+    assert_eq!(with_group(Some(0)).unwrap_err(), PublicReason::MountGroup);
     let refused = attest_asking(&[], |asked| asked.mount_group = Some(2000));
-    assert_eq!(
-        refused.unwrap_err(),
-        PublicReason::Hint {
-            field: "volume_mount_group"
-        }
-    );
+    assert_eq!(refused.unwrap_err(), PublicReason::MountGroup);
 }
 
 #[test]
