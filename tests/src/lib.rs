@@ -17,6 +17,7 @@ pub mod measure;
 pub mod mounts;
 pub mod pod;
 pub mod process;
+pub mod raw;
 pub mod scene;
 pub mod wire;
 

@@ -7,11 +7,13 @@ use attache_cli::{Environment, context::Settings};
 use attache_mtls::{
     bundle::TrustBundle,
     connect::Connector,
+    identity::SpkiSha256,
     key::LeafKey,
     spiffe::BrokerId,
-    tls::{Credentials, Material},
+    tls::{Credentials, Material, spki_pinned_client_config},
 };
 use attache_proto::attache::v1 as pb;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -99,6 +101,30 @@ pub fn node(bed: &Bed) -> Result<Channel> {
 pub fn operator(bed: &Bed) -> Result<Channel> {
     let (grpc, _) = bed.broker_addresses()?;
     Ok(channel(connector(&operator_credentials(bed)?)?, grpc))
+}
+
+/// The channel of a machine that joins by this token, on the enrollment listener.
+///
+/// # Errors
+/// When the text is no token, or the broker does not run.
+pub fn joining(bed: &Bed, token: &str) -> Result<Channel> {
+    let encoded = token
+        .strip_prefix("attache-join-1:")
+        .context("a join token")?;
+    let bytes = URL_SAFE_NO_PAD.decode(encoded)?;
+    let pin = bytes.last_chunk::<32>().context("a pin at its end")?;
+    let tls = spki_pinned_client_config(SpkiSha256::from_bytes(*pin))?;
+    let (_, enroll) = bed.broker_addresses()?;
+    Ok(channel(Connector::new(tls, CONNECT_LIMIT), enroll))
+}
+
+/// The channel of root on the broker's machine: the admin socket.
+///
+/// # Errors
+/// When the socket's path is no URI.
+pub fn admin(bed: &Bed) -> Result<Channel> {
+    let socket = format!("unix:{}/broker-admin.sock", bed.dir.display());
+    Ok(Endpoint::try_from(socket)?.connect_lazy())
 }
 
 /// What the bed's node plugin would ask for a pod's volume, with a made-up key and nonce.

@@ -2,23 +2,18 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::time::Duration;
-
-use attache_mtls::{
-    connect::Connector, identity::SpkiSha256, key::LeafKey, tls::spki_pinned_client_config,
-};
+use attache_mtls::key::LeafKey;
 use attache_proto::attache::v1 as pb;
 use attache_tests::{
     Bed, Scene,
     bed::{CLUSTER, NODE, OTHER_NODE, TRUST_DOMAIN},
     pod::Pod,
-    wire::{self, channel, deliver_request},
+    raw::{Types, call},
+    wire::{self, deliver_request},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use pb::{delivery_client::DeliveryClient, enrollment_client::EnrollmentClient};
 use tonic::Code;
 
@@ -35,13 +30,6 @@ fn join_token(bed: &Bed, node: &str) -> String {
         ])
         .unwrap();
     token.trim().to_owned()
-}
-
-fn pin(token: &str) -> SpkiSha256 {
-    let bytes = URL_SAFE_NO_PAD
-        .decode(token.strip_prefix("attache-join-1:").unwrap())
-        .unwrap();
-    SpkiSha256::from_bytes(bytes[48..].try_into().unwrap())
 }
 
 fn join_request(token: &str, key: &LeafKey) -> pb::JoinNodeRequest {
@@ -74,15 +62,10 @@ fn bed_without_plugin() -> Bed {
 fn a_join_token_works_exactly_once() {
     let bed = bed_without_plugin();
     let token = join_token(&bed, NODE.0);
-    let (_, enroll) = bed.broker_addresses().unwrap();
-    let connector = Connector::new(
-        spki_pinned_client_config(pin(&token)).unwrap(),
-        Duration::from_secs(5),
-    );
     let won = runtime().block_on(async {
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..64 {
-            let (channel, token) = (channel(connector.clone(), enroll), token.clone());
+            let (channel, token) = (wire::joining(&bed, &token).unwrap(), token.clone());
             calls.spawn(async move {
                 let key = LeafKey::generate().unwrap();
                 EnrollmentClient::new(channel)
@@ -106,11 +89,6 @@ fn a_join_token_works_exactly_once() {
 fn a_join_token_that_is_wrong_in_any_way_gets_nothing() {
     let bed = bed_without_plugin();
     let good = join_token(&bed, NODE.0);
-    let (_, enroll) = bed.broker_addresses().unwrap();
-    let connector = Connector::new(
-        spki_pinned_client_config(pin(&good)).unwrap(),
-        Duration::from_secs(5),
-    );
     let mut other_secret = good.clone().into_bytes();
     other_secret[50] = if other_secret[50] == b'A' { b'B' } else { b'A' };
     let tokens = [
@@ -120,7 +98,7 @@ fn a_join_token_that_is_wrong_in_any_way_gets_nothing() {
         String::from_utf8(other_secret).unwrap(),
     ];
     runtime().block_on(async {
-        let mut client = EnrollmentClient::new(channel(connector, enroll));
+        let mut client = EnrollmentClient::new(wire::joining(&bed, &good).unwrap());
         for token in tokens {
             let key = LeafKey::generate().unwrap();
             let status = client
@@ -224,28 +202,51 @@ fn a_banned_node_is_out_at_once_and_in_again_when_it_is_lifted() {
     scene.publish(&next).unwrap();
 }
 
-/// An operator's certificate has no way to a value, a node's none to an operator's verbs.
+/// E3: an operator's certificate has no way to a value, a node's none to an operator's verbs. Every RPC of the contract
+/// is tried; only renewals are everybody's, and enrollment and the admin socket have listeners of their own.
 #[test]
 fn nodes_and_operators_cannot_take_each_others_part() {
     let scene = Scene::start().unwrap();
-    let channel = {
-        let _guard = scene.runtime.enter();
-        wire::node(&scene.bed).unwrap()
-    };
-    scene.runtime.block_on(async {
-        let status = pb::secrets_client::SecretsClient::new(channel.clone())
-            .list_secrets(pb::ListSecretsRequest::default())
-            .await
-            .err()
-            .unwrap();
-        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
-        let status = pb::nodes_client::NodesClient::new(channel)
-            .create_join_token(pb::CreateJoinTokenRequest::default())
-            .await
-            .err()
-            .unwrap();
-        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
-    });
+    let _guard = scene.runtime.enter();
+    let (node, operator) = (
+        wire::node(&scene.bed).unwrap(),
+        wire::operator(&scene.bed).unwrap(),
+    );
+    let types = Types::of(&["attache.v1"]).unwrap();
+    let mut tried = Vec::new();
+    for method in &types.methods {
+        let wrong = match method.service.as_str() {
+            "attache.v1.Delivery" => &operator,
+            "attache.v1.Renewal" => continue,
+            "attache.v1.Enrollment" | "attache.v1.Admin" => {
+                let status = scene
+                    .runtime
+                    .block_on(call(&operator, method, vec![vec![]]));
+                let code = status.map_err(|status| status.code());
+                assert_eq!(code, Err(Code::Unimplemented), "{}", method.name);
+                continue;
+            }
+            _ => &node,
+        };
+        let answer = scene.runtime.block_on(call(wrong, method, vec![vec![]]));
+        let code = answer.map_err(|status| status.code());
+        assert_eq!(code, Err(Code::PermissionDenied), "{}", method.name);
+        tried.push(method.name.as_str());
+    }
+    assert!(
+        tried.contains(&"Deliver") && tried.contains(&"CommitPut"),
+        "{tried:?}"
+    );
+    // The whole request of a pod, with its own token: what is wrong with it is who sends it.
+    let pod = scene.bed.pod("web-0", "payments/db").unwrap();
+    let request = deliver_request(&pod, &scene.bed.token(&pod).unwrap());
+    let mut delivery = DeliveryClient::new(operator);
+    let status = scene.runtime.block_on(delivery.deliver(request.clone()));
+    let status = status.err().expect("an operator was given a secret");
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    let mut delivery = DeliveryClient::new(node);
+    let control = scene.runtime.block_on(delivery.deliver(request));
+    assert!(control.is_ok(), "the control: the node is given it");
 }
 
 /// Only the first operator is made on the admin socket.
