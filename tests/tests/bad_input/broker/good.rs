@@ -1,0 +1,312 @@
+//! Good requests, one an RPC, and what they are about.
+
+use attache_cli::{
+    fields::FieldValue,
+    put::{Begun, Plan, seal},
+};
+use attache_mtls::key::LeafKey;
+use attache_proto::attache::v1 as pb;
+use attache_tests::{
+    Bed, Scene,
+    bed::{AUDIENCE, CLUSTER, NODE, OTHER_NODE, TRUST_DOMAIN},
+    caller,
+    pod::Pod,
+    scene::PASSWORD,
+    wire::Method,
+};
+use prost::Message;
+use tonic::transport::Channel;
+
+use crate::kinds::CANARY;
+
+/// A node that has joined and is banned.
+const BANNED: (&str, &str) = OTHER_NODE;
+/// A node that has a token and has not joined.
+const JOINING: (&str, &str) = ("node-c", "5a0c1de0-0000-4000-8000-00000000000c");
+
+/// Good requests, one an RPC: each is the control, sent last, that its bad forms are refused for what is bad in them.
+pub(crate) struct Good {
+    decision: String,
+    pub(crate) deliver: pb::DeliverRequest,
+    pub(crate) join_token: String,
+    put: pb::CommitPutRequest,
+}
+
+impl Good {
+    /// The good request of a method.
+    pub(crate) fn request(&self, method: &Method) -> Vec<u8> {
+        match method.service.as_str() {
+            "attache.v1.Secrets" | "attache.v1.Keyspaces" => self.of_secrets(&method.name),
+            "attache.v1.Grants" | "attache.v1.Guardrails" => of_policy(&method.name),
+            "attache.v1.Clusters" | "attache.v1.Nodes" | "attache.v1.Operators" => {
+                of_fleet(&method.name)
+            }
+            _ => self.of_others(&method.name),
+        }
+    }
+
+    fn of_secrets(&self, name: &str) -> Vec<u8> {
+        let (mutation, path, page) = (mutation(), Some(secret_path()), page());
+        match name {
+            "BeginPut" => bytes(pb::BeginPutRequest { path }),
+            "CommitPut" => bytes(self.put.clone()),
+            "ListSecrets" => bytes(pb::ListSecretsRequest {
+                keyspace: "payments".into(),
+                page,
+            }),
+            "ShowSecret" => bytes(pb::ShowSecretRequest { path }),
+            "ListVersions" => bytes(pb::ListVersionsRequest { path, page }),
+            "Rollback" => bytes(pb::RollbackRequest {
+                mutation,
+                path,
+                ..Default::default()
+            }),
+            "CreateKeyspace" => bytes(pb::CreateKeyspaceRequest {
+                mutation,
+                name: "web".into(),
+            }),
+            "ListKeyspaces" => bytes(pb::ListKeyspacesRequest { page }),
+            other => panic!("{other} has no good request"),
+        }
+    }
+
+    fn of_others(&self, name: &str) -> Vec<u8> {
+        match name {
+            "BootstrapOperator" => bytes(pb::BootstrapOperatorRequest {
+                name: "ada".into(),
+                csr: csr(),
+            }),
+            "CheckStore" | "LatestCheckpoint" | "ShowStatus" => Vec::new(),
+            "ReadLeaves" => bytes(pb::ReadLeavesRequest {
+                limit: 1,
+                ..Default::default()
+            }),
+            "Explain" => bytes(pb::ExplainRequest {
+                decision: self.decision.clone(),
+            }),
+            "Deliver" => bytes(self.deliver.clone()),
+            "JoinNode" => bytes(join(&self.join_token)),
+            "Renew" => bytes(pb::RenewRequest {
+                csr: csr(),
+                version: String::new(),
+            }),
+            other => panic!("{other} has no good request"),
+        }
+    }
+}
+
+fn of_policy(name: &str) -> Vec<u8> {
+    let (mutation, page) = (mutation(), page());
+    match name {
+        "AddGrant" => bytes(add_grant()),
+        "ListGrants" => bytes(pb::ListGrantsRequest {
+            keyspace: "payments".into(),
+            page,
+        }),
+        "ShowGrant" => bytes(pb::ShowGrantRequest {
+            name: "shop-web-db".into(),
+        }),
+        "RemoveGrant" => bytes(pb::RemoveGrantRequest {
+            mutation,
+            name: "shop-web-db".into(),
+        }),
+        "ListGuardrails" => bytes(pb::ListGuardrailsRequest { page }),
+        other => panic!("{other} has no good request"),
+    }
+}
+
+fn of_fleet(name: &str) -> Vec<u8> {
+    let (mutation, page, reason) = (mutation(), page(), String::new());
+    let cluster = CLUSTER.to_owned();
+    let spiffe_id = node_id(if name == "UnbanNode" { BANNED } else { NODE });
+    match name {
+        "AddCluster" => bytes(add_cluster()),
+        "ListClusters" => bytes(pb::ListClustersRequest { page }),
+        "ShowCluster" => bytes(pb::ShowClusterRequest { name: cluster }),
+        "RemoveCluster" => bytes(pb::RemoveClusterRequest {
+            mutation,
+            name: cluster,
+        }),
+        "ListNodes" => bytes(pb::ListNodesRequest { cluster, page }),
+        "CreateJoinToken" => bytes(pb::CreateJoinTokenRequest {
+            mutation,
+            cluster,
+            node: NODE.0.into(),
+        }),
+        "BanNode" | "UnbanNode" => bytes(pb::BanNodeRequest {
+            mutation,
+            spiffe_id,
+            reason,
+        }),
+        "ListOperators" => bytes(pb::ListOperatorsRequest { page }),
+        "BanOperator" | "UnbanOperator" => bytes(pb::BanOperatorRequest {
+            mutation,
+            name: "ada".into(),
+            reason,
+        }),
+        other => panic!("{other} has no good request"),
+    }
+}
+
+fn bytes(message: impl Message) -> Vec<u8> {
+    message.encode_to_vec()
+}
+
+fn page() -> Option<pb::Page> {
+    Some(pb::Page {
+        size: 10,
+        token: String::new(),
+    })
+}
+
+fn join(token: &str) -> pb::JoinNodeRequest {
+    pb::JoinNodeRequest {
+        token: token.to_owned(),
+        csr: csr(),
+        version: String::new(),
+    }
+}
+
+fn mutation() -> Option<pb::Mutation> {
+    let request_id = uuid::Uuid::now_v7().as_bytes().to_vec();
+    Some(pb::Mutation {
+        request_id,
+        dry_run: true,
+    })
+}
+
+fn secret_path() -> pb::SecretPath {
+    pb::SecretPath {
+        keyspace: "payments".into(),
+        name: "db".into(),
+    }
+}
+
+pub(crate) fn csr() -> Vec<u8> {
+    LeafKey::generate().unwrap().certificate_request().unwrap()
+}
+
+fn node_id((_, uid): (&str, &str)) -> String {
+    format!("spiffe://{TRUST_DOMAIN}/node/{CLUSTER}/{uid}")
+}
+
+fn add_cluster() -> pb::AddClusterRequest {
+    let cluster = pb::Cluster {
+        name: "other".into(),
+        issuer: "https://other.attache.test".into(),
+        audience: AUDIENCE.into(),
+        source: Some(pb::cluster::Source::Folder("/srv/cluster".into())),
+        ..Default::default()
+    };
+    pb::AddClusterRequest {
+        mutation: mutation(),
+        cluster: Some(cluster),
+    }
+}
+
+fn add_grant() -> pb::AddGrantRequest {
+    pb::AddGrantRequest {
+        mutation: mutation(),
+        name: "another".into(),
+        secret: Some(secret_path()),
+        fields: vec!["password".into()],
+        to: Some(pb::Workload {
+            cluster: CLUSTER.into(),
+            namespace: "shop".into(),
+            service_account: "web".into(),
+            container: "app".into(),
+        }),
+    }
+}
+
+fn deliver(pod: &Pod, token: String) -> pb::DeliverRequest {
+    pb::DeliverRequest {
+        volume_id: pod.volume_id(),
+        volume_name: pod.volume.clone(),
+        pod_token: token,
+        plugin_key: vec![9; 32],
+        nonce: vec![1; 16],
+        held: Some(pb::Generation {
+            incarnation: 1,
+            seq: 1,
+            digest: vec![0; 32],
+        }),
+        attributes: pod.attributes.clone().into_iter().collect(),
+        pod_namespace: pod.namespace.clone(),
+        pod_name: pod.name.clone(),
+        pod_uid: pod.uid.clone(),
+        service_account: pod.service_account.clone(),
+        volume_mount_group: None,
+    }
+}
+
+/// A put of one field, sealed as the CLI seals it; nothing is to change.
+async fn sealed_put(operator: &Channel) -> pb::CommitPutRequest {
+    let path = Some(secret_path());
+    let mut secrets = pb::secrets_client::SecretsClient::new(operator.clone());
+    let begun = secrets
+        .begin_put(pb::BeginPutRequest { path })
+        .await
+        .unwrap()
+        .into_inner();
+    let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0");
+    let plan = Plan {
+        path: "payments/db".parse().unwrap(),
+        values: vec![FieldValue {
+            field: "password".parse().unwrap(),
+            value: CANARY.as_bytes().to_vec().into(),
+        }],
+        replace: false,
+        expect_version: None,
+        dry_run: true,
+    };
+    let begun = Begun::check(&begun, &broker).unwrap();
+    let operator = format!("spiffe://{TRUST_DOMAIN}/operator/ada");
+    seal(&operator, &broker, &begun, &plan).unwrap().1
+}
+
+fn join_token(bed: &Bed, node: &str) -> String {
+    let token = bed.attache_ok(&[
+        "node",
+        "join-token",
+        "--cluster",
+        CLUSTER,
+        "--node",
+        node,
+        "--quiet",
+    ]);
+    token.unwrap().trim().to_owned()
+}
+
+/// Everything that the good requests are about: two versions, a refusal, a banned node and one that may join.
+pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
+    scene.put("payments/db", &[("username", PASSWORD)]).unwrap();
+    let refused = Pod::new("shop", "web-9", "web", NODE, "payments/absent");
+    let token = scene.bed.token(&refused).unwrap();
+    let refusal = scene.refused(&refused, AUDIENCE, &token).unwrap();
+    let (_, rest) = refusal.message().split_once("decision ").unwrap();
+    let decision = rest.chars().take(8).collect();
+
+    scene.bed.cluster.add_node(JOINING.0, JOINING.1).unwrap();
+    let token = join_token(&scene.bed, BANNED.0);
+    let request = join(&token);
+    scene.runtime.block_on(async {
+        let joining = caller::joining(&scene.bed, &token).unwrap();
+        let joined = pb::enrollment_client::EnrollmentClient::new(joining)
+            .join_node(request)
+            .await;
+        joined.unwrap();
+    });
+    scene
+        .bed
+        .attache_ok(&["node", "ban", &node_id(BANNED), "--yes"])
+        .unwrap();
+
+    let pod = scene.bed.pod("web-0", "payments/db").unwrap();
+    Good {
+        decision,
+        deliver: deliver(&pod, scene.bed.token(&pod).unwrap()),
+        join_token: join_token(&scene.bed, JOINING.0),
+        put: scene.runtime.block_on(sealed_put(operator)),
+    }
+}

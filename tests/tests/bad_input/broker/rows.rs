@@ -1,0 +1,352 @@
+//! The table: what each field of `attache.v1` takes, and where an RPC answers otherwise.
+
+use tonic::Code;
+
+use crate::{
+    kinds::Kind,
+    walk::{Exception, Expect, Take},
+};
+use Code::{Aborted, FailedPrecondition, InvalidArgument, NotFound, Unauthenticated};
+use Expect::{None as NotSent, Passes, Refused, Says};
+
+/// A text of some form that must be there.
+fn name(kind: Kind) -> Expect {
+    match kind {
+        Kind::Largest | Kind::WrongType | Kind::NotUtf8 | Kind::Unknown => {
+            NotSent("has no such form")
+        }
+        Kind::Missing | Kind::Empty | Kind::TooLong | Kind::Nul => Refused(InvalidArgument),
+    }
+}
+
+/// A text of some form that narrows a list.
+fn filter(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Passes("without it the list is whole"),
+        _ => name(kind),
+    }
+}
+
+/// A text for people.
+fn text(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Passes("nothing need be said"),
+        _ => name(kind),
+    }
+}
+
+/// Bytes of one length or one encoding.
+fn blob(kind: Kind) -> Expect {
+    name(kind)
+}
+
+/// A message or list that must be there, with parts that must be there.
+fn part(kind: Kind) -> Expect {
+    name(kind)
+}
+
+/// A message or list that may be left out.
+fn optional(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Passes("0, or nothing, is what it means by default"),
+        _ => name(kind),
+    }
+}
+
+/// A flag.
+fn flag(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Passes("means no"),
+        _ => name(kind),
+    }
+}
+
+/// A number of which 0 says "by default" and every other one may be meant.
+fn number(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Passes("0 is what it means by default"),
+        Kind::Largest => Passes("as many as there are"),
+        _ => name(kind),
+    }
+}
+
+/// What a broker writes into a message that callers send too.
+fn brokers_own(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing => Passes("only the broker fills it in"),
+        Kind::Largest => Says(InvalidArgument, "cluster.created"),
+        _ => name(kind),
+    }
+}
+
+/// A number that is compared with what the cluster has on record.
+fn compared(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing => Passes("the pod has none"),
+        Kind::Empty | Kind::Largest => Refused(InvalidArgument),
+        _ => name(kind),
+    }
+}
+
+/// A pod's token: what is no token proves no pod.
+fn pod_token(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty | Kind::TooLong | Kind::Nul => Says(Unauthenticated, "token"),
+        _ => name(kind),
+    }
+}
+
+pub(crate) const ROWS: &[(&str, Take)] = &[
+    ("BootstrapOperatorRequest.name", name),
+    ("BootstrapOperatorRequest.csr", blob),
+    ("ReadLeavesRequest.first_index", number),
+    ("ReadLeavesRequest.limit", number),
+    ("ReadLeavesRequest.follow", flag),
+    ("ReadLeavesRequest.last", number),
+    ("ExplainRequest.decision", name),
+    ("DeliverRequest.volume_id", name),
+    ("DeliverRequest.volume_name", name),
+    ("DeliverRequest.pod_token", pod_token),
+    ("DeliverRequest.plugin_key", blob),
+    ("DeliverRequest.nonce", blob),
+    ("DeliverRequest.held", optional),
+    ("Generation.incarnation", number),
+    ("Generation.seq", number),
+    ("Generation.digest", blob),
+    ("DeliverRequest.attributes", part),
+    ("DeliverRequest.pod_namespace", name),
+    ("DeliverRequest.pod_name", name),
+    ("DeliverRequest.pod_uid", name),
+    ("DeliverRequest.service_account", name),
+    ("DeliverRequest.volume_mount_group", compared),
+    ("JoinNodeRequest.token", name),
+    ("JoinNodeRequest.csr", blob),
+    ("JoinNodeRequest.version", text),
+    ("RenewRequest.csr", blob),
+    ("RenewRequest.version", text),
+    ("Mutation.request_id", blob),
+    ("Mutation.dry_run", flag),
+    ("Page.size", number),
+    ("Page.token", filter),
+    ("Time.unix_ms", brokers_own),
+    ("SecretPath.keyspace", name),
+    ("SecretPath.name", name),
+    ("Workload.cluster", name),
+    ("Workload.namespace", name),
+    ("Workload.service_account", name),
+    ("Workload.container", name),
+    ("AddClusterRequest.mutation", part),
+    ("AddClusterRequest.cluster", part),
+    ("Cluster.name", name),
+    ("Cluster.issuer", name),
+    ("Cluster.audience", name),
+    ("Cluster.folder", name),
+    ("Cluster.created", brokers_own),
+    ("Cluster.created_by", brokers_own),
+    ("ListClustersRequest.page", optional),
+    ("ShowClusterRequest.name", name),
+    ("RemoveClusterRequest.mutation", part),
+    ("RemoveClusterRequest.name", name),
+    ("ListNodesRequest.cluster", filter),
+    ("ListNodesRequest.page", optional),
+    ("CreateJoinTokenRequest.mutation", part),
+    ("CreateJoinTokenRequest.cluster", name),
+    ("CreateJoinTokenRequest.node", name),
+    ("BanNodeRequest.mutation", part),
+    ("BanNodeRequest.spiffe_id", name),
+    ("BanNodeRequest.reason", text),
+    ("BanOperatorRequest.mutation", part),
+    ("BanOperatorRequest.name", name),
+    ("BanOperatorRequest.reason", text),
+    ("ListOperatorsRequest.page", optional),
+    ("AddGrantRequest.mutation", part),
+    ("AddGrantRequest.name", name),
+    ("AddGrantRequest.secret", part),
+    ("AddGrantRequest.fields", name),
+    ("AddGrantRequest.to", part),
+    ("ListGrantsRequest.keyspace", filter),
+    ("ListGrantsRequest.page", optional),
+    ("ShowGrantRequest.name", name),
+    ("RemoveGrantRequest.mutation", part),
+    ("RemoveGrantRequest.name", name),
+    ("ListGuardrailsRequest.page", optional),
+    ("BeginPutRequest.path", part),
+    ("CommitPutRequest.mutation", part),
+    ("CommitPutRequest.path", part),
+    ("CommitPutRequest.secret", blob),
+    ("CommitPutRequest.expected_head_version", number),
+    ("CommitPutRequest.values", part),
+    ("CommitPutRequest.carried", name),
+    ("CommitPutRequest.flags", number),
+    ("CommitPutRequest.note", text),
+    ("CommitPutRequest.key_id", blob),
+    ("CommitPutRequest.boot", blob),
+    ("CommitPutRequest.enc", blob),
+    ("CommitPutRequest.sealed_keys", blob),
+    ("PutValue.field", name),
+    ("PutValue.value", blob),
+    ("PutValue.ct", blob),
+    ("ListSecretsRequest.keyspace", filter),
+    ("ListSecretsRequest.page", optional),
+    ("ShowSecretRequest.path", part),
+    ("ListVersionsRequest.path", part),
+    ("ListVersionsRequest.page", optional),
+    ("RollbackRequest.mutation", part),
+    ("RollbackRequest.path", part),
+    ("RollbackRequest.to_version", number),
+    ("RollbackRequest.expected_active_version", number),
+    ("CreateKeyspaceRequest.mutation", part),
+    ("CreateKeyspaceRequest.name", name),
+    ("ListKeyspacesRequest.page", optional),
+];
+
+pub(crate) const EXCEPTIONS: &[Exception] = &[
+    (
+        "*",
+        "Mutation.dry_run",
+        Kind::Missing,
+        NotSent("without it the change is made"),
+    ),
+    (
+        "*",
+        "Mutation.dry_run",
+        Kind::Empty,
+        NotSent("without it the change is made"),
+    ),
+    ("*", "Page.size", Kind::Largest, Refused(InvalidArgument)),
+    (
+        "ReadLeaves",
+        "ReadLeavesRequest.first_index",
+        Kind::Largest,
+        Refused(InvalidArgument),
+    ),
+    (
+        "AddGrant",
+        "AddGrantRequest.fields",
+        Kind::Missing,
+        Passes("a grant without fields is for all of them"),
+    ),
+    (
+        "Deliver",
+        "DeliverRequest.held",
+        Kind::Empty,
+        Says(InvalidArgument, "held.digest"),
+    ),
+    // To leave them out, the message around them must be there, which is the broker's own.
+    (
+        "AddCluster",
+        "Time.unix_ms",
+        Kind::Missing,
+        Says(InvalidArgument, "cluster.created"),
+    ),
+    (
+        "AddCluster",
+        "Time.unix_ms",
+        Kind::Empty,
+        Says(InvalidArgument, "cluster.created"),
+    ),
+    (
+        "AddCluster",
+        "Cluster.created_by",
+        Kind::Empty,
+        Passes("on the wire it is as if it were missing"),
+    ),
+    // There is one operator only, who calls.
+    (
+        "BanOperator",
+        "BanOperatorRequest.reason",
+        Kind::Missing,
+        Says(FailedPrecondition, "yourself"),
+    ),
+    (
+        "BanOperator",
+        "BanOperatorRequest.reason",
+        Kind::Empty,
+        Says(FailedPrecondition, "yourself"),
+    ),
+    (
+        "UnbanOperator",
+        "BanOperatorRequest.reason",
+        Kind::Missing,
+        Says(NotFound, "is not banned"),
+    ),
+    (
+        "UnbanOperator",
+        "BanOperatorRequest.reason",
+        Kind::Empty,
+        Says(NotFound, "is not banned"),
+    ),
+    // The keys are sealed over the hash of each ciphertext.
+    (
+        "CommitPut",
+        "PutValue.ct",
+        Kind::TooLong,
+        Says(InvalidArgument, "sealed_keys"),
+    ),
+    (
+        "Rollback",
+        "RollbackRequest.to_version",
+        Kind::Largest,
+        Says(NotFound, "version"),
+    ),
+    (
+        "Rollback",
+        "RollbackRequest.expected_active_version",
+        Kind::Largest,
+        Says(Aborted, "version"),
+    ),
+    (
+        "CommitPut",
+        "CommitPutRequest.expected_head_version",
+        Kind::Missing,
+        Says(Aborted, "version"),
+    ),
+    (
+        "CommitPut",
+        "CommitPutRequest.expected_head_version",
+        Kind::Empty,
+        Says(Aborted, "version"),
+    ),
+    (
+        "CommitPut",
+        "CommitPutRequest.expected_head_version",
+        Kind::Largest,
+        Says(Aborted, "version"),
+    ),
+    (
+        "CommitPut",
+        "CommitPutRequest.flags",
+        Kind::Largest,
+        Refused(InvalidArgument),
+    ),
+    (
+        "JoinNode",
+        "JoinNodeRequest.version",
+        Kind::Missing,
+        NotSent("the control is a request without it"),
+    ),
+    (
+        "JoinNode",
+        "JoinNodeRequest.version",
+        Kind::Empty,
+        NotSent("the control is the same message on the wire"),
+    ),
+    (
+        "Renew",
+        "RenewRequest.version",
+        Kind::Missing,
+        NotSent("the control is a request without it"),
+    ),
+    (
+        "Renew",
+        "RenewRequest.version",
+        Kind::Empty,
+        NotSent("the control is the same message on the wire"),
+    ),
+];
+
+/// What the control of an RPC is answered, where that is not success.
+pub(crate) const CONTROLS: &[(&str, Expect)] = &[
+    ("BanOperator", Says(FailedPrecondition, "yourself")),
+    ("UnbanOperator", Says(NotFound, "is not banned")),
+];
