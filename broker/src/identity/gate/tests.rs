@@ -85,7 +85,7 @@ impl World {
 
     /// Renews, and makes the first call with what was issued.
     async fn renew(&self, peer: &Arc<PeerIdentity>) -> Result<Arc<PeerIdentity>, EnrollError> {
-        let issued = self.gate.renew(peer, csr()).await?;
+        let issued = self.gate.renew(peer, csr(), String::new()).await?;
         let renewed = Arc::new(issued.identity().clone());
         self.gate.admit(&renewed).await?;
         Ok(renewed)
@@ -170,6 +170,21 @@ async fn a_node_renews_for_ever() {
 }
 
 #[tokio::test]
+async fn a_renewal_puts_the_nodes_new_version_on_record() {
+    let world = World::new().await;
+    let node = world.node().await;
+    let renewed = world.gate.renew(&node, csr(), "2.0".into()).await;
+    assert!(renewed.is_ok());
+    let view = world.gate.directory().view();
+    let (_, record) = view.nodes.get(&node.id().to_string()).unwrap();
+    assert_eq!(record.version, "2.0");
+    for bad in ["v".repeat(65), "2\n0".into()] {
+        let refused = world.gate.renew(&node, csr(), bad).await;
+        assert!(matches!(refused, Err(EnrollError::Version)));
+    }
+}
+
+#[tokio::test]
 async fn recovery_signs_in_anew_and_the_earlier_key_is_a_copy() {
     let world = World::new().await;
     let old = world.first("ada").await.unwrap();
@@ -227,7 +242,11 @@ async fn the_view_follows_a_commit_that_could_not_be_put_on_record() {
     let world = World::new().await;
     let ada = world.first("ada").await.unwrap();
     world.gate.audit.break_disk().await;
-    let lost = world.gate.renew(&ada, csr()).await.unwrap_err();
+    let lost = world
+        .gate
+        .renew(&ada, csr(), String::new())
+        .await
+        .unwrap_err();
     assert!(matches!(lost, EnrollError::Audit(_)), "{lost}");
     let row = world.gate.ledger.read(Table::Operator, b"ada").await;
     let row = row.unwrap().unwrap();
