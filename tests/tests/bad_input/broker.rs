@@ -2,9 +2,10 @@
 
 use attache_proto::attache::v1 as pb;
 use attache_tests::{
-    Bed, Scene, caller,
+    Bed, Scene,
+    raw::{Method, Types, call},
     scene::PASSWORD,
-    wire::{Method, Types, call},
+    wire,
 };
 use prost::Message;
 use serde_json::Value as Json;
@@ -54,11 +55,11 @@ fn bad_requests_are_refused_by_name_and_change_nothing() {
     let scene = Scene::start().unwrap();
     let types = Types::of(&["attache.v1"]).unwrap();
     let _guard = scene.runtime.enter();
-    let operator = caller::operator(&scene.bed).unwrap();
+    let operator = wire::operator(&scene.bed).unwrap();
     let good = good::furnish(&scene, &operator);
     let (node, joining) = (
-        caller::node(&scene.bed).unwrap(),
-        caller::joining(&scene.bed, &good.join_token).unwrap(),
+        wire::node(&scene.bed).unwrap(),
+        wire::joining(&scene.bed, &good.join_token).unwrap(),
     );
     let of = |method: &Method| match method.service.as_str() {
         "attache.v1.Delivery" | "attache.v1.Renewal" => Some(&node),
@@ -131,7 +132,7 @@ fn bad_requests_to_the_admin_socket_sign_nothing() {
     let types = Types::of(&["attache.v1"]).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _guard = runtime.enter();
-    let admin = caller::admin(&bed).unwrap();
+    let admin = wire::admin(&bed).unwrap();
     let methods: Vec<_> = types
         .methods
         .iter()

@@ -1,6 +1,6 @@
 //! The kinds of bad input, and what each is for a field of some type.
 
-use attache_tests::wire::{Place, Tree, Value};
+use attache_tests::raw::{Place, Tree, Value};
 use prost_types::field_descriptor_proto::Type;
 
 /// Stands in every text that is too long or malformed: it must be found in no answer and no log.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use attache_proto::details::Details;
-use attache_tests::wire::{Method, Place, Tree, Types, call};
+use attache_tests::raw::{Method, Place, Tree, Types, call};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::kinds::{CANARY, Kind, unknown};

@@ -9,10 +9,10 @@ use attache_proto::attache::v1 as pb;
 use attache_tests::{
     Bed, Scene,
     bed::{AUDIENCE, CLUSTER, NODE, OTHER_NODE, TRUST_DOMAIN},
-    caller,
     pod::Pod,
+    raw::Method,
     scene::PASSWORD,
-    wire::Method,
+    wire,
 };
 use prost::Message;
 use tonic::transport::Channel;
@@ -219,24 +219,14 @@ fn add_grant() -> pb::AddGrantRequest {
     }
 }
 
-fn deliver(pod: &Pod, token: String) -> pb::DeliverRequest {
+fn deliver(pod: &Pod, token: &str) -> pb::DeliverRequest {
     pb::DeliverRequest {
-        volume_id: pod.volume_id(),
-        volume_name: pod.volume.clone(),
-        pod_token: token,
-        plugin_key: vec![9; 32],
-        nonce: vec![1; 16],
         held: Some(pb::Generation {
             incarnation: 1,
             seq: 1,
             digest: vec![0; 32],
         }),
-        attributes: pod.attributes.clone().into_iter().collect(),
-        pod_namespace: pod.namespace.clone(),
-        pod_name: pod.name.clone(),
-        pod_uid: pod.uid.clone(),
-        service_account: pod.service_account.clone(),
-        volume_mount_group: None,
+        ..wire::deliver_request(pod, token)
     }
 }
 
@@ -291,7 +281,7 @@ pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
     let token = join_token(&scene.bed, BANNED.0);
     let request = join(&token);
     scene.runtime.block_on(async {
-        let joining = caller::joining(&scene.bed, &token).unwrap();
+        let joining = wire::joining(&scene.bed, &token).unwrap();
         let joined = pb::enrollment_client::EnrollmentClient::new(joining)
             .join_node(request)
             .await;
@@ -305,7 +295,7 @@ pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
     let pod = scene.bed.pod("web-0", "payments/db").unwrap();
     Good {
         decision,
-        deliver: deliver(&pod, scene.bed.token(&pod).unwrap()),
+        deliver: deliver(&pod, &scene.bed.token(&pod).unwrap()),
         join_token: join_token(&scene.bed, JOINING.0),
         put: scene.runtime.block_on(sealed_put(operator)),
     }
