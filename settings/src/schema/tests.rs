@@ -65,10 +65,47 @@ fn defaults_hold_for_what_is_absent() {
 }
 
 #[test]
+fn what_the_file_says_holds_over_the_defaults() {
+    let text = "name='a'\n[store]\ndir='/var/lib'\n[limits]\ndepth=9\n[keys]\ndanger=true";
+    let settings = SCHEMA.parse(text).unwrap();
+    assert_eq!(settings.path("store.dir").unwrap(), Path::new("/var/lib"));
+    let nine = std::time::Duration::from_secs(9);
+    assert_eq!(settings.seconds("limits.depth").unwrap(), nine);
+    assert!(settings.flag("keys.danger").unwrap());
+}
+
+#[test]
+fn a_declared_section_may_be_empty() {
+    assert!(SCHEMA.parse("name='a'\n[store]\n").is_ok());
+}
+
+#[test]
+fn a_text_and_a_file_may_be_as_long_as_their_limits() {
+    let name = "a".repeat(TEXT_LIMIT_BYTES);
+    let text = format!("name='{name}'\n#");
+    assert_eq!(SCHEMA.parse(&text).unwrap().text("name").unwrap(), name);
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.toml");
+    let longest = format!("{text}{}", "#".repeat(65_536 - text.len()));
+    std::fs::write(&file, &longest).unwrap();
+    assert!(SCHEMA.read(&file).is_ok());
+    std::fs::write(&file, longest + "#").unwrap();
+    assert!(matches!(
+        SCHEMA.read(&file),
+        Err(SettingsError::TooLarge { limit: 65_536, .. })
+    ));
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     assert_eq!(
         refused("name='a'\n[listen]\ngrcp='x'"),
         "unknown key listen.grcp; did you mean listen.grpc?"
+    );
+    assert_eq!(
+        refused("name='a'\n[store]\ndri='/x'"),
+        "unknown key store.dri; did you mean store.dir?"
     );
     assert_eq!(
         refused("name='a'\n[zzz]\nqqqqqqq=1"),
