@@ -64,6 +64,17 @@ mod tests {
     }
 
     #[test]
+    fn the_last_half_is_kept_whatever_else_came() {
+        let mut recent = Recent::new(4);
+        for key in 0..100 {
+            recent.keep(key, key);
+        }
+        for key in 96..100 {
+            assert_eq!(recent.find(&key), Some(key));
+        }
+    }
+
+    #[test]
     fn the_last_value_of_a_key_is_the_only_one() {
         let mut recent = Recent::new(1);
         recent.keep("a", 1);

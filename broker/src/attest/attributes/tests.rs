@@ -266,6 +266,8 @@ fn secrets_rows() {
         refused(secrets(&long)),
         "volumeAttributes.secrets has more than 16384 bytes"
     );
+    let blanks = " ".repeat(MAX_ATTRIBUTE_BYTES - "payments/db".len());
+    assert!(secrets(&format!("payments/db{blanks}")).is_ok());
     let many: Vec<String> = (0..65).map(|n| format!("payments/s{n}")).collect();
     assert!(secrets(&many[..64].join(",")).is_ok());
     assert_eq!(

@@ -22,7 +22,11 @@ fn settings_are_checked() {
             Path::new(folder),
         )
     };
-    assert!(make(ISSUER, AUDIENCE, "/srv/cluster").is_ok());
+    let made = make(ISSUER, AUDIENCE, "/srv/cluster").unwrap();
+    assert_eq!((made.issuer(), made.audience()), (ISSUER, AUDIENCE));
+    assert_eq!(made.folder(), Path::new("/srv/cluster"));
+    let longest = "a".repeat(MAX_TEXT_BYTES);
+    assert!(make(&longest, &longest, "/srv").is_ok());
     let long = "a".repeat(MAX_TEXT_BYTES + 1);
     for bad in ["", "a b", "a\0", "a\n", "é", long.as_str()] {
         assert_eq!(

@@ -65,7 +65,14 @@ fn a_path_is_relative_and_canonical() {
     }
     let four_kib = "a/".repeat(2048);
     assert_eq!(FilePath::parse(&four_kib), Err(PathError::Length));
+    let deepest = "a/".repeat(7) + "a";
+    let longest = format!("{}aaaa", format!("{}/", "a".repeat(254)).repeat(4));
+    assert_eq!(longest.len(), MAX_PATH_BYTES);
+    let too_long = format!("{longest}a");
+    assert_eq!(FilePath::parse(&too_long), Err(PathError::Length));
     for good in [
+        deepest.as_str(),
+        longest.as_str(),
         "a",
         "db/password",
         ".hidden",
@@ -77,6 +84,16 @@ fn a_path_is_relative_and_canonical() {
         whole.as_str(),
     ] {
         assert_eq!(FilePath::parse(good).unwrap().as_str(), good);
+    }
+}
+
+#[test]
+fn a_mode_is_its_bits_and_prints_as_it_is_written() {
+    for (mode, bits, text) in [
+        (Mode::Owner, 0o400, "0400"),
+        (Mode::OwnerAndGroup, 0o440, "0440"),
+    ] {
+        assert_eq!((mode.bits(), mode.to_string().as_str()), (bits, text));
     }
 }
 

@@ -195,11 +195,21 @@ fn a_set_that_could_be_read_in_two_ways_is_refused() {
             "{bad:?}"
         );
     }
-    let large = format!("{{\"keys\": []}}{}", " ".repeat(MAX_JWKS_BYTES));
+    let empty = "{\"keys\": []}";
+    let largest = format!("{empty}{}", " ".repeat(MAX_JWKS_BYTES - empty.len()));
+    assert!(KeySet::parse(largest.as_bytes()).is_ok());
+    let large = format!("{largest} ");
     assert_eq!(
         KeySet::parse(large.as_bytes()).err(),
         Some(JwksError::TooLarge)
     );
+}
+
+#[test]
+fn a_set_prints_how_many_keys_it_has_and_no_more() {
+    let issuer = Issuer::ed25519();
+    let two = parse(json!([issuer.jwk("a"), issuer.jwk("b")])).unwrap();
+    assert_eq!(format!("{two:?}"), "KeySet(2 keys)");
 }
 
 #[test]

@@ -145,7 +145,10 @@ fn s11_headers_with_tricks_are_refused() {
         "[".repeat(9),
         "]".repeat(9)
     );
-    let long = json!({"alg": "EdDSA", "kid": "k".repeat(257)}).to_string();
+    let long = json!({"alg": "EdDSA", "kid": "k".repeat(MAX_KID_BYTES + 1)}).to_string();
+    let longest = json!({"alg": "EdDSA", "kid": "k".repeat(MAX_KID_BYTES)}).to_string();
+    let token = issuer.sign(&longest, &claims().to_string());
+    assert_eq!(verify_text(&token, &issuer), Err(TokenError::UnknownKey));
     for header in [
         r#"{"alg":"EdDSA","kid":"k1","crit":["exp"]}"#,
         r#"{"alg":"EdDSA","kid":"k1","crit":null}"#,
@@ -470,6 +473,33 @@ fn what_is_no_jwt_is_refused() {
 }
 
 #[test]
+fn a_token_may_be_as_long_as_the_limit() {
+    let issuer = Issuer::ed25519();
+    let honest = claims().to_string();
+    // Blanks in header and claims make up what is left; no part of base64url has every length.
+    let padded = |header: usize, claims: usize| {
+        let header = format!(r#"{{"alg":"EdDSA","kid":"k1"}}{}"#, " ".repeat(header));
+        issuer.sign(&header, &format!("{honest}{}", " ".repeat(claims)))
+    };
+    let left = (MAX_TOKEN_BYTES - padded(0, 0).len()) / 4 * 3;
+    let lengths =
+        (0..3).flat_map(|header| (left - 6..left + 6).map(move |claims| (header, claims)));
+    let (mut longest, mut longer) = (0, 0);
+    for (header, claims) in lengths {
+        let token = padded(header, claims);
+        let outcome = verify_text(&token, &issuer).map(drop);
+        if token.len() <= MAX_TOKEN_BYTES {
+            assert_eq!(outcome, Ok(()), "{} bytes", token.len());
+        } else {
+            assert_eq!(outcome, Err(TokenError::Malformed), "{} bytes", token.len());
+        }
+        longest += usize::from(token.len() == MAX_TOKEN_BYTES);
+        longer += usize::from(token.len() == MAX_TOKEN_BYTES + 1);
+    }
+    assert!(longest > 0 && longer > 0, "the limit was met");
+}
+
+#[test]
 fn claims_that_nest_deeply_are_refused_before_they_are_parsed() {
     let issuer = Issuer::ed25519();
     let honest = claims().to_string();
@@ -479,12 +509,21 @@ fn claims_that_nest_deeply_are_refused_before_they_are_parsed() {
         let token = issuer.sign(r#"{"alg":"EdDSA","kid":"k1"}"#, &text);
         assert_eq!(verify_text(&token, &issuer).is_ok(), fits, "{levels}");
     }
-    let text = format!("{{\"x\":\"{}\\\"[\",{}", "[{".repeat(50), &honest[1..]);
-    let token = issuer.sign(r#"{"alg":"EdDSA","kid":"k1"}"#, &text);
-    assert!(
-        verify_text(&token, &issuer).is_ok(),
-        "brackets in a string do not nest"
-    );
+    let (open, close) = ("[".repeat(9), "]".repeat(9));
+    for (what, nested, fits) in [
+        ("in a string", format!("\"{open}\""), true),
+        ("after a quote in it", format!("\"\\\"{open}\""), true),
+        ("side by side", format!("[{}[]]", "[],".repeat(9)), true),
+        (
+            "ended in a string",
+            format!("[[[[\"{close}\",[[[[[]]]]]]]]]"),
+            false,
+        ),
+    ] {
+        let text = format!("{{\"x\":{nested},{}", &honest[1..]);
+        let token = issuer.sign(r#"{"alg":"EdDSA","kid":"k1"}"#, &text);
+        assert_eq!(verify_text(&token, &issuer).is_ok(), fits, "{what}");
+    }
 }
 
 #[test]

@@ -7,7 +7,10 @@ use cedar_policy::{Policy, PolicyId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::attest::{Posture, RefusalKind};
+use crate::attest::testdata::{
+    AUDIENCE, ISSUER, Issuer, NODE_UID, claims, node, node_id, now, pod, request,
+};
+use crate::attest::{Attestor, ClusterRegistry, ClusterSpec, Posture, RefusalKind};
 
 fn facts(workload: &str, uid: u32) -> WorkloadFacts {
     WorkloadFacts {
@@ -115,6 +118,47 @@ fn a_grant_names_the_policies_that_made_it() {
     };
     assert_eq!(grant.policies(), ["grant/a#password", "grant/b"]);
     assert_eq!(grant.field(), &field("payments/db#password"));
+}
+
+/// Over a real folder and a really signed token: nothing else makes an attested workload.
+#[tokio::test]
+async fn an_attested_workload_reads_what_is_granted_to_it() {
+    let (dir, issuer) = (tempfile::tempdir().unwrap(), Issuer::p256());
+    for (folder, file, object) in [
+        ("", "jwks.json", issuer.jwks()),
+        ("nodes", "node-a.json", node("node-a", NODE_UID)),
+        ("pods/shop", "web-0.json", pod()),
+    ] {
+        let folder = dir.path().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(file), object.to_string()).unwrap();
+    }
+    let clusters = ClusterRegistry::new();
+    let local = ClusterSpec::in_folder("local".parse().unwrap(), ISSUER, AUDIENCE, dir.path());
+    clusters.replace([local.unwrap()]);
+    let (node, asked) = (node_id(NODE_UID), request(issuer.mint(&claims())));
+    let attestor = Attestor::new(Arc::new(clusters));
+    let workload = attestor.attest(&node, &asked, now()).await.unwrap();
+
+    let set = set([grant("one", "payments/db", &["password"], APP)]);
+    let fields = [field("payments/db#password"), field("payments/db#username")];
+    let decisions = set.decide(&workload, &fields).unwrap();
+    let [Decision::Grant(grant), Decision::Denial { true_reason }] = &decisions[..] else {
+        panic!("{decisions:?}")
+    };
+    assert_eq!(grant.policies(), ["grant/one#password"]);
+    assert_eq!(true_reason, "no grant permits it");
+}
+
+#[test]
+fn a_set_tells_its_guard_rails_and_each_says_what_it_demands() {
+    assert_eq!(set([]).guardrails(), guardrails());
+    let said = guardrails()
+        .iter()
+        .map(|rail| format!("{}: {}", rail.condition, rail.condition.demands()))
+        .collect::<Vec<_>>();
+    assert!(said[0].starts_with("non-root: the container runs as a numeric user that is not 0"));
+    assert!(said[1].starts_with("unprivileged: no container of the pod is privileged"));
 }
 
 #[test]

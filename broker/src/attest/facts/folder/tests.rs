@@ -186,8 +186,11 @@ async fn what_is_no_record_is_an_error_that_names_the_file() {
         );
         assert!(error.to_string().contains("web-0.json"));
     }
-    let large = format!("{}{}", pod(), " ".repeat(MAX_OBJECT_BYTES));
-    folder.write(name, large);
+    let whole = pod().to_string();
+    let largest = format!("{whole}{}", " ".repeat(MAX_OBJECT_BYTES - whole.len()));
+    folder.write(name, &largest);
+    assert!(folder.pod().await.is_ok());
+    folder.write(name, largest + " ");
     assert!(matches!(
         folder.pod().await,
         Err(FactsError::TooLarge { .. })
@@ -226,6 +229,39 @@ async fn what_is_no_record_is_an_error_that_names_the_file() {
         missing.pod(&namespace, &name).await,
         Err(FactsError::Io { .. })
     ));
+}
+
+#[tokio::test]
+async fn a_file_is_no_folder_of_records() {
+    let folder = Folder::new();
+    folder.write("file", "");
+    let file = folder.path("file");
+    let (namespace, name) = ("shop".parse().unwrap(), "web-0".parse().unwrap());
+    match FolderFacts::new(&file).pod(&namespace, &name).await {
+        Err(FactsError::Io { path, .. }) => assert_eq!(path, file, "it is named itself"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_change_is_settled_once_more_than_a_tick_has_passed() {
+    let stamp = Stamp {
+        device: (0, 0),
+        inode: 1,
+        size: 1,
+        modified: (1000, 0),
+        changed: (1000, 5),
+    };
+    let at = |nanoseconds| UNIX_EPOCH + Duration::new(1000, nanoseconds);
+    let tick = u32::try_from(TICK.as_nanos()).unwrap();
+    assert!(!stamp.is_settled(at(4)), "the clock went back");
+    assert!(!stamp.is_settled(at(5 + tick)));
+    assert!(stamp.is_settled(at(6 + tick)));
+    let before_1970 = Stamp {
+        changed: (-1, 0),
+        ..stamp
+    };
+    assert!(!before_1970.is_settled(at(6 + tick)));
 }
 
 #[tokio::test]
