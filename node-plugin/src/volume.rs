@@ -222,8 +222,30 @@ mod tests {
         );
         assert_eq!(
             Target::from_path(Path::new("/var/lib/kubelet/"), &path),
-            Ok(target)
+            Ok(target.clone())
         );
+        assert_eq!(target.to_string(), format!("{UID}/secrets"));
+    }
+
+    #[test]
+    fn a_volumes_name_is_a_dns_label() {
+        for good in ["a", "0", "my-secrets-2", &"v".repeat(63)] {
+            assert_eq!(VolumeName::parse(good).unwrap().as_str(), good, "{good:?}");
+        }
+        for bad in [
+            "",
+            "-",
+            "-a",
+            "a-",
+            "a_b",
+            "aB",
+            "a.b",
+            "a b",
+            "é",
+            &"v".repeat(64),
+        ] {
+            assert_eq!(VolumeName::parse(bad), Err(VolumeError::Name), "{bad:?}");
+        }
     }
 
     #[test]

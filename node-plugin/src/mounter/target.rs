@@ -87,7 +87,7 @@ pub(super) struct Mounted {
 impl Mounted {
     /// Opens the root for reading, to list and to flag it.
     pub(super) fn root(&self) -> Result<OwnedFd, MountError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat(&self.fd, ".", flags, Mode::empty()).map_err(MountError::os("open(volume)"))
     }
 }
@@ -210,3 +210,6 @@ fn open_folder(from: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, Moun
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

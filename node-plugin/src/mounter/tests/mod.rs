@@ -19,24 +19,24 @@ use crate::volume::{PodUid, Target, VolumeName};
 const UID: &str = "0b2ed5e2-2f7c-4a41-93a3-5d4bb1d6e8f0";
 
 /// Kubelet's folder; whatever is mounted in it is unmounted in the end.
-struct Kubelet {
+pub(super) struct Kubelet {
     dir: tempfile::TempDir,
 }
 
 impl Kubelet {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Kubelet's own is 0750; here uid 1000 is to come through.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         Self { dir }
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// A volume as kubelet prepares it: with its folder, without the mount point.
-    fn volume(&self, name: &str) -> Target {
+    pub(super) fn volume(&self, name: &str) -> Target {
         let target = Target {
             pod: PodUid::parse(UID).unwrap(),
             volume: VolumeName::parse(name).unwrap(),
@@ -45,7 +45,7 @@ impl Kubelet {
         target
     }
 
-    fn volumes(&self) -> Volumes {
+    pub(super) fn volumes(&self) -> Volumes {
         self.volumes_with(VolumeLimits::default())
     }
 
@@ -53,7 +53,7 @@ impl Kubelet {
         Volumes::open(self.path(), limits, Failpoints::default()).unwrap()
     }
 
-    fn mount_point(&self, target: &Target) -> PathBuf {
+    pub(super) fn mount_point(&self, target: &Target) -> PathBuf {
         target.path(self.path())
     }
 
