@@ -70,15 +70,18 @@ is_wanted() {
 
 # A leaf crate that is changed rebuilds the programs: theirs go first, so that they are built few times.
 patches=()
+left=()
 for programs in yes no; do
   for patch in tests/sabotage/*.patch; do
     if field "$patch" files | grep -q -E '^(broker|node-plugin|cli)/'; then first=yes; else first=no; fi
-    if [ $first = $programs ] && is_wanted "$patch"; then patches+=("$root/$patch"); fi
+    [ $first = $programs ] || continue
+    if is_wanted "$patch"; then patches+=("$root/$patch"); else left+=("$(basename "$patch" .patch)"); fi
   done
 done
 for name in "${wanted[@]}"; do
   [ -n "$changed_since" ] || [ -e "tests/sabotage/$name.patch" ] || fail "$name" "there is no such patch"
 done
+[ ${#left[@]} -eq 0 ] || printf '\n!!! NOT RUN, %s PATCHES: %s !!!\n\n' "${#left[@]}" "${left[*]}"
 [ ${#patches[@]} -gt 0 ] || { echo "no patch is concerned"; end; }
 
 # --- The copy --------------------------------------------------------------------------------------------------------
@@ -104,33 +107,62 @@ if [ ! -d "$CARGO_TARGET_DIR/$name/deps" ] && [ -d "$built/$name/deps" ]; then
   cp -a "$built/$name/deps" "$built/$name/build" "$built/$name/.fingerprint" "$CARGO_TARGET_DIR/$name/"
 fi
 
-# run_test PATCH: runs the test that the patch names, and no other; its name is the command's last word. The whole workspace
-# is selected in place of the one package: with another selection cargo would build most dependencies anew, since their
-# features are those of what is selected.
-run_test() {
+# read_test PATCH: package, target (as cargo selects it), program (its file, without the hash) and test_name.
+read_test() {
   local words
+  # cargo test -p PACKAGE (--lib | --test NAME) TEST
   read -r -a words <<<"$(field "$1" test)"
+  package=${words[3]}
   test_name=${words[-1]}
-  # The end-to-end tests start the programs that lie beside them.
-  if [ "${words[3]}" = attache-tests ]; then
-    cargo build --locked --workspace "${profile[@]}" --bins >"$scratch/log" 2>&1 || return 1
+  if [ "${words[4]}" = --lib ]; then
+    target=(--lib)
+    program=${package//-/_}
+  else
+    target=(--test "${words[5]}")
+    program=${words[5]}
   fi
-  cargo test --locked --workspace "${profile[@]}" --no-run "${words[@]:4}" >"$scratch/log" 2>&1 || return 1
-  # Without its mitigation a test may wait for ever.
-  timeout 300 cargo test --locked --workspace "${profile[@]}" "${words[@]:4}" -- --exact >"$scratch/log" 2>&1
 }
 
-# ran STATUS RESULT: exactly one test of that name ran, and ended like that.
+# build PACKAGE TARGET...: the test programs, and for end-to-end tests the programs that they start. The whole workspace is
+# selected in place of the one package: with another selection cargo would build most dependencies anew, since their
+# features are those of what is selected.
+build() {
+  if [ "$1" = attache-tests ]; then
+    cargo build --locked --workspace "${profile[@]}" --bins >"$scratch/log" 2>&1 || return 1
+  fi
+  cargo test --locked --workspace "${profile[@]}" --no-run "${@:2}" >"$scratch/log" 2>&1 || return 1
+  sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$scratch/log" >"$scratch/programs"
+}
+
+# run_test: the test that was read, and no other, where cargo would run it. Without its mitigation it may wait for ever.
+run_test() {
+  local file
+  file=$(grep -m1 -E "/$program-[0-9a-f]+\$" "$scratch/programs") || return 1
+  (cd "${package#attache-}" && timeout 300 "$file" --exact "$test_name") >"$scratch/log" 2>&1
+}
+
+# ran RESULT SUM: exactly one test of that name ran, and ended like that.
 ran() { [ "$(grep -c -x -F "test $test_name ... $1" "$scratch/log")" = 1 ] && grep -q "^test result: $2" "$scratch/log"; }
 why() { grep -m1 -E '^error|could not compile' "$scratch/log" || tail -n 3 "$scratch/log" | tr '\n' ' '; }
 
 # --- Each test without its patch -------------------------------------------------------------------------------------
 
-sound=()
 echo "== ${#patches[@]} tests as they are"
+targets=()
+builds=
+for patch in "${patches[@]}"; do
+  read_test "$patch"
+  targets+=("${target[@]}")
+  if [ "$package" = attache-tests ]; then builds=$package; fi
+done
+mapfile -t targets < <(printf '%s\n' "${targets[*]}" | sed 's/ --/\n--/g' | sort -u | tr ' ' '\n')
+build "$builds" "${targets[@]}" || { fail "all" "the tree does not build as it is: $(why)"; end; }
+
+sound=()
 for patch in "${patches[@]}"; do
   id=$(basename "$patch" .patch)
-  run_test "$patch"
+  read_test "$patch"
+  run_test
   status=$?
   if [ "$status" -eq 0 ] && ran ok 'ok\. 1 passed; 0 failed; 0 ignored'; then
     sound+=("$patch")
@@ -138,6 +170,7 @@ for patch in "${patches[@]}"; do
     fail "$id" "its test does not pass as it is, or did not run: $test_name: $(why)"
   fi
 done
+echo "built and run in $SECONDS s"
 
 # --- Each with it ----------------------------------------------------------------------------------------------------
 
@@ -149,17 +182,23 @@ for patch in "${sound[@]}"; do
     fail "$id" "the patch no longer applies: make it anew ($(head -n 1 "$scratch/log"))"
     continue
   fi
-  run_test "$patch"
-  status=$?
-  # 101 is the runner's own answer for tests that failed; a signal, a time limit or a build error is another.
-  if [ "$status" -eq 101 ] && ran FAILED 'FAILED\. 0 passed; 1 failed; 0 ignored' && grep -q 'panicked at' "$scratch/log"; then
-    pass "$id" "$test_name failed without $(field "$patch" removes) ($((SECONDS - start)) s)"
-  elif [ "$status" -eq 0 ]; then
-    fail "$id" "$test_name PASSES without $(field "$patch" removes)"
+  read_test "$patch"
+  if ! build "$package" "${target[@]}"; then
+    fail "$id" "it does not build: $(why)"
   else
-    fail "$id" "$test_name did not fail by its assertion (exit $status): $(why)"
+    run_test
+    status=$?
+    # 101 is the runner's own answer for tests that failed; a signal or a time limit is another.
+    if [ "$status" -eq 101 ] && ran FAILED 'FAILED\. 0 passed; 1 failed; 0 ignored' && grep -q 'panicked at' "$scratch/log"; then
+      pass "$id" "$test_name failed without $(field "$patch" removes) ($((SECONDS - start)) s)"
+    elif [ "$status" -eq 0 ]; then
+      fail "$id" "$test_name PASSES without $(field "$patch" removes)"
+    else
+      fail "$id" "$test_name did not fail by its assertion (exit $status): $(why)"
+    fi
   fi
   git apply --reverse "$patch" || { fail "$id" "the patch could not be taken back"; end; }
 done
 
+echo "all of it: $SECONDS s"
 end
