@@ -6,21 +6,19 @@
 #   tests/mutants.sh --list [PART...] what would be changed, without building
 # For the pure crates and for the modules that decide: where a condition the wrong way round is a hole, and where no
 # compiler or socket would show it. What a test cannot notice stands in tests/mutants-accepted.txt, each with its reason.
+# MUTANTS_SHARD=K/N takes the Kth of N shares of each part, counted from 0, so that a part can be run in pieces.
 #
-# Not part of .ci/run: every change is a build and a run of the part's tests, on a copy of the tree. One part after the
-# other takes the better part of a night on two cores; seconds a change (measured for the first three, the rest from
-# builds of the same crates) and changes, as of 0.1:
-#   settings    1 s x  55      1 min         policy   20 s x  61     20 min    the broker is linked for each
-#   envelope    6 s x 663     65 min         attest   20 s x 469    160 min
-#   translog   20 s x 403    135 min         target    5 s x  76      7 min    as root: its tests mount
-# and a first build of each. Run a part before a release, and a file after it was changed.
-# The last line is "N caught, N missed".
+# Every change is a build and a run of the part's tests. Both are kept short by a copy of the tree in which the big
+# crates consist of the modules concerned alone (the tests are the same), and by fewer cases of each property.
+# Needs root, as the tests of mounts do. The last line is "N caught, N missed".
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 version=27.1.0
-accepted=tests/mutants-accepted.txt
-out=${MUTANTS_OUT:-target/mutants}
+accepted=$PWD/tests/mutants-accepted.txt
+out=$(realpath -m "${MUTANTS_OUT:-target/mutants}")
+tree=$out/tree
+export CARGO_TARGET_DIR=$out/build CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_CASES=${PROPTEST_CASES:-24}
 
 if ! cargo mutants --version >/dev/null 2>&1; then
   cargo install --locked --quiet cargo-mutants --version "$version" || exit 1
@@ -28,38 +26,61 @@ fi
 
 # part NAME: the package of a part, its files, and which of its tests to run.
 part() {
-  tests=(--lib)
+  tests=()
   case $1 in
     envelope | translog | settings)
       package=attache-$1
       files=("$1/src/**/*.rs")
-      # The vectors of the independent implementation are tests of these two.
-      [ "$1" = settings ] || tests=(--lib --tests)
       ;;
     attest | policy)
       package=attache-broker
-      files=("broker/src/$1/**/*.rs" "broker/src/$1.rs")
-      tests=(--lib "$1::")
+      files=("broker/src/$1/**/*.rs")
+      tests=("$1::")
       ;;
     target)
       package=attache-node-plugin
       files=(node-plugin/src/volume.rs node-plugin/src/mounter/target.rs)
-      tests=(--lib)
       ;;
     broker/src/attest/*.rs | broker/src/policy/*.rs)
       package=attache-broker
       files=("$1")
-      tests=(--lib "$(cut -d/ -f3 <<<"${1%.rs}")::")
+      tests=("$(cut -d/ -f3 <<<"${1%.rs}")::")
       ;;
-    broker/*.rs | node-plugin/*.rs | envelope/*.rs | translog/*.rs | settings/*.rs)
+    node-plugin/src/volume.rs | node-plugin/src/mounter/*.rs | node-plugin/src/ipc/*.rs | envelope/src/*.rs | \
+      translog/src/*.rs | settings/src/*.rs)
       package=attache-${1%%/*}
       files=("$1")
       ;;
     *)
-      echo "mutants.sh: $1 is no part; there are envelope, translog, settings, attest, policy, target, and files" >&2
+      echo "mutants.sh: $1 is no part; there are settings, target, policy, attest, envelope, translog, and their files" >&2
       exit 2
       ;;
   esac
+}
+
+# keep CRATE MODULE...: leaves these modules of a crate, and the dependencies that they name.
+keep() {
+  local crate=$1 file name
+  shift
+  for file in "$crate"/src/*; do
+    case " $* " in *" $(basename "$file" .rs) "*) ;; *) rm -r "$file" ;; esac
+  done
+  printf 'pub mod %s;\n' "$@" >"$crate/src/lib.rs"
+  rm -rf "$crate/tests"
+  # Programs and test programs come last in a manifest.
+  sed -i '/^\[\[/,$d' "$crate/Cargo.toml"
+  for name in $(awk '/^\[/ { deps = /dependencies\]$/ } deps && match($0, /^[a-z0-9_-]+/) { print substr($0, 1, RLENGTH) }' \
+    "$crate/Cargo.toml"); do
+    grep -q -r -w "${name//-/_}" "$crate/src" || sed -i "/^$name\(\.workspace\)\? = /d" "$crate/Cargo.toml"
+  done
+}
+
+# join CRATE TEST...: makes tests of their own a part of the crate's unit tests: one build in place of one each.
+join() {
+  local crate=$1 test
+  shift
+  printf '#[cfg(test)]\nextern crate self as attache_%s;\n' "$crate" >>"$crate/src/lib.rs"
+  for test in "$@"; do printf '#[cfg(test)]\n#[path = "../tests/%s.rs"]\nmod %s;\n' "$test" "$test" >>"$crate/src/lib.rs"; done
 }
 
 list=no
@@ -67,7 +88,7 @@ if [ "${1:-}" = --list ]; then
   list=yes
   shift
 fi
-[ $# -gt 0 ] || set -- settings envelope translog policy attest target
+[ $# -gt 0 ] || set -- settings target policy attest envelope translog
 
 # Lines of the accepted file: a change as cargo-mutants names it, without line and column, then " # " and the reason.
 known=$(mktemp)
@@ -78,6 +99,22 @@ if grep -v -E '^#|^$| # ..........' "$accepted"; then
   exit 2
 fi
 
+# The copy, uncommitted files included. Its files are new, so that nothing is left in them of an earlier run's changes.
+rm -rf "$tree"
+mkdir -p "$tree"
+git ls-files -z --cached --others --exclude-standard |
+  while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
+  tar --create --null --files-from=- | tar --extract --touch --directory="$tree" || exit 1
+(
+  cd "$tree" || exit 1
+  sed -i 's/^members = .*/members = ["settings", "envelope", "translog", "broker", "node-plugin"]/' Cargo.toml
+  keep mtls spiffe
+  keep broker attest policy
+  keep node-plugin ipc mounter volume
+  join envelope formats_page
+  join translog formats vectors
+) || exit 1
+
 caught=0
 missed=0
 for name in "$@"; do
@@ -85,15 +122,17 @@ for name in "$@"; do
   chosen=()
   for file in "${files[@]}"; do chosen+=(--file "$file"); done
   if [ $list = yes ]; then
-    cargo mutants --list --package "$package" "${chosen[@]}"
+    cargo mutants --dir "$tree" --list --package "$package" "${chosen[@]}"
     continue
   fi
+  [ -z "${MUTANTS_SHARD:-}" ] || chosen+=(--shard "$MUTANTS_SHARD")
   folder=$out/${name//\//-}
   mkdir -p "$folder"
   start=$SECONDS
-  # Exit 2 is "some were missed", which is judged here; others are its own troubles.
-  cargo mutants --package "$package" --test-package "$package" "${chosen[@]}" --output "$folder" \
-    --no-shuffle --jobs 1 --timeout-multiplier 4 --minimum-test-timeout 60 --colors never -- "${tests[@]}"
+  # Exit 2 is "some were missed", which is judged here, and 3 "some took for ever", which is noticed; others are its own
+  # troubles.
+  cargo mutants --dir "$tree" --in-place --package "$package" --test-package "$package" "${chosen[@]}" --output "$folder" \
+    --no-shuffle --timeout-multiplier 4 --minimum-test-timeout 30 --colors never -- --lib "${tests[@]}"
   status=$?
   case $status in
     0 | 2 | 3) ;;
