@@ -79,7 +79,9 @@ impl Root {
     ///
     /// An owner may change the mode of its file as soon as that is thawed, by a path or through a descriptor that it
     /// holds. So a folder is closed to everyone but root before anything in it is touched, and a file goes to root
-    /// right after it is thawed; those who have it open read on.
+    /// right after it is thawed; those who have it open read on. In between, for as long as two system calls take, its
+    /// owner can change the mode through a descriptor, since nothing takes the flag and the owner away at once: of a file
+    /// that has no way to it any more, and on a read-write mount only.
     pub(super) fn remove(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), MountError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match openat(parent, name, flags, Mode::empty()) {

@@ -2,10 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::*;
 use crate::mounter::MountError;
@@ -141,6 +143,16 @@ struct Refusals {
     gone: u64,
 }
 
+impl Refusals {
+    fn count(&mut self, name: &str, error: &std::io::Error) {
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::EROFS) => self.refused += 1,
+            Some(libc::ENOENT) => self.gone += 1,
+            _ => panic!("{name}: {error}"),
+        }
+    }
+}
+
 /// The container of the test above: uid 1000 with a read-write bind of the volume, until its standard input closes.
 #[test]
 #[ignore = "a part of a_container_cannot_change_its_own_volume, run by it under uid 1000"]
@@ -156,6 +168,7 @@ fn container() {
     let ended = AtomicBool::new(false);
     let mut held: Vec<(File, String)> = Vec::new();
     let mut tallies: Vec<Refusals> = ATTACKS.iter().map(|_| Refusals::default()).collect();
+    let mut by_descriptor = Refusals::default();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _eof = std::io::stdin().read_to_end(&mut Vec::new());
@@ -173,12 +186,11 @@ fn container() {
             }
             let generation = mount.join(std::fs::read_link(mount.join("..data")).unwrap());
             for ((name, attack), tally) in ATTACKS.iter().zip(&mut tallies) {
-                let error = attack(&mount, &generation).expect_err(name);
-                match error.raw_os_error() {
-                    Some(libc::EPERM | libc::EACCES | libc::EROFS) => tally.refused += 1,
-                    Some(libc::ENOENT) => tally.gone += 1,
-                    _ => panic!("{name}: {error}"),
-                }
+                tally.count(name, &attack(&mount, &generation).expect_err(name));
+            }
+            let present = open_and_read(&mount);
+            for (file, _) in held.iter().take(3).chain(&present) {
+                attack_by_descriptor(file, &mut by_descriptor);
             }
         }
     });
@@ -187,8 +199,13 @@ fn container() {
         let len = rustix::io::pread(file, &mut again, 0).unwrap();
         assert_eq!(&again[..len], first.as_bytes());
     }
-    println!("{} descriptors held at the end of attack", held.len());
+    let Refusals { refused, gone } = by_descriptor;
+    println!(
+        "{} descriptors held at the end of attack: {refused} times refused, {gone} times in its removal",
+        held.len()
+    );
     assert_eq!(held.len(), HELD);
+    assert!(refused > SWAPS, "{refused}");
     for ((name, _), Refusals { refused, gone }) in ATTACKS.iter().zip(&tallies) {
         println!("{name}: {refused} times of attack refused, {gone} times too late");
         assert!(
@@ -211,6 +228,35 @@ fn unprotected() -> (tempfile::TempDir, PathBuf) {
     (mount, generation)
 }
 
+/// A file that is held open is immutable while it has a name, and root's once it has none. In between, thawed to be
+/// removed, it may give in to its owner: then it must be about to go, and only who holds it open will see it again.
+fn attack_by_descriptor(file: &File, refusals: &mut Refusals) {
+    let has_name = || file.metadata().unwrap().nlink() > 0;
+    let may_be_thawed = has_name();
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    for (name, done) in [
+        (
+            "chmod of a held file",
+            file.set_permissions(PermissionsExt::from_mode(0o600)),
+        ),
+        (
+            "write to a held file",
+            open_to_write(Path::new(&path), false),
+        ),
+    ] {
+        let Err(error) = done else {
+            assert!(may_be_thawed, "{name}, which had no name any more");
+            let start = Instant::now();
+            while has_name() {
+                assert!(start.elapsed().as_secs() < 20, "{name}, which stays");
+            }
+            refusals.gone += 1;
+            continue;
+        };
+        refusals.count(name, &error);
+    }
+}
+
 fn open_and_read(mount: &Path) -> Option<(File, String)> {
     let mut file = File::open(mount.join("db/password")).ok()?;
     let mut value = String::new();
@@ -222,13 +268,10 @@ fn open_and_read(mount: &Path) -> Option<(File, String)> {
 /// A way of changing something, given the mount and the generation that was present a moment ago.
 type Attack = (&'static str, fn(&Path, &Path) -> std::io::Result<()>);
 
-const ATTACKS: [Attack; 20] = [
+const ATTACKS: [Attack; 19] = [
     ("chmod", |_, g| set_mode(&g.join("db/password"), 0o600)),
     ("chmod through a link", |m, _| {
         set_mode(&m.join("token"), 0o600)
-    }),
-    ("chmod of a held file", |_, g| {
-        File::open(g.join("db/password"))?.set_permissions(PermissionsExt::from_mode(0o600))
     }),
     ("chmod of a folder", |_, g| set_mode(&g.join("db"), 0o777)),
     ("chmod of the generation", |_, g| set_mode(g, 0o777)),
