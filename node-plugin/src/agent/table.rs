@@ -10,7 +10,7 @@
 //! leaves the volume absent. Nothing here waits, and the lock is never held across anything else. A volume that is
 //! absent takes no memory, and its token is gone with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,14 @@ pub(super) struct Record {
 /// All volumes of this node. A clone is the same table.
 #[derive(Clone, Default)]
 pub(super) struct Table {
-    slots: Arc<Mutex<HashMap<Target, Slot>>>,
+    slots: Arc<Mutex<Slots>>,
+}
+
+#[derive(Default)]
+struct Slots {
+    volumes: HashMap<Target, Slot>,
+    /// While somebody looks at what is mounted: the volumes with which something was begun meanwhile.
+    begun: Option<HashSet<Target>>,
 }
 
 enum Slot {
@@ -80,9 +87,11 @@ impl Table {
     /// Begins a publish.
     pub(super) fn publish(&self, request: PublishRequest) -> Publish {
         let mut slots = self.lock();
-        match slots.get_mut(&request.target) {
+        slots.begin(&request.target);
+        match slots.volumes.get_mut(&request.target) {
             None => {
-                slots.insert(request.target.clone(), Slot::Publishing);
+                let target = request.target.clone();
+                slots.volumes.insert(target, Slot::Publishing);
                 Publish::First(self.claim(&request.target), request)
             }
             Some(Slot::Published {
@@ -118,7 +127,8 @@ impl Table {
     /// Begins an unpublish.
     pub(super) fn unpublish(&self, target: &Target) -> Unpublish {
         let mut slots = self.lock();
-        let refresh = match slots.get_mut(target) {
+        slots.begin(target);
+        let refresh = match slots.volumes.get_mut(target) {
             Some(Slot::Publishing | Slot::Unpublishing) => return Unpublish::Busy,
             None | Some(Slot::Published { refresh: None, .. }) => None,
             Some(Slot::Published {
@@ -129,7 +139,7 @@ impl Table {
                 Some(running.ended.clone())
             }
         };
-        slots.insert(target.clone(), Slot::Unpublishing);
+        slots.volumes.insert(target.clone(), Slot::Unpublishing);
         Unpublish::Begin {
             claim: self.claim(target),
             refresh,
@@ -138,7 +148,7 @@ impl Table {
 
     /// What is known of a volume; none unless it is published.
     pub(super) fn record(&self, target: &Target) -> Option<Record> {
-        match self.lock().get(target) {
+        match self.lock().volumes.get(target) {
             Some(Slot::Published { record, .. }) => Some(record.clone()),
             Some(Slot::Publishing | Slot::Unpublishing) | None => None,
         }
@@ -146,7 +156,7 @@ impl Table {
 
     /// Notes why a volume was not refreshed; answers whether it is published.
     pub(super) fn trouble(&self, target: &Target, trouble: String) -> bool {
-        match self.lock().get_mut(target) {
+        match self.lock().volumes.get_mut(target) {
             Some(Slot::Published { record, .. }) => {
                 record.trouble = Some(trouble);
                 true
@@ -155,43 +165,16 @@ impl Table {
         }
     }
 
-    /// Takes over what was found mounted, and forgets what is recorded and was not found. Volumes with which something
-    /// is under way are left to whoever does it.
-    pub(super) fn reconcile(&self, found: impl IntoIterator<Item = (Target, Record)>) {
-        let mut found: HashMap<Target, Record> = found.into_iter().collect();
-        let mut slots = self.lock();
-        slots.retain(|target, slot| {
-            let seen = found.remove(target);
-            match slot {
-                Slot::Publishing
-                | Slot::Unpublishing
-                | Slot::Published {
-                    refresh: Some(_), ..
-                } => true,
-                Slot::Published {
-                    record,
-                    refresh: None,
-                } => seen.is_some_and(|seen| {
-                    *record = seen;
-                    true
-                }),
-            }
-        });
-        let taken_over = found.into_iter().map(|(target, record)| {
-            (
-                target,
-                Slot::Published {
-                    record,
-                    refresh: None,
-                },
-            )
-        });
-        slots.extend(taken_over);
+    /// Begins a look at what is mounted.
+    pub(super) fn look(&self) -> Look<'_> {
+        self.lock().begun = Some(HashSet::new());
+        Look(self)
     }
 
     /// How many volumes are published.
     pub(super) fn published(&self) -> usize {
         self.lock()
+            .volumes
             .values()
             .filter(|slot| matches!(slot, Slot::Published { .. }))
             .count()
@@ -206,8 +189,60 @@ impl Table {
     }
 
     /// No operation on the map can leave it half done, so a poisoned lock is as good as another.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Slot>> {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    fn begin(&mut self, target: &Target) {
+        if let Some(begun) = &mut self.begun {
+            begun.insert(target.clone());
+        }
+    }
+}
+
+/// A look at what is mounted, while volumes come and go.
+pub(super) struct Look<'a>(&'a Table);
+
+impl Look<'_> {
+    /// Takes over what was found mounted, and forgets what is recorded and was not found. Volumes with which something
+    /// is under way are left to whoever does it; with those that something was begun with meanwhile, what was seen may be
+    /// older than what is known.
+    pub(super) fn reconcile(self, found: impl IntoIterator<Item = (Target, Record)>) {
+        let mut found: HashMap<Target, Record> = found.into_iter().collect();
+        let mut slots = self.0.lock();
+        let begun = slots.begun.take().unwrap_or_default();
+        found.retain(|target, _| !begun.contains(target));
+        slots.volumes.retain(|target, slot| {
+            let seen = found.remove(target);
+            match slot {
+                Slot::Publishing
+                | Slot::Unpublishing
+                | Slot::Published {
+                    refresh: Some(_), ..
+                } => true,
+                Slot::Published { .. } if begun.contains(target) => true,
+                Slot::Published {
+                    record,
+                    refresh: None,
+                } => seen.is_some_and(|seen| {
+                    *record = seen;
+                    true
+                }),
+            }
+        });
+        let taken_over = found.into_iter().map(|(target, record)| {
+            let refresh = None;
+            (target, Slot::Published { record, refresh })
+        });
+        slots.volumes.extend(taken_over);
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.0.lock().begun = None;
     }
 }
 
@@ -230,7 +265,7 @@ impl Drop for Claim {
         let mut slots = self.table.lock();
         match self.becomes.take() {
             Some(record) => {
-                slots.insert(
+                slots.volumes.insert(
                     self.target.clone(),
                     Slot::Published {
                         record,
@@ -239,9 +274,9 @@ impl Drop for Claim {
                 );
             }
             None => {
-                slots.remove(&self.target);
-                let room = 2 * slots.len();
-                slots.shrink_to(room);
+                slots.volumes.remove(&self.target);
+                let room = 2 * slots.volumes.len();
+                slots.volumes.shrink_to(room);
             }
         }
     }
@@ -270,7 +305,8 @@ impl Refresh {
 
     /// Notes how the refresh went.
     pub(super) fn note(&self, record: Record) {
-        if let Some(Slot::Published { record: noted, .. }) = self.table.lock().get_mut(&self.target)
+        if let Some(Slot::Published { record: noted, .. }) =
+            self.table.lock().volumes.get_mut(&self.target)
         {
             *noted = record;
         }
@@ -279,14 +315,15 @@ impl Refresh {
     /// Forgets the volume: it is not mounted any more, or not what was written, and the next publish mends it.
     pub(super) fn forget(self) {
         let mut slots = self.table.lock();
-        if matches!(slots.get(&self.target), Some(Slot::Published { .. })) {
-            slots.remove(&self.target);
+        let noted = slots.volumes.get(&self.target);
+        if matches!(noted, Some(Slot::Published { .. })) {
+            slots.volumes.remove(&self.target);
         }
     }
 
     /// The newest request that came meanwhile, to be taken up now; none ends the refresh.
     pub(super) fn next(self) -> Option<(Self, PublishRequest)> {
-        let taken = match self.table.lock().get_mut(&self.target) {
+        let taken = match self.table.lock().volumes.get_mut(&self.target) {
             Some(Slot::Published {
                 refresh: refresh @ Some(_),
                 ..
@@ -306,7 +343,8 @@ impl Refresh {
 impl Drop for Refresh {
     fn drop(&mut self) {
         // Only a refresh that panicked is still noted here; its volume must not wait for it for ever.
-        if let Some(Slot::Published { refresh, .. }) = self.table.lock().get_mut(&self.target)
+        if let Some(Slot::Published { refresh, .. }) =
+            self.table.lock().volumes.get_mut(&self.target)
             && refresh
                 .as_ref()
                 .is_some_and(|running| running.ended == self.ended)

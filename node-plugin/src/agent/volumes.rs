@@ -56,9 +56,9 @@ pub enum PublishError {
     /// What was read back differs.
     #[error("the volume is not what was written; the node plugin's log has more")]
     NotAsWritten,
-    /// It failed, and something may be mounted still.
-    #[error("the volume could not be cleaned up after a failure; trying again")]
-    LeftMounted,
+    /// It failed, and something of it may be mounted still.
+    #[error("{0} (what is still mounted could not be cleaned up; trying again)")]
+    LeftMounted(Box<PublishError>),
     /// The plugin is stopping.
     #[error("the node plugin is stopping; trying again")]
     Stopping,
@@ -242,6 +242,7 @@ impl Volumes {
     /// [`MounterError`].
     pub fn recover(&self) -> Result<usize, MounterError> {
         let mut found = Vec::new();
+        let look = self.shared.table.look();
         for target in self.shared.mounter.list()? {
             let state = match self.shared.mounter.stat(&target) {
                 Ok(state) => state,
@@ -259,7 +260,7 @@ impl Volumes {
                 }
             }
         }
-        self.shared.table.reconcile(found);
+        look.reconcile(found);
         Ok(self.shared.table.published())
     }
 }
@@ -291,7 +292,7 @@ impl Shared {
             Err(error) => {
                 let error = &error as &(dyn std::error::Error + 'static);
                 tracing::error!(target = %request.target, error, "a failed publish could not be cleaned up");
-                Err(PublishError::LeftMounted)
+                Err(PublishError::LeftMounted(Box::new(failure.error)))
             }
         }
     }
@@ -335,19 +336,24 @@ impl Shared {
     ) -> Result<Option<Record>, PublishError> {
         let (mounter, target) = (Arc::clone(&self.mounter), target.clone());
         let cleaned = blocking(move || {
-            if !attached && let Some(record) = adopt(&mounter.stat(&target)?) {
-                return Ok(Some(record));
+            let seen = || -> Result<_, MounterError> {
+                if !attached && let Some(record) = adopt(&mounter.stat(&target)?) {
+                    return Ok(Some(record));
+                }
+                mounter.detach(&target).map(|_| None)
+            };
+            match seen() {
+                // What stands there is not ours; beneath it may still be what is.
+                Err(refused @ MounterError::Refused(fault)) if is_anothers(fault) => {
+                    if mounter.list()?.contains(&target) {
+                        return Err(refused);
+                    }
+                    Ok(None)
+                }
+                seen => seen,
             }
-            mounter.detach(&target).map(|_| None)
         });
-        match cleaned.await? {
-            // What stands there is not ours, and no way leads to anything of ours.
-            Err(MounterError::Refused(Fault {
-                code: FaultCode::NoVolumeFolder | FaultCode::PathRefused | FaultCode::ForeignMount,
-                ..
-            })) => Ok(None),
-            other => other.map_err(PublishError::from),
-        }
+        cleaned.await?.map_err(PublishError::from)
     }
 
     /// Writes a generation into a mounted volume and reads it back. Blocking.
@@ -370,6 +376,14 @@ impl Shared {
     fn broker(&self) -> Option<Arc<Broker>> {
         self.broker.borrow().clone()
     }
+}
+
+/// What is at the target's path was not put there by this plugin.
+fn is_anothers(fault: Fault) -> bool {
+    matches!(
+        fault.code,
+        FaultCode::NoVolumeFolder | FaultCode::PathRefused | FaultCode::ForeignMount
+    )
 }
 
 /// A failed first publish.

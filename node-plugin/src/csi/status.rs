@@ -38,7 +38,7 @@ impl From<PublishError> for Status {
             | PublishError::Mount(_)
             | PublishError::MounterAway
             | PublishError::NotAsWritten
-            | PublishError::LeftMounted
+            | PublishError::LeftMounted(_)
             | PublishError::Stopping => format!("attache: {error}"),
         };
         status(code, &text)
@@ -67,7 +67,7 @@ fn publish_code(error: &PublishError) -> Code {
         PublishError::TooMany => Code::ResourceExhausted,
         PublishError::NotJoined
         | PublishError::MounterAway
-        | PublishError::LeftMounted
+        | PublishError::LeftMounted(_)
         | PublishError::Stopping => Code::Unavailable,
         PublishError::Deliver(error) => deliver_code(error),
         PublishError::Mount(fault) => mount_code(*fault),

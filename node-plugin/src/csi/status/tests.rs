@@ -30,7 +30,10 @@ fn every_failure_has_its_code() {
         (PublishError::NotJoined, Code::Unavailable),
         (PublishError::MounterAway, Code::Unavailable),
         (PublishError::NotAsWritten, Code::Internal),
-        (PublishError::LeftMounted, Code::Unavailable),
+        (
+            PublishError::LeftMounted(Box::new(fault(FaultCode::ForeignMount))),
+            Code::Unavailable,
+        ),
         (PublishError::Stopping, Code::Unavailable),
         (refused(RefusalKind::InvalidArgument), Code::InvalidArgument),
         (refused(RefusalKind::Unauthenticated), Code::Unauthenticated),
