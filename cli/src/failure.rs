@@ -6,8 +6,6 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use uuid::Uuid;
-
 use crate::output::visible;
 
 /// The exit codes: an API of their own.
@@ -54,7 +52,7 @@ pub struct Failure {
     /// What to do.
     pub mend: Option<String>,
     /// The request, where there was one.
-    pub request: Option<Uuid>,
+    pub request: Option<String>,
 }
 
 impl Failure {
@@ -98,8 +96,8 @@ impl Failure {
 
     /// Names the request.
     #[must_use]
-    pub fn of_request(mut self, request: Uuid) -> Self {
-        self.request = Some(request);
+    pub fn of_request(mut self, request: impl ToString) -> Self {
+        self.request = Some(request.to_string());
         self
     }
 }
@@ -116,7 +114,7 @@ impl fmt::Display for Failure {
             write!(f, "\n  to do: {}", visible(mend))?;
         }
         if let Some(request) = &self.request {
-            write!(f, "\n  request: {request}")?;
+            write!(f, "\n  request: {}", visible(request))?;
         }
         Ok(())
     }
@@ -146,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_request_comes_last_and_control_characters_are_shown() {
-        let request = Uuid::from_u128(7);
+        let request = uuid::Uuid::from_u128(7);
         let failure = Failure::new(Exit::Precondition, "payments/db was not stored")
             .because("the head moved\u{1b}[2J")
             .mend("run the same command again")

@@ -22,12 +22,12 @@ use attache_mtls::key::LeafKey;
 use attache_mtls::pem;
 use attache_mtls::private_file::write_private;
 use attache_mtls::public_file::read_public;
-use attache_mtls::renew::{Freshness, Jitter, Renewal};
+use attache_mtls::renew::{Freshness, Jitter, OPERATOR_RENEWS_FOR, Renewal};
 use attache_mtls::spiffe::PeerId;
 use attache_mtls::tls::{Credentials, Material, MaterialError};
 use attache_mtls::verify::Purpose;
 use attache_proto::attache::v1::{self as pb, renewal_client::RenewalClient};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::context::{Context, Settings};
 use crate::failure::{Exit, Failure};
@@ -35,8 +35,8 @@ use crate::output::Console;
 use crate::session::Session;
 use crate::status;
 
-/// How long after a sign-in the certificate renews itself.
-pub const RENEW_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How an operator signs in again whose context is there.
+pub const SIGN_IN_AGAIN: &str = "attache login --new NAME --csr OUT";
 /// Files of PEM are never larger than this.
 const PEM_LIMIT_BYTES: u64 = 256 * 1024;
 
@@ -61,6 +61,7 @@ pub struct Identity {
     /// Where it came from.
     pub files: Files,
     plan: Renewal,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -92,6 +93,28 @@ impl Files {
             trust_bundle: settings.resolve(&context.trust_bundle),
             owns_bundle: context.trust_bundle.components().count() == 1,
         }
+    }
+
+    /// Takes the certificate away, and what a renewal may have left: the context waits for a new one.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`] when a file cannot be removed.
+    pub fn forget_certificate(&self) -> Result<(), Failure> {
+        let _lock = self.lock(true)?;
+        for file in [
+            self.next_certificate(),
+            self.next_key(),
+            self.certificate.clone(),
+        ] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    let what = format!("{} was not removed", file.display());
+                    return Err(Failure::new(Exit::Failed, what).caused_by(&error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn next_key(&self) -> PathBuf {
@@ -177,12 +200,20 @@ impl Identity {
             Freshness::Due { not_after }
                 if context.renew_until.is_some_and(|until| now >= until) =>
             {
-                console.hint(&format!("seven days are over: this sign-in ends at {not_after}; sign in again: attache login"));
+                console.hint(&format!(
+                    "seven days are over: this sign-in ends at {not_after}; sign in again: {SIGN_IN_AGAIN}"
+                ));
                 Ok(Due::Nothing)
             }
             Freshness::Due { .. } => Ok(Due::Renew),
             Freshness::Fresh { .. } => Ok(Due::Nothing),
         }
+    }
+
+    /// The certificate's first second.
+    #[must_use]
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// The last second of the certificate.
@@ -192,19 +223,21 @@ impl Identity {
     }
 }
 
-/// Until when a certificate renews itself that was asked for at `now`: seven days on, in whole seconds.
+/// Until when a certificate renews itself that was signed at `signed_in`, in whole seconds. The broker counts the same days.
 #[must_use]
-pub fn until(now: Timestamp) -> Option<Timestamp> {
-    let end = now.checked_add(RENEW_FOR).ok()?;
+pub fn until(signed_in: Timestamp) -> Option<Timestamp> {
+    let end = signed_in.checked_add(OPERATOR_RENEWS_FOR).ok()?;
     Timestamp::from_second(end.as_second()).ok()
 }
 
 /// Says that the certificate has ended.
 #[must_use]
 pub fn expired(not_after: Timestamp) -> Failure {
-    Failure::new(Exit::NotSignedIn, "not signed in any more").because(format!("the certificate ended at {not_after}")).mend(
-        "sign in: attache login --new NAME --broker ADDR --broker-id ID --trust-bundle FILE --csr OUT, and have the request signed",
-    )
+    Failure::new(Exit::NotSignedIn, "not signed in any more")
+        .because(format!("the certificate ended at {not_after}"))
+        .mend(format!(
+            "sign in again: {SIGN_IN_AGAIN}, and have the request signed"
+        ))
 }
 
 /// Has a new key signed, and puts the new pair in the place of the old one.
@@ -372,6 +405,7 @@ fn read_pair(files: &Files) -> Result<Identity, PairError> {
         credentials: Credentials::new(material),
         files: files.clone(),
         plan,
+        not_before,
         not_after,
     })
 }

@@ -22,14 +22,28 @@ use crate::failure::{Exit, Failure, chain};
 
 /// A broker's message is shown up to here, in characters.
 const MESSAGE_LIMIT: usize = 4096;
+/// An id that a broker gives a call is never longer, in bytes.
+const CALL_ID_LIMIT: usize = 64;
 
 /// Says that `what` was not done, and why.
 #[must_use]
 pub fn failure(what: &str, status: &Status) -> Failure {
     match transport(status) {
         Some(transport) => transport_failure(what, transport),
-        None => answered(what, status),
+        None => {
+            let failure = answered(what, status);
+            match call_id(status) {
+                Some(id) => failure.of_request(id),
+                None => failure,
+            }
+        }
     }
+}
+
+/// The id that the broker gave the call, in its log too. A change has an id of its own, which is shown in its place.
+fn call_id(status: &Status) -> Option<&str> {
+    let id = status.metadata().get("attache-request-id")?.to_str().ok()?;
+    (id.len() <= CALL_ID_LIMIT).then_some(id)
 }
 
 /// Whether the same request may get another answer at once: the broker did not answer, or it said so.
@@ -257,6 +271,27 @@ mod tests {
             reason(&Status::with_details(Code::Aborted, "x", vec![0xff].into())),
             None
         );
+    }
+
+    #[test]
+    fn an_answer_is_named_by_the_call_and_silence_by_nothing() {
+        let mut status = Status::not_found("there is no such secret");
+        let id = "5b3f9c1e-17";
+        status
+            .metadata_mut()
+            .insert("attache-request-id", id.parse().unwrap());
+        assert!(
+            failure("x", &status)
+                .to_string()
+                .ends_with("\n  request: 5b3f9c1e-17")
+        );
+        let long = "a".repeat(65).parse().unwrap();
+        status.metadata_mut().insert("attache-request-id", long);
+        assert_eq!(failure("x", &status).request, None);
+        let mut away = lost(io::Error::other("reset"));
+        away.metadata_mut()
+            .insert("attache-request-id", id.parse().unwrap());
+        assert_eq!(failure("x", &away).request, None);
     }
 
     #[test]

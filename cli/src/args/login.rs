@@ -12,14 +12,17 @@ use super::parse;
 #[command(
     after_help = "The first time: attache login --new NAME --broker ADDR --broker-id ID --trust-bundle FILE --csr \
                         OUT; on the broker's machine: attache-broker bootstrap operator NAME --csr OUT > CHAIN.pem; then: \
-                        attache login --finish CHAIN.pem. The key never leaves this machine."
+                        attache login --finish CHAIN.pem. The key never leaves this machine.\nThe certificate renews itself for \
+                        seven days. Then sign in again: attache login --new NAME --csr OUT (the context knows the broker), on the \
+                        broker's machine, with the broker stopped: attache-broker bootstrap operator NAME --csr OUT --recover > \
+                        CHAIN.pem, and finish as above."
 )]
 pub struct Login {
     /// Make a key and a certificate request for this operator, and a context that waits for the certificate
     #[arg(long, value_name = "NAME", value_parser = parse::word(parse::operator_name), conflicts_with = "finish",
-          requires_all = ["broker", "broker_id", "trust_bundle", "csr"])]
+          requires = "csr")]
     pub new: Option<String>,
-    /// Where the broker listens: HOST:PORT
+    /// Where the broker listens: HOST:PORT; as before, when the context is signed in again
     #[arg(long, value_name = "ADDR", value_parser = parse::word(parse::address), requires = "new")]
     pub broker: Option<String>,
     /// Which broker it must be: spiffe://TRUST-DOMAIN/broker/NAME

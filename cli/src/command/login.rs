@@ -37,12 +37,12 @@ struct LoginJson {
     renew_until: Option<String>,
 }
 
-/// A sign-in that begins: the words of `login --new`, all of them there.
+/// A sign-in that begins: the words of `login --new`. What is not given is as the context has it.
 struct New {
     operator: String,
-    address: String,
-    broker: BrokerId,
-    trust_bundle: PathBuf,
+    address: Option<String>,
+    broker: Option<BrokerId>,
+    trust_bundle: Option<PathBuf>,
     csr: PathBuf,
 }
 
@@ -51,28 +51,19 @@ struct New {
 /// # Errors
 /// [`Exit::Precondition`] when something stands where the sign-in would write; else as each step says.
 pub async fn login(args: Login, shell: &Shell) -> Result<Report, Failure> {
-    match (
-        args.new,
-        args.broker,
-        args.broker_id,
-        args.trust_bundle,
-        args.csr,
-        args.finish,
-    ) {
-        (None, None, None, None, None, None) => renew(shell).await,
-        (None, None, None, None, None, Some(chain)) => finish(&chain, shell),
-        (Some(operator), Some(address), Some(broker), Some(trust_bundle), Some(csr), None) => {
-            begin(
-                New {
-                    operator,
-                    address,
-                    broker,
-                    trust_bundle,
-                    csr,
-                },
-                shell,
-            )
-        }
+    match (args.new, args.csr, args.finish) {
+        (None, None, None) => renew(shell).await,
+        (None, None, Some(chain)) => finish(&chain, shell),
+        (Some(operator), Some(csr), None) => begin(
+            New {
+                operator,
+                address: args.broker,
+                broker: args.broker_id,
+                trust_bundle: args.trust_bundle,
+                csr,
+            },
+            shell,
+        ),
         _ => Err(Failure::usage("these words do not go together").mend("see attache login --help")),
     }
 }
@@ -83,10 +74,22 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
     };
     let mut settings = shell.settings()?;
     let name = new_context_name(&settings, shell.context()?, &new.operator)?;
-    let bundle = read_bundle(&new.trust_bundle)?;
+    let known = settings.contexts.get(&name);
+    let again = known.is_some_and(|context| !is_waiting(&settings, context));
+    let bundle = match (&new.trust_bundle, known) {
+        (Some(file), _) => read_bundle(file)?,
+        (None, Some(known)) => read_bundle(&settings.resolve(&known.trust_bundle))?,
+        (None, None) => return Err(missing("--trust-bundle")),
+    };
     let context = Context {
-        address: new.address,
-        broker: new.broker,
+        address: new
+            .address
+            .or(known.map(|known| known.address.clone()))
+            .ok_or_else(|| missing("--broker"))?,
+        broker: new
+            .broker
+            .or(known.map(|known| known.broker.clone()))
+            .ok_or_else(|| missing("--broker-id"))?,
         operator: Some(new.operator),
         trust_bundle: PathBuf::from(format!("{name}.trust-bundle.pem")),
         certificate: PathBuf::from(format!("{name}.crt")),
@@ -101,6 +104,7 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
         pem::encode("CERTIFICATE REQUEST", &csr).as_bytes(),
     )?;
     make_folder(settings.folder()).map_err(|error| failed(&error))?;
+    files.forget_certificate()?;
     key.write(&files.key).map_err(|error| failed(&error))?;
     write_private(&files.trust_bundle, bundle.to_pem().as_bytes())
         .map_err(|error| failed(&error))?;
@@ -122,16 +126,27 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
     shell.console.hint(&format!(
         "the broker is known by the CA key\n{pins}\ncompare it with the broker's"
     ));
+    let (when, recover) = if again {
+        (", with the broker stopped", " --recover")
+    } else {
+        ("", "")
+    };
     let text = format!(
-        "context {name} waits for its certificate. On the broker's machine:\n  attache-broker bootstrap operator {} --csr {} > chain.pem\nthen here:\n  attache login --finish chain.pem",
+        "context {name} waits for its certificate. On the broker's machine{when}:\n  attache-broker bootstrap operator {} --csr {}{recover} > chain.pem\nthen here:\n  attache login --finish chain.pem",
         data.operator,
         new.csr.display()
     );
     Report::new(&data, vec![name], Human::Text(text))
 }
 
+fn missing(word: &str) -> Failure {
+    Failure::usage(format!("{word} is missing")).mend(
+        "the first sign-in of a context names its broker: --broker ADDR --broker-id ID --trust-bundle FILE",
+    )
+}
+
 /// The context of a new sign-in: the one that was named, else `default`, else one named after the operator. A context
-/// that waits may begin anew; one that has a certificate is not overwritten.
+/// that waits may begin anew, and so may one of this operator whose sign-in is over; no other is overwritten.
 fn new_context_name(
     settings: &Settings,
     named: Option<String>,
@@ -141,7 +156,7 @@ fn new_context_name(
         settings
             .contexts
             .get(name)
-            .is_none_or(|context| is_waiting(settings, context))
+            .is_none_or(|context| may_begin(settings, name, context, operator))
     };
     if let Some(name) = named {
         return if free(&name) {
@@ -167,6 +182,20 @@ fn taken(name: &str) -> Failure {
         format!("context {name} has a certificate already"),
     )
     .mend("renew it by `attache login`, or choose another name by --context")
+}
+
+fn may_begin(settings: &Settings, name: &str, context: &Context, operator: &str) -> bool {
+    if is_waiting(settings, context) {
+        return true;
+    }
+    if context.operator.as_deref() != Some(operator) {
+        return false;
+    }
+    let now = Timestamp::now();
+    // A pair that cannot be used is no sign-in.
+    renewal::load(settings, name, context).map_or(true, |identity| {
+        now > identity.not_after() || context.renew_until.is_some_and(|until| now >= until)
+    })
 }
 
 fn is_waiting(settings: &Settings, context: &Context) -> bool {
@@ -196,8 +225,12 @@ fn finish(chain: &Path, shell: &Shell) -> Result<Report, Failure> {
         pem::encode_certificates(&certificates).as_bytes(),
     )
     .map_err(|error| failed(&error))?;
+    let signed_at = {
+        let (_, context) = settings.pick(Some(&name))?;
+        renewal::load(&settings, &name, context)?.not_before()
+    };
     if let Some(context) = settings.contexts.get_mut(&name) {
-        context.renew_until = renewal::until(Timestamp::now());
+        context.renew_until = renewal::until(signed_at);
     }
     settings.write()?;
     signed_in(&settings, &name)
@@ -268,10 +301,9 @@ fn check_chain(
 }
 
 async fn renew(shell: &Shell) -> Result<Report, Failure> {
-    let mut settings = shell.settings()?;
+    let settings = shell.settings()?;
     let (name, context) = settings.pick(shell.context()?.as_deref())?;
-    let (name, context) = (name.to_owned(), context.clone());
-    let identity = renewal::load(&settings, &name, &context)?;
+    let identity = renewal::load(&settings, name, context)?;
     if Timestamp::now() > identity.not_after() {
         return Err(renewal::expired(identity.not_after()));
     }
@@ -281,11 +313,7 @@ async fn renew(shell: &Shell) -> Result<Report, Failure> {
             .console
             .hint("another attache renews this certificate at the moment");
     }
-    if let Some(context) = settings.contexts.get_mut(&name) {
-        context.renew_until = renewal::until(Timestamp::now());
-    }
-    settings.write()?;
-    signed_in(&settings, &name)
+    signed_in(&settings, name)
 }
 
 fn signed_in(settings: &Settings, name: &str) -> Result<Report, Failure> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use attache_mtls::ca::CertificateAuthority;
 use attache_mtls::ca::CertificateRequest;
 
+use jiff::SignedDuration;
+
 use super::*;
 use crate::args::Format;
 

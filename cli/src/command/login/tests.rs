@@ -50,9 +50,9 @@ impl Desk {
     fn begin(&self, operator: &str, csr: &str, context: Option<&str>) -> Result<Report, Failure> {
         let new = New {
             operator: operator.into(),
-            address: "127.0.0.1:1".into(),
-            broker: BROKER.parse().unwrap(),
-            trust_bundle: self.path("bundle.pem"),
+            address: Some("127.0.0.1:1".into()),
+            broker: Some(BROKER.parse().unwrap()),
+            trust_bundle: Some(self.path("bundle.pem")),
             csr: self.path(csr),
         };
         begin(new, &self.shell(context))
@@ -147,6 +147,60 @@ fn nothing_that_is_there_is_overwritten() {
         desk.shell(None).settings().unwrap().current.as_deref(),
         Some("default")
     );
+}
+
+#[test]
+fn an_operator_whose_sign_in_is_over_signs_in_again_without_naming_the_broker_again() {
+    let desk = Desk::new();
+    desk.begin("ada", "1.csr", None).unwrap();
+    let chain = desk.sign("1.csr", "spiffe://attache.test/operator/ada");
+    desk.finish(&chain, None).unwrap();
+    let again = |operator: &str, csr: &str| {
+        let new = New {
+            operator: operator.into(),
+            address: None,
+            broker: None,
+            trust_bundle: None,
+            csr: desk.path(csr),
+        };
+        begin(new, &desk.shell(Some("default")))
+    };
+    assert_eq!(again("ada", "2.csr").unwrap_err().exit, Exit::Precondition);
+    let mut settings = desk.shell(None).settings().unwrap();
+    let context = settings.contexts.get_mut("default").unwrap();
+    context.renew_until = Some(Timestamp::UNIX_EPOCH);
+    settings.write().unwrap();
+    assert_eq!(again("eve", "3.csr").unwrap_err().exit, Exit::Precondition);
+    let Human::Text(told) = again("ada", "4.csr").unwrap().human else {
+        panic!("a text");
+    };
+    assert!(
+        told.contains("--recover") && told.contains("stopped"),
+        "{told}"
+    );
+    assert!(!desk.path("cli/default.crt").exists());
+    let chain = desk.sign("4.csr", "spiffe://attache.test/operator/ada");
+    desk.finish(&chain, None).unwrap();
+    let settings = desk.shell(None).settings().unwrap();
+    let (_, context) = settings.pick(None).unwrap();
+    assert_eq!(context.address, "127.0.0.1:1");
+    assert!(context.renew_until.unwrap() > Timestamp::now());
+}
+
+#[test]
+fn a_first_sign_in_names_its_broker() {
+    let desk = Desk::new();
+    let new = New {
+        operator: "ada".into(),
+        address: Some("127.0.0.1:1".into()),
+        broker: None,
+        trust_bundle: Some(desk.path("bundle.pem")),
+        csr: desk.path("ada.csr"),
+    };
+    let refused = begin(new, &desk.shell(None)).unwrap_err();
+    assert_eq!(refused.exit, Exit::Usage);
+    assert!(refused.to_string().contains("--broker-id"), "{refused}");
+    assert!(!desk.path("ada.csr").exists() && !desk.path("cli").exists());
 }
 
 #[test]
