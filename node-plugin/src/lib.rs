@@ -6,6 +6,7 @@ pub mod csi;
 pub mod ipc;
 pub mod mounter;
 pub mod run;
+pub mod telemetry;
 pub mod volume;
 
 #[cfg(test)]

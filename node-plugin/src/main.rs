@@ -71,8 +71,8 @@ fn carry_out(command: &Command) -> anyhow::Result<()> {
     let config = Config::read(file).with_context(|| file.display().to_string())?;
     match command {
         Command::Serve(_) => run::serve(&config, file)?,
-        Command::Mounter(_) => run::mounter(&config)?,
-        Command::Agent(_) => run::agent(&config)?,
+        Command::Mounter(_) => run::mounter(&config, file)?,
+        Command::Agent(_) => run::agent(&config, file)?,
         Command::CheckConfig(_) => {
             run::check(&config)?;
             writeln!(std::io::stdout(), "{}: no fault found", file.display())?;

@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open};
 use rustix::io::Errno;
 use thiserror::Error;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 
 use crate::agent::{self, AgentError};
-use crate::config::{Config, Telemetry};
+use crate::config::Config;
 use crate::mounter::{self, Child, ServeError, SuperviseError, begin_supervised, supervise};
+use crate::telemetry::{self, LogFilter, TelemetryError};
 
 /// The hidden command of the privileged half.
 pub const MOUNTER: &str = "mounter";
@@ -28,12 +27,9 @@ pub enum RunError {
     /// Mounting takes root.
     #[error("must be started as root: it mounts volumes (and gives up everything else)")]
     NotRoot,
-    /// The log filter.
-    #[error("telemetry.log is no log filter")]
-    Log(#[from] ParseError),
-    /// Logs go somewhere already.
-    #[error("logging cannot be set up")]
-    Logging(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Logging.
+    #[error(transparent)]
+    Log(#[from] TelemetryError),
     /// The state folder is somebody else's.
     #[error("agent.state_dir {}: belongs to uid {found}; it must be root's or the agent's", path.display())]
     StateOwner {
@@ -63,13 +59,13 @@ pub enum RunError {
     Agent(#[from] AgentError),
 }
 
-/// Starts mounter and agent and keeps them up, until SIGTERM or SIGINT.
+/// Starts mounter and agent and keeps them up, until SIGTERM or SIGINT; hands SIGHUP on to both.
 ///
 /// # Errors
 /// [`RunError`], before anything is started.
 pub fn serve(config: &Config, file: &Path) -> Result<(), RunError> {
     require_root()?;
-    log_to_stderr(&config.telemetry)?;
+    let _filter = LogFilter::start(&config.telemetry, file)?;
     let args = |command: &str| {
         [
             OsString::from(command),
@@ -98,12 +94,12 @@ pub fn serve(config: &Config, file: &Path) -> Result<(), RunError> {
 ///
 /// # Errors
 /// [`RunError`].
-pub fn mounter(config: &Config) -> Result<(), RunError> {
+pub fn mounter(config: &Config, file: &Path) -> Result<(), RunError> {
     begin_supervised()?;
     require_root()?;
-    log_to_stderr(&config.telemetry)?;
+    let filter = LogFilter::start(&config.telemetry, file)?;
     make_state_dir(&config.agent.state_dir, config.agent.uid, config.agent.gid)?;
-    mounter::serve(&config.mounter())?;
+    mounter::serve(&config.mounter(), &|| filter.reload())?;
     Ok(())
 }
 
@@ -111,10 +107,10 @@ pub fn mounter(config: &Config) -> Result<(), RunError> {
 ///
 /// # Errors
 /// [`RunError`].
-pub fn agent(config: &Config) -> Result<(), RunError> {
+pub fn agent(config: &Config, file: &Path) -> Result<(), RunError> {
     begin_supervised()?;
-    log_to_stderr(&config.telemetry)?;
-    agent::run(config)?;
+    let filter = LogFilter::start(&config.telemetry, file)?;
+    agent::run(config, &filter)?;
     Ok(())
 }
 
@@ -123,7 +119,7 @@ pub fn agent(config: &Config) -> Result<(), RunError> {
 /// # Errors
 /// [`RunError::Log`].
 pub fn check(config: &Config) -> Result<(), RunError> {
-    EnvFilter::try_new(&config.telemetry.log)?;
+    telemetry::parse(&config.telemetry)?;
     Ok(())
 }
 
@@ -133,20 +129,6 @@ fn require_root() -> Result<(), RunError> {
     } else {
         Err(RunError::NotRoot)
     }
-}
-
-fn log_to_stderr(telemetry: &Telemetry) -> Result<(), RunError> {
-    let filter = EnvFilter::try_new(&telemetry.log)?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(false);
-    let set_up = if telemetry.json {
-        log.json().try_init()
-    } else {
-        log.try_init()
-    };
-    set_up.map_err(RunError::Logging)
 }
 
 /// Makes the state folder, or takes the one that is there: 0700, the agent's.

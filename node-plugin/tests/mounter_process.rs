@@ -80,7 +80,9 @@ const TESTS: [Test; 10] = [
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
-        Some("as-mounter") => serve(&settings(Path::new(&args[1]))).expect("the mounter failed"),
+        Some("as-mounter") => {
+            serve(&settings(Path::new(&args[1])), &|| ()).expect("the mounter failed")
+        }
         Some("as-agent") => as_agent(Path::new(&args[1])),
         Some("as-confined") => as_confined(args[1].parse().unwrap(), Path::new(&args[2])),
         Some("as-supervisor") => as_supervisor(Path::new(&args[1])),

@@ -259,6 +259,10 @@ fn refusal(call: &'static str, status: &Status) -> CallError {
         | Code::Internal
         | Code::DataLoss => RefusalKind::Internal,
     };
+    // By this id the broker's log names the call.
+    let id = status.metadata().get("attache-request-id");
+    let request = id.and_then(|id| id.to_str().ok());
+    tracing::info!(call, request, code = ?status.code(), "the broker refused");
     CallError::Refused {
         kind,
         message: status.message().to_owned(),

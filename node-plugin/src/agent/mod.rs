@@ -17,7 +17,7 @@ use attache_proto::codec::own_words;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ use crate::csi::listen::Acceptor;
 use crate::csi::registration::Registration;
 use crate::csi::services::{Driver, Services};
 use crate::ipc::{Hello, MounterClient};
+use crate::telemetry::LogFilter;
 use broker::{Broker, Deadlines};
 use identity::IdentitySettings;
 use link::Link;
@@ -92,11 +93,11 @@ pub enum AgentError {
     Server(#[from] tonic::transport::Error),
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT. On SIGHUP it reads the log filter, its certificate and its trust bundle again.
 ///
 /// # Errors
 /// [`AgentError`].
-pub fn run(config: &Config) -> Result<(), AgentError> {
+pub fn run(config: &Config, filter: &LogFilter) -> Result<(), AgentError> {
     let found = rustix::process::geteuid().as_raw();
     if found != config.agent.uid || found == 0 {
         return Err(AgentError::WrongUser {
@@ -119,7 +120,7 @@ pub fn run(config: &Config) -> Result<(), AgentError> {
             what: "starting the runtime",
             source,
         })?;
-    let done = runtime.block_on(async { Agent::start(config)?.serve().await });
+    let done = runtime.block_on(async { Agent::start(config)?.serve(filter).await });
     // The thread that waits for the mounter waits on.
     runtime.shutdown_background();
     done
@@ -197,17 +198,19 @@ impl<'a> Agent<'a> {
         })
     }
 
-    async fn serve(mut self) -> Result<(), AgentError> {
+    async fn serve(mut self, filter: &LogFilter) -> Result<(), AgentError> {
         let waiting = |kind| {
             signal(kind).map_err(|source| AgentError::Os {
                 what: "waiting for signals",
                 source,
             })
         };
-        let (mut terminate, mut interrupt) = (
+        let (mut terminate, mut interrupt, mut hangup) = (
             waiting(SignalKind::terminate())?,
             waiting(SignalKind::interrupt())?,
+            waiting(SignalKind::hangup())?,
         );
+        let reload = Arc::new(Notify::new());
         // The mounter makes the state folder, so there is no identity before the mounter has been seen.
         let mut identity = JoinSet::new();
         let mut accepting: Option<[Acceptor; 2]> = None;
@@ -215,13 +218,18 @@ impl<'a> Agent<'a> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    filter.reload();
+                    reload.notify_one();
+                }
                 link = self.mounter.recv() => {
                     // Dropped first: the sockets of the mounter before may be gone from the file system.
                     accepting = None;
                     if let Some(Link::Up(hello)) = link {
                         accepting = self.mounter_is_up(hello).await?;
                         if identity.is_empty() {
-                            identity.spawn(identity::keep(self.identity_settings(), self.broker_in.clone()));
+                            let settings = self.identity_settings();
+                            identity.spawn(identity::keep(settings, self.broker_in.clone(), Arc::clone(&reload)));
                         }
                     }
                 }

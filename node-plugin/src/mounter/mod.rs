@@ -24,6 +24,7 @@ mod mount_id;
 mod mountinfo;
 mod seccomp;
 mod serve;
+mod signals;
 mod sockets;
 mod supervise;
 mod target;

@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::confine::{ConfineError, confine};
 use super::error::MountError;
 use super::failpoint::Failpoints;
+use super::signals::{Told, told};
 use super::sockets::{
     Bound, SocketError, bind_for_agent, bind_for_kubelet, private_folder, shared_folder,
 };
@@ -74,13 +75,13 @@ pub enum ServeError {
     },
 }
 
-/// Runs the mounter until SIGTERM or SIGINT. Mounts stay; its sockets go.
+/// Runs the mounter until SIGTERM or SIGINT. Mounts stay; its sockets go. On SIGHUP it calls `reload`.
 ///
 /// Must be called by a process with one thread only, as root. Afterwards the process can do little else.
 ///
 /// # Errors
 /// [`ServeError`], all of them before the first request but a failed poll.
-pub fn serve(settings: &MounterSettings) -> Result<(), ServeError> {
+pub fn serve(settings: &MounterSettings, reload: &dyn Fn()) -> Result<(), ServeError> {
     let mut mounter = Mounter::start(settings)?;
     let signals = block_signals()?;
     confine()?;
@@ -95,7 +96,7 @@ pub fn serve(settings: &MounterSettings) -> Result<(), ServeError> {
             "this kernel's tmpfs has no inode flags (6.6 has): volumes rest on csi.readOnly alone"
         );
     }
-    let ended = mounter.run(&signals);
+    let ended = mounter.run(&signals, reload);
     for bound in [&mounter.registration, &mounter.csi, &mounter.agent] {
         bound.remove();
     }
@@ -140,7 +141,7 @@ impl Mounter {
         })
     }
 
-    fn run(&mut self, signals: &SignalFd) -> Result<(), ServeError> {
+    fn run(&mut self, signals: &SignalFd, reload: &dyn Fn()) -> Result<(), ServeError> {
         loop {
             let mut ready = vec![
                 PollFd::new(signals, PollFlags::IN),
@@ -160,8 +161,14 @@ impl Mounter {
                 continue;
             };
             if signalled {
-                tracing::info!("the mounter ends; mounts stay");
-                return Ok(());
+                match told(signals) {
+                    Some(Told::End) => {
+                        tracing::info!("the mounter ends; mounts stay");
+                        return Ok(());
+                    }
+                    Some(Told::Reload) => reload(),
+                    None => {}
+                }
             }
             if asking == [true] {
                 self.converse();
@@ -270,12 +277,13 @@ fn carry_out(
     Ok((answer, None))
 }
 
-/// SIGTERM and SIGINT, to be polled for.
+/// SIGTERM, SIGINT and SIGHUP, to be polled for.
 fn block_signals() -> Result<SignalFd, ServeError> {
     let raw = |call| move |errno: nix::Error| os(call)(Errno::from_raw_os_error(errno as i32));
     let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
     signals.thread_block().map_err(raw("sigprocmask"))?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(raw("signalfd"))

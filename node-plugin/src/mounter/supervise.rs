@@ -16,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, getppid, kill_process, set_parent_process_death_signal};
 use thiserror::Error;
 
+use super::signals::{Told, told};
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Who ran this long starts again after the first pause.
@@ -57,7 +59,7 @@ pub enum SuperviseError {
 }
 
 /// Runs `children`, started in this order, until SIGTERM or SIGINT; then ends them, the last one first. One that ends
-/// by itself is started again, after a pause that doubles from 0.1 s to 10 s.
+/// by itself is started again, after a pause that doubles from 0.1 s to 10 s. SIGHUP is handed on to all of them.
 ///
 /// # Errors
 /// [`SuperviseError`], before anything is started.
@@ -75,8 +77,10 @@ pub fn supervise(children: Vec<Child>) -> Result<(), SuperviseError> {
             child.keep_up(&program);
         }
         let due = kept.iter().filter_map(Kept::pause_left).min();
-        if signals.wait(due) {
-            break;
+        match signals.wait(due) {
+            Some(Told::End) => break,
+            Some(Told::Reload) => kept.iter().for_each(Kept::reload),
+            None => {}
         }
     }
     let deadline = Instant::now() + GRACE;
@@ -181,6 +185,15 @@ impl Kept {
         command
     }
 
+    /// Hands SIGHUP on. A child that has just begun may not be ready for it, and is then started again with what it
+    /// would have read.
+    fn reload(&self) {
+        if let Some(process) = &self.process {
+            // It may be gone already.
+            let _told = kill_process(Pid::from_child(process), rustix::process::Signal::HUP);
+        }
+    }
+
     /// Asks the child to end, waits, and kills it at the deadline.
     fn end(&mut self, signals: &Signals, deadline: Instant) {
         let Some(process) = &mut self.process else {
@@ -196,12 +209,12 @@ impl Kept {
                 let _reaped = process.wait();
                 return;
             }
-            signals.wait(Some(left));
+            let _told = signals.wait(Some(left));
         }
     }
 }
 
-/// SIGTERM, SIGINT and SIGCHLD, blocked and readable.
+/// SIGTERM, SIGINT, SIGHUP and SIGCHLD, blocked and readable.
 struct Signals(SignalFd);
 
 impl Signals {
@@ -213,7 +226,12 @@ impl Signals {
             }
         };
         let mut signals = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGCHLD,
+        ] {
             signals.add(signal);
         }
         signals.thread_block().map_err(failed("sigprocmask"))?;
@@ -223,18 +241,11 @@ impl Signals {
             .map_err(failed("signalfd"))
     }
 
-    /// Waits for a signal, `limit` at most, and answers whether one of them asks for the end.
-    fn wait(&self, limit: Option<Duration>) -> bool {
+    /// Waits for a signal, `limit` at most, and answers what they tell.
+    fn wait(&self, limit: Option<Duration>) -> Option<Told> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         // Interrupted or timed out: there is nothing to read then.
         let _woken = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], limit.as_ref());
-        let mut end = false;
-        while let Ok(Some(info)) = self.0.read_signal() {
-            let signal = i32::try_from(info.ssi_signo)
-                .ok()
-                .and_then(|number| Signal::try_from(number).ok());
-            end |= matches!(signal, Some(Signal::SIGTERM | Signal::SIGINT));
-        }
-        end
+        told(&self.0)
     }
 }

@@ -22,7 +22,7 @@ use attache_mtls::renew::{Freshness, Jitter, Renewal};
 use attache_mtls::tls::MaterialError;
 use jiff::Timestamp;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::broker::{Broker, BrokerError, CallError, Deadlines};
 use issued::{Issued, IssuedError};
@@ -101,25 +101,28 @@ struct Stopping;
 /// Joins, renews and joins again, for ever; `out` always holds the broker as this node may call it, or none.
 ///
 /// Nothing that goes wrong here ends it: without an identity this node still unpublishes and answers for what is
-/// mounted, and an administrator may mend what is wrong meanwhile.
+/// mounted, and an administrator may mend what is wrong meanwhile; `reload` has it looked at without a pause.
 ///
 /// # Cancel safety
 /// May be dropped at any time: what is on disk is always usable, or finished at the next start.
 pub async fn keep(
     settings: IdentitySettings,
     out: watch::Sender<Option<Arc<Broker>>>,
+    reload: Arc<Notify>,
 ) -> Infallible {
     let mut state = None;
     let mut pause = FIRST_PAUSE;
     loop {
-        let Err(error) = keep_one(&settings, &mut state, &out).await;
+        let Err(error) = keep_one(&settings, &mut state, &out, &reload).await;
         if out.send_replace(None).is_some() {
             pause = FIRST_PAUSE;
         }
         without_identity(&error);
         drop(error);
-        tokio::time::sleep(pause).await;
-        pause = LONGEST_PAUSE.min(pause * 2);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
+            () = reload.notified() => pause = FIRST_PAUSE,
+        }
     }
 }
 
@@ -133,6 +136,7 @@ async fn keep_one(
     settings: &IdentitySettings,
     state: &mut Option<Arc<StateDir>>,
     out: &watch::Sender<Option<Arc<Broker>>>,
+    reload: &Notify,
 ) -> Result<Infallible, IdentityError> {
     let state = match state {
         Some(state) => state,
@@ -159,18 +163,25 @@ async fn keep_one(
     let not_after = broker.material().identity().not_after();
     tracing::info!(node = %broker.node(), broker = %broker.id(), %not_after, "this node has an identity");
     out.send_replace(Some(Arc::clone(&broker)));
-    renew_while_valid(&broker, state).await;
+    renew_while_valid(&broker, state, reload).await;
     Err(IdentityError::Ended)
 }
 
-/// Renews the certificate at its time, until one ends.
-async fn renew_while_valid(broker: &Arc<Broker>, state: &Arc<StateDir>) {
+/// Renews the certificate at its time, until one ends; takes up what is on disk when it is told so.
+async fn renew_while_valid(broker: &Arc<Broker>, state: &Arc<StateDir>, reload: &Notify) {
     let mut pause = FIRST_PAUSE;
     let mut plan = plan(broker);
     loop {
         match plan.freshness(Timestamp::now()) {
             Freshness::Expired { .. } => return,
-            Freshness::Fresh { renew_at } => tokio::time::sleep(until(renew_at)).await,
+            Freshness::Fresh { renew_at } => tokio::select! {
+                () = tokio::time::sleep(until(renew_at)) => {}
+                () = reload.notified() => {
+                    if take_up(broker, state).await {
+                        plan = self::plan(broker);
+                    }
+                }
+            },
             Freshness::Due { not_after } => match renew(broker, state).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
@@ -189,6 +200,29 @@ async fn renew_while_valid(broker: &Arc<Broker>, state: &Arc<StateDir>) {
             },
         }
     }
+}
+
+/// Takes up the certificate and the trust bundle that are on disk; what does not do there is left alone.
+async fn take_up(broker: &Broker, state: &Arc<StateDir>) -> bool {
+    let found = match with(state, |state| state.load(Timestamp::now())).await {
+        Ok(Ok(found)) => found.filter(|found| found.broker == *broker.id()),
+        Ok(Err(error)) => {
+            let error = &error as &(dyn std::error::Error + 'static);
+            tracing::warn!(error, "the certificate was not reloaded");
+            return false;
+        }
+        Err(Stopping) => return false,
+    };
+    let taken = found.map(|found| broker.renewed(found.material));
+    if let Some(Ok(())) = taken {
+        let not_after = broker.material().identity().not_after();
+        tracing::info!(%not_after, "reloaded the certificate and the trust bundle");
+        return true;
+    }
+    tracing::warn!(
+        "the certificate was not reloaded: the state folder has none of this node for this broker"
+    );
+    false
 }
 
 fn not_renewed(error: &RenewError, not_after: Timestamp) {

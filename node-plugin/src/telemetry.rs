@@ -1,0 +1,81 @@
+//! Logs: one line an event on standard error, text or JSON, filtered; SIGHUP has the filter read again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+use crate::config::{Config, ConfigError, Telemetry};
+
+/// Why nothing is logged.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// The log filter.
+    #[error("telemetry.log is no log filter: a level (info), or module=level pairs")]
+    Filter(#[from] ParseError),
+    /// Logs go somewhere already.
+    #[error("logging cannot be set up")]
+    SetUp(#[from] TryInitError),
+    /// The settings cannot be read again.
+    #[error("the settings cannot be read again")]
+    Settings(#[from] ConfigError),
+    /// Nothing filters any more: the process is ending.
+    #[error("the log has no filter")]
+    Gone(#[from] reload::Error),
+}
+
+/// The log's filter, and the settings file that it comes from.
+pub struct LogFilter {
+    file: PathBuf,
+    handle: Handle<EnvFilter, Registry>,
+}
+
+impl LogFilter {
+    /// Starts logging.
+    ///
+    /// # Errors
+    /// [`TelemetryError`].
+    pub fn start(telemetry: &Telemetry, file: &Path) -> Result<Self, TelemetryError> {
+        let (filter, handle) = reload::Layer::new(parse(telemetry)?);
+        let registry = tracing_subscriber::registry().with(filter);
+        let lines = fmt::layer().with_writer(io::stderr).with_ansi(false);
+        if telemetry.json {
+            registry.with(lines.json()).try_init()?;
+        } else {
+            registry.with(lines).try_init()?;
+        }
+        Ok(Self {
+            file: file.to_owned(),
+            handle,
+        })
+    }
+
+    /// Reads the filter again. One that cannot be read leaves the old one in place, and the log says why.
+    pub fn reload(&self) {
+        match self.read_again() {
+            Ok(()) => tracing::info!("reloaded the log filter"),
+            Err(error) => {
+                let error = &error as &(dyn std::error::Error + 'static);
+                tracing::warn!(error, "the log filter was not reloaded");
+            }
+        }
+    }
+
+    fn read_again(&self) -> Result<(), TelemetryError> {
+        let config = Config::read(&self.file)?;
+        Ok(self.handle.reload(parse(&config.telemetry)?)?)
+    }
+}
+
+/// The filter of the settings.
+///
+/// # Errors
+/// [`TelemetryError::Filter`].
+pub fn parse(telemetry: &Telemetry) -> Result<EnvFilter, TelemetryError> {
+    Ok(EnvFilter::try_new(&telemetry.log)?)
+}
