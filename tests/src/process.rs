@@ -63,9 +63,23 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, args: &[&str], log: &Path) -> Result<Self> {
+        Self::start_with(name, args, &[], log)
+    }
+
+    /// As [`Process::start`], with more in its environment.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn start_with(
+        name: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
         let child = Command::new(bin(name)?)
             .args(args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
