@@ -186,7 +186,7 @@ pub enum FaultCode {
     #[error("the generation in the memory file is malformed")]
     BadGeneration = 6,
     /// The volume's size or number of inodes is used up, by generations that are held open.
-    #[error("the volume is full: old generations are still held open")]
+    #[error("the volume is full: old generations are still held open, or have leases")]
     NoSpace = 7,
     /// The kernel gave no memory, or no more may be locked.
     #[error("not enough memory that can be locked")]

@@ -8,6 +8,7 @@
 //!     .attache.json
 //!   db           -> ..data/db
 //!   .attache.json -> ..data/.attache.json
+//!   ..left-0/    what could not be removed yet, if there is such: root's, 0000, immutable
 //! ```
 //!
 //! 1. thawed: leftovers go, `..building` is made; 2. frozen: files are written into it, each immutable at once;

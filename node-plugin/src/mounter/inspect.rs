@@ -2,8 +2,9 @@
 //!
 //! A volume is **whole** when `..data` names a generation, the root holds nothing but that folder and one link for
 //! each of its top entries, and every folder, file and link is of the kind that this plugin writes: folders root's
-//! and 0555, files with read bits at most, links to `..data/NAME`, all of it immutable. Whatever differs makes it
-//! not whole, which the next write mends; only a failed system call is an error.
+//! and 0555, files with read bits at most, links to `..data/NAME`, all of it immutable. What was set aside until it
+//! can be removed does not count, as long as it is closed. Whatever differs makes it not whole, which the next write
+//! mends; only a failed system call is an error, and none that a container can bring about.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
@@ -15,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::MountError;
-use super::folder::{Root, names, open_folder};
+use super::folder::{Root, is_aside, names, open_folder};
 use crate::ipc::generation::{MAX_DEPTH, METADATA_NAME};
 use crate::ipc::{FileSet, FolderName, VolumeStat};
 
@@ -56,7 +57,7 @@ pub(super) fn inspect(root: &Root) -> Result<Contained, MountError> {
     };
     walk.folder(root.as_fd())?;
     let top = walk.tree(folder.as_fd(), "", 0)?;
-    let linked = links_match(root, &top, name)?;
+    let linked = walk.links_match(root, &top, name)?;
     walk.files.sort();
     let mut set = FileSet::default();
     for file in &walk.files {
@@ -74,8 +75,12 @@ pub(super) fn inspect(root: &Root) -> Result<Contained, MountError> {
     contained.stat.file_set = set.digest();
     if top.contains(METADATA_NAME.as_bytes()) {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = openat(&folder, METADATA_NAME, flags, Mode::empty());
-        contained.metadata = Some(opened.map_err(MountError::os("open(.attache.json)"))?);
+        match openat(&folder, METADATA_NAME, flags, Mode::empty()) {
+            Ok(metadata) => contained.metadata = Some(metadata),
+            // A process of the container's root holds a lease on it.
+            Err(Errno::AGAIN) => contained.stat.whole = false,
+            Err(source) => return Err(MountError::os("open(.attache.json)")(source)),
+        }
     }
     Ok(contained)
 }
@@ -116,36 +121,6 @@ fn parse_folder_name(text: &[u8]) -> Option<FolderName> {
 /// Where the link of a top entry leads.
 pub(super) fn link_target(name: &[u8]) -> Vec<u8> {
     [b"..data/", name].concat()
-}
-
-/// Answers whether the root holds `..data`, the present folder, one link for each top entry, and nothing else.
-fn links_match(
-    root: &Root,
-    top: &BTreeSet<Vec<u8>>,
-    present: FolderName,
-) -> Result<bool, MountError> {
-    let present = folder_name(present);
-    let mut linked = 0;
-    for name in names(root.as_fd())? {
-        if name.as_c_str() == DATA || name == present {
-            continue;
-        }
-        let leads_home = match readlinkat(root.as_fd(), &name, Vec::new()) {
-            Ok(link) => link.to_bytes() == link_target(name.to_bytes()),
-            Err(Errno::INVAL) => false,
-            Err(source) => {
-                return Err(MountError::Os {
-                    call: "readlink",
-                    source,
-                });
-            }
-        };
-        if !leads_home || !top.contains(name.to_bytes()) {
-            return Ok(false);
-        }
-        linked += 1;
-    }
-    Ok(linked == top.len())
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -204,6 +179,52 @@ impl Walk {
             top.insert(name.into_bytes());
         }
         Ok(top)
+    }
+
+    /// Answers whether the root holds `..data`, the present folder, one link for each top entry, and nothing else
+    /// but what was set aside.
+    fn links_match(
+        &self,
+        root: &Root,
+        top: &BTreeSet<Vec<u8>>,
+        present: FolderName,
+    ) -> Result<bool, MountError> {
+        let present = folder_name(present);
+        let mut linked = 0;
+        for name in names(root.as_fd())? {
+            if name.as_c_str() == DATA || name == present {
+                continue;
+            }
+            if is_aside(&name) {
+                if !self.is_closed(root.as_fd(), &name)? {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let leads_home = match readlinkat(root.as_fd(), &name, Vec::new()) {
+                Ok(link) => link.to_bytes() == link_target(name.to_bytes()),
+                Err(Errno::INVAL) => false,
+                Err(source) => {
+                    return Err(MountError::Os {
+                        call: "readlink",
+                        source,
+                    });
+                }
+            };
+            if !leads_home || !top.contains(name.to_bytes()) {
+                return Ok(false);
+            }
+            linked += 1;
+        }
+        Ok(linked == top.len())
+    }
+
+    /// Answers whether a folder is root's and frozen, and nobody else may enter it.
+    fn is_closed(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, MountError> {
+        let stat = look(parent, name)?;
+        let is_folder = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+        let is_roots = (stat.stx_uid, stat.stx_gid, bits(&stat)) == (0, 0, 0);
+        Ok(is_folder && is_roots && self.frozen(&stat))
     }
 
     fn folder(&mut self, folder: BorrowedFd<'_>) -> Result<(), MountError> {

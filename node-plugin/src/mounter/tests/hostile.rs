@@ -1,15 +1,16 @@
 //! Those who stand beside the mounter: one who swaps links in at the target, and a container that wants to write.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::*;
+use crate::ipc::FaultCode;
 use crate::mounter::MountError;
 
 /// Tells the other thread to stop, also when this one panics.
@@ -319,4 +320,151 @@ fn set_mode(path: &Path, bits: u32) -> std::io::Result<()> {
 fn open_to_write(path: &Path, truncate: bool) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).truncate(truncate).open(path).map(drop)
+}
+
+/// A process of a container that holds leases on files of its volume, with no capability; ended when dropped.
+struct Lessee(Child);
+
+impl Lessee {
+    fn new(uid: u32) -> Self {
+        let (reuid, regid) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+        let child = Command::new("setpriv")
+            .args([&reuid, &regid])
+            .args(["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
+            .args(["--no-new-privs", "python3", "-c"])
+            .arg(include_str!("../../../tests/lease.py"))
+            // The system's, which every user may run.
+            .env("PATH", "/usr/bin:/bin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn hold(&mut self, kind: &str, path: &Path) {
+        writeln!(self.0.stdin.as_ref().unwrap(), "{kind} {}", path.display()).unwrap();
+        let mut answer = [0; 5];
+        let held = self.0.stdout.as_mut().unwrap().read_exact(&mut answer);
+        assert!(
+            held.is_ok() && answer == *b"held\n",
+            "{kind} on {}: no lease was taken",
+            path.display()
+        );
+    }
+}
+
+impl Drop for Lessee {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn bind_read_only(kubelet: &Kubelet, target: &Target) -> PathBuf {
+    let bind = kubelet.path().join("bind");
+    std::fs::create_dir(&bind).unwrap();
+    rustix::mount::mount_bind(kubelet.mount_point(target), &bind).unwrap();
+    rustix::mount::mount_remount(
+        &bind,
+        rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY,
+        c"",
+    )
+    .unwrap();
+    bind
+}
+
+#[test]
+fn a_lease_on_a_file_holds_up_no_swap() {
+    fn files(value: &str) -> [(&str, &str); 2] {
+        [("db/password", value), ("token", "t")]
+    }
+    for kind in ["F_WRLCK", "F_RDLCK"] {
+        let kubelet = Kubelet::new();
+        let (volumes, target) = (kubelet.volumes(), kubelet.volume("secrets"));
+        volumes.attach(&target).unwrap();
+        let bind = bind_read_only(&kubelet, &target);
+        write(&volumes, &target, &sealed(1, &files("value 1")));
+        let mut container = Lessee::new(1000);
+        container.hold(kind, &bind.join("db/password"));
+        for seq in 2..5 {
+            let value = format!("value {seq}");
+            let generation = sealed(seq, &files(&value));
+            assert!(write(&volumes, &target, &generation), "{kind} {seq}");
+            assert_eq!(visible(&bind), owned(&files(&value)), "{kind}");
+            assert!(
+                volumes.stat(&target).unwrap().0.whole,
+                "what was set aside is no damage"
+            );
+            assert!(!write(&volumes, &target, &generation), "{kind} {seq}");
+        }
+        let mount = kubelet.mount_point(&target);
+        let aside = mount.join("..left-0");
+        assert_eq!(hidden(&mount)[1..], ["..data", "..left-0"], "{kind}");
+        assert!(is_immutable(&aside) && super::kind(&aside) == (0, 0, 0));
+        let left: Vec<_> = std::fs::read_dir(aside.join("db")).unwrap().collect();
+        assert_eq!(left.len(), 1, "the file with the lease");
+        assert!(!aside.join("token").exists(), "and no other");
+        assert!(is_immutable(&aside.join("db/password")) && is_immutable(&aside.join("db")));
+        drop(container);
+        write(&volumes, &target, &sealed(9, &files("value 9")));
+        assert_eq!(hidden(&mount).len(), 2, "{kind}: {:?}", hidden(&mount));
+    }
+}
+
+#[test]
+fn leases_can_fill_a_volume_and_cost_nobody_else() {
+    let kubelet = Kubelet::new();
+    let limits = VolumeLimits {
+        inodes: 64,
+        ..VolumeLimits::default()
+    };
+    let (volumes, target) = (kubelet.volumes_with(limits), kubelet.volume("secrets"));
+    volumes.attach(&target).unwrap();
+    let bind = bind_read_only(&kubelet, &target);
+    let files = [("db/password", "same length")];
+    let mut container = Lessee::new(1000);
+    let mut seq = 0;
+    let refused = loop {
+        seq += 1;
+        assert!(seq < 64, "64 inodes hold no 64 generations");
+        let generation = sealed(seq, &files);
+        match volumes.write(&target, memfd(&generation), generation.memfd_bytes()) {
+            Ok(changed) => assert!(changed),
+            Err(error) => break error,
+        }
+        container.hold("F_WRLCK", &bind.join("db/password"));
+    };
+    assert_eq!(refused.fault().code, FaultCode::NoSpace);
+    let stat = volumes.stat(&target).unwrap().0;
+    assert!(stat.whole && stat.generation.unwrap().seq == seq - 1);
+    assert_eq!(visible(&bind), owned(&files));
+    let other = kubelet.volume("others");
+    volumes.attach(&other).unwrap();
+    assert!(write(&volumes, &other, &sealed(1, &files)));
+    drop(container);
+    assert!(write(&volumes, &target, &sealed(seq, &files)));
+    assert_eq!(hidden(&kubelet.mount_point(&target)).len(), 2);
+    assert!(volumes.detach(&target).unwrap() && volumes.detach(&other).unwrap());
+}
+
+#[test]
+fn a_lease_on_the_metadata_is_no_failure() {
+    let kubelet = Kubelet::new();
+    let (volumes, target) = (kubelet.volumes(), kubelet.volume("secrets"));
+    volumes.attach(&target).unwrap();
+    let bind = bind_read_only(&kubelet, &target);
+    let files = [("db/password", "value")];
+    write(&volumes, &target, &sealed(1, &files));
+    let mut container = Lessee::new(0);
+    container.hold("F_WRLCK", &bind.join(".attache.json"));
+    let (stat, metadata) = volumes.stat(&target).unwrap();
+    assert!(stat.mounted && !stat.whole && metadata.is_none());
+    assert!(
+        write(&volumes, &target, &sealed(1, &files)),
+        "the same generation mends it"
+    );
+    let (stat, metadata) = volumes.stat(&target).unwrap();
+    assert!(stat.whole && metadata.is_some());
+    assert!(volumes.detach(&target).unwrap());
 }

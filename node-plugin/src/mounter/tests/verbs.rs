@@ -509,7 +509,7 @@ fn mode(path: &Path, bits: u32) {
 type Damage = (&'static str, fn(&Path));
 
 /// What root, or a bug, could do to a volume that holds `FILES`.
-const DAMAGES: [Damage; 12] = [
+const DAMAGES: [Damage; 13] = [
     ("a thawed root", |mount| flag(mount, IFlags::empty())),
     ("a thawed file", |mount| {
         flag(&mount.join("..data/token"), IFlags::empty())
@@ -556,6 +556,11 @@ const DAMAGES: [Damage; 12] = [
             std::fs::remove_file(mount.join("token")).unwrap();
             std::fs::write(mount.join("token"), "t0ken").unwrap();
         });
+    }),
+    ("an open folder with the name of one set aside", |mount| {
+        on(mount, |mount| {
+            std::fs::create_dir(mount.join("..left-0")).unwrap()
+        })
     }),
     ("a folder in place of ..data", |mount| {
         on(mount, |mount| {
