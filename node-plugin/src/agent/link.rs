@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -12,6 +12,10 @@ use crate::ipc::{Hello, MounterClient};
 
 /// Between two tries. The mounter is started beside this process, or is being started again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause, after connections that ended at once.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that stood this long is followed by the first pause again.
+const HEALTHY: Duration = Duration::from_secs(10);
 
 /// What happened to the connection.
 pub(super) enum Link {
@@ -28,10 +32,12 @@ pub(super) enum Link {
 pub(super) fn keep(mounter: Arc<MounterClient>, out: mpsc::Sender<Link>) -> io::Result<()> {
     let run = move || {
         let mut told = false;
+        let mut pause = PAUSE;
         loop {
             match mounter.connect() {
                 Ok(hello) => {
                     told = false;
+                    let begun = Instant::now();
                     if out.blocking_send(Link::Up(hello)).is_err() {
                         return;
                     }
@@ -39,6 +45,11 @@ pub(super) fn keep(mounter: Arc<MounterClient>, out: mpsc::Sender<Link>) -> io::
                     if out.blocking_send(Link::Down).is_err() {
                         return;
                     }
+                    pause = if begun.elapsed() < HEALTHY {
+                        LONGEST_PAUSE.min(pause * 2)
+                    } else {
+                        PAUSE
+                    };
                 }
                 Err(error) => {
                     // Once: it is tried many times a second.
@@ -50,9 +61,10 @@ pub(super) fn keep(mounter: Arc<MounterClient>, out: mpsc::Sender<Link>) -> io::
                     if out.is_closed() {
                         return;
                     }
+                    pause = PAUSE;
                 }
             }
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
         }
     };
     thread::Builder::new()

@@ -265,7 +265,7 @@ impl<'a> Agent<'a> {
             Ok(Err(error)) => {
                 let error = &error as &(dyn std::error::Error + 'static);
                 tracing::warn!(error, "the mounted volumes could not be listed");
-                // A connection that was lost again brings the next one; until then nobody is listened to.
+                // The connection is gone, and the next one brings the next try; until then nobody is listened to.
                 return Ok(None);
             }
             Err(_) => return Err(AgentError::Ended("the thread for the mounter")),

@@ -239,12 +239,15 @@ impl Volumes {
     /// many are published. Blocking.
     ///
     /// # Errors
-    /// [`MounterError`].
+    /// [`MounterError`]; there is no connection then.
     pub fn recover(&self) -> Result<usize, MounterError> {
         let mut found = Vec::new();
         let look = self.shared.table.look();
-        for target in self.shared.mounter.list()? {
-            let state = match self.shared.mounter.stat(&target) {
+        let mounter = &self.shared.mounter;
+        // A listing that is refused is tried again by the next connection.
+        let targets = mounter.list().inspect_err(|_| mounter.disconnect())?;
+        for target in targets {
+            let state = match mounter.stat(&target) {
                 Ok(state) => state,
                 // One volume that cannot be looked at must not keep all the others from being served.
                 Err(MounterError::Refused(fault)) => {

@@ -78,7 +78,7 @@ pub struct Hello {
 pub struct VolumeState {
     /// As the mounter reads it back.
     pub stat: VolumeStat,
-    /// The content of `.attache.json`; none when nothing was written, or the volume was wiped.
+    /// The content of `.attache.json`; none when nothing was written, the volume was wiped, or it cannot be read.
     pub metadata: Option<Vec<u8>>,
 }
 
@@ -140,6 +140,13 @@ impl MounterClient {
             csi,
             registration,
         })
+    }
+
+    /// Ends the present connection, if there is one: whoever waits for that connects again.
+    pub fn disconnect(&self) {
+        if let Some(link) = self.link().take() {
+            packet::shut_down(&link.socket);
+        }
     }
 
     /// Waits until the present connection has ended; returns at once where there is none.
@@ -240,7 +247,7 @@ impl MounterClient {
         let Answer::Stat(stat) = answer else {
             return Err(MISPLACED);
         };
-        let metadata = fd.map(read_metadata).transpose()?;
+        let metadata = fd.and_then(read_metadata);
         Ok(VolumeState { stat, metadata })
     }
 
@@ -312,17 +319,13 @@ fn receive(socket: &OwnedFd) -> Result<Packet<ANSWER_BYTES>, MounterError> {
     }
 }
 
-fn read_metadata(fd: OwnedFd) -> Result<Vec<u8>, MounterError> {
+/// The metadata of a volume; what is too long, or cannot be read, is none of ours.
+fn read_metadata(fd: OwnedFd) -> Option<Vec<u8>> {
     let limit = MAX_METADATA_BYTES as u64;
     let mut metadata = Vec::new();
-    let read = File::from(fd).take(limit + 1).read_to_end(&mut metadata);
-    let source = match read {
-        Ok(_) if metadata.len() as u64 <= limit => return Ok(metadata),
-        Ok(_) => Errno::FBIG,
-        Err(error) => Errno::from_io_error(&error).unwrap_or(Errno::IO),
-    };
-    Err(MounterError::Lost {
-        call: "read",
-        source,
-    })
+    File::from(fd)
+        .take(limit + 1)
+        .read_to_end(&mut metadata)
+        .ok()?;
+    (metadata.len() as u64 <= limit).then_some(metadata)
 }

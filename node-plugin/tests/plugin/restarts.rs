@@ -1,7 +1,8 @@
 //! Processes that end and are killed: mounts stay, and are found again.
 
 use std::fs;
-use std::process::Command;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -58,6 +59,46 @@ fn either_half_may_be_killed_and_comes_back() {
     }
     assert_eq!(bed.read(&volume, "db/password"), PASSWORD);
     assert_eq!(bed.mounts().len(), 1);
+}
+
+/// A container's root holds a lease on the metadata of its volume: nobody else feels that, and the volume is mended.
+#[test]
+fn a_lease_on_its_metadata_costs_a_container_alone() {
+    let bed = Bed::start();
+    let [leased, well] = ["web-0", "web-1"].map(Volume::new);
+    for volume in [&leased, &well] {
+        bed.publish(volume).unwrap();
+    }
+    let metadata = bed.kubelet.path(&leased).join(".attache.json");
+    let mut container = Command::new("python3")
+        .args(["-c", include_str!("../lease.py")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ask = format!("F_WRLCK {}\n", metadata.display());
+    let mut stdin = container.stdin.take().unwrap();
+    stdin.write_all(ask.as_bytes()).unwrap();
+    let mut answer = [0; 5];
+    let held = container.stdout.as_mut().unwrap().read_exact(&mut answer);
+    assert!(held.is_ok() && answer == *b"held\n", "no lease was taken");
+    for half in ["agent", "mounter"] {
+        let pid = bed.pid_of(half).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        bed.until("another", |bed| {
+            bed.pid_of(half).is_some_and(|now| now != pid)
+        });
+        bed.until("ready", |bed| bed.ready());
+        bed.until("answering", |bed| bed.publish(&well).is_ok());
+    }
+    assert_eq!(bed.read(&leased, "db/password"), PASSWORD);
+    bed.until("mended", |bed| bed.publish(&leased).is_ok());
+    assert_eq!(bed.read(&leased, "db/password"), PASSWORD);
+    drop(stdin);
+    container.wait().unwrap();
+    for volume in [&leased, &well] {
+        bed.until("unpublished", |bed| bed.unpublish(volume).is_ok());
+    }
 }
 
 /// The mounter dies at each of its failpoints: the volume is whole or absent to its reader, and the next publish
