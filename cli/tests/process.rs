@@ -2,8 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected fails")]
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 
 fn attache(config: &Path, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_attache"))
@@ -97,6 +102,58 @@ fn nobody_is_asked_where_nobody_is() {
     }
     let (_, err) = ends(&file, &["secret", "put", "payments/db", "password"], 2);
     assert!(err.contains("password=@PATH or password=-"), "{err}");
+}
+
+/// Whatever is typed at the question for a value, nothing of it is shown, and the terminal is then as it was.
+#[test]
+fn a_question_for_a_value_leaves_the_terminal_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    for (typed, code, says) in [
+        ("hunter2\u{3}", 130, "was not read: interrupted"),
+        ("hunter2\n", 7, "not signed in"),
+        ("hunter2\u{15}\n", 2, "is empty"),
+    ] {
+        let mut terminal: File = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+            .unwrap()
+            .into();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let own = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let before = tcgetattr(&own).unwrap();
+        assert!(before.local_modes.contains(LocalModes::ECHO));
+        let mut attache = Command::new("setsid")
+            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_attache")])
+            .args(["secret", "put", "payments/db", "password"])
+            .env("ATTACHE_CONFIG", dir.path().join("config.toml"))
+            .stdin(own.try_clone().unwrap())
+            .stdout(own.try_clone().unwrap())
+            .stderr(own.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let mut shown = String::new();
+        let mut bytes = [0; 4096];
+        while !shown.contains("password: ") {
+            let count = terminal.read(&mut bytes).unwrap();
+            shown.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+        terminal.write_all(typed.as_bytes()).unwrap();
+        assert_eq!(attache.wait().unwrap().code(), Some(code), "{shown}");
+        let after = tcgetattr(&own).unwrap();
+        assert_eq!(
+            (after.local_modes, after.input_modes, after.output_modes),
+            (before.local_modes, before.input_modes, before.output_modes),
+            "{typed:?}"
+        );
+        let count = terminal.read(&mut bytes).unwrap();
+        shown.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        assert!(shown.contains(says), "{typed:?}: {shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
 }
 
 #[test]
