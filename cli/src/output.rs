@@ -43,8 +43,10 @@ pub enum Human {
     },
     /// One thing: its properties, each with its name.
     Card(Vec<(&'static str, String)>),
-    /// A sentence or two.
+    /// A sentence or two, on one line.
     Text(String),
+    /// Several lines.
+    Lines(Vec<String>),
     /// A program for a shell, which is made here and printed as it is.
     Script(String),
     /// Nothing, in any form: all has been printed.
@@ -111,7 +113,12 @@ impl Human {
             Self::Nothing => String::new(),
             Self::Script(script) => script.clone(),
             Self::Text(text) if text.is_empty() => String::new(),
-            Self::Text(text) => format!("{}\n", visible_lines(text)),
+            Self::Text(text) => format!("{}\n", visible(text)),
+            Self::Lines(lines) => lines.iter().fold(String::new(), |mut text, line| {
+                // Writing to a String does not fail.
+                let _ = writeln!(text, "{}", visible(line));
+                text
+            }),
             Self::Card(properties) => card(properties, color),
             Self::Table { heads, rows } => table(heads, rows, wide, color),
         }
@@ -189,10 +196,6 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     }))
 }
 
-fn visible_lines(text: &str) -> String {
-    text.split('\n').map(visible).collect::<Vec<_>>().join("\n")
-}
-
 /// JSON and YAML may be looked at in a terminal too. The serializer escapes what is below U+0020; the others of
 /// [`visible`] can stand in quoted strings only, where `\uXXXX` means the same in both.
 fn machine(text: &str) -> String {
@@ -210,7 +213,7 @@ fn machine(text: &str) -> String {
 /// Control characters (C0, DEL, C1) and the invisible ones that reorder or separate text; all are below U+10000.
 fn steers(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// The process's streams, with what the command line says of them.
@@ -257,11 +260,11 @@ impl Console {
         }
     }
 
-    /// Says something beside the answer, on standard error.
+    /// Says something beside the answer, in one line on standard error.
     pub fn hint(&self, text: &str) {
         if !self.quiet {
             // Nobody may read standard error; the answer does not hang on it.
-            let _ = writeln!(io::stderr().lock(), "{}", visible_lines(text));
+            let _ = writeln!(io::stderr().lock(), "{}", visible(text));
         }
     }
 }

@@ -118,25 +118,28 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
     settings.contexts.insert(name.clone(), context);
     settings.current.get_or_insert_with(|| name.clone());
     settings.write()?;
-    let pins = bundle
-        .pins()
-        .map(|pin| format!("  SHA-256 {pin}"))
-        .collect::<Vec<_>>()
-        .join("\n");
-    shell.console.hint(&format!(
-        "the broker is known by the CA key\n{pins}\ncompare it with the broker's"
-    ));
+    let console = &shell.console;
+    console.hint("the broker is known by the CA key");
+    for pin in bundle.pins() {
+        console.hint(&format!("  SHA-256 {pin}"));
+    }
+    console.hint("compare it with the broker's");
     let (when, recover) = if again {
         (", with the broker stopped", " --recover")
     } else {
         ("", "")
     };
-    let text = format!(
-        "context {name} waits for its certificate. On the broker's machine{when}:\n  attache-broker bootstrap operator {} --csr {}{recover} > chain.pem\nthen here:\n  attache login --finish chain.pem",
-        data.operator,
-        new.csr.display()
-    );
-    Report::new(&data, vec![name], Human::Text(text))
+    let lines = vec![
+        format!("context {name} waits for its certificate. On the broker's machine{when}:"),
+        format!(
+            "  attache-broker bootstrap operator {} --csr {}{recover} > chain.pem",
+            data.operator,
+            new.csr.display()
+        ),
+        "then here:".to_owned(),
+        "  attache login --finish chain.pem".to_owned(),
+    ];
+    Report::new(&data, vec![name], Human::Lines(lines))
 }
 
 fn missing(word: &str) -> Failure {

@@ -113,3 +113,23 @@ fn nothing_reaches_the_terminal_that_steers_it() {
     assert_eq!(json["name"], hostile);
     assert!(steers('\u{7f}') && !steers('é'));
 }
+
+#[test]
+fn no_text_steers_a_terminal_or_begins_a_line_of_its_own() {
+    let text = "node a\n  to do: \u{61c}obey\u{1b}[2J";
+    let shown = "node a\\u{a}  to do: \\u{61c}obey\\u{1b}[2J";
+    for human in [
+        Human::Text(text.to_owned()),
+        Human::Lines(vec![text.to_owned()]),
+    ] {
+        let report = Report::new(&json!({ "text": text }), vec![], human).unwrap();
+        assert_eq!(
+            report.render(Format::Table, None, false),
+            format!("{shown}\n")
+        );
+        assert_eq!(
+            report.render_record(Format::Json),
+            "{\"text\":\"node a\\n  to do: \\u061cobey\\u001b[2J\"}\n"
+        );
+    }
+}
