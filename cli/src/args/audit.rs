@@ -39,7 +39,7 @@ pub struct Verify {
     /// A checkpoint that was kept: the log must continue it
     #[arg(long, value_name = "FILE", value_parser = parse::path())]
     pub at_least: Option<PathBuf>,
-    /// Keep the checkpoint in this file, when nothing was found
+    /// Keep the checkpoint in this file, when nothing was found; one that it holds already counts as --at-least
     #[arg(long, value_name = "FILE", value_parser = parse::path())]
     pub save: Option<PathBuf>,
 }

@@ -3,7 +3,7 @@
 //! Online the leaves come from the broker, which need not be believed: each is hashed here, and the root must be the one
 //! in the signed checkpoint. Offline the segment files of an audit folder are read as an enemy would have left them.
 //! Either way a log alone does not show that its end is missing or that there are two of it: `--at-least` does, with a
-//! checkpoint that was kept elsewhere by `--save`. And a key that comes from the broker itself proves only that the
+//! checkpoint that was kept elsewhere by `--save`, which never replaces one that the log does not continue. And a key that comes from the broker itself proves only that the
 //! broker agrees with itself: `--vkey` pins it.
 
 use std::fs;
@@ -71,7 +71,7 @@ struct Verdict {
 /// # Errors
 /// When it could not be read, which is not a finding.
 pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
-    let kept = args.at_least.as_deref().map(read_note).transpose()?;
+    let kept = kept_file(&args)?.map(read_note).transpose()?;
     let verdict = match (&args.dir, &args.vkey) {
         (Some(dir), Some(vkey)) => offline(dir, vkey, kept.as_deref())?,
         (Some(_), None) => {
@@ -104,14 +104,30 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
     report(verdict)
 }
 
+/// The file of the checkpoint that the log must continue. One that is to be replaced was kept for that too: a log that
+/// was truncated meanwhile must not take it away.
+fn kept_file(args: &Verify) -> Result<Option<&Path>, Failure> {
+    let replaced = args
+        .save
+        .as_deref()
+        .filter(|file| fs::symlink_metadata(file).is_ok());
+    match (args.at_least.as_deref(), replaced) {
+        (Some(kept), Some(replaced)) if kept != replaced => Err(Failure::usage(WHAT)
+            .because(format!("{} is there already, and is replaced only where the log continues it", replaced.display()))
+            .mend("leave --at-least out, name the same file twice, or --save to a file that is not there")),
+        (Some(kept), _) => Ok(Some(kept)),
+        (None, replaced) => Ok(replaced),
+    }
+}
+
 fn report(verdict: Verdict) -> Result<Report, Failure> {
     let clean = verdict.findings.is_empty();
     let size = verdict
         .checkpoint
         .as_ref()
         .map_or(0, |(checkpoint, _)| checkpoint.size);
-    let text = if clean {
-        format!("verified: {size} records, each as it was signed")
+    let lines = if clean {
+        vec![format!("verified: {size} records, each as it was signed")]
     } else {
         let lines = verdict
             .findings
@@ -124,7 +140,7 @@ fn report(verdict: Verdict) -> Result<Report, Failure> {
                 _ => format!("found: record {}: {}", finding.index, finding.finding),
             });
         let verified = format!("verified up to record {size} of {}", verdict.leaves);
-        lines.chain([verified]).collect::<Vec<_>>().join("\n")
+        lines.chain([verified]).collect()
     };
     let data = VerifyJson {
         clean,
@@ -136,7 +152,7 @@ fn report(verdict: Verdict) -> Result<Report, Failure> {
         }),
         findings: verdict.findings,
     };
-    let report = Report::new(&data, Vec::new(), Human::Text(text))?;
+    let report = Report::new(&data, Vec::new(), Human::Lines(lines))?;
     Ok(if clean { report } else { report.found() })
 }
 

@@ -182,6 +182,73 @@ fn a_kept_checkpoint_of_another_key_is_a_finding_and_junk_is_a_failure() {
     );
 }
 
+/// `attache audit verify DIR --vkey KEY`, and its exit.
+async fn saved(log: &Path, at_least: Option<&Path>, save: &Path) -> Exit {
+    use crate::{args::Format, args::Global, environment::Environment, output::Console};
+    let shell = Shell {
+        environment: Environment::default(),
+        global: Global {
+            context: None,
+            output: Format::Table,
+            no_color: true,
+            quiet: true,
+        },
+        console: Console {
+            format: Format::Table,
+            quiet: true,
+            color: false,
+            wide: None,
+        },
+    };
+    let args = Verify {
+        dir: Some(log.to_owned()),
+        vkey: Some(signer().verifier().clone()),
+        at_least: at_least.map(Path::to_owned),
+        save: Some(save.to_owned()),
+    };
+    match verify(args, &shell).await {
+        Ok(report) => report.exit,
+        Err(failure) => failure.exit,
+    }
+}
+
+#[tokio::test]
+async fn a_kept_checkpoint_is_replaced_only_where_the_log_continues_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = log(dir.path());
+    let kept = dir.path().join("kept");
+    let text = || fs::read_to_string(&kept).unwrap();
+    fs::write(&kept, &notes[0]).unwrap();
+    assert_eq!(saved(dir.path(), None, &kept).await, Exit::Done);
+    assert_eq!(text(), notes[3]);
+
+    let end = dir.path().join("00000000000000000006.seg");
+    fs::rename(&end, dir.path().join("end")).unwrap();
+    for at_least in [None, Some(kept.as_path())] {
+        assert_eq!(saved(dir.path(), at_least, &kept).await, Exit::Found);
+        assert_eq!(text(), notes[3], "the newer one stays");
+    }
+    let older = dir.path().join("older");
+    fs::write(&older, &notes[0]).unwrap();
+    assert_eq!(saved(dir.path(), Some(&older), &kept).await, Exit::Usage);
+    assert_eq!(text(), notes[3]);
+
+    fs::rename(dir.path().join("end"), &end).unwrap();
+    let other = Signer::from_seed(&attache_translog::log_origin(&STORE, &CHAIN), &[8; 32]).unwrap();
+    let foreign = Checkpoint {
+        size: 3,
+        root: [0; 32],
+    };
+    for (note, exit) in [
+        (foreign.sign(&other).unwrap(), Exit::Found),
+        ("junk".to_owned(), Exit::Failed),
+    ] {
+        fs::write(&kept, &note).unwrap();
+        assert_eq!(saved(dir.path(), None, &kept).await, exit);
+        assert_eq!(text(), note);
+    }
+}
+
 fn sent(index: u64, n: u64) -> pb::AuditLeaf {
     pb::AuditLeaf {
         index,
