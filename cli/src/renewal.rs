@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use attache_mtls::CertificateDer;
 use attache_mtls::bundle::TrustBundle;
-use attache_mtls::key::LeafKey;
+use attache_mtls::key::{KeyError, LeafKey};
 use attache_mtls::pem;
-use attache_mtls::private_file::write_private;
+use attache_mtls::private_file::{PrivateFileError, write_private};
 use attache_mtls::public_file::read_public;
 use attache_mtls::renew::{Freshness, Jitter, OPERATOR_RENEWS_FOR, Renewal};
 use attache_mtls::spiffe::PeerId;
@@ -277,9 +277,7 @@ pub async fn renew(session: &Session, identity: &Identity) -> Result<Renewed, Fa
     })?;
     let (chain, bundle) = check_issued(&issued, &key, identity)
         .map_err(|why| Failure::new(Exit::Failed, WHAT).because(why))?;
-    let written = |error: attache_mtls::private_file::PrivateFileError| {
-        Failure::new(Exit::Failed, WHAT).caused_by(&error)
-    };
+    let written = |error: PrivateFileError| Failure::new(Exit::Failed, WHAT).caused_by(&error);
     if files.owns_bundle && bundle != **identity.credentials.current().bundle() {
         write_private(&files.trust_bundle, bundle.to_pem().as_bytes()).map_err(written)?;
     }
@@ -301,12 +299,17 @@ pub async fn renew(session: &Session, identity: &Identity) -> Result<Renewed, Fa
 
 /// The key of a renewal that was not answered, else a new one, which is on disk before anything is sent.
 fn next_key(files: &Files) -> Result<LeafKey, Failure> {
+    let failed = |error| Failure::new(Exit::Failed, "the next key was not made").caused_by(&error);
     let path = files.next_key();
-    if let Ok(key) = LeafKey::read(&path) {
-        return Ok(key);
+    match read_key(&path) {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => {
+            let key = LeafKey::generate().and_then(|key| key.write(&path).map(|()| key));
+            key.map_err(failed)
+        }
+        // The broker may have answered for it.
+        Err(error) => Err(failed(error)),
     }
-    let key = LeafKey::generate().and_then(|key| key.write(&path).map(|()| key));
-    key.map_err(|error| Failure::new(Exit::Failed, "the next key was not made").caused_by(&error))
 }
 
 /// Holds an issued certificate against the key, the name and the roots that it must fit.
@@ -336,8 +339,21 @@ fn check_issued(
     Ok((chain, bundle))
 }
 
-/// Moves an answered renewal into place; a certificate that fits neither key is a leftover and goes. The caller holds
-/// the lock.
+/// Reads a key; none when there is no such file.
+fn read_key(path: &Path) -> Result<Option<LeafKey>, KeyError> {
+    match LeafKey::read(path) {
+        Ok(key) => Ok(Some(key)),
+        Err(KeyError::File(PrivateFileError::Io { source, .. }))
+            if source.kind() == ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Moves an answered renewal into place; a certificate that is for neither key is a leftover and goes. Where a key
+/// cannot be read, nobody knows that, and it stays. The caller holds the lock.
 fn complete(files: &Files) -> Result<(), Failure> {
     let next = files.next_certificate();
     let failed = |error: &(dyn std::error::Error + 'static)| {
@@ -349,15 +365,21 @@ fn complete(files: &Files) -> Result<(), Failure> {
         Err(error) => return Err(failed(&error)),
     };
     let bundle = Arc::new(read_bundle(&files.trust_bundle)?);
-    let fits = |key: &Path| {
-        LeafKey::read(key)
-            .is_ok_and(|key| Material::from_pem(&text, &key, Arc::clone(&bundle)).is_ok())
+    let fits = |key: &Path| -> Result<bool, Failure> {
+        let Some(key) = read_key(key).map_err(|error| failed(&error))? else {
+            return Ok(false);
+        };
+        match Material::from_pem(&text, &key, Arc::clone(&bundle)) {
+            Ok(_) => Ok(true),
+            Err(MaterialError::Mismatch) => Ok(false),
+            Err(error) => Err(failed(&error)),
+        }
     };
     let next_key = files.next_key();
-    let step = if fits(&next_key) {
+    let step = if fits(&next_key)? {
         rename_durably(&next_key, &files.key)
             .and_then(|()| rename_durably(&next, &files.certificate))
-    } else if fits(&files.key) {
+    } else if fits(&files.key)? {
         rename_durably(&next, &files.certificate)
     } else {
         fs::remove_file(&next)

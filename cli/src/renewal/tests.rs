@@ -215,6 +215,26 @@ fn a_renewal_cut_short_is_completed_at_the_next_start() {
     assert!(!desk.path("ada.crt.next").exists());
 }
 
+/// What is not known to be a leftover stays: the renewal is answered, and its key may be readable again.
+#[test]
+fn a_key_that_cannot_be_read_costs_no_renewed_certificate() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    desk.pair("ada.key", "ada.crt", ADA, 0);
+    let new = desk.pair("ada.key.next", "ada.crt.next", ADA, 0);
+    let mode = |bits| {
+        let bits = fs::Permissions::from_mode(bits);
+        fs::set_permissions(desk.path("ada.key.next"), bits).unwrap();
+    };
+    mode(0o644);
+    let refused = desk.load().unwrap_err();
+    assert!(refused.to_string().contains("chmod 600"), "{refused}");
+    let files = Files::of(&desk.settings, &desk.context());
+    assert!(next_key(&files).is_err(), "and no other takes its place");
+    mode(0o600);
+    assert_eq!(desk.loaded_key(), new.spki_sha256());
+}
+
 #[test]
 fn a_pair_that_does_not_belong_together_or_to_us_is_refused() {
     use std::os::unix::fs::PermissionsExt;
