@@ -20,4 +20,4 @@ pub use arena::{Arena, Key, Protection};
 pub use error::ArenaError;
 pub use locked::LockedBuf;
 pub use memfd::{MemfdWriter, PinnedMap, SealedMemfd, check_seals};
-pub use process::{MIN_MEMLOCK_BYTES, harden_process, raise_memlock_limit};
+pub use process::{MIN_MEMLOCK_BYTES, harden_process, inherit_nothing, raise_memlock_limit};

@@ -39,3 +39,24 @@ pub fn harden_process() -> Result<(), ArenaError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(ArenaError::os("prctl(PR_SET_DUMPABLE)"))
 }
+
+/// Has every descriptor of this process but the standard three closed when another program is started: whoever started
+/// this one may have left it some. Nothing is closed in this process.
+///
+/// # Errors
+/// [`ArenaError::Os`] when the kernel refuses.
+pub fn inherit_nothing() -> Result<(), ArenaError> {
+    const FIRST: libc::c_uint = 3;
+    let flag = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    #[expect(unsafe_code, reason = "no safe form of close_range exists")]
+    // SAFETY: with CLOSE_RANGE_CLOEXEC the call sets a flag of each descriptor and closes none, so every owner of one
+    // keeps it; it takes no pointer.
+    let done = unsafe { libc::close_range(FIRST, libc::c_uint::MAX, flag) };
+    if done == 0 {
+        Ok(())
+    } else {
+        let error = std::io::Error::last_os_error();
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+        Err(ArenaError::os("close_range")(errno))
+    }
+}

@@ -40,7 +40,7 @@ const KEPT: &str = "000000000020020b";
 
 type Test = (&'static str, fn());
 
-const TESTS: [Test; 10] = [
+const TESTS: [Test; 11] = [
     (
         "sockets_belong_to_those_who_use_them",
         sockets_belong_to_those_who_use_them,
@@ -74,6 +74,10 @@ const TESTS: [Test; 10] = [
     (
         "a_supervisor_starts_again_and_ends_all",
         a_supervisor_starts_again_and_ends_all,
+    ),
+    (
+        "children_have_nothing_of_their_supervisors_starter",
+        children_have_nothing_of_their_supervisors_starter,
     ),
 ];
 
@@ -727,6 +731,73 @@ fn a_supervisor_starts_again_and_ends_all() {
     supervisor.wait().unwrap();
     let child = Pid::from_raw(pid_of("root").unwrap());
     wait_for("the child's end", || kill(child, None).is_err());
+}
+
+/// Started by root at a terminal, with an open descriptor and variables that are nobody's business.
+fn children_have_nothing_of_their_supervisors_starter() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let root = folder.path();
+    let own = std::env::current_exe().unwrap();
+    let line = format!(
+        "exec 9</etc/passwd; echo $$ >{root}/pid; exec {own} as-supervisor {root}",
+        root = root.display(),
+        own = own.display()
+    );
+    let mut starter = Command::new("script")
+        .args(["--quiet", "--command", &line, "/dev/null"])
+        .env("CANARY", "canary-of-the-starter")
+        .env("NOTIFY_SOCKET", "/run/notify")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let read = |path: String| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+    let number = |name: &str| -> Option<i32> {
+        std::fs::read_to_string(root.join(name))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    wait_for("both children", || {
+        number("root").is_some() && number("agent").is_some()
+    });
+    let supervisor = number("pid").unwrap();
+    // Session and terminal: the fourth and fifth field after the name.
+    let stat = |pid: i32| -> Vec<String> {
+        let text = read(format!("/proc/{pid}/stat"));
+        let fields = text.rsplit_once(") ").unwrap().1.split(' ');
+        fields.skip(3).take(2).map(str::to_owned).collect()
+    };
+    let link = |pid: i32, fd: &str| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+    assert_ne!(stat(supervisor)[1], "0", "the control: it has a terminal");
+    assert!(read(format!("/proc/{supervisor}/environ")).contains("CANARY"));
+    assert_eq!(link(supervisor, "9").unwrap(), Path::new("/etc/passwd"));
+    for name in ["root", "agent"] {
+        let pid = number(name).unwrap();
+        assert_eq!(stat(pid), [pid.to_string(), "0".to_owned()], "{name}");
+        let environ = read(format!("/proc/{pid}/environ"));
+        let mut names: Vec<&str> = environ
+            .split_terminator('\0')
+            .filter_map(|variable| variable.split('=').next())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, ["ATTACHE_SUPERVISOR_PID", "NOTIFY_SOCKET"], "{name}");
+        for fd in ["0", "1"] {
+            assert_eq!(link(pid, fd).unwrap(), Path::new("/dev/null"), "{name}");
+        }
+        assert!(link(pid, "2").unwrap().starts_with("/dev/pts"), "{name}");
+        let flags = read(format!("/proc/{pid}/fdinfo/2"));
+        let flags = flags
+            .lines()
+            .find_map(|l| l.strip_prefix("flags:"))
+            .unwrap();
+        assert!(flags.ends_with('1'), "{name}: for writing alone: {flags}");
+        assert_eq!(link(pid, "9"), None, "{name}");
+    }
+    kill(Pid::from_raw(supervisor), Signal::SIGTERM).unwrap();
+    starter.wait().unwrap();
 }
 
 fn as_supervisor(root: &Path) {

@@ -2,18 +2,24 @@
 //!
 //! The supervisor opens no socket and reads no input. It is a process of its own since the mounter, once confined,
 //! can start nobody; the agent runs under its own uid from its first instruction on.
+//!
+//! Nothing of the supervisor's starter reaches the children, since an agent that was taken over must not type into
+//! root's shell: no terminal but for writing logs, no session, no descriptor, and of the environment what [`PASSED_ON`]
+//! names.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, getppid, kill_process, set_parent_process_death_signal, setsid};
 use thiserror::Error;
 
 use super::signals::{Told, told};
@@ -25,6 +31,8 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// How long the children may take to end.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// The variables that children get, if they are set: where the service manager hears that the agent is ready.
+const PASSED_ON: [&str; 1] = ["NOTIFY_SOCKET"];
 /// Tells a child its supervisor's pid.
 const SUPERVISOR: &str = "ATTACHE_SUPERVISOR_PID";
 
@@ -45,6 +53,9 @@ pub enum SuperviseError {
     /// This program's file cannot be found.
     #[error("this program's own file cannot be found")]
     Program(#[source] io::Error),
+    /// Inherited descriptors would be passed on.
+    #[error("inherited descriptors cannot be kept from the children")]
+    Descriptors(#[source] attache_arena::ArenaError),
     /// The supervisor ended before this process had begun.
     #[error("the supervisor is gone")]
     Orphan,
@@ -65,6 +76,7 @@ pub enum SuperviseError {
 /// [`SuperviseError`], before anything is started.
 pub fn supervise(children: Vec<Child>) -> Result<(), SuperviseError> {
     let program = std::env::current_exe().map_err(SuperviseError::Program)?;
+    attache_arena::inherit_nothing().map_err(SuperviseError::Descriptors)?;
     let signals = Signals::block()?;
     // For everything that is started from here on.
     rustix::thread::set_no_new_privs(true).map_err(|errno| SuperviseError::Os {
@@ -90,8 +102,8 @@ pub fn supervise(children: Vec<Child>) -> Result<(), SuperviseError> {
     Ok(())
 }
 
-/// What a process that may be supervised does first: it undoes the blocked signals that it inherits, and asks to be
-/// killed with its supervisor: an asked one would go on answering kubelet for a while beside its successor, and
+/// What a process that may be supervised does first: it undoes the blocked signals that it inherits, leaves the session
+/// of whoever started its supervisor, and asks to be killed with its supervisor: an asked one would go on answering kubelet for a while beside its successor, and
 /// killing is safe at any instant. Started by anybody else it only unblocks signals: the death signal comes when the
 /// parent's **thread** ends, which means nothing under a container runtime.
 ///
@@ -111,11 +123,13 @@ pub fn begin_supervised() -> Result<(), SuperviseError> {
         .map_err(failed("prctl(PR_SET_PDEATHSIG)"))?;
     // It may have died before the call above.
     let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
-    if parent.is_some_and(|parent| supervisor == *parent) {
-        Ok(())
-    } else {
-        Err(SuperviseError::Orphan)
+    if parent.is_none_or(|parent| supervisor != *parent) {
+        return Err(SuperviseError::Orphan);
     }
+    setsid()
+        .map(drop)
+        .map_err(io::Error::from)
+        .map_err(failed("setsid"))
 }
 
 struct Kept {
@@ -178,6 +192,14 @@ impl Kept {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(PathBuf::from(program));
         command.args(&self.child.args);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_output());
+        let passed_on = PASSED_ON
+            .iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?)));
+        command.env_clear().envs(passed_on);
         command.env(SUPERVISOR, std::process::id().to_string());
         if let Some((uid, gid)) = self.child.user {
             command.gid(gid).uid(uid);
@@ -212,6 +234,18 @@ impl Kept {
             let _told = signals.wait(Some(left));
         }
     }
+}
+
+/// Standard error, where logs go; a terminal, which comes open for reading too, is opened anew for writing alone.
+fn log_output() -> Stdio {
+    if !io::stderr().is_terminal() {
+        return Stdio::inherit();
+    }
+    let own = File::options()
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open("/proc/self/fd/2");
+    own.map_or_else(|_| Stdio::null(), Stdio::from)
 }
 
 /// SIGTERM, SIGINT, SIGHUP and SIGCHLD, blocked and readable.
