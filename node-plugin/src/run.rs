@@ -7,7 +7,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open};
+use rustix::fs::{
+    CWD, Dir, DirEntry, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open,
+};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -37,6 +39,19 @@ pub enum RunError {
         path: PathBuf,
         /// Its owner.
         found: u32,
+    },
+    /// The state folder is one of root's, with something in it.
+    #[error(
+        "agent.state_dir {path}: is root's and not empty, so it may be somebody else's; name a folder that is not there yet, or give this one to the agent: chown {uid}:{gid} {path}",
+        path = path.display()
+    )]
+    StateInUse {
+        /// The folder.
+        path: PathBuf,
+        /// The agent's user.
+        uid: u32,
+        /// The agent's group.
+        gid: u32,
     },
     /// The state folder cannot be made.
     #[error("agent.state_dir {}: {call} failed", path.display())]
@@ -153,6 +168,20 @@ fn make_state_dir(path: &Path, uid: u32, gid: u32) -> Result<(), RunError> {
             found,
         });
     }
+    // A slip in the settings must not give a folder of the system away.
+    if found == 0 {
+        let mut entries = Dir::read_from(&folder).map_err(failed("getdents"))?;
+        let holds = |entry: rustix::io::Result<DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name() != c"." && entry.file_name() != c"..")
+        };
+        if entries.any(holds) {
+            return Err(RunError::StateInUse {
+                path: path.to_owned(),
+                uid,
+                gid,
+            });
+        }
+    }
     // The mode first: what root's folder held is nobody else's to see at any moment.
     fchmod(&folder, Mode::RWXU).map_err(failed("fchmod"))?;
     fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(failed("fchown"))
@@ -186,6 +215,19 @@ mod tests {
             make_state_dir(&path, 4840, 4841),
             Err(RunError::StateOwner { found: 1000, .. })
         ));
+        let system = parent.path().join("system");
+        std::fs::create_dir(&system).unwrap();
+        std::fs::set_permissions(&system, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(system.join("passwd"), "").unwrap();
+        let refused = make_state_dir(&system, 4840, 4841).unwrap_err();
+        assert!(
+            refused.to_string().contains("chown 4840:4841 "),
+            "{refused}"
+        );
+        let kept = std::fs::metadata(&system).unwrap();
+        assert_eq!((kept.uid(), kept.mode() & 0o7777), (0, 0o755));
+        std::fs::remove_file(system.join("passwd")).unwrap();
+        make_state_dir(&system, 4840, 4841).unwrap();
         let link = parent.path().join("link");
         symlink(&path, &link).unwrap();
         assert!(matches!(
