@@ -64,9 +64,9 @@ struct Running {
 pub(super) enum Publish {
     /// Mount it: the volume is the holder's until the claim is dropped.
     First(Claim, PublishRequest),
-    /// It is there; see whether it is still what it should be.
+    /// It should be there; see whether it is, and still what it should be.
     Refresh(Refresh, PublishRequest),
-    /// It is there, and a refresh that is under way will take this request up.
+    /// It should be there, and a refresh that is under way will take this request up.
     Queued,
     /// Something else is under way with it.
     Busy,
@@ -310,6 +310,16 @@ impl Refresh {
         {
             *noted = record;
         }
+    }
+
+    /// Takes the volume for a publish from the beginning, since it is not mounted any more; none once it is being
+    /// unpublished.
+    pub(super) fn remount(self) -> Option<Claim> {
+        match self.table.lock().volumes.get_mut(&self.target) {
+            Some(slot @ Slot::Published { .. }) => *slot = Slot::Publishing,
+            Some(Slot::Publishing | Slot::Unpublishing) | None => return None,
+        }
+        Some(self.table.claim(&self.target))
     }
 
     /// Forgets the volume: it is not mounted any more, or not what was written, and the next publish mends it.

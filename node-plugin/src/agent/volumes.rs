@@ -3,7 +3,7 @@
 //! ```text
 //! first publish   deliver -> [open -> attach -> write -> stat] -> OK          [..] one visit to a blocking thread
 //!                 any failure -> nothing of it stays mounted, or the code says "perhaps"
-//! republish       the record says it is there -> OK at once; then, in the background:
+//! republish       the record says it is there -> [stat] it is -> OK at once; then, in the background:
 //!                 deliver(held) -> unchanged | [open -> write -> stat] | refused: the mount stays, and is reported
 //! unpublish       stop the refresh and wait for it -> [detach] -> OK          no broker, no pod
 //! ```
@@ -50,6 +50,9 @@ pub enum PublishError {
     /// The mounter refused.
     #[error("the volume cannot be mounted: {0}")]
     Mount(Fault),
+    /// The volume is published, and cannot be looked at.
+    #[error("the volume cannot be looked at: {0}; trying again")]
+    NotSeen(Fault),
     /// There is no connection to the mounter.
     #[error("the node plugin's mounter is restarting; trying again")]
     MounterAway,
@@ -148,7 +151,8 @@ impl Volumes {
         }
     }
 
-    /// Publishes a volume; one that is there is answered at once and refreshed in the background.
+    /// Publishes a volume; one that is there is answered at once and refreshed in the background. That it is there is
+    /// the mounter's word of this moment: the record alone is none.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -157,30 +161,36 @@ impl Volumes {
     /// What was begun goes on to its end.
     pub async fn publish(&self, request: PublishRequest) -> Result<(), PublishError> {
         let shared = Arc::clone(&self.shared);
-        match self.shared.table.publish(request) {
-            Publish::Queued => Ok(()),
-            Publish::Busy => Err(PublishError::Busy),
+        let target = request.target.clone();
+        let (claim, request) = match shared.table.publish(request) {
+            Publish::First(claim, request) => (claim, request),
+            Publish::Busy => return Err(PublishError::Busy),
+            Publish::Queued if shared.is_mounted(&target).await? => return Ok(()),
+            // The refresh under way ends first.
+            Publish::Queued => return Err(PublishError::Busy),
             Publish::Refresh(refresh, request) => {
-                self.shared
-                    .tasks
-                    .spawn(async move { shared.refresh_all(refresh, request).await });
-                Ok(())
+                if shared.is_mounted(&target).await? {
+                    let tasks = &self.shared.tasks;
+                    tasks.spawn(async move { shared.refresh_all(refresh, request).await });
+                    return Ok(());
+                }
+                tracing::error!(request = %request.summary(), "published, and not mounted any more; it is mounted again");
+                (refresh.remount().ok_or(PublishError::Busy)?, request)
             }
-            Publish::First(claim, request) => {
-                let task = self
-                    .shared
-                    .tasks
-                    .spawn(async move { shared.first_publish(claim, request).await });
-                task.await.unwrap_or(Err(PublishError::Stopping))
-            }
-        }
+        };
+        let first = async move { shared.first_publish(claim, request).await };
+        let task = self.shared.tasks.spawn(first);
+        task.await.unwrap_or(Err(PublishError::Stopping))
     }
 
-    /// Keeps a volume that is published though a republish of it could not be read, and notes why as its trouble; answers
-    /// whether it is published.
-    #[must_use]
-    pub fn keep(&self, target: &Target, error: &RequestError) -> bool {
-        self.shared.table.trouble(target, error.to_string())
+    /// Keeps a volume that is mounted though a republish of it could not be read, and notes why as its trouble; answers
+    /// whether it is.
+    ///
+    /// # Errors
+    /// [`PublishError::NotSeen`], [`PublishError::MounterAway`], [`PublishError::Stopping`].
+    pub async fn keep(&self, target: &Target, error: &RequestError) -> Result<bool, PublishError> {
+        Ok(self.shared.table.trouble(target, error.to_string())
+            && self.shared.is_mounted(target).await?)
     }
 
     /// Unpublishes a volume; one that is not there is done already. Needs neither broker nor pod.
@@ -269,6 +279,16 @@ impl Volumes {
 }
 
 impl Shared {
+    /// Looks whether a volume that is recorded as published is mounted.
+    async fn is_mounted(&self, target: &Target) -> Result<bool, PublishError> {
+        let (mounter, target) = (Arc::clone(&self.mounter), target.clone());
+        match blocking(move || mounter.stat(&target)).await? {
+            Ok(state) => Ok(state.stat.mounted),
+            Err(MounterError::Refused(fault)) => Err(PublishError::NotSeen(fault)),
+            Err(lost) => Err(lost.into()),
+        }
+    }
+
     async fn first_publish(
         self: Arc<Self>,
         claim: Claim,

@@ -118,7 +118,10 @@ impl Node for Services {
                 tracing::warn!(%error, "a publish request is refused");
                 // INVALID_ARGUMENT would have kubelet forget, or even unmount, what is mounted.
                 let target = parse_publish_target(&id, &path, self.expected()).ok();
-                let kept = target.is_some_and(|target| self.volumes.keep(&target, &error));
+                let kept = match target {
+                    Some(target) => self.volumes.keep(&target, &error).await?,
+                    None => false,
+                };
                 if !kept {
                     return Err(error.into());
                 }

@@ -36,6 +36,7 @@ impl From<PublishError> for Status {
             | PublishError::NotJoined
             | PublishError::Deliver(_)
             | PublishError::Mount(_)
+            | PublishError::NotSeen(_)
             | PublishError::MounterAway
             | PublishError::NotAsWritten
             | PublishError::LeftMounted(_)
@@ -66,6 +67,7 @@ fn publish_code(error: &PublishError) -> Code {
         PublishError::Busy => Code::Aborted,
         PublishError::TooMany => Code::ResourceExhausted,
         PublishError::NotJoined
+        | PublishError::NotSeen(_)
         | PublishError::MounterAway
         | PublishError::LeftMounted(_)
         | PublishError::Stopping => Code::Unavailable,

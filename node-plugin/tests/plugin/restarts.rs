@@ -131,14 +131,37 @@ fn a_mounter_that_dies_in_the_middle_leaves_nothing_half() {
 
 #[test]
 fn a_volume_that_was_unmounted_behind_the_plugin_is_mounted_again() {
-    let bed = Bed::start();
+    let mut bed = Bed::start();
     let volume = Volume::new("web-0");
     bed.publish(&volume).unwrap();
-    unmount(bed.kubelet.path(&volume), UnmountFlags::DETACH).unwrap();
-    bed.until("mended", |bed| {
-        bed.publish(&volume).is_ok() && bed.read(&volume, "db/password") == PASSWORD
-    });
+    let point = bed.kubelet.path(&volume);
+    unmount(&point, UnmountFlags::DETACH).unwrap();
+    bed.publish(&volume).unwrap();
+    assert_eq!(
+        bed.read(&volume, "db/password"),
+        PASSWORD,
+        "OK is for what is there"
+    );
     assert_eq!(bed.mounts().len(), 1);
+    unmount(&point, UnmountFlags::DETACH).unwrap();
+    bed.broker.down();
+    let refused = bed.publish(&volume).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    assert!(bed.mounts().is_empty());
+    let mut request = bed.kubelet.publish_request(&volume);
+    request.secrets.clear();
+    let refused = bed.send(request).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    bed.broker.up();
+    bed.until("back", |bed| bed.publish(&volume).is_ok());
+    assert_eq!(bed.read(&volume, "db/password"), PASSWORD);
+    // Something else on top of it: nobody can say what a container would see, and nothing final is said.
+    let flags = MountFlags::empty();
+    mount("theirs", &point, c"tmpfs", flags, None).unwrap();
+    let refused = bed.publish(&volume).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    unmount(&point, UnmountFlags::DETACH).unwrap();
+    bed.publish(&volume).unwrap();
 }
 
 /// Somebody mounted something over a volume: that one is refused, and all others are served, by a restarted agent too.

@@ -147,6 +147,23 @@ fn a_refresh_that_is_dropped_midway_lets_the_next_begin() {
 }
 
 #[test]
+fn a_volume_that_is_gone_is_published_from_the_beginning() {
+    let table = Table::default();
+    first(&table, "a").published(record(1));
+    let claim = refresh(&table, "a", "one").remount().unwrap();
+    assert_eq!(table.record(&target("a")), None);
+    assert!(matches!(table.publish(request("a", "t")), Publish::Busy));
+    claim.published(record(2));
+    let running = refresh(&table, "a", "two");
+    let Unpublish::Begin { claim, .. } = table.unpublish(&target("a")) else {
+        panic!("does not begin");
+    };
+    assert!(running.remount().is_none(), "being unpublished");
+    drop(claim);
+    assert!(table.lock().volumes.is_empty());
+}
+
+#[test]
 fn what_is_found_is_taken_over_but_not_from_under_anybody() {
     let table = Table::default();
     first(&table, "a").published(record(1));

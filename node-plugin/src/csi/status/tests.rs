@@ -29,6 +29,13 @@ fn every_failure_has_its_code() {
         (PublishError::TooMany, Code::ResourceExhausted),
         (PublishError::NotJoined, Code::Unavailable),
         (PublishError::MounterAway, Code::Unavailable),
+        (
+            PublishError::NotSeen(Fault {
+                code: FaultCode::ForeignMount,
+                errno: None,
+            }),
+            Code::Unavailable,
+        ),
         (PublishError::NotAsWritten, Code::Internal),
         (
             PublishError::LeftMounted(Box::new(fault(FaultCode::ForeignMount))),
