@@ -2,7 +2,7 @@
 # The main job on this machine, narrated and checked line by line. Needs root, Debian and Rust; installs by apt what is
 # missing, builds in release, runs in seconds once built, and can be run again.
 #   deploy/try.sh              runs it and cleans up
-#   deploy/try.sh --keep DIR   leaves all of it running; DIR/env says where everything is, DIR/stop.sh ends it
+#   deploy/try.sh --keep DIR   leaves all of it running in DIR, a new or empty folder; DIR/env says where everything is, DIR/stop.sh ends it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

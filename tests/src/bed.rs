@@ -46,7 +46,7 @@ pub struct Bed {
     /// Nothing is taken down when it is dropped.
     left: bool,
     /// Deletes the folder; absent when the caller keeps it.
-    _owned: Option<TempDir>,
+    owned: Option<TempDir>,
     /// Signs the cluster's tokens.
     pub issuer: std::sync::Arc<Issuer>,
     /// The cluster's record.
@@ -64,12 +64,18 @@ impl Bed {
         Self::lay_out(&dir, Some(owned))
     }
 
-    /// As [`Bed::new`], in a folder that the caller keeps.
+    /// As [`Bed::new`], in a folder that the caller keeps, and that is new or empty: modes in it are changed, and mounts
+    /// below it taken down.
     ///
     /// # Errors
-    /// As [`Bed::new`].
+    /// As [`Bed::new`]; when something is in the folder.
     pub fn at(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir)?;
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        ensure!(
+            fs::read_dir(dir)?.next().is_none(),
+            "{} is not empty: name a folder that is not there yet, or an empty one",
+            dir.display()
+        );
         Self::lay_out(&dir.canonicalize()?, None)
     }
 
@@ -96,7 +102,7 @@ impl Bed {
             broker: None,
             dir: dir.to_owned(),
             left: false,
-            _owned: owned,
+            owned,
             issuer: std::sync::Arc::new(issuer),
             cluster,
         };
@@ -459,8 +465,11 @@ impl Drop for Bed {
         if self.left {
             return;
         }
-        // A test may leave volumes published: deepest first, so that nothing is left under the folder.
+        // A test may leave volumes published: deepest first, so that nothing is left under the folder. In a folder of
+        // the caller's only the volumes are ours.
         if let Ok(mut left) = mounts::below(&self.dir) {
+            let pods = self.kubelet_dir().join("pods");
+            left.retain(|mount| self.owned.is_some() || mount.is_volume_below(&pods));
             left.sort_by_key(|m| std::cmp::Reverse(m.point.as_os_str().len()));
             for mount in left {
                 let _ = unmount(&mount.point, UnmountFlags::DETACH);

@@ -25,6 +25,14 @@ pub struct Mount {
     pub super_options: String,
 }
 
+impl Mount {
+    /// It is a volume of the node plugin's, below this folder of pods.
+    #[must_use]
+    pub fn is_volume_below(&self, pods: &Path) -> bool {
+        self.kind == "tmpfs" && self.source.starts_with("csi-") && self.point.starts_with(pods)
+    }
+}
+
 /// Every mount at or below `root`.
 ///
 /// # Errors

@@ -53,7 +53,7 @@ pub(crate) fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -
         ("ISSUER_KEY", key.display().to_string()),
         ("CONTAINERS", containers.join(" ")),
     ] {
-        writeln!(env, "{name}='{value}'")?;
+        writeln!(env, "{name}='{}'", value.replace('\'', r"'\''"))?;
     }
     writeln!(env, "export ATTACHE_CONFIG")?;
     fs::write(dir.join("env"), env)?;
@@ -75,19 +75,35 @@ const STOP: &str = r#"#!/bin/sh
 dir=$(cd "$(dirname "$0")" && pwd) || exit 1
 . "$dir/env"
 for container in $CONTAINERS; do runc --root "$dir/containers/runc" delete --force "$container"; done
-# A process id may have been taken over by another program since: only ours is told to end.
-stop() {
+# A process id may have been taken over by another program since: only ours is told to end. One whose program was built
+# anew since runs on from a file that is deleted.
+ours() {
   case "$(readlink "/proc/$1/exe")" in
-    */attache-broker | */attache-node-plugin) kill "$1" ;;
+    */attache-broker | */attache-node-plugin | *"/attache-broker (deleted)" | *"/attache-node-plugin (deleted)") true ;;
+    *) false ;;
   esac
 }
+stop() { if ours "$1"; then kill "$1"; fi; }
 stop "$PLUGIN_PID"
 stop "$BROKER_PID"
 tries=0
-while { [ -d "/proc/$PLUGIN_PID" ] || [ -d "/proc/$BROKER_PID" ]; } && [ "$tries" -lt 100 ]; do
+while { ours "$PLUGIN_PID" || ours "$BROKER_PID"; } && [ "$tries" -lt 300 ]; do
   tries=$((tries + 1))
   sleep 0.1
 done
-awk -v under="$dir/" 'index($5, under) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do umount -l "$mount"; done
+# Only the node plugin's volumes: a tmpfs whose source is a volume's id. mountinfo writes a blank as \040.
+PODS="$KUBELET_DIR/pods/" awk '{
+  point = $5
+  gsub(/\\040/, " ", point)
+  for (i = 7; i < NF && $i != "-"; i++);
+  if ($(i + 1) == "tmpfs" && $(i + 2) ~ /^csi-/ && index(point, ENVIRON["PODS"]) == 1) print point
+}' /proc/self/mountinfo | sort -r | while IFS= read -r mount; do umount -l "$mount"; done
+for pid in "$PLUGIN_PID" "$MOUNTER_PID" "$AGENT_PID" "$BROKER_PID"; do
+  if ours "$pid"; then
+    echo "stop.sh: process $pid did not end; look at it, or: kill -9 $pid" >&2
+    left=1
+  fi
+done
+if [ -n "${left:-}" ]; then exit 1; fi
 echo "stopped; the files are in $dir"
 "#;

@@ -20,7 +20,7 @@ use narrator::{Interrupted, Narrator};
 /// Runs the main job and checks every line of it.
 #[derive(Parser)]
 struct Args {
-    /// Leave everything running in this folder, with `env` and `stop.sh` beside it.
+    /// Leave everything running in this folder, which must be new or empty, with `env` and `stop.sh` beside it.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
