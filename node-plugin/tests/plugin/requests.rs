@@ -57,7 +57,7 @@ fn a_bad_request_is_refused_before_the_broker_hears_of_it() {
         .volume_context
         .insert("secrets".into(), "x".repeat(1024 * 1024));
     let refused = bed.send(request).unwrap_err();
-    assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert!(bed.broker.world.lock().unwrap().tokens.is_empty());
     assert!(bed.mounts().is_empty());
 }
