@@ -425,11 +425,11 @@ impl From<PublishError> for Failure {
     }
 }
 
-/// The record of a mounted volume that is what was once written; whatever lies there besides is for the next refresh
-/// to clear away, which then asks for all of it anew.
+/// The record of a mounted volume that is to its reader what was once written; whatever lies there besides is for the next
+/// refresh to clear away, which then asks for all of it anew.
 fn adopt(state: &VolumeState) -> Option<Record> {
     let held = metadata::held(&state.stat, state.metadata.as_deref())?;
-    Some(Record {
+    state.stat.complete.then_some(Record {
         held: state.stat.whole.then_some(held),
         trouble: None,
     })

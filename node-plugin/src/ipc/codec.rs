@@ -165,7 +165,10 @@ fn flags(answer: &Answer) -> u32 {
         Answer::Detached { was_mounted } => bit(*was_mounted, 1),
         Answer::Volumes { more, .. } => bit(*more, 1),
         Answer::Stat(stat) => {
-            bit(stat.mounted, 1) | bit(stat.whole, 2) | bit(stat.generation.is_some(), 4)
+            bit(stat.mounted, 1)
+                | bit(stat.whole, 2)
+                | bit(stat.generation.is_some(), 4)
+                | bit(stat.complete, 8)
         }
     }
 }
@@ -193,6 +196,7 @@ fn decode_answer(verb: u16, id: u32, bytes: &[u8]) -> Result<Result<Answer, Faul
         let stat = VolumeStat {
             mounted: flags & 1 != 0,
             whole: flags & 2 != 0,
+            complete: flags & 8 != 0,
             generation: held.then_some(folder),
             files,
             bytes,

@@ -22,7 +22,7 @@
 //!
 //! flags   hello   1 noswap, 2 inode flags       attach  1 made now        write, wipe  1 changed
 //!         detach  1 was mounted                 list    1 there are more
-//!         stat    1 mounted, 2 whole, 4 holds a generation (with `.attache.json` as SCM_RIGHTS unless wiped)
+//!         stat    1 mounted, 2 whole, 4 holds a generation (with `.attache.json` as SCM_RIGHTS unless wiped), 8 complete
 //! ```
 
 use thiserror::Error;
@@ -117,6 +117,9 @@ pub struct VolumeStat {
     /// A generation is swapped in, every link leads to it, every owner and mode is of the set kind, everything is
     /// immutable where the kernel can do it, and nothing else lies in the mount.
     pub whole: bool,
+    /// All that is said of a whole volume holds for what a reader finds by the names in it; beside that, there may be
+    /// leftovers of a change that was cut short.
+    pub complete: bool,
     /// The generation that `..data` names.
     pub generation: Option<FolderName>,
     /// How many files it has, without `.attache.json`.

@@ -109,8 +109,12 @@ pub(super) fn wipe(root: &Root) -> Result<bool, MountError> {
 }
 
 /// Removes everything from a volume that is about to be unmounted, since another mount namespace may hold on to it.
+/// `..data` first: killed at any point, the volume is whole to a reader, or empty.
 pub(super) fn empty(root: &Root) -> Result<(), MountError> {
-    root.unlocked(|_| root.remove_others(|_| false))
+    root.unlocked(|folder| {
+        root.remove(folder, DATA)?;
+        root.remove_others(|_| false)
+    })
 }
 
 /// The two entries of the root that stay while the generation `folder` is the present one.

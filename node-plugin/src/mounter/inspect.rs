@@ -4,7 +4,8 @@
 //! each of its top entries, and every folder, file and link is of the kind that this plugin writes: folders root's
 //! and 0555, files with read bits at most, links to `..data/NAME`, all of it immutable. What was set aside until it
 //! can be removed does not count, as long as it is closed. Whatever differs makes it not whole, which the next write
-//! mends; only a failed system call is an error, and none that a container can bring about.
+//! mends; only a failed system call is an error, and none that a container can bring about. It is **complete** while a
+//! reader does not notice: a change that was cut short leaves the root thawed, or something beside the present generation.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
@@ -56,8 +57,9 @@ pub(super) fn inspect(root: &Root) -> Result<Contained, MountError> {
         files: Vec::new(),
     };
     walk.folder(root.as_fd())?;
+    let root_is_sound = std::mem::replace(&mut walk.sound, true);
     let top = walk.tree(folder.as_fd(), "", 0)?;
-    let linked = walk.links_match(root, &top, name)?;
+    let links = walk.links(root, &top, name)?;
     walk.files.sort();
     let mut set = FileSet::default();
     for file in &walk.files {
@@ -69,7 +71,8 @@ pub(super) fn inspect(root: &Root) -> Result<Contained, MountError> {
         );
     }
     contained.stat.generation = Some(name);
-    contained.stat.whole = walk.sound && linked;
+    contained.stat.complete = walk.sound && links.all;
+    contained.stat.whole = contained.stat.complete && root_is_sound && links.nothing_else;
     contained.stat.files = set.files();
     contained.stat.bytes = set.bytes();
     contained.stat.file_set = set.digest();
@@ -78,7 +81,10 @@ pub(super) fn inspect(root: &Root) -> Result<Contained, MountError> {
         match openat(&folder, METADATA_NAME, flags, Mode::empty()) {
             Ok(metadata) => contained.metadata = Some(metadata),
             // A process of the container's root holds a lease on it.
-            Err(Errno::AGAIN) => contained.stat.whole = false,
+            Err(Errno::AGAIN) => {
+                contained.stat.complete = false;
+                contained.stat.whole = false;
+            }
             Err(source) => return Err(MountError::os("open(.attache.json)")(source)),
         }
     }
@@ -121,6 +127,14 @@ fn parse_folder_name(text: &[u8]) -> Option<FolderName> {
 /// Where the link of a top entry leads.
 pub(super) fn link_target(name: &[u8]) -> Vec<u8> {
     [b"..data/", name].concat()
+}
+
+/// What lies in the root beside `..data` and the present folder.
+struct Links {
+    /// One link for each top entry.
+    all: bool,
+    /// And nothing that is none.
+    nothing_else: bool,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -181,24 +195,21 @@ impl Walk {
         Ok(top)
     }
 
-    /// Answers whether the root holds `..data`, the present folder, one link for each top entry, and nothing else
-    /// but what was set aside.
-    fn links_match(
+    /// What the root holds beside `..data` and the present folder; what was set aside does not count while it is closed.
+    fn links(
         &self,
         root: &Root,
         top: &BTreeSet<Vec<u8>>,
         present: FolderName,
-    ) -> Result<bool, MountError> {
+    ) -> Result<Links, MountError> {
         let present = folder_name(present);
-        let mut linked = 0;
+        let (mut linked, mut nothing_else) = (0, true);
         for name in names(root.as_fd())? {
             if name.as_c_str() == DATA || name == present {
                 continue;
             }
             if is_aside(&name) {
-                if !self.is_closed(root.as_fd(), &name)? {
-                    return Ok(false);
-                }
+                nothing_else &= self.is_closed(root.as_fd(), &name)?;
                 continue;
             }
             let leads_home = match readlinkat(root.as_fd(), &name, Vec::new()) {
@@ -211,12 +222,16 @@ impl Walk {
                     });
                 }
             };
-            if !leads_home || !top.contains(name.to_bytes()) {
-                return Ok(false);
+            if leads_home && top.contains(name.to_bytes()) {
+                linked += 1;
+            } else {
+                nothing_else = false;
             }
-            linked += 1;
         }
-        Ok(linked == top.len())
+        Ok(Links {
+            all: linked == top.len(),
+            nothing_else,
+        })
     }
 
     /// Answers whether a folder is root's and frozen, and nobody else may enter it.

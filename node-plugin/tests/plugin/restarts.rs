@@ -1,10 +1,11 @@
 //! Processes that end and are killed: mounts stay, and are found again.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{IFlags, ioctl_setflags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Signal, kill_process};
 
@@ -162,6 +163,47 @@ fn a_volume_that_was_unmounted_behind_the_plugin_is_mounted_again() {
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
     unmount(&point, UnmountFlags::DETACH).unwrap();
     bed.publish(&volume).unwrap();
+}
+
+/// A refresh that was cut short left its generation beside the present one: a reader does not notice, and the broker is
+/// not needed. A link is gone: a reader does, and such a volume is none.
+#[test]
+fn what_is_whole_to_a_reader_is_answered_for_without_the_broker_and_nothing_else_is() {
+    let mut bed = Bed::start();
+    let volume = Volume::new("web-0");
+    bed.publish(&volume).unwrap();
+    bed.plugin.take().unwrap().end(Signal::TERM);
+    bed.configure("danger_failpoints = \"before-swap\"");
+    bed.start_plugin();
+    bed.broker.put("password", b"second");
+    let mounter = bed.pid_of("mounter");
+    bed.publish(&volume).unwrap();
+    bed.until("dead", |bed| bed.pid_of("mounter") != mounter);
+    bed.plugin.take().unwrap().end(Signal::TERM);
+    bed.broker.down();
+    bed.configure("");
+    bed.start_plugin();
+    assert!(
+        bed.stats(&volume)
+            .unwrap()
+            .volume_condition
+            .unwrap()
+            .abnormal
+    );
+    bed.publish(&volume).unwrap();
+    assert_eq!(bed.read(&volume, "db/password"), PASSWORD);
+
+    bed.plugin.take().unwrap().end(Signal::TERM);
+    let point = bed.kubelet.path(&volume);
+    ioctl_setflags(File::open(&point).unwrap(), IFlags::empty()).unwrap();
+    fs::remove_file(point.join("db")).unwrap();
+    bed.start_plugin();
+    let refused = bed.publish(&volume).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    assert!(bed.mounts().is_empty());
+    bed.broker.up();
+    bed.until("back", |bed| bed.publish(&volume).is_ok());
+    assert_eq!(bed.read(&volume, "db/password"), "second");
 }
 
 /// Somebody mounted something over a volume: that one is refused, and all others are served, by a restarted agent too.

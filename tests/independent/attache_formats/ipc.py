@@ -19,7 +19,7 @@ VERSION = 1
 VERBS = {"hello": 0, "attach": 1, "write": 2, "wipe": 3, "detach": 4, "list": 5, "stat": 6}
 DONE, FAULTS = 0, range(1, 12)
 FLAGS = {"hello": ("noswap", "inode_flags"), "attach": ("made",), "write": ("changed",), "wipe": ("changed",),
-         "detach": ("was_mounted",), "list": ("more",), "stat": ("mounted", "whole", "generation")}
+         "detach": ("was_mounted",), "list": ("more",), "stat": ("mounted", "whole", "generation", "complete")}
 REQUEST_BYTES, ANSWER_BYTES, PAGE = 160, 2176, 16
 METADATA = ".attache.json"
 Volume = tuple[str, str]

@@ -77,6 +77,7 @@ fn stat() -> VolumeStat {
     VolumeStat {
         mounted: true,
         whole: true,
+        complete: true,
         generation: Some(generation.folder()),
         files: 1,
         bytes: 1,

@@ -36,13 +36,14 @@ fn any_stat() -> impl Strategy<Value = VolumeStat> {
     let folder = (any::<u64>(), any::<[u8; 8]>())
         .prop_map(|(seq, digest_prefix)| FolderName { seq, digest_prefix });
     (
-        any::<(bool, bool, u32, u64, [u8; 32])>(),
+        any::<(bool, bool, bool, u32, u64, [u8; 32])>(),
         proptest::option::of(folder),
     )
         .prop_map(
-            |((mounted, whole, files, bytes, file_set), generation)| VolumeStat {
+            |((mounted, whole, complete, files, bytes, file_set), generation)| VolumeStat {
                 mounted,
                 whole,
+                complete,
                 generation,
                 files,
                 bytes,
@@ -311,6 +312,7 @@ fn answer(given: &Fields) -> Result<Answer, Fault> {
             Answer::Stat(VolumeStat {
                 mounted: set("mounted"),
                 whole: set("whole"),
+                complete: set("complete"),
                 generation: held,
                 files: stat.u32("files"),
                 bytes: stat.u64("bytes"),

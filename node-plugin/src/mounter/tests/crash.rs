@@ -111,6 +111,10 @@ fn every_failpoint_leaves_a_volume_that_the_next_publish_mends() {
                 owned(&OLD)
             );
         }
+        if name.ends_with("-swap") || name == "after-write" {
+            let (stat, _) = kubelet.volumes().stat(&target).unwrap();
+            assert!(stat.complete && !stat.whole, "{name}: {stat:?}");
+        }
         if name == "before-swap" {
             // All that a reader is about to be led to is immutable before it is.
             let new = kubelet.mount_point(&target).join("..2-0202020202020202");
