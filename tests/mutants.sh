@@ -10,6 +10,11 @@
 #
 # Every change is a build and a run of the part's tests. Both are kept short by a copy of the tree in which the big
 # crates consist of the modules concerned alone (the tests are the same), and by fewer cases of each property.
+# On a machine with a dozen other builds a change of settings took 3 s (58 changes, all of the part in 6 minutes with the
+# first build) and one of target 10 to 30 s; no part was timed on an idle one. There are 76 changes in target, 61 in
+# policy, 468 in attest, 663 in envelope and 403 in translog. Run a part before a release, and a file after it was changed.
+# A test that takes more than 30 s, or four times its time, counts as having noticed; on a loaded machine that proves
+# nothing, so the changes that were noticed that way are printed.
 # Needs root, as the tests of mounts do. The last line is "N caught, N missed".
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -143,6 +148,7 @@ for name in "$@"; do
       ;;
   esac
   results=$folder/mutants.out
+  sed 's/^/noticed by its time limit: /' "$results/timeout.txt"
   caught=$((caught + $(cat "$results/caught.txt" "$results/timeout.txt" | wc -l)))
   while IFS= read -r mutant; do
     bare=$(sed -E 's/^([^:]+):[0-9]+:[0-9]+: /\1: /' <<<"$mutant")
