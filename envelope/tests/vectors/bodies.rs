@@ -14,8 +14,8 @@ use attache_envelope::slot::Slot;
 use attache_envelope::value::CtHash;
 use attache_envelope::wrap::WrappedKey;
 
-use crate::case::{Expected, Fields, run};
-use crate::replay::Replay;
+use super::case::{Expected, Fields, run};
+use super::replay::Replay;
 
 #[test]
 fn body() {

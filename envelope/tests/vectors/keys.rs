@@ -16,8 +16,8 @@ use attache_envelope::wrap::{
 use attache_envelope::x25519::Enc;
 use attache_envelope::{EnvelopeError, FORMAT, SUITE};
 
-use crate::case::{Expected, Fields, run};
-use crate::replay::Replay;
+use super::case::{Expected, Fields, run};
+use super::replay::Replay;
 
 /// Stored bytes as a wrapped key; bytes of another length are not one.
 fn wrapped(given: &Fields) -> Option<WrappedKey> {

@@ -9,8 +9,8 @@ use attache_envelope::lp::Lp;
 use attache_envelope::row::{self, RowName, UnverifiedRow};
 use serde_json::Value;
 
-use crate::bodies;
-use crate::case::{Expected, Fields, run};
+use super::bodies;
+use super::case::{Expected, Fields, run};
 
 #[test]
 fn lp() {

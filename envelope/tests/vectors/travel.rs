@@ -9,8 +9,8 @@ use attache_envelope::release::{GrantedValue, ReleaseBinding, Session, SessionBi
 use attache_envelope::value::CtHash;
 use attache_envelope::x25519::{Enc, PublicKey};
 
-use crate::case::{Expected, Fields, run};
-use crate::replay::Replay;
+use super::case::{Expected, Fields, run};
+use super::replay::Replay;
 
 fn path(fields: &Fields) -> SecretPath {
     SecretPath {

@@ -94,6 +94,13 @@ fn absent_and_null_are_the_default() {
 }
 
 #[test]
+fn attributes_that_are_no_map_are_told_what_they_should_be() {
+    let list = Some(json!([]));
+    let error = with("/spec/volumes/1/csi/volumeAttributes", list).unwrap_err();
+    assert!(error.contains("expected a map of texts"), "{error}");
+}
+
+#[test]
 fn whatever_stands_for_a_deletion_is_one() {
     for value in [
         json!("2026-11-23T10:00:00Z"),
