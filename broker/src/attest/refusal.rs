@@ -355,6 +355,14 @@ pub enum PublicReason {
         /// How many there may be.
         limit: usize,
     },
+    /// More than a volume holds.
+    #[error(
+        "the volume's secrets have more than {limit_bytes} bytes together; ask for fewer, or for single fields in volumeAttributes.files"
+    )]
+    TooLarge {
+        /// The most.
+        limit_bytes: usize,
+    },
 
     /// Nobody to own the files.
     #[error("container {container} sets no numeric user; set securityContext.runAsUser")]
@@ -425,7 +433,8 @@ impl PublicReason {
             | Self::UnknownAttribute { .. }
             | Self::Attribute { .. }
             | Self::SharedPath { .. }
-            | Self::TooManyFiles { .. } => RefusalKind::InvalidArgument,
+            | Self::TooManyFiles { .. }
+            | Self::TooLarge { .. } => RefusalKind::InvalidArgument,
             Self::FactsAway => RefusalKind::Unavailable,
             Self::UnknownCluster { .. }
             | Self::AnotherNode

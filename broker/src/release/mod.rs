@@ -33,7 +33,7 @@ pub use counters::{Counted, Counters};
 pub use refused::Refused;
 pub use sealed::{Released, ReleasedAnswer, ReleasedField, ReleasedFile};
 
-use crate::attest::{AttestRequest, AttestedWorkload, Attestor, Refusal};
+use crate::attest::{AttestRequest, AttestedWorkload, Attestor, PublicReason, Refusal};
 use crate::audit::{AuditError, AuditLog, Refusals, RefuseError};
 use crate::policy::PolicySet;
 use crate::store::{RedbStore, Store};
@@ -96,6 +96,9 @@ pub enum ReleaseError {
     #[error("the broker is stopping")]
     Stopping,
 }
+
+/// The most bytes that the values of one volume may have together: a node takes no more.
+const MAX_VOLUME_BYTES: usize = 1024 * 1024;
 
 /// What releases are made of.
 pub struct Parts<S: Store = RedbStore> {
@@ -206,7 +209,17 @@ impl<S: Store> Parts<S> {
             self.counters.unchanged();
             return Ok(Delivered::Unchanged(held));
         }
-        let released = self.seal(asked, volume).await?;
+        let subject = refused::subject(&workload);
+        // All that can fail comes before the leaf: what is on record as released was released.
+        let Some(opened) = Opened::open(&self.vault, volume).await? else {
+            let limit_bytes = MAX_VOLUME_BYTES;
+            let mut refusal = Refusal::open(PublicReason::TooLarge { limit_bytes });
+            if let Some(subject) = subject {
+                refusal = refusal.about(&subject);
+            }
+            return Err(self.refuse(&asked.caller, &refusal).await);
+        };
+        let released = self.seal(asked, opened).await?;
         self.counters.released();
         Ok(Delivered::Released(Box::new(released)))
     }
@@ -234,11 +247,9 @@ impl<S: Store> Parts<S> {
 
     /// Puts the release on record and seals it. The seal is made while the leaf is on its way to the disk; it becomes an
     /// answer only with the receipt.
-    async fn seal(&self, asked: Asked, volume: GrantedVolume) -> Result<Released, ReleaseError> {
+    async fn seal(&self, asked: Asked, opened: Opened) -> Result<Released, ReleaseError> {
         let node = &asked.caller.node;
         let session = self.sessions.session(node, asked.plugin_key).await?;
-        // All that can fail comes before the leaf: what is on record as released was released.
-        let opened = Opened::open(&self.vault, volume).await?;
         let release = ReleaseId::random(&SystemRandom)?;
         let key = session.keys.release_key(asked.nonce, release)?;
         let leaf = opened.leaf(

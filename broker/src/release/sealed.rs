@@ -4,20 +4,20 @@
 //! only those of granted values: a node that was granted one field holds nothing that opens another.
 
 use attache_arena::Key;
-use attache_envelope::EnvelopeError;
 use attache_envelope::generation::{Generation, Owner};
 use attache_envelope::id::{BootId, Nonce, ReleaseId, SessionId, StoreId};
 use attache_envelope::key::Dek;
 use attache_envelope::name::{ClusterName, ClusterRef};
 use attache_envelope::release::{GrantedValue, ReleaseBinding, ReleaseKey};
 use attache_envelope::x25519::{Enc, PublicKey};
+use attache_envelope::{EnvelopeError, TAG_BYTES};
 use attache_translog::{Generation as LeafGeneration, Release, ReleasedValue};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::plan::{GrantedFile, GrantedVolume};
 use super::sessions::PluginSession;
-use super::{Caller, ReleaseError};
+use super::{Caller, MAX_VOLUME_BYTES, ReleaseError};
 use crate::attest::AttestedWorkload;
 use crate::audit::AuditReceipt;
 use crate::store::Store;
@@ -104,16 +104,18 @@ pub struct ReleasedFile {
 }
 
 impl Opened {
-    /// Loads the granted values and opens their keys.
+    /// Loads the granted values and opens their keys; none when they are more than a volume may hold, of which no more
+    /// than one secret is loaded beyond the limit.
     ///
     /// # Errors
     /// [`ReleaseError::Vault`] for a record that cannot be read or opened.
     pub(super) async fn open<S: Store>(
         vault: &Vault<S>,
         volume: GrantedVolume,
-    ) -> Result<Self, ReleaseError> {
+    ) -> Result<Option<Self>, ReleaseError> {
         let cluster = cluster_of(volume.workload())?;
         let (mut granted, mut payloads, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left_bytes = MAX_VOLUME_BYTES;
         for secret in volume.secrets() {
             let stored = match vault
                 .load_resolved(&secret.resolved, &secret.fields)
@@ -126,6 +128,14 @@ impl Opened {
                     return Err(crate::vault::VaultError::Absent { path, absence }.into());
                 }
             };
+            let found_bytes = stored
+                .fields
+                .iter()
+                .map(|it| it.payload.len().saturating_sub(TAG_BYTES));
+            match left_bytes.checked_sub(found_bytes.sum::<usize>()) {
+                Some(left) => left_bytes = left,
+                None => return Ok(None),
+            }
             keys.extend(vault.open_deks(&stored).await?);
             for it in stored.fields {
                 granted.push(GrantedValue {
@@ -139,13 +149,13 @@ impl Opened {
                 payloads.push(it.payload);
             }
         }
-        Ok(Self {
+        Ok(Some(Self {
             volume,
             cluster,
             granted,
             payloads,
             keys,
-        })
+        }))
     }
 
     /// What goes on record. Nothing of it is decided later.
