@@ -42,6 +42,15 @@ pub fn init(config: &Config) -> Result<ExitCode> {
         // A cut-short init leaves no half of a store behind: the next one starts anew.
         let _ = fs::remove_file(&config.keys.slot_file);
         let _ = fs::remove_file(config.store.store());
+        let _ = fs::remove_file(config.store.anchor());
+        // The folder was empty: what is in it is this call's.
+        for entry in fs::read_dir(&config.audit_dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
     }
     let (keys, vkey) = made?;
     let mut out = std::io::stdout();
