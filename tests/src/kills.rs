@@ -50,12 +50,17 @@ impl Dice {
 
     /// Sleeps until an instant of an operation that begins now: uniform over its length.
     pub fn wait(&mut self, length: Duration) {
+        let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        thread::sleep(Duration::from_nanos(self.below(nanos)));
+    }
+
+    /// A number below `limit`; 0 below 0.
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.state ^= self.state >> 12;
         self.state ^= self.state << 25;
         self.state ^= self.state >> 27;
         let drawn = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        thread::sleep(Duration::from_nanos(drawn % nanos.max(1)));
+        drawn % limit.max(1)
     }
 }
 

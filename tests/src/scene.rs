@@ -30,7 +30,14 @@ impl Scene {
     /// # Errors
     /// When a step fails, with what it printed.
     pub fn start() -> Result<Self> {
-        let mut bed = Bed::new()?;
+        Self::on(Bed::new()?)
+    }
+
+    /// As [`Scene::start`], on a bed whose folders were made otherwise.
+    ///
+    /// # Errors
+    /// As [`Scene::start`].
+    pub fn on(mut bed: Bed) -> Result<Self> {
         bed.start_all()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

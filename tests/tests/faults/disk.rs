@@ -1,0 +1,206 @@
+//! Full disks, which are small ones here: a tmpfs of some MiB.
+
+use std::{fs, path::Path};
+
+use attache_proto::attache::v1 as pb;
+use attache_tests::{
+    Bed, Scene,
+    bed::{AUDIENCE, NODE},
+    pod::Pod,
+    process::PATIENCE,
+    scene::PASSWORD,
+    wire,
+};
+use pb::delivery_client::DeliveryClient;
+use rustix::mount::{MountFlags, mount, mount_remount};
+use tonic::Code;
+
+use crate::{broker, said};
+
+/// Deliveries at one time.
+const IN_FLIGHT: usize = 32;
+/// More than fill a segment of 8 MiB, whatever a leaf takes.
+const DELIVERIES_MAX: usize = 20_000;
+
+fn small(folder: &Path, mib: u32) {
+    fs::create_dir_all(folder).unwrap();
+    let size = std::ffi::CString::new(format!("size={mib}m,mode=0700")).unwrap();
+    mount(
+        "small",
+        folder,
+        "tmpfs",
+        MountFlags::empty(),
+        Some(size.as_c_str()),
+    )
+    .unwrap();
+}
+
+fn grow(folder: &Path, mib: u32) {
+    let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
+    mount_remount(folder, MountFlags::empty(), size.as_c_str()).unwrap();
+}
+
+/// A pod whose release is a leaf of many names.
+fn wide(scene: &Scene) -> Pod {
+    let names: Vec<String> = (0..60)
+        .map(|i| format!("{}{i}", "field-".repeat(20)))
+        .collect();
+    let fields: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "value")).collect();
+    scene.put("payments/wide", &fields).unwrap();
+    scene
+        .bed
+        .attache_ok(&[
+            "grant",
+            "add",
+            "wide",
+            "payments/wide",
+            "--to",
+            "local/shop/web/app",
+        ])
+        .unwrap();
+    scene.bed.pod("wide", "payments/wide").unwrap()
+}
+
+/// Releases a volume, so many at one time, until the log has no room; answers how often it was released.
+fn fill(scene: &Scene, pod: &Pod, in_flight: usize) -> usize {
+    let token = scene.bed.token(pod).unwrap();
+    let _guard = scene.runtime.enter();
+    let client = DeliveryClient::new(wire::node(&scene.bed).unwrap());
+    let request = wire::deliver_request(pod, &token);
+    let mut released = 0;
+    while released < DELIVERIES_MAX {
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..in_flight {
+            let (mut client, request) = (client.clone(), request.clone());
+            calls.spawn(async move { client.deliver(request).await.map(drop) });
+        }
+        let answers = scene.runtime.block_on(calls.join_all());
+        released += answers.iter().filter(|answer| answer.is_ok()).count();
+        if let Some(status) = answers.into_iter().find_map(Result::err) {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            assert!(status.message().contains("no room"), "{status:?}");
+            return released;
+        }
+    }
+    panic!("{released} releases did not fill the log");
+}
+
+/// Puts until not even the intent of one, the smallest record, has room.
+fn fill_up(scene: &Scene) {
+    let full = (0..100).map(|_| scene.put("payments/filler", &[("f", "x")]));
+    let refusals = full.filter_map(Result::err).take(2);
+    let said: Vec<String> = refusals.map(|error| error.to_string()).collect();
+    assert!(
+        said.len() == 2 && said.iter().all(|words| words.contains("no room")),
+        "{said:?}"
+    );
+}
+
+/// D4: nothing is released or changed without a durable record, and all of it is again once there is room.
+#[test]
+fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
+    let bed = Bed::new().unwrap();
+    let disk = bed.audit_dir();
+    // One segment and a part of the next.
+    small(&disk, 12);
+    let scene = Scene::on(bed).unwrap();
+    let before = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&before).unwrap();
+    let wide = fill(&scene, &wide(&scene), IN_FLIGHT);
+    // What is left has room for smaller records.
+    let small = fill(&scene, &scene.bed.pod("small", "payments/db").unwrap(), 1);
+    fill_up(&scene);
+    println!("{wide} large releases and {small} small ones filled the log");
+
+    let refused = Pod::new("shop", "web-1", "web", NODE, "payments/db");
+    let token = scene.bed.token(&refused).unwrap();
+    let status = scene.refused(&refused, AUDIENCE, &token).unwrap();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let put = scene
+        .put("payments/db", &[("password", "lost")])
+        .unwrap_err()
+        .to_string();
+    assert!(put.contains("no room"), "{put}");
+    // What needs no record goes on.
+    assert_eq!(scene.read(&before, "db/password").unwrap(), PASSWORD);
+    scene
+        .bed
+        .attache_ok(&["secret", "show", "payments/db"])
+        .unwrap();
+    assert!(!scene.logs().contains("panicked"), "{}", scene.logs());
+
+    grow(&disk, 64);
+    scene
+        .publish(&refused)
+        .unwrap_or_else(|status| panic!("there is room again: {status:?}"));
+    assert_eq!(
+        scene.read(&refused, "db/password").unwrap(),
+        PASSWORD,
+        "a refused put has changed nothing"
+    );
+    scene.put("payments/db", &[("password", "kept")]).unwrap();
+    let verified = scene.bed.attache_ok(&["audit", "verify"]).unwrap();
+    println!("{verified}");
+}
+
+/// A full disk under a start: it is refused, says why, and takes nothing with it.
+#[test]
+fn a_full_audit_disk_makes_no_half_of_a_store() {
+    let bed = Bed::new().unwrap();
+    small(&bed.audit_dir(), 4);
+    let refused = broker(&["init"], &bed.broker_config());
+    assert!(
+        !refused.status.success() && said(&refused).contains("audit"),
+        "{}",
+        said(&refused)
+    );
+    assert!(!said(&refused).contains("panicked"));
+    grow(&bed.audit_dir(), 64);
+    bed.init_broker()
+        .unwrap_or_else(|error| panic!("something is left in the way: {error:#}"));
+}
+
+/// A write that fails is fatal by design: the broker ends, and what was acknowledged is there at the next start.
+#[test]
+fn a_full_store_disk_ends_the_broker_and_loses_nothing() {
+    let bed = Bed::new().unwrap();
+    let disk = bed.store_dir();
+    small(&disk, 8);
+    let mut scene = Scene::on(bed).unwrap();
+    scene.bed.pin_addresses().unwrap();
+    let large = "x".repeat(900 * 1024);
+    let acknowledged = (1..)
+        .map(|version| (version, scene.put("payments/large", &[("value", &large)])))
+        .find_map(|(version, put)| put.is_err().then_some(version - 1))
+        .unwrap();
+    let mut broker = scene.bed.broker.take().unwrap();
+    let ended = broker
+        .wait_for_end()
+        .unwrap_or_else(|error| panic!("a store that failed serves on: {error:#}"));
+    assert!(!ended.success(), "{ended}");
+    let log = scene.logs();
+    assert!(
+        log.contains("the store failed") && !log.contains("panicked"),
+        "{log}"
+    );
+    println!("{acknowledged} puts were acknowledged in {PATIENCE:?} at most");
+
+    grow(&disk, 64);
+    scene.bed.start_broker().unwrap();
+    let shown = scene
+        .bed
+        .attache_ok(&["secret", "show", "payments/large", "--output", "json"])
+        .unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let latest = shown
+        .get("latest_version")
+        .and_then(serde_json::Value::as_u64);
+    assert!(
+        latest >= Some(acknowledged),
+        "{latest:?}, and {acknowledged} were acknowledged"
+    );
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    assert_eq!(scene.read(&pod, "db/password").unwrap(), PASSWORD);
+    scene.put("payments/large", &[("value", &large)]).unwrap();
+}

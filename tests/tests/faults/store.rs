@@ -1,0 +1,403 @@
+//! The store's file: a damaged record, flipped bits, a newer format, another key, two brokers at once.
+
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use attache_tests::{
+    Bed, Scene,
+    bed::NODE,
+    kills::Dice,
+    pod::Pod,
+    scene::{PASSWORD, USERNAME},
+};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use tonic::Code;
+
+use crate::{broker, copy_folder, said};
+
+/// A stopped broker's store, with a copy of everything that a start looks at.
+struct Store {
+    scene: Scene,
+    copy: PathBuf,
+    pods: u32,
+}
+
+impl Store {
+    /// A scene with two secrets, whose broker is stopped.
+    fn stopped() -> Self {
+        let mut scene = Scene::start().unwrap();
+        scene.put("payments/other", &[("token", "other")]).unwrap();
+        scene.bed.pin_addresses().unwrap();
+        scene.bed.broker.take().unwrap().stop().unwrap();
+        let copy = scene.bed.dir.join("copy");
+        for (folder, name) in [
+            (scene.bed.store_dir(), "store"),
+            (scene.bed.audit_dir(), "audit"),
+        ] {
+            copy_folder(&folder, &copy.join(name));
+        }
+        Self {
+            scene,
+            copy,
+            pods: 0,
+        }
+    }
+
+    /// Everything as it was, and an empty log.
+    fn restore(&mut self) {
+        drop(self.scene.bed.broker.take());
+        for (folder, name) in [
+            (self.scene.bed.store_dir(), "store"),
+            (self.scene.bed.audit_dir(), "audit"),
+        ] {
+            fs::remove_dir_all(&folder).unwrap();
+            copy_folder(&self.copy.join(name), &folder);
+        }
+        fs::write(self.log_file(), "").unwrap();
+    }
+
+    fn file(&self) -> PathBuf {
+        self.scene.bed.store_dir().join("store.redb")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.scene.bed.dir.join("log/broker.log")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap()
+    }
+
+    /// Starts, or answers what the broker said as it did not.
+    fn start(&mut self) -> Result<(), String> {
+        let started = self.scene.bed.start_broker().map_err(|_| self.log());
+        assert!(!self.log().contains("panicked"), "{}", self.log());
+        started
+    }
+
+    /// Publishes a new pod's volume: its password, or the refusal.
+    fn publish(&mut self) -> Result<String, tonic::Status> {
+        self.pods += 1;
+        let pod = Pod::new(
+            "shop",
+            &format!("web-{}", self.pods),
+            "web",
+            NODE,
+            "payments/db",
+        );
+        self.scene.publish(&pod)?;
+        let username = self.scene.read(&pod, "db/username").unwrap();
+        assert_eq!(
+            username, USERNAME,
+            "another value than the one that was put"
+        );
+        Ok(self.scene.read(&pod, "db/password").unwrap())
+    }
+
+    fn check(&self) -> Output {
+        broker(&["check-store"], &self.scene.bed.broker_config())
+    }
+}
+
+type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// The tables with a row in them.
+fn tables(file: &Path) -> Vec<&'static str> {
+    let database = redb::Database::open(file).unwrap();
+    let read = database.begin_read().unwrap();
+    let names: Vec<String> = read
+        .list_tables()
+        .unwrap()
+        .map(|table| table.name().to_owned())
+        .collect();
+    let names = names
+        .into_iter()
+        .filter(|name| name != "attache")
+        .map(|name| &*name.leak());
+    names
+        .filter(|name| {
+            let table = read.open_table(Bytes::new(name)).unwrap();
+            table.first().unwrap().is_some()
+        })
+        .collect()
+}
+
+/// Flips a bit in the midst of a table's first row.
+fn damage(file: &Path, table: &'static str) {
+    let database = redb::Database::open(file).unwrap();
+    let write = database.begin_write().unwrap();
+    {
+        let mut rows = write.open_table(Bytes::new(table)).unwrap();
+        let (key, mut value) = {
+            let (key, value) = rows.first().unwrap().unwrap();
+            (key.value().to_vec(), value.value().to_vec())
+        };
+        let middle = value.len() / 2;
+        *value.get_mut(middle).unwrap() ^= 1;
+        rows.insert(key.as_slice(), value.as_slice()).unwrap();
+    }
+    write.commit().unwrap();
+}
+
+/// The tables without which a broker does not start: they are read whole. The others are read row by row.
+const WHOLE: [&str; 10] = [
+    "anchor", "cluster", "grant", "identity", "kek", "keyspace", "meta", "operator", "policy",
+    "slot",
+];
+
+#[test]
+fn a_damaged_row_is_named_and_the_rest_is_served() {
+    let mut store = Store::stopped();
+    let tables = tables(&store.file());
+    for table in WHOLE
+        .iter()
+        .chain(&["head", "version", "value-key", "payload"])
+    {
+        assert!(tables.contains(table), "no row in {table}");
+    }
+    for table in tables {
+        store.restore();
+        damage(&store.file(), table);
+        let started = store.start();
+        assert_eq!(
+            started.is_err(),
+            WHOLE.contains(&table),
+            "{table}: {started:?}"
+        );
+        let checked = said(&store.check());
+        assert!(checked.contains(table), "{table}: {checked}");
+        if let Err(refusal) = started {
+            assert!(
+                refusal.starts_with("attache-broker: ") && refusal.contains(table),
+                "{refusal}"
+            );
+            continue;
+        }
+        let published = store.publish();
+        let shown = store
+            .scene
+            .bed
+            .attache(&["secret", "show", "payments/other"])
+            .unwrap();
+        let mut refused = 0;
+        if let Err(status) = published {
+            assert_eq!(status.code(), Code::Internal, "{table}: {status:?}");
+            refused += 1;
+        }
+        if !shown.status.success() {
+            assert!(said(&shown).contains(table), "{table}: {}", said(&shown));
+            refused += 1;
+        }
+        assert!(
+            refused < 2,
+            "{table}: one row was damaged, and nothing is served"
+        );
+    }
+    store.restore();
+    store.start().unwrap();
+    assert_eq!(
+        store.publish().unwrap(),
+        PASSWORD,
+        "the control: nothing is lost"
+    );
+}
+
+/// Wherever a bit flips, the broker does not start, or it serves what was put and nothing else.
+#[test]
+fn a_flipped_bit_anywhere_in_the_file_is_an_error_or_nothing() {
+    let mut store = Store::stopped();
+    let mut dice = Dice::new().unwrap();
+    let bytes = fs::read(store.copy.join("store/store.redb")).unwrap();
+    // Most of the file is room for more, which nobody reads.
+    let written: Vec<u64> = (0..)
+        .zip(&bytes)
+        .filter(|(_, byte)| **byte != 0)
+        .map(|(at, _)| at)
+        .collect();
+    let (mut refused, mut served) = (0, 0);
+    for round in 0..32 {
+        store.restore();
+        // The first page holds redb's own header: each eighth round is for it.
+        let first_page = written.partition_point(|at| *at < 4096);
+        let among = if round % 8 == 0 {
+            first_page
+        } else {
+            written.len()
+        };
+        let drawn = usize::try_from(dice.below(among as u64)).unwrap();
+        let at = *written.get(drawn).unwrap();
+        flip(&store.file(), at);
+        if let Err(refusal) = store.start() {
+            assert!(refusal.starts_with("attache-broker: "), "{at}: {refusal}");
+            refused += 1;
+        } else {
+            match store.publish() {
+                Ok(password) => assert_eq!(password, PASSWORD, "{at}"),
+                // A row that fails, or a page of redb's that does not parse.
+                Err(status) => assert!(
+                    matches!(status.code(), Code::Internal | Code::Unavailable),
+                    "{at}: {status:?}"
+                ),
+            }
+            assert!(!store.log().contains("panicked"), "{at}: {}", store.log());
+            served += 1;
+        }
+        let checked = said(&store.check());
+        assert!(!checked.contains("panicked"), "{at}: {checked}");
+    }
+    println!("{refused} starts refused, {served} served");
+}
+
+fn flip(file: &Path, at: u64) {
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&byte.map(|b| b ^ 0x10), at).unwrap();
+}
+
+/// Writes a number into the header as the format of the store.
+fn set_format(file: &Path, format: u16) {
+    let database = redb::Database::open(file).unwrap();
+    let write = database.begin_write().unwrap();
+    {
+        let header = TableDefinition::<&str, &[u8]>::new("attache");
+        let mut header = write.open_table(header).unwrap();
+        let format = format.to_be_bytes();
+        header.insert("format", format.as_slice()).unwrap();
+    }
+    write.commit().unwrap();
+}
+
+fn truncate(file: &Path) {
+    let file = fs::File::options().write(true).open(file).unwrap();
+    file.set_len(5000).unwrap();
+}
+
+/// A file, what is done to it, and what the refusal must name.
+type Spoiled = (&'static str, fn(&Path), &'static str);
+
+#[test]
+fn a_file_that_is_no_store_or_a_newer_one_is_refused() {
+    let mut store = Store::stopped();
+    let spoiled: [Spoiled; 6] = [
+        ("of a newer format", |file| set_format(file, 2), "format 2"),
+        ("empty", |file| fs::write(file, "").unwrap(), "empty"),
+        (
+            "text",
+            |file| fs::write(file, "no store").unwrap(),
+            "store.redb",
+        ),
+        ("cut", truncate, "store.redb"),
+        ("missing", |file| fs::remove_file(file).unwrap(), "init"),
+        (
+            "a folder",
+            |file| {
+                fs::remove_file(file)
+                    .and_then(|()| fs::create_dir(file))
+                    .unwrap()
+            },
+            "store.redb",
+        ),
+    ];
+    for (what, spoil, named) in spoiled {
+        store.restore();
+        spoil(&store.file());
+        let Err(refusal) = store.start() else {
+            panic!("{what}: the broker has started");
+        };
+        assert!(
+            refusal.starts_with("attache-broker: ") && refusal.contains(named),
+            "{what}: {refusal}"
+        );
+        let checked = store.check();
+        assert!(
+            !checked.status.success() && said(&checked).contains(named),
+            "{what}: {}",
+            said(&checked)
+        );
+    }
+    // Nothing was lost by the refusal: the newer program that wrote it can still read it.
+    store.restore();
+    set_format(&store.file(), 2);
+    assert!(store.start().is_err());
+    set_format(&store.file(), 1);
+    store.start().unwrap();
+    assert_eq!(store.publish().unwrap(), PASSWORD);
+}
+
+#[test]
+fn another_root_key_opens_nothing() {
+    let mut store = Store::stopped();
+    let other = Bed::new().unwrap();
+    other.init_broker().unwrap();
+    let slot = store.scene.bed.dir.join("etc/slot.key");
+    let kept = store.scene.bed.dir.join("etc/slot.kept");
+    fs::rename(&slot, &kept).unwrap();
+    fs::copy(other.dir.join("etc/slot.key"), &slot).unwrap();
+    let refusal = store.start().unwrap_err();
+    assert!(
+        refusal.contains("slot.key") && refusal.contains("does not open this store"),
+        "{refusal}"
+    );
+    // The store and the log of another: it opens by its own key, and is not what was here before.
+    fs::remove_dir_all(store.scene.bed.audit_dir()).unwrap();
+    copy_folder(&other.audit_dir(), &store.scene.bed.audit_dir());
+    fs::rename(&kept, &slot).unwrap();
+    let refusal = store.start().unwrap_err();
+    assert!(refusal.contains("audit"), "{refusal}");
+    store.restore();
+    store.start().unwrap();
+    assert_eq!(store.publish().unwrap(), PASSWORD);
+}
+
+#[test]
+fn a_second_broker_on_one_store_is_refused_and_the_first_serves_on() {
+    let scene = Scene::start().unwrap();
+    let second = scene.bed.dir.join("etc/second.toml");
+    let settings = fs::read_to_string(scene.bed.broker_config()).unwrap();
+    let settings = settings.replace("broker-admin.sock", "second-admin.sock");
+    fs::write(&second, &settings).unwrap();
+    for words in [["serve"], ["check-store"]] {
+        let output = broker(&words, &second);
+        let said = said(&output);
+        assert!(
+            output.status.code() == Some(1) && said.contains("store.redb"),
+            "{words:?}: {said}"
+        );
+        assert!(
+            said.contains("another") && !said.contains("panicked"),
+            "{words:?}: {said}"
+        );
+    }
+    let output = broker(&["init"], &second);
+    assert!(
+        !output.status.success() && said(&output).contains("is there already"),
+        "{}",
+        said(&output)
+    );
+    // With a store of its own, and the log of the first.
+    let other = settings.replace(
+        &format!("{}/broker\"", scene.bed.dir.display()),
+        &format!("{}/second\"", scene.bed.dir.display()),
+    );
+    let other = other.replace("etc/slot.key", "etc/second.key");
+    fs::write(&second, other).unwrap();
+    let output = broker(&["init"], &second);
+    assert!(
+        !output.status.success() && said(&output).contains("audit"),
+        "{}",
+        said(&output)
+    );
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    assert_eq!(scene.read(&pod, "db/password").unwrap(), PASSWORD);
+    scene.bed.attache_ok(&["status"]).unwrap();
+}
