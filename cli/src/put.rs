@@ -127,7 +127,10 @@ async fn begin(session: &Session, plan: &Plan, what: &str) -> Result<Begun, Fail
                     0 => format!("the secret does not exist, and version {expected} was expected"),
                     found => format!("version {found} is active, and {expected} was expected"),
                 })
-                .mend("look at what changed: attache secret versions REF"))
+                .mend(format!(
+                    "look at what changed: attache secret versions {}",
+                    plan.path
+                )))
         }
         _ => Ok(begun),
     }

@@ -201,7 +201,7 @@ pub async fn remove(args: RemoveCluster, shell: &Shell) -> Result<Report, Failur
     )
 }
 
-async fn names(session: &Session) -> Result<Vec<String>, Failure> {
+pub(super) async fn names(session: &Session) -> Result<Vec<String>, Failure> {
     Ok(all(session)
         .await?
         .into_iter()

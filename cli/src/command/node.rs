@@ -109,11 +109,17 @@ pub async fn join_token(args: JoinToken, shell: &Shell) -> Result<Report, Failur
         node: node.clone(),
     };
     let what = format!("no join token was made for {cluster}/{node}");
-    let answer: pb::CreateJoinTokenResponse = session
+    let answer: Result<pb::CreateJoinTokenResponse, _> = session
         .change(&what, id, &request, |channel, request| async move {
             NodesClient::new(channel).create_join_token(request).await
         })
-        .await?;
+        .await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(failure) => {
+            return Err(with_suggestion(failure, &cluster, super::cluster::names(&session)).await);
+        }
+    };
     let token = Zeroizing::new(answer.token);
     let changed = Changed::new(id, answer.committed, dry_run);
     let until = or_dash(time(answer.not_after).as_deref());

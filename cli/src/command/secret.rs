@@ -328,7 +328,15 @@ pub async fn rollback(args: Rollback, shell: &Shell) -> Result<Report, Failure> 
         .await;
     let answer = match answer {
         Ok(answer) => answer,
-        Err(failure) => return Err(near_secret(failure, &One { path }, &session).await),
+        Err(failure) => {
+            let failure = near_secret(failure, &One { path: path.clone() }, &session).await;
+            return Err(match (failure.exit, &failure.mend) {
+                (Exit::Precondition, None) => failure.mend(format!(
+                    "look at what there is: attache secret versions {path}"
+                )),
+                _ => failure,
+            });
+        }
     };
     let changed = Changed::new(id, answer.committed, dry_run);
     let reference = format!("{path}@{}", answer.active_version);
