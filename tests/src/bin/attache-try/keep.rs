@@ -3,7 +3,10 @@
 use std::{fmt::Write, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result};
-use attache_tests::{Bed, process::child};
+use attache_tests::{
+    Bed,
+    process::{bin_dir, child},
+};
 
 use crate::{narrator::Narrator, story::Left};
 
@@ -55,7 +58,9 @@ pub(crate) fn leave(mut bed: Bed, left: Left, dir: &Path, narrator: &Narrator) -
     ] {
         writeln!(env, "{name}='{}'", value.replace('\'', r"'\''"))?;
     }
-    writeln!(env, "export ATTACHE_CONFIG")?;
+    let programs = bin_dir()?;
+    writeln!(env, "PATH='{}':\"$PATH\"", programs.display())?;
+    writeln!(env, "export ATTACHE_CONFIG PATH")?;
     fs::write(dir.join("env"), env)?;
     fs::write(dir.join("stop.sh"), STOP)?;
     fs::set_permissions(dir.join("stop.sh"), fs::Permissions::from_mode(0o755))?;

@@ -107,7 +107,7 @@ impl Narrator {
     /// The last line when everything is left running.
     pub(crate) fn end_kept(&self, dir: &Path) {
         println!(
-            "\ndone: {} statements checked in {:.1} s; everything runs on in {dir}\n  . {dir}/env       # where everything is\n  {dir}/stop.sh     # ends it",
+            "\ndone: {} statements checked in {:.1} s; everything runs on in {dir}\n  . {dir}/env       # where everything is, and the programs; then: attache status, attache secret list, ...\n  {dir}/stop.sh     # ends it",
             self.checked.load(Ordering::Relaxed),
             self.began.elapsed().as_secs_f64(),
             dir = dir.display()
