@@ -22,7 +22,7 @@ enum Command {
     Init(ConfigArg),
     /// Serve until told to stop.
     Serve(ConfigArg),
-    /// Make the first of a kind, through the running broker's admin socket.
+    /// Make an operator: the first one through the running broker's admin socket, any one by recovery.
     #[command(subcommand)]
     Bootstrap(Bootstrap),
     /// Read the settings file and say what is wrong with it.
@@ -33,7 +33,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Bootstrap {
-    /// Sign the first operator's certificate request; the chain goes to standard output.
+    /// Sign an operator's certificate request; the chain goes to standard output.
     Operator {
         /// The operator's name: the last part of their SPIFFE ID.
         name: String,
@@ -69,7 +69,10 @@ impl Command {
 
 fn main() -> ExitCode {
     let help = format!("Settings (TOML; section.key):\n{}", SCHEMA.help());
-    let matches = Args::command().after_long_help(help).get_matches();
+    let matches = Args::command()
+        .mut_subcommands(|command| command.after_long_help(help.clone()))
+        .after_long_help(help.clone())
+        .get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     match carry_out(&args.command) {
         Ok(code) => code,
@@ -98,6 +101,7 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::CheckConfig(_) => {
+            run::check_config(&config)?;
             writeln!(std::io::stdout(), "{}: no fault found", file.display())?;
             Ok(ExitCode::SUCCESS)
         }

@@ -54,7 +54,10 @@ impl Command {
 
 fn main() -> ExitCode {
     let help = format!("Settings (TOML; section.key):\n{}", SCHEMA.help());
-    let matches = Args::command().after_long_help(help).get_matches();
+    let matches = Args::command()
+        .mut_subcommands(|command| command.after_long_help(help.clone()))
+        .after_long_help(help.clone())
+        .get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     match carry_out(&args.command) {
         Ok(()) => ExitCode::SUCCESS,

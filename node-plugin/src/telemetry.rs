@@ -15,9 +15,9 @@ use crate::config::{Config, ConfigError, Telemetry};
 /// Why nothing is logged.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// The log filter.
-    #[error("telemetry.log is no log filter: a level (info), or module=level pairs")]
-    Filter(#[from] ParseError),
+    /// The log filter. The parser's words have their source's in them already.
+    #[error("telemetry.log is no log filter: a level (info), or module=level pairs: {0}")]
+    Filter(ParseError),
     /// Logs go somewhere already.
     #[error("logging cannot be set up")]
     SetUp(#[from] TryInitError),
@@ -61,7 +61,7 @@ impl LogFilter {
             Ok(()) => tracing::info!("reloaded the log filter"),
             Err(error) => {
                 let error = &error as &(dyn std::error::Error + 'static);
-                tracing::warn!(error, "the log filter was not reloaded");
+                tracing::warn!(file = %self.file.display(), error, "the log filter was not reloaded");
             }
         }
     }
@@ -77,5 +77,5 @@ impl LogFilter {
 /// # Errors
 /// [`TelemetryError::Filter`].
 pub fn parse(telemetry: &Telemetry) -> Result<EnvFilter, TelemetryError> {
-    Ok(EnvFilter::try_new(&telemetry.log)?)
+    EnvFilter::try_new(&telemetry.log).map_err(TelemetryError::Filter)
 }

@@ -1,24 +1,16 @@
 //! What can be wrong with a settings file.
 
-use std::{io, path::PathBuf};
+use std::io;
 
-/// Why a settings file was refused. No variant carries a value of the file.
+/// Why a settings file was refused. No variant carries a value of the file, or its name: who asked for it has that.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file cannot be read.
-    #[error("cannot read the settings file {file}")]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot read the settings file")]
+    Read(#[source] io::Error),
     /// The file is larger than a settings file can be.
-    #[error("the settings file {file} is larger than {limit} bytes; is it the right file?")]
+    #[error("the settings file is larger than {limit} bytes; is it the right file?")]
     TooLarge {
-        /// The file.
-        file: PathBuf,
         /// The limit in bytes.
         limit: u64,
     },

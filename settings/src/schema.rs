@@ -77,17 +77,12 @@ impl Schema {
     /// # Errors
     /// Any of [`SettingsError`]: the first thing that is wrong.
     pub fn read(&self, file: &Path) -> Result<Settings, SettingsError> {
-        let failed = |source| SettingsError::Read {
-            file: file.to_owned(),
-            source,
-        };
         let mut text = Vec::new();
         open_regular(file)
             .and_then(|f| f.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text))
-            .map_err(failed)?;
+            .map_err(SettingsError::Read)?;
         if text.len() as u64 > FILE_LIMIT_BYTES {
             return Err(SettingsError::TooLarge {
-                file: file.to_owned(),
                 limit: FILE_LIMIT_BYTES,
             });
         }

@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument, field::Empty};
 
 /// The header of the answer.
-const HEADER: HeaderName = HeaderName::from_static("attache-request-id");
+pub const HEADER: &str = "attache-request-id";
 
 /// Gives each call of a server its id.
 #[derive(Clone)]
@@ -86,7 +86,9 @@ where
         Box::pin(async move {
             let mut answer = answer.await?;
             if let Ok(id) = HeaderValue::try_from(id) {
-                answer.headers_mut().insert(HEADER, id);
+                answer
+                    .headers_mut()
+                    .insert(HeaderName::from_static(HEADER), id);
             }
             Ok(answer)
         })

@@ -51,7 +51,7 @@ pub fn bootstrap_operator(config: &Config, name: &str, csr: &Path) -> Result<Exi
         let answer = AdminClient::new(channel)
             .bootstrap_operator(request)
             .await
-            .map_err(|s| anyhow::anyhow!("{}", s.message().to_owned()))?;
+            .map_err(|status| refused(&status))?;
         let certificate = answer
             .into_inner()
             .certificate
@@ -81,6 +81,15 @@ pub fn recover_operator(config: Config, name: &str, csr: &Path) -> Result<ExitCo
         broker.close().await;
         print_chain(&issued?.chain())
     })
+}
+
+/// What the running broker answered, with the id by which its log names the call.
+pub(super) fn refused(status: &tonic::Status) -> anyhow::Error {
+    let id = status.metadata().get(crate::api::call_id::HEADER);
+    match id.and_then(|id| id.to_str().ok()) {
+        Some(id) => anyhow::anyhow!("{}\n  request: {id}", status.message()),
+        None => anyhow::anyhow!("{}", status.message()),
+    }
 }
 
 /// A channel to the running broker's admin socket.

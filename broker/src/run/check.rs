@@ -1,4 +1,5 @@
-//! `attache-broker check-store`: through the running broker, else on the store itself, whose lock it takes.
+//! `attache-broker check-config`, and `check-store`: through the running broker, else on the store itself, whose lock it
+//! takes.
 
 use std::{io::Write, process::ExitCode};
 
@@ -6,11 +7,23 @@ use anyhow::{Context, Result};
 use attache_proto::attache::v1 as pb;
 use pb::admin_client::AdminClient;
 
-use super::{block_on, bootstrap::admin_channel, open};
+use super::{
+    block_on,
+    bootstrap::{admin_channel, refused},
+    open, telemetry,
+};
 use crate::{config::Config, vault};
 
 /// What a check prints when it found something.
 const FOUND: u8 = 8;
+
+/// Judges what only its user can of settings that were read: the log filter.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn check_config(config: &Config) -> Result<()> {
+    telemetry::parse(&config.telemetry.log).map(drop)
+}
 
 /// Checks every row, prints what it found, and answers 0 or 8.
 ///
@@ -22,7 +35,7 @@ pub fn check_store(config: &Config) -> Result<ExitCode> {
             Ok(channel) => AdminClient::new(channel)
                 .check_store(pb::CheckStoreRequest {})
                 .await
-                .map_err(|s| anyhow::anyhow!("{}", s.message().to_owned()))?
+                .map_err(|status| refused(&status))?
                 .into_inner(),
             Err(_) => offline(config)
                 .await

@@ -10,7 +10,7 @@ mod server_certificate;
 mod telemetry;
 
 pub use bootstrap::{bootstrap_operator, recover_operator};
-pub use check::check_store;
+pub use check::{check_config, check_store};
 pub use init::init;
 pub use serve::serve;
 

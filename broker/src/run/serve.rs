@@ -301,7 +301,8 @@ impl Broker {
         match reloaded {
             Ok(()) => tracing::info!("reloaded the certificate and the log filter"),
             Err(error) => {
-                tracing::warn!(error = %format!("{error:#}"), "the log filter was not reloaded")
+                let file = settings.file.display();
+                tracing::warn!(%file, error = %format!("{error:#}"), "the log filter was not reloaded");
             }
         }
     }

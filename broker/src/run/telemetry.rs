@@ -1,6 +1,6 @@
 //! Logs: one line an event on standard error, text or JSON, filtered, the filter changeable while running.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tracing_subscriber::{
     EnvFilter, Registry, fmt,
     layer::SubscriberExt,
@@ -31,6 +31,10 @@ pub(super) fn start(telemetry: &Telemetry) -> Result<Filter> {
 
 /// A filter from its text.
 pub(super) fn parse(text: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(text)
-        .context("telemetry.log is no log filter: a level (info), or module=level pairs")
+    // The parser's words have their source's in them already.
+    EnvFilter::try_new(text).map_err(|error| {
+        anyhow::anyhow!(
+            "telemetry.log is no log filter: a level (info), or module=level pairs: {error}"
+        )
+    })
 }

@@ -173,10 +173,7 @@ fn a_syntax_error_names_the_line_and_echoes_nothing_of_it() {
 fn a_file_that_is_not_utf8_or_too_large_or_absent_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.toml");
-    assert!(matches!(
-        SCHEMA.read(&file),
-        Err(SettingsError::Read { .. })
-    ));
+    assert!(matches!(SCHEMA.read(&file), Err(SettingsError::Read(_))));
     std::fs::write(&file, b"name = '\xff'").unwrap();
     assert!(matches!(
         SCHEMA.read(&file),
