@@ -116,6 +116,7 @@ impl Nodes for FleetService {
             let mut change = Change::default();
             change.require_absent(Table::JoinToken, id);
             change.put(Table::JoinToken, id, record.encode());
+            self.peers.gate().forget_expired_tokens(&mut change).await?;
             Ok(Prepared { change, answer })
         };
         let asked = Asked {

@@ -59,9 +59,9 @@ impl Health for HealthService {
             .into());
         }
         self.admit(request.extensions()).await?;
-        the_whole_broker(&request.into_inner().service)?;
+        the_whole_broker(&request.get_ref().service)?;
         let (send, receive) = mpsc::channel(1);
-        tokio::spawn(watch(self.serving.clone(), self.stop.clone(), send));
+        tokio::spawn(self.clone().tell(request.extensions().clone(), send));
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 }
@@ -73,24 +73,27 @@ impl HealthService {
             None => Ok(()),
         }
     }
-}
 
-/// Sends each state, the last one too, until the watcher goes or the broker stops.
-async fn watch(
-    mut serving: watch::Receiver<bool>,
-    stop: CancellationToken,
-    send: mpsc::Sender<Result<HealthCheckResponse, Status>>,
-) {
-    loop {
-        let now = *serving.borrow_and_update();
-        if send.send(Ok(answer(now))).await.is_err() {
-            return;
-        }
-        tokio::select! {
-            biased;
-            changed = serving.changed() => if changed.is_err() { return },
-            () = send.closed() => return,
-            () = stop.cancelled() => return,
+    /// Sends each state, the last one too, until the watcher goes or the broker stops; one that is banned meanwhile is
+    /// told that.
+    async fn tell(
+        mut self,
+        extensions: Extensions,
+        send: mpsc::Sender<Result<HealthCheckResponse, Status>>,
+    ) {
+        loop {
+            let state = self.admit(&extensions).await.map_err(Status::from);
+            let refused = state.is_err();
+            let state = state.map(|()| answer(*self.serving.borrow_and_update()));
+            if send.send(state).await.is_err() || refused {
+                return;
+            }
+            tokio::select! {
+                biased;
+                changed = self.serving.changed() => if changed.is_err() { return },
+                () = send.closed() => return,
+                () = self.stop.cancelled() => return,
+            }
         }
     }
 }

@@ -35,6 +35,10 @@ use crate::{
     store::{ApplyError, BrokerLedger, Change, INCARNATION, LedgerError, Table},
 };
 
+/// How many expired join tokens one change takes away.
+const PRUNED_AT_ONCE: usize = 64;
+/// Among how many it looks for them: more are live at no time that anybody plans for.
+const SCANNED_AT_ONCE: usize = 1024;
 /// The longest version text that a node may give of itself, in bytes.
 const VERSION_MAX: usize = 64;
 
@@ -190,6 +194,24 @@ impl Gate {
             by,
         };
         Ok((token.text(), token.id(), record))
+    }
+
+    /// Adds to a change the removal of join tokens that nobody redeemed in time: they are good for nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn forget_expired_tokens(&self, change: &mut Change) -> Result<(), LedgerError> {
+        let now = self.now();
+        let rows = self
+            .ledger
+            .scan(Table::JoinToken, b"", None, SCANNED_AT_ONCE)
+            .await?;
+        let expired = rows.into_iter().filter(|(_, row)| {
+            JoinTokenRecord::decode(&row.body).is_ok_and(|record| record.not_after < now)
+        });
+        let keys = expired.map(|(key, _)| (Table::JoinToken, key));
+        change.deletes.extend(keys.take(PRUNED_AT_ONCE));
+        Ok(())
     }
 
     /// Redeems a join token.

@@ -185,6 +185,35 @@ async fn a_renewal_puts_the_nodes_new_version_on_record() {
 }
 
 #[tokio::test]
+async fn a_join_token_that_nobody_redeemed_in_time_goes_with_the_next_one() {
+    let world = World::new().await;
+    let (cluster, node) = ("local".parse().unwrap(), "node-a".parse().unwrap());
+    let uid: NodeUid = "5a0c1de0-0000-4000-8000-00000000000a".parse().unwrap();
+    let draw = async || {
+        let drawn = world
+            .gate
+            .draw_join_token(&cluster, (&node, &uid), "ada".into());
+        let (_, id, record) = drawn.unwrap();
+        let mut change = Change::default();
+        change.put(Table::JoinToken, id, record.encode());
+        let forgotten = world.gate.forget_expired_tokens(&mut change).await;
+        forgotten.unwrap();
+        world.gate.ledger.apply(change).await.unwrap();
+    };
+    let live = async || {
+        let rows = world.gate.ledger.scan(Table::JoinToken, b"", None, 10);
+        rows.await.unwrap().len()
+    };
+    draw().await;
+    world.pass(10 * 60 * 1000);
+    draw().await;
+    assert_eq!(live().await, 2, "the first one may still be redeemed");
+    world.pass(1);
+    draw().await;
+    assert_eq!(live().await, 2, "the first one is gone");
+}
+
+#[tokio::test]
 async fn recovery_signs_in_anew_and_the_earlier_key_is_a_copy() {
     let world = World::new().await;
     let old = world.first("ada").await.unwrap();
