@@ -42,7 +42,7 @@ const KEYS: &[Key] = &[
     Key {
         path: "listen.admin",
         kind: Kind::Path,
-        fallback: Fallback::Default("/run/attache/admin.sock"),
+        fallback: Fallback::Default("/run/attache-broker/admin.sock"),
         help: "unix socket for bootstrap and a live check-store (0600)",
     },
     Key {

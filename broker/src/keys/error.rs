@@ -33,7 +33,9 @@ pub enum KeysError {
 #[derive(Debug, Error)]
 pub enum CreateError {
     /// The slot file could not be made.
-    #[error("the slot file {path} cannot be made (it must not exist yet)")]
+    #[error(
+        "the slot file {path} cannot be made: its folder must be there, and no file of that name in it"
+    )]
     SlotFile {
         /// Its path.
         path: String,

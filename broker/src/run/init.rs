@@ -15,7 +15,10 @@ use attache_envelope::{
     SystemRandom,
     id::{BootId, StoreId},
 };
-use attache_mtls::ca::{CA_VALIDITY, CertificateAuthority};
+use attache_mtls::{
+    ca::{CA_VALIDITY, CertificateAuthority},
+    identity::SpkiSha256,
+};
 use attache_translog::Anchor;
 use jiff::Timestamp;
 
@@ -52,7 +55,7 @@ pub fn init(config: &Config) -> Result<ExitCode> {
             let _ = fs::remove_file(entry.path());
         }
     }
-    let (keys, vkey) = made?;
+    let Made { keys, vkey, ca } = made?;
     let mut out = std::io::stdout();
     writeln!(out, "made store {}", keys.store_id())?;
     writeln!(
@@ -65,6 +68,10 @@ pub fn init(config: &Config) -> Result<ExitCode> {
         out,
         "  trust bundle   {}   (hand it to operators)",
         config.store.trust_bundle().display()
+    )?;
+    writeln!(
+        out,
+        "  CA key         SHA-256 {ca}   (operators compare it when they sign in)"
     )?;
     writeln!(
         out,
@@ -107,7 +114,14 @@ fn refuse_existing(config: &Config) -> Result<()> {
     Ok(())
 }
 
-async fn make(config: &Config, arena: &Arena) -> Result<(Arc<Keys>, String)> {
+/// What was made, for those who need to know it.
+struct Made {
+    keys: Arc<Keys>,
+    vkey: String,
+    ca: SpkiSha256,
+}
+
+async fn make(config: &Config, arena: &Arena) -> Result<Made> {
     for folder in [
         &config.store.dir,
         &config.store.dir.join("tls"),
@@ -136,7 +150,11 @@ async fn make(config: &Config, arena: &Arena) -> Result<(Arc<Keys>, String)> {
     server_certificate::write_bundle(config, &authority)?;
     server_certificate::issue(config, &authority, now)?;
     let vkey = begin_log(config, &keys, applied).await?;
-    Ok((keys, vkey))
+    Ok(Made {
+        keys,
+        vkey,
+        ca: authority.pin(),
+    })
 }
 
 /// The guard rails that every grant is under from the beginning.

@@ -199,7 +199,8 @@ impl Broker {
         ));
         let listening = listening(grpc, enroll);
         server_certificate::replace(&self.config.store.listening(), listening.as_bytes())?;
-        tracing::info!(%grpc, %enroll, broker = %self.config.id, "serving");
+        let ca = self.authority.pin();
+        tracing::info!(%grpc, %enroll, broker = %self.config.id, %ca, "serving");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
         let told = self.until_told(&settings, &serves, &mut servers).await;
