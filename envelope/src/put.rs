@@ -254,6 +254,11 @@ fn check(parts: &PutParts) -> Result<(), EnvelopeError> {
     if !parts.carried.is_sorted_by(|a, b| a < b) {
         return Err(EnvelopeError::Rule("a field is carried twice"));
     }
+    let mut values: Vec<_> = parts.fields.iter().map(|sent| sent.value).collect();
+    values.sort_unstable();
+    if !values.is_sorted_by(|a, b| a < b) {
+        return Err(EnvelopeError::Rule("two fields have one value id"));
+    }
     let both = |sent: &PutField| parts.carried.binary_search(&sent.field).is_ok();
     if parts.fields.iter().any(both) {
         return Err(EnvelopeError::Rule("a field is both put and carried"));

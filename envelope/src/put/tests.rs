@@ -74,6 +74,10 @@ fn what_no_put_may_be_is_refused_by_its_rule() {
         "a field is put twice"
     );
     assert_eq!(
+        rule(|put| put.fields.push(field("another", 6))),
+        "two fields have one value id"
+    );
+    assert_eq!(
         rule(|put| put.carried.push(name("tls.key"))),
         "a field is carried twice"
     );

@@ -253,7 +253,12 @@ async fn rules_of_every_put_are_checked_before_anything_is_opened() {
     note.note = "n".repeat(1025);
     let mut twice = request.clone();
     twice.values.push(twice.values[0].clone());
-    for broken in [both, none, flag, replacing, note, twice] {
+    let mut one_value = request.clone();
+    one_value.values.push(PutValue {
+        field: field("c"),
+        ..one_value.values[0].clone()
+    });
+    for broken in [both, none, flag, replacing, note, twice, one_value] {
         let refused = bench.vault.check_put(broken).await;
         assert!(matches!(refused, Err(VaultError::Put(_))), "{refused:?}");
     }
