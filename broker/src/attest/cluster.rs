@@ -21,7 +21,7 @@ use super::token::{self, Expected, PodIdentity, PodToken, TokenError};
 /// The most bytes of an issuer and of an audience.
 const MAX_TEXT_BYTES: usize = 512;
 /// The most bytes of a path (Linux: PATH_MAX, with its closing NUL).
-const MAX_PATH_BYTES: usize = 4095;
+pub const MAX_PATH_BYTES: usize = 4095;
 /// For how long a verified token is believed without another verification.
 const VERIFIED_FOR_S: i64 = 10;
 /// How many verified tokens of a cluster are kept at least.

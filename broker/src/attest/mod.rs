@@ -28,7 +28,7 @@ use attache_envelope::name::{ClusterName, NameError};
 use attache_mtls::spiffe::NodeId;
 use jiff::Timestamp;
 
-pub use cluster::{Cluster, ClusterError, ClusterRegistry, ClusterSpec};
+pub use cluster::{Cluster, ClusterError, ClusterRegistry, ClusterSpec, MAX_PATH_BYTES};
 pub use files::{Available, FilePlan, PlannedFile, WantedFiles, not_granted, plan_files};
 pub use jwks::{Algorithm, JwksError, KeySet, Unusable};
 pub use posture::{Excess, Posture};

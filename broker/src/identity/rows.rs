@@ -356,6 +356,33 @@ mod tests {
         assert!(JoinTokenRecord::decode(&token.encode()).unwrap() == token);
     }
 
+    /// The edge takes notes of 1,024 bytes, names of Kubernetes of 253, versions of 64 and SPIFFE IDs of 2,048.
+    #[test]
+    fn the_longest_that_is_taken_is_read_again() {
+        let (note, name, id) = ("n".repeat(1024), "k".repeat(253), "s".repeat(2048));
+        let node = NodeRecord {
+            name: name.clone(),
+            version: "v".repeat(64),
+            ..node()
+        };
+        assert_eq!(NodeRecord::decode(&node.encode()).unwrap(), node);
+        let ban = BanRecord {
+            reason: note,
+            by: id.clone(),
+            at: at(3),
+        };
+        assert_eq!(BanRecord::decode(&ban.encode()).unwrap(), ban);
+        let token = JoinTokenRecord {
+            hash: TokenHash([4; 32]),
+            cluster: name.clone(),
+            node_name: name.clone(),
+            node_uid: name,
+            not_after: at(10),
+            by: id,
+        };
+        assert!(JoinTokenRecord::decode(&token.encode()).unwrap() == token);
+    }
+
     #[test]
     fn a_cut_or_lengthened_row_is_refused() {
         let body = node().encode();

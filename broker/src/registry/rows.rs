@@ -13,6 +13,7 @@ use attache_envelope::{
 };
 use jiff::Timestamp;
 
+use crate::attest::MAX_PATH_BYTES;
 use crate::identity::{ms, read, text, time};
 
 /// A cluster whose pods may be served.
@@ -60,7 +61,7 @@ impl ClusterRecord {
         read("cluster", body, |r| {
             let (issuer, audience) = (text(r, "issuer")?, text(r, "audience")?);
             let source = match r.str("source", 32)? {
-                "folder" => ClusterSource::Folder(text(r, "folder")?.into()),
+                "folder" => ClusterSource::Folder(r.str("folder", MAX_PATH_BYTES)?.into()),
                 _ => return Err(Malformed::new("source", Fault::Unknown)),
             };
             Ok(Self {
@@ -96,6 +97,34 @@ mod tests {
             ClusterRecord::decode(&cluster().encode()).unwrap(),
             cluster()
         );
+    }
+
+    /// The edge takes nothing that a start would not read: whatever fits one fits the other.
+    #[test]
+    fn the_longest_cluster_that_is_taken_is_read_again() {
+        use std::path::Path;
+
+        use crate::attest::ClusterSpec;
+
+        let taken = |folder: &str, text: &str| {
+            let name = "local".parse().unwrap();
+            ClusterSpec::in_folder(name, text, text, Path::new(folder)).is_ok()
+        };
+        let (text, folder) = (
+            "t".repeat(512),
+            format!("/{}", "f".repeat(MAX_PATH_BYTES - 1)),
+        );
+        assert!(taken(&folder, &text));
+        assert!(!taken(&format!("{folder}f"), &text));
+        assert!(!taken(&folder, &format!("{text}t")));
+        let record = ClusterRecord {
+            issuer: text.clone(),
+            audience: text,
+            source: ClusterSource::Folder(folder.into()),
+            by: "s".repeat(2048),
+            ..cluster()
+        };
+        assert_eq!(ClusterRecord::decode(&record.encode()).unwrap(), record);
     }
 
     #[test]
