@@ -25,8 +25,13 @@ pub const WINDOW: Duration = Duration::from_secs(5 * 60);
 /// How many keys are folded at once, of all actors together.
 const MAX_KEYS: usize = 10_000;
 
-/// How many of them may be of one actor.
-const MAX_KEYS_OF_ONE: usize = 1_000;
+/// How many of them may be of one actor, and of one pod: neither keeps others from being refused.
+const MAX_KEYS_OF_ACTOR: usize = 1_000;
+const MAX_KEYS_OF_POD: usize = 100;
+
+/// Of an actor that has no more than these a new one is folded also when there are [`MAX_KEYS`], so that a few noisy
+/// nodes do not use up the room of all.
+const KEYS_OF_ANY_ACTOR: usize = 16;
 
 /// Why a refusal could not be recorded; the caller is then told this and not the refusal.
 #[derive(Debug, Error)]
@@ -50,7 +55,7 @@ pub struct Refusals {
 #[derive(Default)]
 struct State {
     windows: HashMap<Key, Window>,
-    of_actor: HashMap<String, usize>,
+    of_share: HashMap<Share, usize>,
     index: Index,
 }
 
@@ -58,8 +63,16 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     actor: String,
+    pod: Option<String>,
     denial: Option<DecisionId>,
     public_reason: String,
+}
+
+/// What keys are counted by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Share {
+    Actor(String),
+    Pod(String),
 }
 
 /// One key's five minutes.
@@ -187,11 +200,20 @@ impl State {
             self.index.evaluated(denial.clone(), now_ms);
             return Ok(durable);
         }
-        let of_actor = self.of_actor.get(&key.actor).copied().unwrap_or(0);
-        if of_actor >= MAX_KEYS_OF_ONE || self.windows.len() >= MAX_KEYS {
-            return Err(RefuseError::TooMany);
+        let full = self.windows.len() >= MAX_KEYS;
+        for share in key.shares() {
+            let limit = match share {
+                Share::Actor(_) if full => KEYS_OF_ANY_ACTOR,
+                Share::Actor(_) => MAX_KEYS_OF_ACTOR,
+                Share::Pod(_) => MAX_KEYS_OF_POD,
+            };
+            if self.of_share.get(&share).copied().unwrap_or(0) >= limit {
+                return Err(RefuseError::TooMany);
+            }
         }
-        *self.of_actor.entry(key.actor.clone()).or_default() += 1;
+        for share in key.shares() {
+            *self.of_share.entry(share).or_default() += 1;
+        }
         let durable = Arc::new(OnceCell::new());
         let window = Window {
             began_ms: now_ms,
@@ -238,10 +260,12 @@ impl State {
 
     fn remove(&mut self, key: &Key) {
         self.windows.remove(key);
-        if let Some(count) = self.of_actor.get_mut(&key.actor) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_actor.remove(&key.actor);
+        for share in key.shares() {
+            if let Some(count) = self.of_share.get_mut(&share) {
+                *count -= 1;
+                if *count == 0 {
+                    self.of_share.remove(&share);
+                }
             }
         }
     }
@@ -251,9 +275,15 @@ impl Key {
     fn of(denial: &Denial) -> Self {
         Self {
             actor: denial.actor.clone(),
+            pod: denial.pod_uid.clone(),
             denial: denial.denial,
             public_reason: denial.public_reason.clone(),
         }
+    }
+
+    fn shares(&self) -> impl Iterator<Item = Share> {
+        let pod = self.pod.clone().map(Share::Pod);
+        std::iter::once(Share::Actor(self.actor.clone())).chain(pod)
     }
 
     fn leaf(&self, repeats: Repeats) -> RefusalsLeaf {

@@ -240,3 +240,21 @@ async fn why_shows_the_latest_evaluation_also_after_a_restart() {
 fn the_window_is_five_minutes() {
     assert_eq!(WINDOW, Duration::from_millis(WINDOW_MS));
 }
+
+/// A pod whose author varies what it asks for uses up its own share, and neither its node's nor a neighbour's.
+#[tokio::test]
+async fn one_pods_kinds_are_bounded_and_its_neighbours_are_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_log, refusals) = with_clock(dir.path(), &TestClock::at(1_000));
+    let of_pod = |pod: &str, number: u32| Denial {
+        pod_uid: Some(pod.into()),
+        ..denial(NODE, Some(number.to_be_bytes()), "no grant", "absent")
+    };
+    for number in 0..100 {
+        refusals.record(of_pod("loud", number)).await.unwrap();
+    }
+    let refused = refusals.record(of_pod("loud", 100)).await;
+    assert!(matches!(refused, Err(RefuseError::TooMany)), "{refused:?}");
+    refusals.record(of_pod("loud", 99)).await.unwrap();
+    refusals.record(of_pod("quiet", 100)).await.unwrap();
+}
