@@ -6,7 +6,9 @@
 //! ```
 //!
 //! All of it runs in a task of its own, so that a caller who goes away leaves nothing half done. What is committed is
-//! taken up by the views in memory whatever becomes of the outcome: a committed ban holds, also while the audit fails. Callers stand in line
+//! taken up by the views in memory whatever becomes of the outcome: a committed ban holds, also while the audit fails. An
+//! outcome that finds no room in the log is tried again until it is durable, and until then its request row is not
+//! pruned, since a start would need it. Callers stand in line
 //! for nobody but a running request of the same id. A dry run never comes here; and nothing may change a row on an
 //! operator's word but through here.
 
@@ -14,6 +16,7 @@ mod requests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use attache_envelope::EnvelopeError;
 use attache_envelope::body::{MAX_RESULT_BYTES, RequestBody, request_key};
@@ -26,6 +29,9 @@ use tokio_util::task::TaskTracker;
 use crate::audit::{AuditError, AuditLog, OpenIntent};
 use crate::store::{Applied, ApplyError, Change, Ledger, LedgerError, RedbStore, Store, Table};
 use requests::{Admission, Operator, Ticket};
+
+/// How long an outcome that is not on record waits before it is tried again.
+const OUTCOME_RETRY: Duration = Duration::from_secs(1);
 
 /// What is asked for, by whom.
 #[derive(Debug, Clone)]
@@ -83,9 +89,11 @@ pub enum MutationError {
     /// The intent could not be put on record. Nothing was written.
     #[error("the change could not be put on record")]
     Audit(#[source] AuditError),
-    /// It is in the store, and its outcome is not on record; the next start mends that. A repeat is answered.
+    /// It is in the store and in effect, and its outcome is not on record yet; that is tried until it is. A repeat is
+    /// answered.
     #[error(
-        "the change was committed, and its outcome could not be put on record; repeat it with the same request id"
+        "the change was committed and is in effect, and its outcome could not be put on record yet; repeat it with the \
+         same request id"
     )]
     Outcome(#[source] AuditError),
     /// The request rows cannot be read.
@@ -211,6 +219,11 @@ impl<S: Store> Shared<S> {
                     }
                 }
                 Admission::Running(mut end) => {
+                    // Committed already, it waits only for its outcome to be on record.
+                    let (id, digest) = (mutation.request_id, &mutation.digest);
+                    if let Some(done) = self.answered(&mutation.operator, id, digest).await? {
+                        return Ok(done);
+                    }
                     // Its end is the drop of its ticket, which is an error here.
                     drop(end.changed().await);
                 }
@@ -272,10 +285,9 @@ impl<S: Store> Shared<S> {
                 anchor_t: applied.as_ref().ok().map(|applied| applied.anchor_t),
                 intent: receipt.index(),
             };
-            let recorded = self.log.append(outcome).await;
+            let recorded = self.record(outcome, ticket, applied.is_ok()).await;
             if applied.is_ok() {
-                ticket.done();
-                let _receipt = recorded.map_err(MutationError::Outcome)?;
+                recorded.map_err(MutationError::Outcome)?;
             }
         }
         match applied {
@@ -288,6 +300,40 @@ impl<S: Store> Shared<S> {
             Err(error) if ending_is_known(&error) => Err(MutationError::NotCommitted(error)),
             Err(error) => Err(MutationError::Unknown(error)),
         }
+    }
+
+    /// Puts an outcome on record. When that fails, a task goes on trying until it is durable or the log is closed; it
+    /// has the ticket, so that the request row stays, and a shutdown does not wait for it: the next start closes the
+    /// intent.
+    async fn record(
+        &self,
+        outcome: Outcome,
+        ticket: Ticket,
+        committed: bool,
+    ) -> Result<(), AuditError> {
+        let error = match self.log.append(outcome.clone()).await {
+            Ok(_receipt) => {
+                ticket.ended(committed);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        tracing::error!(intent = outcome.intent, %error, "an outcome is not on record; trying again until it is");
+        if is_over(&error) {
+            ticket.ended(committed);
+            return Err(error);
+        }
+        let log = self.log.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(OUTCOME_RETRY).await;
+                match log.append(outcome.clone()).await {
+                    Err(error) if !is_over(&error) => {}
+                    Ok(_) | Err(_) => return ticket.ended(committed),
+                }
+            }
+        });
+        Err(error)
     }
 
     /// The kept answer to a request, from its row.
@@ -359,6 +405,11 @@ fn ending(applied: &Result<Applied, ApplyError>) -> Option<(Ending, Option<Strin
         }
         Err(_) => None,
     }
+}
+
+/// Whether the log takes nothing more before the next start, which then closes the intent.
+fn is_over(error: &AuditError) -> bool {
+    matches!(error, AuditError::Closed | AuditError::Poisoned)
 }
 
 fn ending_is_known(error: &ApplyError) -> bool {

@@ -54,8 +54,8 @@ pub fn digest(verb: &str, request_without_mutation: &impl Message) -> [u8; 32] {
     .into()
 }
 
-/// Carries a change through. `prepare` reads and builds; `take_up` changes the views in memory, after the commit and
-/// whether or not the caller still waits.
+/// Carries a change through. `prepare` reads and builds; `take_up` changes the views in memory, right after the commit,
+/// whether or not the caller still waits and whatever becomes of the outcome.
 ///
 /// # Errors
 /// Those of `prepare` and of the mutation; each says whether anything was written.

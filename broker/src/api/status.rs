@@ -117,7 +117,10 @@ impl From<AuditError> for RpcError {
                     "the audit log has no room, and nothing happens without it",
                 ),
             ),
-            AuditError::Poisoned | AuditError::Closed | AuditError::Read { .. } => logged(
+            AuditError::NotPrepared(_)
+            | AuditError::Poisoned
+            | AuditError::Closed
+            | AuditError::Read { .. } => logged(
                 &error,
                 Self::unavailable(
                     "AUDIT_UNAVAILABLE",

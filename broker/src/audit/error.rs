@@ -16,6 +16,9 @@ pub enum AuditError {
         /// What the next segment takes.
         needed_bytes: u64,
     },
+    /// The next segment could not be made for another reason. Nothing was written; the next append tries again.
+    #[error("the next audit segment cannot be prepared")]
+    NotPrepared(#[source] io::Error),
     /// A write or a sync failed: what the disk holds is not known, so nothing more is written until a restart has
     /// recovered the log.
     #[error("the audit log failed and stays closed until the broker is restarted")]
@@ -92,6 +95,24 @@ pub enum OpenError {
     Gap {
         /// The first missing index.
         index: u64,
+    },
+    /// The log ends before what the store's anchor knows of it: what was acknowledged is missing.
+    #[error(
+        "the audit log has {found} leaves that verify, and the store knows of {anchored}: its end was cut off or damaged; put the audit folder back, or keep it aside as evidence"
+    )]
+    Behind {
+        /// Up to the last checkpoint that verifies.
+        found: u64,
+        /// What the anchor knows.
+        anchored: u64,
+    },
+    /// The log has another history than the store's anchor knows.
+    #[error(
+        "the audit log is not the one that the store knows: it has no checkpoint of {size} leaves with the root in the store's anchor"
+    )]
+    Forked {
+        /// The size that the anchor knows.
+        size: u64,
     },
     /// There is no room for a segment.
     #[error("audit disk full: no room for a segment of {needed_bytes} bytes in {}", path.display())]

@@ -16,6 +16,8 @@ mod receipt;
 mod recover;
 mod refusals;
 mod segment_file;
+#[cfg(test)]
+pub(crate) mod small_disk;
 mod spare;
 mod summary;
 mod writer;

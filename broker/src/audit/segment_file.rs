@@ -101,14 +101,14 @@ impl SegmentFile {
         self.file.sync_data()
     }
 
-    /// Gives the file its final name, durably.
+    /// Gives the file its final name in `folder`, durably.
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn rename(&mut self, to: &Path) -> io::Result<()> {
+    pub(super) fn rename(&mut self, to: &Path, folder: &File) -> io::Result<()> {
         std::fs::rename(&self.path, to)?;
         self.path = to.to_owned();
-        sync_parent(to)
+        folder.sync_all()
     }
 
     /// Stands for a disk that fails: the file becomes one that the kernel refuses to write.
@@ -178,17 +178,6 @@ pub(super) fn list_segments(dir: &Path) -> io::Result<Vec<u64>> {
     }
     found.sort_unstable();
     Ok(found)
-}
-
-/// Makes a new or renamed file's name durable.
-///
-/// # Errors
-/// What the system says.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(dir) => File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The next segment, prepared by a thread of its own while the log goes on in the one before.
 //!
-//! The writer asks once a segment and takes what is ready when it rolls. A spare that could not be made (a full
-//! disk) is answered to the batch that needed it and asked for again by the next.
+//! The writer asks once a segment and takes what is ready when it rolls. A spare that could not be made when it was
+//! asked for (a full disk) is tried once more when it is needed: an old error says nothing of the disk as it is now.
 
 use std::io;
 use std::path::PathBuf;
@@ -55,8 +55,16 @@ impl Spares {
     /// The prepared segment; waits for it when it is not whole yet.
     ///
     /// # Errors
-    /// What the system said when it was made; the next call tries again.
+    /// What the system says now; the next call tries again.
     pub(super) fn take(&mut self) -> io::Result<SegmentFile> {
+        let asked_before = self.asked;
+        match self.made() {
+            Err(_) if asked_before => self.made(),
+            made => made,
+        }
+    }
+
+    fn made(&mut self) -> io::Result<SegmentFile> {
         self.ask();
         self.asked = false;
         self.made.recv().unwrap_or_else(|_| {

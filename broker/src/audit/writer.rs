@@ -2,8 +2,9 @@
 //! then answers everybody.
 //!
 //! While a batch is on its way to the disk the next one gathers in the queue: under load one sync serves many leaves,
-//! and a lone leaf waits for nobody. An error of a write or a sync closes the log for good; only a full disk, which
-//! shows before anything is written, refuses one batch and lets the next try.
+//! and a lone leaf waits for nobody. An error of a write or a sync closes the log for good; a next segment that cannot be
+//! prepared (a full disk, no descriptor left), which shows before anything is written, refuses one batch and lets the
+//! next try.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -99,8 +100,20 @@ pub(super) struct Writer {
 /// Why a batch was not written.
 #[derive(Debug, Clone, Copy)]
 enum Failure {
-    DiskFull { needed_bytes: u64 },
+    DiskFull {
+        needed_bytes: u64,
+    },
+    /// The system's error number, if it was the system.
+    NotPrepared(Option<i32>),
     Poisoned,
+}
+
+/// Why a segment was not begun.
+enum Beginning {
+    /// Nothing was written.
+    Prepare(io::Error),
+    /// A write, a sync or a rename failed.
+    Place(io::Error),
 }
 
 /// The longest leaf for segments of that size: a batch must fit into one.
@@ -336,19 +349,36 @@ impl Writer {
                 self.catalog.note_segment(header.first_index);
                 Ok(())
             }
-            Err(error) if is_disk_full(&error) => {
+            Err(Beginning::Prepare(error) | Beginning::Place(error)) if is_disk_full(&error) => {
                 let needed_bytes = self.segment_bytes;
                 tracing::error!(needed_bytes, dir = %self.dir.display(), "audit disk full");
                 self.stands(LogState::Full);
                 Err(Failure::DiskFull { needed_bytes })
             }
-            Err(error) => Err(self.poison("begin a segment", &error)),
+            Err(Beginning::Prepare(error)) => {
+                tracing::error!(dir = %self.dir.display(), %error, "the next audit segment cannot be prepared");
+                self.stands(LogState::Full);
+                Err(Failure::NotPrepared(error.raw_os_error()))
+            }
+            Err(Beginning::Place(error)) => Err(self.poison("begin a segment", &error)),
         }
     }
 
-    fn place_segment(&mut self, first_index: u64, content: &[u8]) -> io::Result<SegmentFile> {
-        let mut file = self.spares.take()?;
-        file.write_durable(0, content)?;
+    fn place_segment(
+        &mut self,
+        first_index: u64,
+        content: &[u8],
+    ) -> Result<SegmentFile, Beginning> {
+        let (mut file, folder) = self.prepare(first_index).map_err(Beginning::Prepare)?;
+        file.write_durable(0, content).map_err(Beginning::Place)?;
+        file.rename(&segment_path(&self.dir, first_index), &folder)
+            .map_err(Beginning::Place)?;
+        Ok(file)
+    }
+
+    /// All that takes room or a descriptor, before the first byte of the segment: the file, its summary, the folder.
+    fn prepare(&mut self, first_index: u64) -> io::Result<(SegmentFile, File)> {
+        let file = self.spares.take()?;
         if first_index > 0 {
             Summary::of(&self.frontier, &self.carried).store(
                 &self.dir,
@@ -356,8 +386,7 @@ impl Writer {
                 self.seed.seed(),
             )?;
         }
-        file.rename(&segment_path(&self.dir, first_index))?;
-        Ok(file)
+        Ok((file, File::open(&self.dir)?))
     }
 
     fn poison(&mut self, action: &'static str, error: &io::Error) -> Failure {
@@ -377,6 +406,10 @@ impl From<Failure> for AuditError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::DiskFull { needed_bytes } => Self::DiskFull { needed_bytes },
+            Failure::NotPrepared(errno) => Self::NotPrepared(errno.map_or_else(
+                || io::Error::other("see the broker's log"),
+                io::Error::from_raw_os_error,
+            )),
             Failure::Poisoned => Self::Poisoned,
         }
     }

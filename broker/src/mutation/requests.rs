@@ -176,9 +176,9 @@ impl Ticket {
         &self.pruned
     }
 
-    /// The request has its row.
-    pub(super) fn done(mut self) {
-        self.done = true;
+    /// The request has ended; it has its row if it was committed.
+    pub(super) fn ended(mut self, committed: bool) {
+        self.done = committed;
     }
 }
 

@@ -1,5 +1,7 @@
 //! Mutations over a real store and a real log: once a request id, whatever happens in between.
 
+mod full_disk;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +39,14 @@ async fn init(dir: &Path) {
 }
 
 async fn parts(dir: &Path) -> (AuditLog, Recovered, BrokerLedger, Arc<AtomicU64>) {
+    parts_with(dir, |_| ()).await
+}
+
+/// `between` runs in the committing thread, after a batch's intents and before its outcomes.
+async fn parts_with(
+    dir: &Path,
+    between: impl Fn(&AuditLog) + Send + Sync + 'static,
+) -> (AuditLog, Recovered, BrokerLedger, Arc<AtomicU64>) {
     let arena = Arena::new_plain().unwrap();
     let store = Arc::new(RedbStore::open(&dir.join("store.redb")).unwrap());
     let keys = Keys::open(&arena, store.as_ref(), &dir.join("slot.key"))
@@ -58,6 +68,7 @@ async fn parts(dir: &Path) -> (AuditLog, Recovered, BrokerLedger, Arc<AtomicU64>
     let options = LedgerOptions {
         anchor_note: dir.join("anchor.note"),
         audit_head: Box::new(move || {
+            between(&head);
             let at = head.head();
             Some((*head.chain(), at.size, at.root))
         }),

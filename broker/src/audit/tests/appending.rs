@@ -1,7 +1,6 @@
 //! Appending, rolling, reading, a full and a broken disk.
 
-use std::process::Command;
-
+use super::super::small_disk::SmallDisk;
 use super::*;
 
 #[tokio::test]
@@ -127,32 +126,11 @@ async fn two_writers_cannot_have_one_folder() {
     assert!(matches!(refused(dir.path()), OpenError::InUse { .. }));
 }
 
-/// A tmpfs of its own, unmounted on drop.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(dir.path())
-            .status()
-            .unwrap();
-        assert!(status.success(), "mounting a tmpfs takes root");
-        Self(dir)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_refuses_leaves_and_takes_them_again_once_there_is_room() {
-    let disk = SmallDisk::mount(4 * SEGMENT_BYTES);
-    let dir = disk.0.path();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let _disk = SmallDisk::mount(dir, 4 * SEGMENT_BYTES);
     std::fs::write(dir.join("ballast"), vec![1; 64 * 1024]).unwrap();
     let (log, _) = open(dir);
     let mut written = 0;
@@ -181,12 +159,52 @@ async fn a_full_disk_refuses_leaves_and_takes_them_again_once_there_is_room() {
 
 #[tokio::test]
 async fn a_log_that_finds_the_disk_full_at_its_first_leaf_says_so() {
-    let disk = SmallDisk::mount(SEGMENT_BYTES / 2);
-    let (log, _) = open(disk.0.path());
+    let dir = tempfile::tempdir().unwrap();
+    let _disk = SmallDisk::mount(dir.path(), SEGMENT_BYTES / 2);
+    let (log, _) = open(dir.path());
     let error = log.append(ban(0)).await.unwrap_err();
     assert!(matches!(error, AuditError::DiskFull { .. }), "{error}");
     log.close().await;
-    assert_eq!(open(disk.0.path()).1.size, 0);
+    assert_eq!(open(dir.path()).1.size, 0);
+}
+
+/// The spare is asked for at half a segment; what it met then says nothing of the disk at the roll.
+#[tokio::test]
+async fn room_that_came_back_before_it_was_needed_refuses_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(dir.path(), SEGMENT_BYTES + SEGMENT_BYTES / 2);
+    let (log, _) = open(dir.path());
+    let half = SEGMENT_BYTES / 2 / 300;
+    for number in 0..half + 20 {
+        let _receipt = log.append(ban(number)).await.unwrap();
+    }
+    disk.grow(4 * SEGMENT_BYTES);
+    for number in half + 20..3 * half {
+        let _receipt = log.append(ban(number)).await.unwrap();
+    }
+    assert!(list_segments(dir.path()).unwrap().len() > 1);
+}
+
+/// Nothing is written yet when the next segment cannot be prepared, so the log goes on as soon as it can be.
+#[tokio::test]
+async fn a_segment_that_cannot_be_prepared_refuses_leaves_and_closes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let _receipt = log.append(ban(0)).await.unwrap();
+    // Where the spare is made: a folder cannot be written, as a file cannot be opened without descriptors.
+    let spare = dir.path().join("spare.tmp");
+    std::fs::create_dir(&spare).unwrap();
+    let mut written = 1;
+    let error = loop {
+        match log.append(ban(written)).await {
+            Ok(_receipt) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, AuditError::NotPrepared(_)), "{error}");
+    std::fs::remove_dir(&spare).unwrap();
+    assert_eq!(log.append(ban(written)).await.unwrap().index(), written);
+    assert!(verify(dir.path(), &log).is_clean());
 }
 
 #[tokio::test]
