@@ -78,6 +78,7 @@ fn options(dir: &Path) -> LogOptions {
         store: StoreId::from_bytes([1; 16]),
         chain: ChainId::from_bytes([2; 16]),
         boot: BootId::from_bytes([3; 16]),
+        anchored: None,
         segment_bytes: LogOptions::SEGMENT_BYTES,
         clock: Clock::system(),
     }

@@ -5,6 +5,8 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
+use std::fs;
+
 use attache_mtls::key::LeafKey;
 use attache_proto::attache::v1 as pb;
 use attache_tests::{
@@ -267,4 +269,22 @@ fn a_second_operator_cannot_be_bootstrapped() {
         .unwrap()
         .contains("eve")
     );
+}
+
+/// What was acknowledged and is not in the log any more keeps the broker from starting.
+#[test]
+fn a_broker_does_not_start_on_a_log_that_lost_its_end() {
+    let mut bed = bed_without_plugin();
+    bed.broker.take().unwrap().stop().unwrap();
+    let segment = bed.audit_dir().join("00000000000000000000.seg");
+    let whole = fs::read(&segment).unwrap();
+    // Half of what is written: the zeros at the end are a segment's usual filling.
+    let written = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    let mut short = whole.clone();
+    short[written / 2..].fill(0);
+    fs::write(&segment, short).unwrap();
+    let error = format!("{:#}", bed.start_broker().expect_err("must not start"));
+    assert!(error.contains("the store knows of"), "{error}");
+    fs::write(&segment, whole).unwrap();
+    bed.start_broker().unwrap();
 }

@@ -54,6 +54,8 @@ pub struct LogOptions {
     pub chain: ChainId,
     /// This process.
     pub boot: BootId,
+    /// What the store's anchor knows of this log: the size and the root of one of its checkpoints.
+    pub anchored: Option<(u64, Hash)>,
     /// The size of new segments, [`LogOptions::SEGMENT_BYTES`] outside of tests. A start reads one.
     pub segment_bytes: u64,
     /// Stamps the leaves.
@@ -124,7 +126,8 @@ impl AuditLog {
     /// What a crash left behind the last checkpoint is cut, and the cut is on record before this answers.
     ///
     /// # Errors
-    /// [`OpenError`]; a log that does not verify under this key as this store's is never written to.
+    /// [`OpenError`]; a log that does not verify under this key as this store's, or that lacks the checkpoint that the
+    /// store's anchor knows, is never written to.
     pub fn open(
         options: LogOptions,
         seed: impl SigningSeed,

@@ -5,8 +5,9 @@
 //! before it. A segment of 8 MiB takes some 30 ms, whatever the length of the log. Without its summary the segments
 //! before it are read too, at the disk's speed.
 //!
-//! What one torn write explains is zeroed, and the cut goes on record before anything else. Everything else keeps
-//! the broker from starting: this module must never zero a record that was durable.
+//! What one torn write explains is zeroed, and the cut goes on record before anything else; but not where the store's
+//! anchor knows a checkpoint behind it, since that was durable before the store took it up. Everything else keeps the
+//! broker from starting: this module must never zero a record that is known to have been durable.
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -172,6 +173,7 @@ impl Expected<'_> {
     /// Reads the last segment and makes it ready to be written on.
     fn take_up(&self, segments: &[u64]) -> Result<Taken, OpenError> {
         let Some((&first_index, before)) = segments.split_last() else {
+            self.check_length(0)?;
             return Ok(Taken {
                 file: None,
                 header: self.header,
@@ -186,7 +188,11 @@ impl Expected<'_> {
         let bytes = self.read_segment(&path, first_index)?;
         let mut decisions = Index::default();
         let (start, carried) = self.state_before(first_index, before, &mut decisions)?;
+        let root_before = start.root();
         let end = self.verify_end(first_index, &bytes, start)?;
+        self.check_length(end.frontier.size())?;
+        let good = bytes.get(..end.offset).unwrap_or_default();
+        self.check_history(segments, (first_index, root_before, good))?;
         let file = SegmentFile::open(&path, self.options.segment_bytes)
             .map_err(|e| segment_error(&path, self.options.segment_bytes, e))?;
         let offset = end.offset as u64;
@@ -196,7 +202,6 @@ impl Expected<'_> {
             file.zero(offset, tail)
                 .map_err(|e| io_error("zero the torn end of", &path, e))?;
         }
-        let good = bytes.get(..end.offset).unwrap_or_default();
         let carried = carry_over(good, first_index, carried, &mut decisions);
         Ok(Taken {
             file: Some(file),
@@ -209,6 +214,59 @@ impl Expected<'_> {
             carried,
             decisions,
             cut: end.cut,
+        })
+    }
+
+    /// Refuses a log that ends before the checkpoint that the store's anchor knows.
+    fn check_length(&self, found: u64) -> Result<(), OpenError> {
+        match self.options.anchored {
+            Some((anchored, _)) if found < anchored => Err(OpenError::Behind { found, anchored }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Refuses a log without the checkpoint that the store's anchor knows; reads the one segment that it must be in.
+    fn check_history(
+        &self,
+        segments: &[u64],
+        (last, root_before, in_last): (u64, Hash, &[u8]),
+    ) -> Result<(), OpenError> {
+        let Some((size, root)) = self.options.anchored.filter(|(size, _)| *size > 0) else {
+            return Ok(());
+        };
+        let found = if size == last {
+            Some(root_before)
+        } else if size > last {
+            self.root_at(in_last, size)
+        } else {
+            let within = segments.partition_point(|first| *first < size);
+            let first = within.checked_sub(1).and_then(|at| segments.get(at));
+            let first = *first.ok_or(OpenError::Gap { index: 0 })?;
+            let path = segment_path(&self.options.dir, first);
+            self.root_at(&self.read_segment(&path, first)?, size)
+        };
+        if found == Some(root) {
+            Ok(())
+        } else {
+            Err(OpenError::Forked { size })
+        }
+    }
+
+    /// The root in the signed checkpoint of that size.
+    fn root_at(&self, segment: &[u8], size: u64) -> Option<Hash> {
+        let line = size.to_string();
+        Records::new(segment).find_map(|(_, record)| {
+            let Ok(Record::Checkpoint(note)) = record else {
+                return None;
+            };
+            let note = std::str::from_utf8(note).ok()?;
+            // Verified only where its second line is the size that is looked for.
+            if note.lines().nth(1) != Some(line.as_str()) {
+                return None;
+            }
+            Checkpoint::open(note, &self.verifier)
+                .ok()
+                .map(|it| it.root)
         })
     }
 

@@ -1,5 +1,6 @@
 //! The log against real files: what it writes verifies, what a crash leaves is taken up, what is damaged is refused.
 
+mod anchored;
 mod appending;
 mod recovery;
 mod refusing;
@@ -56,6 +57,7 @@ fn options(dir: &Path) -> LogOptions {
         store: StoreId::from_bytes(STORE),
         chain: ChainId::from_bytes(CHAIN),
         boot: BootId::from_bytes([0x44; 16]),
+        anchored: None,
         segment_bytes: SEGMENT_BYTES,
         clock: TestClock::at(1_000).clock(),
     }

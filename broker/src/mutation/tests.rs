@@ -60,6 +60,7 @@ async fn parts_with(
         store: keys.store_id(),
         chain: ChainId::from_bytes([2; 16]),
         boot: BootId::from_bytes([3; 16]),
+        anchored: None,
         segment_bytes: 1024 * 1024,
         clock: Clock::from_fn(move || clock.load(Ordering::Relaxed)),
     };

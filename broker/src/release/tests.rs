@@ -55,6 +55,7 @@ fn open_log(dir: &Path, vault: &Vault<RedbStore>) -> (AuditLog, Refusals) {
         store: vault.store_id(),
         chain: ChainId::from_bytes([2; 16]),
         boot: vault.boot(),
+        anchored: None,
         segment_bytes: 1024 * 1024,
         clock: Clock::system(),
     };

@@ -192,6 +192,7 @@ async fn begin_log(config: &Config, keys: &Arc<Keys>, applied: Applied) -> Resul
         store: keys.store_id(),
         chain: chain_id(keys.store_id(), &config.id),
         boot: BootId::random(&SystemRandom)?,
+        anchored: None,
         segment_bytes: LogOptions::SEGMENT_BYTES,
         clock: Clock::system(),
     };

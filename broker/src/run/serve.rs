@@ -1,7 +1,8 @@
 //! `attache-broker serve`: opens store and log, holds them against each other, listens, and stops in order.
 //!
 //! ```text
-//! store, keys -> audit log (its newest anchor) -> ledger (not older than that) -> open intents closed
+//! store, keys -> audit log (not shorter than the store knows) -> ledger (not older than the log knows)
+//!   -> open intents closed
 //!   -> who may call, what is registered -> listeners -> ready ... stop accepting, drain, counts on record, close
 //! ```
 //! SIGTERM and SIGINT stop it, SIGHUP has it read its settings' log filter, its certificate and its key again. A store
@@ -41,7 +42,9 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
-    store::{BrokerLedger, Health, INCARNATION, Ledger, LedgerOptions, RedbStore, Store},
+    store::{
+        BrokerLedger, Health, INCARNATION, Ledger, LedgerOptions, RedbStore, Store, anchored_head,
+    },
     vault::BrokerVault,
 };
 
@@ -90,7 +93,7 @@ impl Broker {
         let arena = open::arena(&config)?;
         let (store, keys) = open::store(&config, &arena).await?;
         let boot = BootId::random(&SystemRandom)?;
-        let (log, mut recovered) = open_log(&config, &keys, boot)?;
+        let (log, mut recovered) = open_log(&config, store.as_ref(), &keys, boot).await?;
         let ledger = open_ledger(&config, store, &keys, &log, &recovered).await?;
         let tasks = TaskTracker::new();
         let intents = std::mem::take(&mut recovered.open_intents);
@@ -322,12 +325,19 @@ fn listening(grpc: SocketAddr, enroll: SocketAddr) -> String {
     format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"}}\n")
 }
 
-fn open_log(config: &Config, keys: &Arc<Keys>, boot: BootId) -> Result<(AuditLog, Recovered)> {
+async fn open_log(
+    config: &Config,
+    store: &RedbStore,
+    keys: &Arc<Keys>,
+    boot: BootId,
+) -> Result<(AuditLog, Recovered)> {
+    let chain = chain_id(keys.store_id(), &config.id);
     let options = LogOptions {
         dir: config.audit_dir.clone(),
         store: keys.store_id(),
-        chain: chain_id(keys.store_id(), &config.id),
+        chain,
         boot,
+        anchored: anchored_head(store, keys, chain).await?,
         segment_bytes: LogOptions::SEGMENT_BYTES,
         clock: Clock::system(),
     };

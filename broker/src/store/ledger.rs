@@ -358,6 +358,22 @@ impl<S: Store> Shared<S> {
     }
 }
 
+/// How long the log of `chain` was as the store knows it: the head that the newest anchor holds, before anything is
+/// compared with it. An audit log without that head is not this store's whole log.
+///
+/// # Errors
+/// [`OpenError::Store`], [`OpenError::Unfinished`], [`OpenError::Anchor`].
+pub async fn anchored_head<S: Store>(
+    store: &S,
+    keys: &Keys,
+    chain: ChainId,
+) -> Result<Option<(u64, [u8; 32])>, OpenError> {
+    let snapshot = store.snapshot().await?;
+    let tip = open_tip(&keys.row_codec(), &snapshot).await?;
+    let head = tip.anchor.heads.get(&chain);
+    Ok(head.map(|head| (head.size, head.root)))
+}
+
 /// The published form of an anchor.
 pub(crate) fn note_of(tip: &Tip) -> AnchorNote {
     AnchorNote {

@@ -25,7 +25,7 @@ pub(crate) use change::shown;
 pub use change::{Applied, ApplyError, Change, Condition, LedgerError, Put, Row};
 pub use embedded::{RedbSnapshot, RedbStore, STORE_FORMAT};
 pub use engine::{AnchorSeq, Batch, Entry, Health, Outcome, Rows, Snapshot, Store, StoreError};
-pub use ledger::{AuditHead, Ledger, LedgerOptions, OpenError};
+pub use ledger::{AuditHead, Ledger, LedgerOptions, OpenError, anchored_head};
 pub(crate) use rows::{RowCodec, Tip};
 
 pub use attache_envelope::Table;
