@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, DirBuilder},
-    io::Write,
+    io::{ErrorKind, Write},
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
@@ -27,9 +27,9 @@ use crate::{
     audit::{AuditLog, Clock, LogOptions},
     config::Config,
     identity::Authority,
-    keys::Keys,
+    keys::{CreateError, Keys},
     policy::{Condition, GuardrailRecord, GuardrailSpec},
-    store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, Table},
+    store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, StoreError, Table},
 };
 
 /// Makes everything that `serve` needs, and says what it made.
@@ -39,23 +39,9 @@ use crate::{
 pub fn init(config: &Config) -> Result<ExitCode> {
     refuse_existing(config)?;
     let arena = super::open::arena(config)?;
-    let slot_was_there = config.keys.slot_file.exists();
-    let made = block_on(make(config, &arena));
-    if made.is_err() && !slot_was_there {
-        // A cut-short init leaves no half of a store behind: the next one starts anew.
-        let _ = fs::remove_file(&config.keys.slot_file);
-        let _ = fs::remove_file(config.store.store());
-        let _ = fs::remove_file(config.store.anchor());
-        // The folder was empty: what is in it is this call's.
-        for entry in fs::read_dir(&config.audit_dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    let Made { keys, vkey, ca } = made?;
+    let mut half = Half::default();
+    let Made { keys, vkey, ca } = block_on(make(config, &arena, &mut half))?;
+    half.keep();
     let mut out = std::io::stdout();
     writeln!(out, "made store {}", keys.store_id())?;
     writeln!(
@@ -121,7 +107,33 @@ struct Made {
     ca: SpkiSha256,
 }
 
-async fn make(config: &Config, arena: &Arena) -> Result<Made> {
+/// What this call has made so far, and nothing else: a cut-short init leaves no half of a store behind, and another init
+/// that runs at the same time keeps its own.
+#[derive(Default)]
+struct Half {
+    files: Vec<PathBuf>,
+    /// It was empty, and who made the store fills it.
+    audit_dir: Option<PathBuf>,
+}
+
+impl Half {
+    /// It is whole.
+    fn keep(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        let segments = self.audit_dir.iter().filter_map(|dir| fs::read_dir(dir).ok());
+        let segments = segments.flatten().flatten().map(|entry| entry.path());
+        for path in segments.chain(self.files.drain(..)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+async fn make(config: &Config, arena: &Arena, half: &mut Half) -> Result<Made> {
     for folder in [
         &config.store.dir,
         &config.store.dir.join("tls"),
@@ -130,9 +142,21 @@ async fn make(config: &Config, arena: &Arena) -> Result<Made> {
         private_folder(folder)?;
     }
     let store_id = StoreId::random(&SystemRandom)?;
-    let (keys, mut change) = Keys::create(arena, store_id, &config.keys.slot_file)?;
+    let slot_file = &config.keys.slot_file;
+    let created = Keys::create(arena, store_id, slot_file);
+    if !matches!(&created, Err(CreateError::SlotFile { source, .. }) if source.kind() == ErrorKind::AlreadyExists)
+    {
+        half.files.push(slot_file.clone());
+    }
+    let (keys, mut change) = created?;
     let keys = Arc::new(keys);
-    let store = RedbStore::create(&config.store.store(), store_id)?;
+    let created = RedbStore::create(&config.store.store(), store_id);
+    if !matches!(&created, Err(StoreError::Exists { .. })) {
+        half.files
+            .extend([config.store.store(), config.store.anchor()]);
+        half.audit_dir = Some(config.audit_dir.clone());
+    }
+    let store = created?;
     let now = Timestamp::now();
     let name = format!("Attaché CA {store_id}");
     let ca = CertificateAuthority::create(
@@ -215,4 +239,35 @@ fn private_folder(folder: &Path) -> Result<()> {
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two at once both find nothing there; the one that comes second to the key file touches nothing of the first's.
+    #[test]
+    fn an_init_that_was_overtaken_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let text = format!(
+            "name = \"b\"\ntrust_domain = \"example.internal\"\n[store]\ndir = \"{0}/store\"\n[keys]\nslot_file = \"{0}/slot.key\"\n[audit]\ndir = \"{0}/audit\"\n",
+            dir.path().display()
+        );
+        fs::write(at("broker.toml"), text).unwrap();
+        let config = Config::read(&at("broker.toml")).unwrap();
+        fs::create_dir(at("store")).unwrap();
+        let arena = Arena::new_plain().unwrap();
+        for theirs in [config.keys.slot_file.clone(), config.store.store()] {
+            fs::write(&theirs, b"theirs").unwrap();
+            let mut made = Made::default();
+            block_on(make(&config, &arena, &mut made))
+                .map(drop)
+                .unwrap_err();
+            drop(half);
+            assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+            fs::remove_file(&theirs).unwrap();
+            assert!(!config.keys.slot_file.exists() && !config.store.store().exists());
+        }
+    }
 }
