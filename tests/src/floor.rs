@@ -120,8 +120,8 @@ async fn serve(dir: &Path) -> Result<()> {
     fs::rename(place.with_extension("tmp"), place)?;
     let (send, receive) = mpsc::channel(64);
     tokio::spawn(async move { acceptor.run(listener, send).await });
-    let incoming =
-        ReceiverStream::new(receive).map(|stream| Ok::<_, std::io::Error>(BrokerStream(stream)));
+    let incoming = ReceiverStream::new(receive)
+        .map(|stream| Ok::<_, std::io::Error>(BrokerStream::new(stream, true)));
     Server::builder()
         .add_service(DeliveryServer::new(Empty))
         .serve_with_incoming(incoming)

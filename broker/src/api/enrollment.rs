@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use attache_mtls::{ca::IssuedCertificate, stream::ConnectionInfo};
+use attache_mtls::ca::IssuedCertificate;
 use attache_proto::attache::v1 as pb;
 use pb::{enrollment_server::Enrollment, renewal_server::Renewal};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
 
-use super::{field::time, rpc_error::RpcError};
+use super::{field::time, peer::connection, rpc_error::RpcError};
 use crate::identity::Gate;
 
 /// The service.
@@ -25,8 +26,9 @@ impl Enrollment for EnrollmentService {
         &self,
         request: Request<pb::JoinNodeRequest>,
     ) -> Result<Response<pb::JoinNodeResponse>, Status> {
-        let asked = request.into_inner();
-        if asked.token.is_empty() {
+        let mut asked = request.into_inner();
+        let token = Zeroizing::new(std::mem::take(&mut asked.token));
+        if token.is_empty() {
             return Err(RpcError::invalid(
                 "token",
                 "is missing; make one with: attache node join-token",
@@ -35,7 +37,7 @@ impl Enrollment for EnrollmentService {
         }
         let issued = self
             .gate
-            .join(&asked.token, asked.csr, asked.version)
+            .join(&token, asked.csr, asked.version)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::JoinNodeResponse {
@@ -51,18 +53,16 @@ impl Renewal for EnrollmentService {
         &self,
         request: Request<pb::RenewRequest>,
     ) -> Result<Response<pb::RenewResponse>, Status> {
-        let info = request.extensions().get::<ConnectionInfo>().cloned();
-        let peer = info.and_then(|i| i.peer).ok_or_else(|| {
-            RpcError::new(
-                Code::Unauthenticated,
-                "NO_CERTIFICATE",
-                "a renewal needs the certificate that is renewed",
-            )
-        })?;
+        let connection = connection(request.extensions())?.clone();
         let asked = request.into_inner();
         let issued = self
             .gate
-            .renew(&peer, asked.csr, asked.version)
+            .renew(
+                connection.peer()?,
+                connection.was_live,
+                asked.csr,
+                asked.version,
+            )
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::RenewResponse {

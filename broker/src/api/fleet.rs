@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use attache_envelope::name::{ClusterName, NodeName};
-use attache_mtls::{
-    accept::Acceptor,
-    spiffe::{NodeId, OperatorId, PeerId},
-};
+use attache_mtls::spiffe::{NodeId, OperatorId, PeerId};
 use attache_proto::attache::v1 as pb;
 use pb::{nodes_server::Nodes, operators_server::Operators};
 use tonic::{Code, Request, Response, Status};
@@ -23,7 +20,6 @@ use crate::{
     identity::{BanRecord, View},
     mutation::Mutations,
     registry::Registry,
-    release::sessions::Sessions,
     store::{Change, Table},
 };
 
@@ -38,10 +34,6 @@ pub struct FleetService {
     pub mutations: Mutations,
     /// The time on record.
     pub clock: Clock,
-    /// Where a ban closes connections.
-    pub acceptor: Acceptor,
-    /// Where a ban ends sealing sessions.
-    pub sessions: Sessions,
 }
 
 #[tonic::async_trait]
@@ -157,7 +149,9 @@ impl Nodes for FleetService {
             mutation,
             digest,
         };
-        Ok(Response::new(self.ban(asked, reason).await?))
+        Ok(Response::new(
+            self.ban(asked, PeerId::Node(id), reason).await?,
+        ))
     }
 
     async fn unban_node(
@@ -227,7 +221,9 @@ impl Operators for FleetService {
             mutation,
             digest,
         };
-        Ok(Response::new(self.ban(asked, reason).await?))
+        Ok(Response::new(
+            self.ban(asked, PeerId::Operator(id), reason).await?,
+        ))
     }
 
     async fn unban_operator(
@@ -252,7 +248,12 @@ impl Operators for FleetService {
 }
 
 impl FleetService {
-    async fn ban(&self, asked: Asked, reason: String) -> Result<pb::BanResponse, RpcError> {
+    async fn ban(
+        &self,
+        asked: Asked,
+        banned: PeerId,
+        reason: String,
+    ) -> Result<pb::BanResponse, RpcError> {
         let id = asked.object.clone();
         let ban = BanRecord {
             reason,
@@ -283,20 +284,10 @@ impl FleetService {
                 answer: pb::BanResponse::default(),
             })
         };
-        let (directory, acceptor) = (self.peers.gate().directory().clone(), self.acceptor.clone());
-        let (taken, taken_id, sessions) = (ban.clone(), id.clone(), self.sessions.clone());
+        let (gate, taken) = (Arc::clone(self.peers.gate()), ban.clone());
         let (_, committed): (pb::BanResponse, _) =
             mutate(&self.mutations, asked, prepare, move |seq| {
-                directory
-                    .change(|view| drop(view.bans.insert(taken_id.clone(), (seq, taken.clone()))));
-                if let Some(node) = node_id(&taken_id) {
-                    sessions.end(&node);
-                }
-                acceptor.close_where(|info| {
-                    info.peer
-                        .as_ref()
-                        .is_some_and(|p| p.id().to_string() == taken_id)
-                });
+                gate.banned(&banned, seq, &taken);
             })
             .await?;
         Ok(pb::BanResponse {

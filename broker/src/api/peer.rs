@@ -8,9 +8,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use attache_mtls::{
+    identity::PeerIdentity,
     spiffe::{NodeId, OperatorId},
     stream::{ConnectionInfo, MtlsStream},
 };
@@ -20,6 +22,9 @@ use tonic::{Code, Extensions, transport::server::Connected};
 use super::rpc_error::RpcError;
 use crate::identity::{Caller, Gate};
 
+/// The age of a connection whose peer may not call.
+const REFUSED_AGE: Duration = Duration::from_secs(5);
+
 /// A node plugin that may call.
 #[derive(Debug, Clone)]
 pub struct NodePeer {
@@ -27,6 +32,8 @@ pub struct NodePeer {
     pub id: NodeId,
     /// Its certificate's serial, hexadecimal.
     pub serial: String,
+    /// How many bans there were when it was admitted.
+    pub bans_seen: u64,
 }
 
 /// An operator who may call.
@@ -51,9 +58,9 @@ impl Peers {
         Self { gate }
     }
 
-    /// The gate itself, for renewals.
+    /// The gate itself.
     #[must_use]
-    pub fn gate(&self) -> &Gate {
+    pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
     }
 
@@ -62,8 +69,13 @@ impl Peers {
     /// # Errors
     /// UNAUTHENTICATED without a live certificate; PERMISSION_DENIED for an operator.
     pub async fn node(&self, extensions: &Extensions) -> Result<NodePeer, RpcError> {
+        let bans_seen = self.gate.directory().bans_made();
         match self.caller(extensions).await? {
-            Caller::Node { id, serial } => Ok(NodePeer { id, serial }),
+            Caller::Node { id, serial } => Ok(NodePeer {
+                id,
+                serial,
+                bans_seen,
+            }),
             Caller::Operator { .. } => Err(RpcError::new(
                 Code::PermissionDenied,
                 "NODE_ONLY",
@@ -92,26 +104,86 @@ impl Peers {
     /// # Errors
     /// UNAUTHENTICATED without a live certificate.
     pub async fn caller(&self, extensions: &Extensions) -> Result<Caller, RpcError> {
-        let info = extensions.get::<ConnectionInfo>();
-        let peer = info.and_then(|i| i.peer.as_ref()).ok_or_else(|| {
-            RpcError::new(
-                Code::Unauthenticated,
-                "NO_CERTIFICATE",
-                "this call needs a client certificate",
-            )
-        })?;
-        Ok(self.gate.admit(peer).await?)
+        let connection = connection(extensions)?;
+        Ok(self
+            .gate
+            .admit(connection.peer()?, connection.was_live)
+            .await?)
     }
 }
 
+/// A connection, as a request's handler may know it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// What the handshake showed.
+    pub info: ConnectionInfo,
+    /// Whether the peer's key was a live one when the handshake ended.
+    pub was_live: bool,
+}
+
+impl Connection {
+    /// The peer.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when it showed no certificate.
+    pub fn peer(&self) -> Result<&Arc<PeerIdentity>, RpcError> {
+        self.info.peer.as_ref().ok_or_else(no_certificate)
+    }
+}
+
+/// The connection that a request came by.
+///
+/// # Errors
+/// UNAUTHENTICATED when it came by none of ours.
+pub fn connection(extensions: &Extensions) -> Result<&Connection, RpcError> {
+    extensions.get().ok_or_else(no_certificate)
+}
+
+fn no_certificate() -> RpcError {
+    RpcError::new(
+        Code::Unauthenticated,
+        "NO_CERTIFICATE",
+        "this call needs a client certificate",
+    )
+}
+
 /// A connection as the gRPC server sees it.
-pub struct BrokerStream(pub MtlsStream);
+pub struct BrokerStream {
+    stream: MtlsStream,
+    was_live: bool,
+}
+
+impl BrokerStream {
+    /// Takes a connection. A peer that showed a certificate and may not call has a moment to hear why, and is then closed:
+    /// it holds no place.
+    #[must_use]
+    pub fn of(gate: &Gate, stream: MtlsStream) -> Self {
+        let info = stream.connect_info();
+        let was_live = info.peer.as_deref().is_some_and(|it| gate.is_live(it));
+        if info.peer.is_some() && !was_live {
+            tokio::spawn(async move {
+                tokio::time::sleep(REFUSED_AGE).await;
+                info.kill.close();
+            });
+        }
+        Self::new(stream, was_live)
+    }
+
+    /// Takes a connection of which it is known whether its peer's key was a live one.
+    #[must_use]
+    pub fn new(stream: MtlsStream, was_live: bool) -> Self {
+        Self { stream, was_live }
+    }
+}
 
 impl Connected for BrokerStream {
-    type ConnectInfo = ConnectionInfo;
+    type ConnectInfo = Connection;
 
-    fn connect_info(&self) -> ConnectionInfo {
-        self.0.connect_info()
+    fn connect_info(&self) -> Connection {
+        Connection {
+            info: self.stream.connect_info(),
+            was_live: self.was_live,
+        }
     }
 }
 
@@ -121,7 +193,7 @@ impl AsyncRead for BrokerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -131,15 +203,15 @@ impl AsyncWrite for BrokerStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -147,10 +219,10 @@ impl AsyncWrite for BrokerStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

@@ -109,7 +109,7 @@ pub struct Listeners {
 /// Serves until `stop`, then until what is under way has ended.
 ///
 /// # Errors
-/// When a server ends by itself.
+/// When a server fails; the others are then ended at once.
 pub async fn serve(
     services: Services,
     listeners: Listeners,
@@ -144,25 +144,33 @@ pub async fn serve(
         }))
         .add_service(health(None));
     let incoming = accepted(listeners.admin);
-    let (main, enroll, admin) = tokio::join!(
-        serve_tls(main, services.acceptor, listeners.grpc, stop.clone()),
+    let gate = services.gate;
+    tokio::try_join!(
         serve_tls(
-            enroll,
-            services.enroll_acceptor,
-            listeners.enroll,
+            main,
+            (services.acceptor, listeners.grpc),
+            gate.clone(),
             stop.clone()
         ),
-        admin.serve_with_incoming_shutdown(incoming, stop.cancelled()),
-    );
-    main?;
-    enroll?;
-    Ok(admin?)
+        serve_tls(
+            enroll,
+            (services.enroll_acceptor, listeners.enroll),
+            gate,
+            stop.clone()
+        ),
+        async {
+            Ok(admin
+                .serve_with_incoming_shutdown(incoming, stop.cancelled())
+                .await?)
+        },
+    )?;
+    Ok(())
 }
 
 async fn serve_tls(
     router: Router<Layers>,
-    acceptor: Acceptor,
-    listener: TcpListener,
+    (acceptor, listener): (Acceptor, TcpListener),
+    gate: Arc<Gate>,
     stop: CancellationToken,
 ) -> Result<()> {
     let (send, receive) = mpsc::channel::<MtlsStream>(ACCEPTED);
@@ -173,8 +181,8 @@ async fn serve_tls(
             () = accepting.cancelled() => {}
         }
     });
-    let incoming =
-        ReceiverStream::new(receive).map(|stream| Ok::<_, std::io::Error>(BrokerStream(stream)));
+    let incoming = ReceiverStream::new(receive)
+        .map(move |stream| Ok::<_, std::io::Error>(BrokerStream::of(&gate, stream)));
     let served = router
         .serve_with_incoming_shutdown(incoming, stop.cancelled())
         .await;
@@ -237,8 +245,6 @@ fn main_router(
         registry: Arc::clone(&services.registry),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
-        acceptor: services.acceptor.clone(),
-        sessions: services.sessions.clone(),
     };
     let audit = AuditService {
         peers: peers.clone(),

@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! admit    Current, Previous -> in | Next -> promote, then in | Copy -> alarm on record, ban, out
-//! join     token row taken and identity row written in one commit -> enrollment on record -> certificate
-//! renew    next key recorded -> renewal on record -> certificate; of an operator for seven days after the sign-in
+//!          Copy on a connection that was made while its key was live -> out, and no alarm
+//! join     enrollment on record -> token row taken and identity row written in one commit -> certificate
+//! renew    renewal on record -> next key recorded -> certificate; of an operator for seven days after the sign-in
 //! ```
-//! Each change is committed, then on record with the store's new anchor, and only then answered; the view follows the
-//! commit, whatever becomes of the record. It runs in a task of its own: a caller that goes away leaves nothing half
-//! done.
+//! Each change is on record, then committed and in the view at once, then the store's new anchor is on record, and only
+//! then it is answered. While the log takes nothing, nobody is enrolled, signed in, renewed or banned here. It runs in a
+//! task of its own: a caller that goes away leaves nothing half done.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use super::{
     join_token::{JoinToken, LIFETIME, MalformedToken},
     recorded::{RecordedKeys, Standing},
     rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role},
-    view::{Caller, Directory, NotAdmitted, View},
+    view::{Caller, Directory, NotAdmitted},
 };
 use crate::{
     audit::{AuditError, AuditLog},
@@ -42,6 +43,9 @@ const SCANNED_AT_ONCE: usize = 1024;
 /// The longest version text that a node may give of itself, in bytes.
 const VERSION_MAX: usize = 64;
 
+/// Ends what an identity has open, connections and sealing sessions, once it is banned or its keys were replaced.
+pub type CutOff = Box<dyn Fn(&PeerId) + Send + Sync>;
+
 /// Admits callers and changes identities.
 pub struct Gate {
     ledger: BrokerLedger,
@@ -49,6 +53,7 @@ pub struct Gate {
     authority: Authority,
     directory: Directory,
     broker_id: String,
+    cut_off: CutOff,
     /// One change at a time: each reads the row that it replaces.
     changing: Mutex<()>,
 }
@@ -116,6 +121,7 @@ impl Gate {
         authority: Authority,
         directory: Directory,
         broker_id: String,
+        cut_off: CutOff,
     ) -> Self {
         Self {
             ledger,
@@ -123,6 +129,7 @@ impl Gate {
             authority,
             directory,
             broker_id,
+            cut_off,
             changing: Mutex::new(()),
         }
     }
@@ -139,14 +146,27 @@ impl Gate {
         &self.authority
     }
 
-    /// Admits a verified peer, or says why not.
+    /// Whether a peer that has just finished its handshake showed a live key of an identity that may call. Any other may
+    /// only hear why not; a copy's first call raises the alarm.
+    #[must_use]
+    pub fn is_live(&self, peer: &PeerIdentity) -> bool {
+        let standing = self.directory.standing(peer, self.now());
+        standing.is_ok_and(|(_, standing)| standing != Standing::Copy)
+    }
+
+    /// Admits a verified peer, or says why not. `was_live` is what [`Gate::is_live`] said of its connection: a key that was
+    /// replaced while its connection stood is no copy.
     ///
     /// # Errors
     /// [`NotAdmitted`]; a copy is banned before this answers.
     ///
     /// # Cancel safety
     /// What has to be written is written in a task of its own.
-    pub async fn admit(self: &Arc<Self>, peer: &Arc<PeerIdentity>) -> Result<Caller, NotAdmitted> {
+    pub async fn admit(
+        self: &Arc<Self>,
+        peer: &Arc<PeerIdentity>,
+        was_live: bool,
+    ) -> Result<Caller, NotAdmitted> {
         let (caller, standing) = self.directory.standing(peer, self.now())?;
         match standing {
             Standing::Current | Standing::Previous => Ok(caller),
@@ -155,12 +175,14 @@ impl Gate {
                 let promoted = tokio::spawn(async move { gate.promote(&peer).await }).await;
                 match promoted {
                     Ok(Ok(())) => Ok(caller),
+                    Ok(Err(EnrollError::NotAdmitted(error))) => Err(error),
                     Ok(Err(_)) | Err(_) => Err(NotAdmitted::Unavailable),
                 }
             }
+            Standing::Copy if was_live => Err(NotAdmitted::Superseded),
             Standing::Copy => {
-                let (gate, id) = (Arc::clone(self), peer.id().to_string());
-                let banned = tokio::spawn(async move { gate.ban_copy(id).await }).await;
+                let (gate, id) = (Arc::clone(self), peer.id().clone());
+                let banned = tokio::spawn(async move { gate.ban_copy(&id).await }).await;
                 match banned {
                     Ok(Ok(())) => Err(NotAdmitted::Copy {
                         id: peer.id().to_string(),
@@ -169,6 +191,12 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// A committed ban holds from here on, and what the identity has open ends.
+    pub fn banned(&self, id: &PeerId, seq: u64, ban: &BanRecord) {
+        self.directory.ban(&id.to_string(), seq, ban);
+        (self.cut_off)(id);
     }
 
     /// Makes a join token for a node whose uid was read from the cluster; answers its text, its id and its row.
@@ -226,6 +254,8 @@ impl Gate {
     ) -> Result<IssuedCertificate, EnrollError> {
         let token = JoinToken::parse(token)?;
         check_version(&version)?;
+        // Whoever has no token stands in nobody's way.
+        self.token_row(&token).await?;
         let gate = Arc::clone(self);
         spawned(async move { gate.join_now(&token, &csr, version).await }).await
     }
@@ -237,10 +267,11 @@ impl Gate {
     pub async fn renew(
         self: &Arc<Self>,
         peer: &Arc<PeerIdentity>,
+        was_live: bool,
         csr: Vec<u8>,
         version: String,
     ) -> Result<IssuedCertificate, EnrollError> {
-        self.admit(peer).await?;
+        self.admit(peer, was_live).await?;
         check_version(&version)?;
         let (gate, peer) = (Arc::clone(self), Arc::clone(peer));
         spawned(async move { gate.renew_now(&peer, &csr, version).await }).await
@@ -281,15 +312,7 @@ impl Gate {
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let now = self.now();
-        let row = self
-            .ledger
-            .read(Table::JoinToken, &token.id())
-            .await?
-            .ok_or(EnrollError::Token)?;
-        let record = JoinTokenRecord::decode(&row.body).map_err(|_| EnrollError::Token)?;
-        if !token.matches(record.hash) || record.not_after < now {
-            return Err(EnrollError::Token);
-        }
+        let (seq, record) = self.token_row(token).await?;
         let id = NodeId::new(
             self.authority.trust_domain().clone(),
             &record.cluster,
@@ -305,7 +328,8 @@ impl Gate {
             }
             .into());
         }
-        let issued = self.authority.issue(csr, &PeerId::Node(id), now)?;
+        let id = PeerId::Node(id);
+        let issued = self.authority.issue(csr, &id, now)?;
         let node = NodeRecord {
             name: record.node_name,
             keys: RecordedKeys::first(recorded(&issued)),
@@ -314,7 +338,7 @@ impl Gate {
             version,
         };
         let mut change = Change::default();
-        change.require_at(Table::JoinToken, token.id(), row.seq);
+        change.require_at(Table::JoinToken, token.id(), seq);
         change.deletes.push((Table::JoinToken, token.id().to_vec()));
         let known = view.nodes.get(&text);
         match known {
@@ -338,11 +362,27 @@ impl Gate {
             evidence: format!("join-token {}", hex::encode(token.id())),
             serial: issued.serial().as_bytes().to_vec(),
         }));
-        self.commit(change, events, |view, seq| {
-            drop(view.nodes.insert(text.clone(), (seq, node.clone())));
+        let joined_again = known.is_some();
+        self.commit(change, &text, events, |seq| {
+            self.directory
+                .change(|view| drop(view.nodes.insert(text.clone(), (seq, node.clone()))));
+            if joined_again {
+                (self.cut_off)(&id);
+            }
         })
         .await?;
         Ok(issued)
+    }
+
+    /// The row of a token that can be redeemed, and its commit.
+    async fn token_row(&self, token: &JoinToken) -> Result<(u64, JoinTokenRecord), EnrollError> {
+        let row = self.ledger.read(Table::JoinToken, &token.id()).await?;
+        let row = row.ok_or(EnrollError::Token)?;
+        let record = JoinTokenRecord::decode(&row.body).map_err(|_| EnrollError::Token)?;
+        if !token.matches(record.hash) || record.not_after < self.now() {
+            return Err(EnrollError::Token);
+        }
+        Ok((row.seq, record))
     }
 
     async fn renew_now(
@@ -377,17 +417,21 @@ impl Gate {
         let _one = self.changing.lock().await;
         let now = self.now();
         let (caller, standing) = self.directory.standing(peer, now)?;
-        if standing != Standing::Next {
+        match standing {
+            Standing::Next => {}
             // Another call with the same key was first.
-            return Ok(());
+            Standing::Current | Standing::Previous => return Ok(()),
+            // It was replaced while this waited, before its first use.
+            Standing::Copy => return Err(NotAdmitted::Superseded.into()),
         }
         self.change_keys(&caller, |keys| keys.promoted(now), None, Vec::new())
             .await
     }
 
-    async fn ban_copy(&self, id: String) -> Result<(), EnrollError> {
+    async fn ban_copy(&self, id: &PeerId) -> Result<(), EnrollError> {
         let _one = self.changing.lock().await;
-        if self.directory.view().bans.contains_key(&id) {
+        let text = id.to_string();
+        if self.directory.view().bans.contains_key(&text) {
             return Ok(());
         }
         let reason =
@@ -398,22 +442,20 @@ impl Gate {
             at: self.now(),
         };
         let mut change = Change::default();
-        change.require_absent(Table::Ban, id.clone());
-        change.put(Table::Ban, id.clone(), ban.encode());
+        change.require_absent(Table::Ban, text.clone());
+        change.put(Table::Ban, text.clone(), ban.encode());
         let events = vec![
             Event::from(Alarm {
-                identity: id.clone(),
+                identity: text.clone(),
                 reason: reason.clone(),
             }),
             Event::from(Ban {
-                identity: id.clone(),
+                identity: text.clone(),
                 reason,
             }),
         ];
-        self.commit(change, events, |view, seq| {
-            drop(view.bans.insert(id.clone(), (seq, ban.clone())));
-        })
-        .await
+        self.commit(change, &text, events, |seq| self.banned(id, seq, &ban))
+            .await
     }
 
     async fn sign_in_now(
@@ -460,14 +502,23 @@ impl Gate {
         }
         change.put(Table::Operator, id.name(), record.encode());
         events.push(Event::from(Bootstrap {
-            operator: text,
+            operator: text.clone(),
             key: *issued.identity().spki_sha256().as_bytes(),
             not_after_ms: super::ms(issued.identity().not_after()),
             serial: issued.serial().as_bytes().to_vec(),
         }));
-        self.commit(change, events, |view, seq| {
-            let name = id.name().to_owned();
-            drop(view.operators.insert(name, (seq, record.clone())));
+        let signed_in_again = known.is_some();
+        self.commit(change, &text, events, |seq| {
+            let name = id.name();
+            self.directory.change(|view| {
+                drop(
+                    view.operators
+                        .insert(name.to_owned(), (seq, record.clone())),
+                )
+            });
+            if signed_in_again {
+                (self.cut_off)(&PeerId::Operator(id.clone()));
+            }
         })
         .await?;
         Ok(issued)
@@ -495,8 +546,9 @@ impl Gate {
                 }
                 change.require_at(Table::Identity, key.clone(), seq);
                 change.put(Table::Identity, key.clone(), record.encode());
-                self.commit(change, events, |view, seq| {
-                    drop(view.nodes.insert(key.clone(), (seq, record.clone())));
+                self.commit(change, &key, events, |seq| {
+                    self.directory
+                        .change(|view| drop(view.nodes.insert(key.clone(), (seq, record.clone()))));
                 })
                 .await
             }
@@ -510,42 +562,58 @@ impl Gate {
                 record.keys = change_keys(record.keys);
                 change.require_at(Table::Operator, key.clone(), seq);
                 change.put(Table::Operator, key.clone(), record.encode());
-                self.commit(change, events, |view, seq| {
-                    drop(view.operators.insert(key.clone(), (seq, record.clone())));
+                self.commit(change, &id.to_string(), events, |seq| {
+                    self.directory.change(|view| {
+                        drop(view.operators.insert(key.clone(), (seq, record.clone())))
+                    });
                 })
                 .await
             }
         }
     }
 
-    /// Commits, lets the view follow, then puts the events and the new anchor on record, all durable. What is committed
-    /// and could not be put on record is not answered; it is in the view all the same, which must not differ from the rows.
+    /// Puts the events on record, durable; commits; lets it take effect, given the commit; puts the new anchor on record.
+    /// Events whose commit then fails are followed by an alarm that says so. What is committed and whose anchor could not
+    /// be put on record is not answered; it is in effect all the same, since the view must not differ from the rows.
     async fn commit(
         &self,
         change: Change,
+        identity: &str,
         events: Vec<Event>,
-        follow: impl Fn(&mut View, u64),
+        take_up: impl FnOnce(u64),
     ) -> Result<(), EnrollError> {
-        let applied = self.ledger.apply(change).await.map_err(|e| match e {
-            ApplyError::Conflict { .. } => EnrollError::Conflict,
-            other @ (ApplyError::Busy
-            | ApplyError::Ambiguous { .. }
-            | ApplyError::Ledger(_)
-            | ApplyError::Closed) => EnrollError::Store(other),
-        })?;
-        self.directory.change(|view| follow(view, applied.seq));
-        let anchor = Anchor {
-            incarnation: INCARNATION,
-            seq: applied.seq,
-            t: applied.anchor_t,
-        };
-        let mut queued = Vec::with_capacity(events.len() + 1);
-        for event in events.into_iter().chain([Event::from(anchor)]) {
+        let on_record = !events.is_empty();
+        let mut queued = Vec::with_capacity(events.len());
+        for event in events {
             queued.push(self.audit.queue(&self.audit.leaf(event)).await?);
         }
         for leaf in queued {
             let _receipt = leaf.durable().await?;
         }
+        let applied = match self.ledger.apply(change).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                if on_record {
+                    let reason = format!("what was put on record before did not happen: {error}");
+                    let identity = identity.to_owned();
+                    let _receipt = self.audit.append(Alarm { identity, reason }).await?;
+                }
+                return Err(match error {
+                    ApplyError::Conflict { .. } => EnrollError::Conflict,
+                    other @ (ApplyError::Busy
+                    | ApplyError::Ambiguous { .. }
+                    | ApplyError::Ledger(_)
+                    | ApplyError::Closed) => EnrollError::Store(other),
+                });
+            }
+        };
+        take_up(applied.seq);
+        let anchor = Anchor {
+            incarnation: INCARNATION,
+            seq: applied.seq,
+            t: applied.anchor_t,
+        };
+        let _receipt = self.audit.append(anchor).await?;
         Ok(())
     }
 

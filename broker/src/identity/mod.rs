@@ -15,7 +15,7 @@ mod rows;
 mod view;
 
 pub use authority::{Authority, AuthorityError, recorded};
-pub use gate::{EnrollError, Gate};
+pub use gate::{CutOff, EnrollError, Gate};
 pub use join_token::{JoinToken, LIFETIME as JOIN_TOKEN_LIFETIME, MalformedToken};
 pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
 pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};

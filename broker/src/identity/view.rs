@@ -3,7 +3,13 @@
 //! Reading is lock-free. A change is copied in whole, so a reader sees one state or the next, never a mixture. The view
 //! decides nothing that the rows do not say, and must never be changed before the commit is durable.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use attache_envelope::EnvelopeError;
@@ -111,6 +117,7 @@ pub struct View {
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     view: Arc<ArcSwap<View>>,
+    bans_made: Arc<AtomicU64>,
 }
 
 /// Why the view could not be made.
@@ -143,6 +150,7 @@ impl Directory {
         };
         Ok(Self {
             view: Arc::new(ArcSwap::from_pointee(view)),
+            bans_made: Arc::default(),
         })
     }
 
@@ -159,6 +167,30 @@ impl Directory {
             change(&mut next);
             next
         });
+    }
+
+    /// Takes up a committed ban.
+    pub fn ban(&self, id: &str, seq: u64, ban: &BanRecord) {
+        self.change(|view| drop(view.bans.insert(id.to_owned(), (seq, ban.clone()))));
+        self.bans_made.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many bans were taken up. A caller that was admitted at this number is not banned while it stands.
+    #[must_use]
+    pub fn bans_made(&self) -> u64 {
+        self.bans_made.load(Ordering::SeqCst)
+    }
+
+    /// Whether a node that was admitted when there were `bans_seen` bans still may call.
+    ///
+    /// # Errors
+    /// [`NotAdmitted::Banned`].
+    pub fn still_admitted(&self, node: &NodeId, bans_seen: u64) -> Result<(), NotAdmitted> {
+        if self.bans_made() == bans_seen {
+            return Ok(());
+        }
+        let text = node.to_string();
+        self.view.load().refuse_banned(&text, "node", &text)
     }
 
     /// How a verified peer stands at `now`, before anything is written: who it is, and which of its keys it showed.

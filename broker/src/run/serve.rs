@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use attache_envelope::{SystemRandom, id::BootId};
 use attache_mtls::{
     accept::{AcceptLimits, Acceptor},
+    spiffe::PeerId,
     tls::Credentials,
 };
 use attache_translog::{Anchor, Start, Stop};
@@ -37,7 +38,7 @@ use crate::{
     attest::Attestor,
     audit::{AuditLog, Clock, LogOptions, LogState, Recovered, Refusals},
     config::Config,
-    identity::{Authority, Directory, Gate},
+    identity::{Authority, CutOff, Directory, Gate},
     keys::Keys,
     mutation::Mutations,
     registry::Registry,
@@ -103,21 +104,9 @@ impl Broker {
         start_on_record(&config, &keys, &log, &ledger).await?;
 
         let authority = Authority::load(meta::ca(&ledger).await?, Arc::clone(&keys))?;
-        server_certificate::write_bundle(&config, &authority)?;
-        let credentials = Credentials::new(server_certificate::load(
-            &config,
-            &authority,
-            Timestamp::now(),
-        )?);
+        let credentials = credentials(&config, &authority)?;
         let directory = Directory::load(&ledger).await?;
         let registry = Arc::new(Registry::load(&ledger).await?);
-        let gate = Arc::new(Gate::new(
-            ledger.clone(),
-            log.clone(),
-            authority.clone(),
-            directory,
-            config.id.to_string(),
-        ));
         let vault = Arc::new(BrokerVault::new(
             ledger.clone(),
             keys,
@@ -126,6 +115,15 @@ impl Broker {
         )?);
         let counters = Arc::new(Counters::default());
         let sessions = Sessions::new(vault.store_id(), &config.id, boot);
+        let acceptor = Acceptor::new(credentials.server_config()?, accept_limits(&config));
+        let gate = Arc::new(Gate::new(
+            ledger.clone(),
+            log.clone(),
+            authority.clone(),
+            directory,
+            config.id.to_string(),
+            cut_off(&acceptor, &sessions),
+        ));
         let releases = Releases::new(Parts {
             vault: Arc::clone(&vault),
             incarnation: INCARNATION,
@@ -151,7 +149,7 @@ impl Broker {
             clock: log.clock().clone(),
             started_ms: log.clock().now_ms(),
             deliveries_per_node: config.limits.deliveries_per_node,
-            acceptor: Acceptor::new(credentials.server_config()?, accept_limits(&config)),
+            acceptor,
             enroll_acceptor: Acceptor::new(
                 credentials.enrollment_server_config()?,
                 accept_limits(&config),
@@ -406,6 +404,24 @@ async fn anchor_on_record(log: &AuditLog, ledger: &BrokerLedger) -> Result<()> {
     };
     let _receipt = log.append(anchor).await?;
     Ok(())
+}
+
+/// The server's certificate; the trust bundle is written beside it.
+fn credentials(config: &Config, authority: &Authority) -> Result<Credentials> {
+    server_certificate::write_bundle(config, authority)?;
+    let material = server_certificate::load(config, authority, Timestamp::now())?;
+    Ok(Credentials::new(material))
+}
+
+/// Closes an identity's connections and ends its sealing sessions.
+fn cut_off(acceptor: &Acceptor, sessions: &Sessions) -> CutOff {
+    let (acceptor, sessions) = (acceptor.clone(), sessions.clone());
+    Box::new(move |id| {
+        if let PeerId::Node(node) = id {
+            sessions.end(node);
+        }
+        acceptor.close_where(|info| info.peer.as_ref().is_some_and(|peer| peer.id() == id));
+    })
 }
 
 fn accept_limits(config: &Config) -> AcceptLimits {
