@@ -1,15 +1,17 @@
 //! The server's end: the accept loop, with a bound on everything that an unknown peer can take.
 //!
-//! For each connection, in order: a handshake slot (none free: the kernel's backlog waits), accept, a connection slot
-//! (none free: closed at once, so that the client tries another broker), `TCP_NODELAY`, the handshake under a deadline,
-//! and then the stream on the channel. The handshake slot comes back when the handshake ends, however it ends; the
-//! connection slot when the stream is dropped.
+//! For each connection, in order: accept, a connection slot (none free: closed at once, so that the client tries another
+//! broker), a place among the handshakes (none free: the oldest of the address that has most of them gives way),
+//! `TCP_NODELAY`, the handshake under a deadline, a place among the peer's connections (none free: closed), and then the
+//! stream on the channel. The handshake's place comes back when it ends, however it ends; the others when the stream is
+//! dropped.
 //!
-//! The loop parses nothing itself and must never wait for a peer outside the deadline.
+//! So nobody is kept out by peers that say nothing, nor by one identity, nor by one address where identities are not
+//! shown. The loop parses nothing itself and must never wait for a peer outside the deadline.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
+use crate::spiffe::PeerId;
 use crate::stream::{ConnectionInfo, HandshakeError, MtlsStream};
 
 /// How long the loop rests after the system could not accept, for want of descriptors or memory.
@@ -34,18 +38,21 @@ pub struct AcceptLimits {
     pub max_handshakes: usize,
     /// Connections at one time, those in a handshake among them.
     pub max_connections: usize,
+    /// Connections of one SPIFFE ID at one time, or of one address where no certificate is asked for.
+    pub max_connections_per_peer: usize,
     /// The age at which a connection is closed without regard to what runs on it. A server that wants to say goodbye
     /// first does so earlier.
     pub max_connection_age: Duration,
 }
 
 impl Default for AcceptLimits {
-    /// 10 s, 64 handshakes, 4,096 connections, one hour.
+    /// 10 s, 64 handshakes, 4,096 connections, 16 of one peer, one hour.
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 64,
             max_connections: 4096,
+            max_connections_per_peer: 16,
             max_connection_age: Duration::from_secs(3600),
         }
     }
@@ -60,7 +67,9 @@ pub struct AcceptStats {
     pub failed: u64,
     /// Handshakes that ran into the deadline.
     pub timed_out: u64,
-    /// Connections closed at once because the cap was reached.
+    /// Handshakes that gave way to newer ones.
+    pub evicted: u64,
+    /// Connections closed at once because a cap was reached.
     pub over_cap: u64,
     /// Connections that stand now.
     pub open: u64,
@@ -75,12 +84,13 @@ pub struct Acceptor {
 struct Shared {
     tls: TlsAcceptor,
     limits: AcceptLimits,
-    handshakes: Arc<Semaphore>,
+    handshakes: Handshakes,
     connections: Arc<Semaphore>,
     open: Arc<OpenConnections>,
     accepted: AtomicU64,
     failed: AtomicU64,
     timed_out: AtomicU64,
+    evicted: AtomicU64,
     over_cap: AtomicU64,
 }
 
@@ -88,17 +98,18 @@ impl Acceptor {
     /// Takes a configuration of [`crate::tls`].
     #[must_use]
     pub fn new(config: Arc<ServerConfig>, limits: AcceptLimits) -> Self {
-        let slots = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
+        let connections = Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS));
         Self {
             shared: Arc::new(Shared {
                 tls: TlsAcceptor::from(config),
-                handshakes: slots(limits.max_handshakes),
-                connections: slots(limits.max_connections),
+                handshakes: Handshakes::default(),
+                connections: Arc::new(connections),
                 limits,
                 open: Arc::default(),
                 accepted: AtomicU64::new(0),
                 failed: AtomicU64::new(0),
                 timed_out: AtomicU64::new(0),
+                evicted: AtomicU64::new(0),
                 over_cap: AtomicU64::new(0),
             }),
         }
@@ -113,9 +124,6 @@ impl Acceptor {
         let accept_all = async {
             loop {
                 while under_way.try_join_next().is_some() {}
-                let Ok(slot) = self.shared.handshakes.clone().acquire_owned().await else {
-                    return;
-                };
                 let (tcp, remote) = accept(&listener).await;
                 let Ok(connection) = self.shared.connections.clone().try_acquire_owned() else {
                     self.shared.over_cap.fetch_add(1, Ordering::Relaxed);
@@ -123,9 +131,13 @@ impl Acceptor {
                     continue;
                 };
                 let (shared, out) = (self.shared.clone(), out.clone());
+                let (place, gives_way) = shared.enter_handshakes(remote.ip());
                 under_way.spawn(async move {
-                    let stream = shared.handshake(tcp, remote, connection).await;
-                    drop(slot);
+                    let stream = tokio::select! {
+                        stream = shared.handshake(tcp, remote, connection) => stream,
+                        () = gives_way.cancelled() => None,
+                    };
+                    shared.handshakes.leave(place);
                     if let Some(stream) = stream {
                         // A closed receiver means that the server goes down: the stream is dropped, that is closed.
                         drop(out.send(stream).await);
@@ -159,6 +171,7 @@ impl Acceptor {
             accepted: shared.accepted.load(Ordering::Relaxed),
             failed: shared.failed.load(Ordering::Relaxed),
             timed_out: shared.timed_out.load(Ordering::Relaxed),
+            evicted: shared.evicted.load(Ordering::Relaxed),
             over_cap: shared.over_cap.load(Ordering::Relaxed),
             open: shared.open.lock().list.len() as u64,
         }
@@ -198,6 +211,16 @@ fn of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Shared {
+    /// A place among the handshakes, and what says that it has to be given up.
+    fn enter_handshakes(&self, from: IpAddr) -> (u64, CancellationToken) {
+        let (place, gives_way, evicted) = self.handshakes.enter(from, self.limits.max_handshakes);
+        if let Some(address) = evicted {
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%address, "an unfinished handshake gave way to a newer connection");
+        }
+        (place, gives_way)
+    }
+
     async fn handshake(
         &self,
         tcp: TcpStream,
@@ -211,8 +234,13 @@ impl Shared {
         };
         match result {
             Ok(stream) => {
+                let limit = self.limits.max_connections_per_peer;
+                let Some(entry) = self.open.clone().enter(stream.connect_info(), limit) else {
+                    self.over_cap.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(peer = ?PeerKey::of(&stream.connect_info()), "connection refused: the peer has {limit}");
+                    return None;
+                };
                 self.accepted.fetch_add(1, Ordering::Relaxed);
-                let entry = self.open.clone().enter(stream.connect_info());
                 Some(stream.hold((slot, entry)))
             }
             Err(error) => {
@@ -242,6 +270,57 @@ impl Shared {
     }
 }
 
+/// The handshakes under way, oldest first.
+#[derive(Default)]
+struct Handshakes {
+    inner: Mutex<HandshakeList>,
+}
+
+#[derive(Default)]
+struct HandshakeList {
+    next: u64,
+    list: BTreeMap<u64, (IpAddr, CancellationToken)>,
+}
+
+impl Handshakes {
+    /// Takes a place; past `limit` the oldest of the address that has most gives way, which is answered last.
+    fn enter(&self, from: IpAddr, limit: usize) -> (u64, CancellationToken, Option<IpAddr>) {
+        let mut handshakes = self.lock();
+        let evicted = (handshakes.list.len() >= limit)
+            .then(|| handshakes.evict())
+            .flatten();
+        let (place, gives_way) = (handshakes.next, CancellationToken::new());
+        handshakes.next = handshakes.next.wrapping_add(1);
+        handshakes.list.insert(place, (from, gives_way.clone()));
+        (place, gives_way, evicted)
+    }
+
+    fn leave(&self, place: u64) {
+        self.lock().list.remove(&place);
+    }
+
+    /// As with the open connections: no operation can leave the list half done.
+    fn lock(&self) -> MutexGuard<'_, HandshakeList> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HandshakeList {
+    fn evict(&mut self) -> Option<IpAddr> {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for (address, _) in self.list.values() {
+            *counts.entry(*address).or_default() += 1;
+        }
+        let most = counts.values().max().copied()?;
+        let crowded = |address: &IpAddr| counts.get(address) == Some(&most);
+        let oldest = self.list.iter().find(|(_, (from, _))| crowded(from));
+        let place = *oldest?.0;
+        let (address, gives_way) = self.list.remove(&place)?;
+        gives_way.cancel();
+        Some(address)
+    }
+}
+
 /// The connections that stand, so that they can be found and closed.
 #[derive(Default)]
 struct OpenConnections {
@@ -252,16 +331,39 @@ struct OpenConnections {
 struct OpenList {
     next: u64,
     list: HashMap<u64, ConnectionInfo>,
+    of_peer: HashMap<PeerKey, usize>,
+}
+
+/// What counts as one peer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum PeerKey {
+    Identity(PeerId),
+    Address(IpAddr),
+}
+
+impl PeerKey {
+    fn of(info: &ConnectionInfo) -> Self {
+        match &info.peer {
+            Some(peer) => Self::Identity(peer.id().clone()),
+            None => Self::Address(info.remote.ip()),
+        }
+    }
 }
 
 impl OpenConnections {
-    fn enter(self: Arc<Self>, info: ConnectionInfo) -> OpenEntry {
+    /// A place in the list; none when the peer has `limit` connections.
+    fn enter(self: Arc<Self>, info: ConnectionInfo, limit: usize) -> Option<OpenEntry> {
         let mut open = self.lock();
+        let count = open.of_peer.entry(PeerKey::of(&info)).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
         let key = open.next;
         open.next = open.next.wrapping_add(1);
         open.list.insert(key, info);
         drop(open);
-        OpenEntry { open: self, key }
+        Some(OpenEntry { open: self, key })
     }
 
     /// No operation on the list can leave it half done, so a poisoned lock is as good as another.
@@ -278,6 +380,15 @@ struct OpenEntry {
 
 impl Drop for OpenEntry {
     fn drop(&mut self) {
-        self.open.lock().list.remove(&self.key);
+        let mut open = self.open.lock();
+        let Some(peer) = open.list.remove(&self.key).as_ref().map(PeerKey::of) else {
+            return;
+        };
+        if let Some(count) = open.of_peer.get_mut(&peer) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                open.of_peer.remove(&peer);
+            }
+        }
     }
 }

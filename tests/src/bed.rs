@@ -430,6 +430,10 @@ slot_file = "{dir}/etc/slot.key"
 
 [audit]
 dir = "{dir}/audit"
+
+[limits]
+# Measurements take more of one node than a node takes.
+deliveries_per_node_per_s = 1000000
 "#
         )
     }

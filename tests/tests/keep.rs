@@ -4,6 +4,7 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 

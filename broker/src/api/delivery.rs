@@ -1,11 +1,8 @@
 //! The release path on the wire: `Delivery` of attache.v1. Only a node's certificate may call.
 //!
-//! A node has a bounded number of requests under way, so that one noisy node does not stand before the others.
+//! A request comes with its node's [`Slot`] (`room.rs`), which goes where the work goes.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use attache_envelope::{
     generation::{Generation, GenerationDigest},
@@ -20,6 +17,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     field::fixed,
     peer::{NodePeer, Peers},
+    room::Slot,
     rpc_error::RpcError,
 };
 use crate::{
@@ -34,34 +32,13 @@ const ATTRIBUTES_MAX: usize = 64;
 pub struct DeliveryService {
     peers: Peers,
     releases: Releases,
-    in_flight: Arc<InFlight>,
-}
-
-/// Requests under way, by node.
-struct InFlight {
-    limit: usize,
-    nodes: Mutex<HashMap<String, usize>>,
-}
-
-/// One request under way; dropping it makes room.
-struct Slot {
-    in_flight: Arc<InFlight>,
-    node: String,
 }
 
 impl DeliveryService {
-    /// Serves releases, at most `per_node` of one node at a time.
+    /// Serves releases.
     #[must_use]
-    pub fn new(peers: Peers, releases: Releases, per_node: usize) -> Self {
-        let in_flight = Arc::new(InFlight {
-            limit: per_node,
-            nodes: Mutex::default(),
-        });
-        Self {
-            peers,
-            releases,
-            in_flight,
-        }
+    pub fn new(peers: Peers, releases: Releases) -> Self {
+        Self { peers, releases }
     }
 }
 
@@ -72,11 +49,11 @@ impl Delivery for DeliveryService {
         request: Request<pb::DeliverRequest>,
     ) -> Result<Response<pb::DeliverResponse>, Status> {
         let node = self.peers.node(request.extensions()).await?;
-        let _slot = InFlight::take(&self.in_flight, node.id.to_string())?;
+        let slot = request.extensions().get::<Arc<Slot>>().cloned();
         let ask = ask(request.into_inner())?;
         let delivered = self
             .releases
-            .deliver(caller(node), ask, Timestamp::now())
+            .deliver(caller(node), ask, Timestamp::now(), slot)
             .await
             .map_err(RpcError::from)?;
         let answer = match delivered {
@@ -95,44 +72,6 @@ impl Delivery for DeliveryService {
     }
 }
 
-impl InFlight {
-    fn take(this: &Arc<Self>, node: String) -> Result<Slot, RpcError> {
-        let mut nodes = this.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = nodes.entry(node.clone()).or_default();
-        if *count >= this.limit {
-            return Err(RpcError::exhausted(
-                "NODE_BUSY",
-                format!(
-                    "this node has {} deliveries under way, and may have no more; try again",
-                    this.limit
-                ),
-            ));
-        }
-        *count += 1;
-        drop(nodes);
-        Ok(Slot {
-            in_flight: Arc::clone(this),
-            node,
-        })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut nodes = self
-            .in_flight
-            .nodes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = nodes.get_mut(&self.node) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                nodes.remove(&self.node);
-            }
-        }
-    }
-}
-
 impl From<ReleaseError> for RpcError {
     fn from(error: ReleaseError) -> Self {
         match error {
@@ -145,6 +84,8 @@ impl From<ReleaseError> for RpcError {
                 "SEAL",
                 "the release could not be sealed; see the broker's log",
             ),
+            ReleaseError::Withdrawn(error) => error.into(),
+            ReleaseError::Moved => Self::unavailable("POLICY_MOVED", error.to_string()),
             ReleaseError::Stopping => Self::unavailable("STOPPING", "the broker is stopping"),
         }
     }
@@ -171,6 +112,7 @@ fn caller(node: NodePeer) -> Caller {
     Caller {
         node: node.id,
         serial: hex::decode(&node.serial).unwrap_or_default(),
+        bans_seen: node.bans_seen,
     }
 }
 

@@ -19,9 +19,10 @@ pub mod mutate;
 pub mod overview;
 pub mod peer;
 pub mod policy;
+pub mod room;
 pub mod rpc_error;
 pub mod secrets;
 pub mod server;
 mod status;
 
-pub use server::{Listeners, Services, serve};
+pub use server::{ENROLL_CONNECTION_AGE, Listeners, Services, serve};

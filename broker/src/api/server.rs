@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
     codegen::http::Response,
+    service::interceptor::InterceptedService,
     transport::{Server, server::Router},
 };
 use tonic_health::pb::health_server::HealthServer;
@@ -35,6 +36,7 @@ use super::{
     overview::OverviewService,
     peer::{BrokerStream, Peers},
     policy::PolicyService,
+    room::Room,
     secrets::SecretService,
 };
 use crate::{
@@ -50,9 +52,17 @@ use crate::{
 /// Connections that are through their handshake and wait for the server.
 const ACCEPTED: usize = 64;
 /// A put of a whole version fits, with its framing.
-const MESSAGE_MAX: usize = 2 * 1024 * 1024;
+const PUT_MAX: usize = 2 * 1024 * 1024;
+/// A volume's attributes and a token: kubelet's own request has at most half of that.
+const DELIVERY_MAX: usize = 512 * 1024;
+/// Any other message.
+const MESSAGE_MAX: usize = 64 * 1024;
 /// A message before authentication: a token and a certificate request.
 const ENROLL_MESSAGE_MAX: usize = 16 * 1024;
+/// The age of a connection of the enrollment listener.
+pub const ENROLL_CONNECTION_AGE: Duration = Duration::from_secs(20);
+/// From a request's head to its answer's, its body among it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// A dead connection is found this soon.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Headers of one request.
@@ -88,8 +98,8 @@ pub struct Services {
     pub clock: Clock,
     /// When the process started, in milliseconds since 1970.
     pub started_ms: u64,
-    /// How many deliveries one node may have under way.
-    pub deliveries_per_node: usize,
+    /// How many deliveries one node may have under way, and begin.
+    pub room: Room,
     /// Mutual TLS.
     pub acceptor: Acceptor,
     /// TLS without client certificates.
@@ -129,6 +139,7 @@ pub async fn serve(
     let main = main_router(&services, &peers, server(limits, &ids), &stop)
         .add_service(health(Some(peers.clone())));
     let enroll = server(limits, &ids)
+        .max_connection_age(ENROLL_CONNECTION_AGE / 2)
         .add_service(
             pb::enrollment_server::EnrollmentServer::new(enrollment(&services))
                 .max_decoding_message_size(ENROLL_MESSAGE_MAX),
@@ -196,6 +207,7 @@ fn server(limits: Limits, ids: &CallIds) -> Server<Layers> {
         .layer(answers())
         .concurrency_limit_per_connection(limits.requests_per_connection)
         .load_shed(true)
+        .timeout(REQUEST_TIMEOUT)
         .max_concurrent_streams(u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX))
         .max_connection_age(limits.connection_age)
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -260,28 +272,32 @@ fn main_router(
         credentials: services.credentials.clone(),
         started_ms: services.started_ms,
     };
-    let delivery = DeliveryService::new(
-        peers.clone(),
-        services.releases.clone(),
-        services.deliveries_per_node,
-    );
+    let delivery = DeliveryService::new(peers.clone(), services.releases.clone());
+    let room = services.room.clone();
+    /// A service that takes messages of at most [`MESSAGE_MAX`].
+    macro_rules! small {
+        ($server:path, $service:expr) => {
+            <$server>::new($service).max_decoding_message_size(MESSAGE_MAX)
+        };
+    }
     server
-        .add_service(
+        .add_service(InterceptedService::new(
             pb::delivery_server::DeliveryServer::new(delivery)
-                .max_decoding_message_size(MESSAGE_MAX),
-        )
+                .max_decoding_message_size(DELIVERY_MAX),
+            move |request| room.admit(request),
+        ))
         .add_service(
             pb::secrets_server::SecretsServer::new(secrets.clone())
-                .max_decoding_message_size(MESSAGE_MAX),
+                .max_decoding_message_size(PUT_MAX),
         )
-        .add_service(pb::keyspaces_server::KeyspacesServer::new(secrets))
-        .add_service(pb::grants_server::GrantsServer::new(policy.clone()))
-        .add_service(pb::guardrails_server::GuardrailsServer::new(policy))
-        .add_service(pb::clusters_server::ClustersServer::new(clusters))
-        .add_service(pb::nodes_server::NodesServer::new(fleet.clone()))
-        .add_service(pb::operators_server::OperatorsServer::new(fleet))
-        .add_service(pb::audit_server::AuditServer::new(audit))
-        .add_service(pb::status_server::StatusServer::new(overview))
+        .add_service(small!(pb::keyspaces_server::KeyspacesServer<_>, secrets))
+        .add_service(small!(pb::grants_server::GrantsServer<_>, policy.clone()))
+        .add_service(small!(pb::guardrails_server::GuardrailsServer<_>, policy))
+        .add_service(small!(pb::clusters_server::ClustersServer<_>, clusters))
+        .add_service(small!(pb::nodes_server::NodesServer<_>, fleet.clone()))
+        .add_service(small!(pb::operators_server::OperatorsServer<_>, fleet))
+        .add_service(small!(pb::audit_server::AuditServer<_>, audit))
+        .add_service(small!(pb::status_server::StatusServer<_>, overview))
         .add_service(
             pb::renewal_server::RenewalServer::new(enrollment(services))
                 .max_decoding_message_size(ENROLL_MESSAGE_MAX),

@@ -355,12 +355,13 @@ pub enum PublicReason {
         /// How many there may be.
         limit: usize,
     },
-    /// More than a volume holds.
+
+    /// More bytes than a volume carries.
     #[error(
-        "the volume's secrets have more than {limit_bytes} bytes together; ask for fewer, or for single fields in volumeAttributes.files"
+        "the volume's files would have more than {limit_bytes} bytes together; name fewer secrets, or single fields, in volumeAttributes.secrets"
     )]
     TooLarge {
-        /// The most.
+        /// How many there may be.
         limit_bytes: usize,
     },
 

@@ -76,7 +76,34 @@ const KEYS: &[Key] = &[
             max: 100_000,
         },
         fallback: Fallback::Default("4096"),
-        help: "open connections, a listener",
+        help: "open connections of nodes and operators; each takes a file descriptor",
+    },
+    Key {
+        path: "limits.connections_per_peer",
+        kind: Kind::Integer {
+            min: 1,
+            max: 10_000,
+        },
+        fallback: Fallback::Default("16"),
+        help: "open connections of one node or operator",
+    },
+    Key {
+        path: "limits.enroll_connections",
+        kind: Kind::Integer {
+            min: 1,
+            max: 100_000,
+        },
+        fallback: Fallback::Default("256"),
+        help: "open connections of joining nodes; each takes a file descriptor",
+    },
+    Key {
+        path: "limits.enroll_connections_per_address",
+        kind: Kind::Integer {
+            min: 1,
+            max: 100_000,
+        },
+        fallback: Fallback::Default("64"),
+        help: "of those, from one address",
     },
     Key {
         path: "limits.handshakes",
@@ -85,7 +112,7 @@ const KEYS: &[Key] = &[
             max: 10_000,
         },
         fallback: Fallback::Default("64"),
-        help: "TLS handshakes at one time, a listener",
+        help: "TLS handshakes at one time, a listener; past it the oldest of the busiest address gives way",
     },
     Key {
         path: "limits.handshake_timeout_s",
@@ -119,6 +146,15 @@ const KEYS: &[Key] = &[
         },
         fallback: Fallback::Default("64"),
         help: "deliveries in flight for one node; more are answered RESOURCE_EXHAUSTED",
+    },
+    Key {
+        path: "limits.deliveries_per_node_per_s",
+        kind: Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+        },
+        fallback: Fallback::Default("500"),
+        help: "deliveries that one node may begin a second, over ten seconds; more are answered RESOURCE_EXHAUSTED",
     },
     Key {
         path: "limits.drain_s",
@@ -223,8 +259,14 @@ pub struct KeySettings {
 /// Bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections, a listener.
+    /// Open connections of nodes and operators.
     pub connections: usize,
+    /// Of one of them.
+    pub connections_per_peer: usize,
+    /// Open connections of joining nodes.
+    pub enroll_connections: usize,
+    /// Of those, from one address.
+    pub enroll_connections_per_address: usize,
     /// Handshakes at one time, a listener.
     pub handshakes: usize,
     /// Until an unfinished handshake is dropped.
@@ -235,6 +277,8 @@ pub struct Limits {
     pub connection_age: Duration,
     /// Deliveries in flight for one node.
     pub deliveries_per_node: usize,
+    /// Deliveries that one node may begin a second.
+    pub deliveries_per_node_per_s: u32,
     /// What requests in flight get when the broker stops.
     pub drain: Duration,
 }
@@ -308,11 +352,16 @@ impl Config {
             audit_dir: settings.path("audit.dir")?,
             limits: Limits {
                 connections: settings.integer("limits.connections")?,
+                connections_per_peer: settings.integer("limits.connections_per_peer")?,
+                enroll_connections: settings.integer("limits.enroll_connections")?,
+                enroll_connections_per_address: settings
+                    .integer("limits.enroll_connections_per_address")?,
                 handshakes: settings.integer("limits.handshakes")?,
                 handshake_timeout: settings.seconds("limits.handshake_timeout_s")?,
                 requests_per_connection: settings.integer("limits.requests_per_connection")?,
                 connection_age: settings.seconds("limits.connection_age_s")?,
                 deliveries_per_node: settings.integer("limits.deliveries_per_node")?,
+                deliveries_per_node_per_s: settings.integer("limits.deliveries_per_node_per_s")?,
                 drain: settings.seconds("limits.drain_s")?,
             },
             telemetry: Telemetry {

@@ -3,7 +3,9 @@
 //! ```text
 //! AttestRequest    -> AttestedWorkload     attest: certificate, token, pod
 //! AttestedWorkload -> GrantedVolume        plan: references resolved, policy asked a field, files laid out
-//! GrantedVolume    -> SealedSecret         sealed: data keys sealed to the plugin, bound to the queued leaf's hash
+//! GrantedVolume    -> Opened               sealed: values loaded, data keys opened, no more than a volume takes
+//!                                          the policy still stands? the node is not banned since?
+//! Opened           -> SealedSecret         sealed: data keys sealed to the plugin, bound to the queued leaf's hash
 //! SealedSecret + AuditReceipt -> Released  the only thing that becomes an answer
 //! Refusal          -> Refused              after its leaf is durable
 //! ```
@@ -33,8 +35,9 @@ pub use counters::{Counted, Counters};
 pub use refused::Refused;
 pub use sealed::{Released, ReleasedAnswer, ReleasedField, ReleasedFile};
 
-use crate::attest::{AttestRequest, AttestedWorkload, Attestor, PublicReason, Refusal};
+use crate::attest::{AttestRequest, AttestedWorkload, Attestor, Refusal};
 use crate::audit::{AuditError, AuditLog, Refusals, RefuseError};
+use crate::identity::{Directory, NotAdmitted};
 use crate::policy::PolicySet;
 use crate::store::{RedbStore, Store};
 use crate::vault::{Vault, VaultError};
@@ -49,6 +52,8 @@ pub struct Caller {
     pub node: NodeId,
     /// The certificate's serial number.
     pub serial: Vec<u8>,
+    /// How many bans there were when it was admitted.
+    pub bans_seen: u64,
 }
 
 /// One request for a volume. It has no `Debug`: it holds the token.
@@ -89,6 +94,12 @@ pub enum ReleaseError {
     /// A record could not be read or opened.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The node was banned after it was admitted.
+    #[error(transparent)]
+    Withdrawn(#[from] NotAdmitted),
+    /// The policy changed again and again while this was decided.
+    #[error("the policy changes faster than the request could be decided; try again")]
+    Moved,
     /// A construction failed: no randomness, or a bug.
     #[error("the release could not be sealed")]
     Seal(#[from] EnvelopeError),
@@ -96,9 +107,6 @@ pub enum ReleaseError {
     #[error("the broker is stopping")]
     Stopping,
 }
-
-/// The most bytes that the values of one volume may have together: a node takes no more.
-const MAX_VOLUME_BYTES: usize = 1024 * 1024;
 
 /// What releases are made of.
 pub struct Parts<S: Store = RedbStore> {
@@ -110,6 +118,8 @@ pub struct Parts<S: Store = RedbStore> {
     pub attestor: Attestor,
     /// Decides: the newest set at each request.
     pub policies: Arc<ArcSwap<PolicySet>>,
+    /// Knows of bans.
+    pub directory: Directory,
     /// The log.
     pub log: AuditLog,
     /// Folds refusals.
@@ -125,6 +135,17 @@ pub struct Parts<S: Store = RedbStore> {
 /// Releases volumes. A clone is another handle.
 pub struct Releases<S: Store = RedbStore> {
     parts: Arc<Parts<S>>,
+}
+
+/// How often a request is read or decided anew when the store or the policy moves under it.
+const READINGS: usize = 4;
+
+/// A decided request.
+enum Decided {
+    /// The volume has what it may have.
+    Unchanged(Generation),
+    /// It gets this, as long as the policy is still the one that granted it.
+    Granted(Box<Opened>, Arc<PolicySet>),
 }
 
 /// What is left of a request once its workload is attested.
@@ -152,7 +173,8 @@ impl<S: Store> Releases<S> {
         }
     }
 
-    /// Attests, decides, puts on record and seals; or refuses, once that is on record.
+    /// Attests, decides, puts on record and seals; or refuses, once that is on record. `slot` is dropped when all of
+    /// that has ended, whether or not the caller still waits.
     ///
     /// # Errors
     /// [`ReleaseError`].
@@ -165,6 +187,7 @@ impl<S: Store> Releases<S> {
         caller: Caller,
         ask: Ask,
         now: Timestamp,
+        slot: impl Send + 'static,
     ) -> Result<Delivered, ReleaseError> {
         let parts = Arc::clone(&self.parts);
         let attested = parts.attestor.attest(&caller.node, &ask.attest, now).await;
@@ -175,6 +198,7 @@ impl<S: Store> Releases<S> {
             held: ask.held,
         };
         let task = self.parts.tasks.spawn(async move {
+            let _slot = slot;
             match attested {
                 Ok(workload) => parts.release(asked, workload).await,
                 Err(refusal) => Err(parts.refuse(&asked.caller, &refusal).await),
@@ -191,37 +215,46 @@ impl<S: Store> Parts<S> {
         workload: AttestedWorkload,
     ) -> Result<Delivered, ReleaseError> {
         let workload = Arc::new(workload);
-        let volume = match self.plan(&workload).await {
-            Ok(volume) => volume,
-            Err(NotPlanned::Refused(mut refusal)) => {
-                if let Some(subject) = refused::subject(&workload) {
-                    refusal = refusal.about(&subject);
+        for _ in 0..READINGS {
+            match self.decide(asked.held, &workload).await {
+                Ok(Decided::Unchanged(held)) => {
+                    self.counters.unchanged();
+                    return Ok(Delivered::Unchanged(held));
                 }
-                return Err(self.refuse(&asked.caller, &refusal).await);
+                Ok(Decided::Granted(opened, policies)) => {
+                    if let Some(released) = self.seal(&asked, *opened, &policies).await? {
+                        self.counters.released();
+                        return Ok(Delivered::Released(Box::new(released)));
+                    }
+                }
+                Err(NotPlanned::Refused(mut refusal)) => {
+                    if let Some(subject) = refused::subject(&workload) {
+                        refusal = refusal.about(&subject);
+                    }
+                    return Err(self.refuse(&asked.caller, &refusal).await);
+                }
+                Err(NotPlanned::Vault(error)) => return Err(error.into()),
+                Err(NotPlanned::Digest(error)) => return Err(error.into()),
             }
-            Err(NotPlanned::Vault(error)) => return Err(error.into()),
-            Err(NotPlanned::Digest(error)) => return Err(error.into()),
-        };
+        }
+        Err(ReleaseError::Moved)
+    }
+
+    /// Plans, and opens what is granted unless the volume holds it already.
+    async fn decide(
+        &self,
+        held: Option<Generation>,
+        workload: &Arc<AttestedWorkload>,
+    ) -> Result<Decided, NotPlanned> {
+        let (volume, policies) = self.plan(workload).await?;
         let new = volume.generation();
         let same =
             |held: &Generation| held.incarnation == new.incarnation && held.digest == new.digest;
-        if let Some(held) = asked.held.filter(same) {
-            self.counters.unchanged();
-            return Ok(Delivered::Unchanged(held));
+        if let Some(held) = held.filter(same) {
+            return Ok(Decided::Unchanged(held));
         }
-        let subject = refused::subject(&workload);
-        // All that can fail comes before the leaf: what is on record as released was released.
-        let Some(opened) = Opened::open(&self.vault, volume).await? else {
-            let limit_bytes = MAX_VOLUME_BYTES;
-            let mut refusal = Refusal::open(PublicReason::TooLarge { limit_bytes });
-            if let Some(subject) = subject {
-                refusal = refusal.about(&subject);
-            }
-            return Err(self.refuse(&asked.caller, &refusal).await);
-        };
-        let released = self.seal(asked, opened).await?;
-        self.counters.released();
-        Ok(Delivered::Released(Box::new(released)))
+        let opened = Opened::open(&self.vault, volume).await?;
+        Ok(Decided::Granted(Box::new(opened), policies))
     }
 
     /// Resolves, decides and lays out, against one state of the store.
@@ -229,8 +262,10 @@ impl<S: Store> Parts<S> {
     /// The generation's seq is that of the store before the reads. Should a commit fall between them, what was read may
     /// be newer than its number; it is read again, so that of two answers the one with the greater number is the newer.
     /// Under a stream of commits the last reading stands: the next one has a greater number in any case.
-    async fn plan(&self, workload: &Arc<AttestedWorkload>) -> Result<GrantedVolume, NotPlanned> {
-        const READINGS: usize = 4;
+    async fn plan(
+        &self,
+        workload: &Arc<AttestedWorkload>,
+    ) -> Result<(GrantedVolume, Arc<PolicySet>), NotPlanned> {
         let ledger = self.vault.ledger();
         let mut reading = 1;
         loop {
@@ -239,17 +274,23 @@ impl<S: Store> Parts<S> {
             let order = (self.incarnation, seq);
             let planned = plan::plan(&self.vault, &policies, workload, order).await;
             if ledger.seq() == seq || reading == READINGS {
-                return planned;
+                return planned.map(|volume| (volume, policies));
             }
             reading += 1;
         }
     }
 
-    /// Puts the release on record and seals it. The seal is made while the leaf is on its way to the disk; it becomes an
-    /// answer only with the receipt.
-    async fn seal(&self, asked: Asked, opened: Opened) -> Result<Released, ReleaseError> {
+    /// Puts the release on record and seals it; nothing when the policy is not the one any more that granted it. The seal
+    /// is made while the leaf is on its way to the disk; it becomes an answer only with the receipt.
+    async fn seal(
+        &self,
+        asked: &Asked,
+        opened: Opened,
+        policies: &Arc<PolicySet>,
+    ) -> Result<Option<Released>, ReleaseError> {
         let node = &asked.caller.node;
         let session = self.sessions.session(node, asked.plugin_key).await?;
+        // All that can fail comes before the leaf: what is on record as released was released.
         let release = ReleaseId::random(&SystemRandom)?;
         let key = session.keys.release_key(asked.nonce, release)?;
         let leaf = opened.leaf(
@@ -257,6 +298,12 @@ impl<S: Store> Parts<S> {
             asked.plugin_key,
             (session.id, asked.nonce, release),
         );
+        // A ban or a change of policy that is committed by now holds for this release too.
+        self.directory
+            .still_admitted(node, asked.caller.bans_seen)?;
+        if !Arc::ptr_eq(policies, &self.policies.load()) {
+            return Ok(None);
+        }
         let queued = self.log.queue(&self.log.leaf(leaf)).await?;
         let bound_to = self.sessions.bound_to();
         let sealed = opened.seal(
@@ -267,7 +314,7 @@ impl<S: Store> Parts<S> {
             *queued.hash(),
         );
         let receipt = queued.durable().await?;
-        Ok(Released::new(sealed?, receipt)?)
+        Ok(Some(Released::new(sealed?, receipt)?))
     }
 
     async fn refuse(&self, caller: &Caller, refusal: &Refusal) -> ReleaseError {

@@ -15,13 +15,16 @@ use attache_translog::{Generation as LeafGeneration, Release, ReleasedValue};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::plan::{GrantedFile, GrantedVolume};
+use super::Caller;
+use super::plan::{GrantedFile, GrantedVolume, NotPlanned};
 use super::sessions::PluginSession;
-use super::{Caller, MAX_VOLUME_BYTES, ReleaseError};
-use crate::attest::AttestedWorkload;
+use crate::attest::{AttestedWorkload, PublicReason, Refusal};
 use crate::audit::AuditReceipt;
 use crate::store::Store;
 use crate::vault::{Lookup, Vault};
+
+/// The most bytes of values in a volume: what the node plugin takes.
+const MAX_VOLUME_BYTES: usize = 1024 * 1024;
 
 /// A granted volume with its ciphertexts and its open data keys.
 pub(super) struct Opened {
@@ -104,18 +107,18 @@ pub struct ReleasedFile {
 }
 
 impl Opened {
-    /// Loads the granted values and opens their keys; none when they are more than a volume may hold, of which no more
-    /// than one secret is loaded beyond the limit.
+    /// Loads the granted values and opens their keys.
     ///
     /// # Errors
-    /// [`ReleaseError::Vault`] for a record that cannot be read or opened.
+    /// [`NotPlanned::Vault`] for a record that cannot be read or opened; [`NotPlanned::Refused`] for more bytes than a
+    /// volume takes, before any more are loaded.
     pub(super) async fn open<S: Store>(
         vault: &Vault<S>,
         volume: GrantedVolume,
-    ) -> Result<Option<Self>, ReleaseError> {
+    ) -> Result<Self, NotPlanned> {
         let cluster = cluster_of(volume.workload())?;
+        let mut bytes = 0;
         let (mut granted, mut payloads, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-        let mut left_bytes = MAX_VOLUME_BYTES;
         for secret in volume.secrets() {
             let stored = match vault
                 .load_resolved(&secret.resolved, &secret.fields)
@@ -128,14 +131,12 @@ impl Opened {
                     return Err(crate::vault::VaultError::Absent { path, absence }.into());
                 }
             };
-            let found_bytes = stored
+            bytes += stored
                 .fields
                 .iter()
-                .map(|it| it.payload.len().saturating_sub(TAG_BYTES));
-            match left_bytes.checked_sub(found_bytes.sum::<usize>()) {
-                Some(left) => left_bytes = left,
-                None => return Ok(None),
-            }
+                .map(|it| value_bytes(&it.payload))
+                .sum::<usize>();
+            fits(bytes)?;
             keys.extend(vault.open_deks(&stored).await?);
             for it in stored.fields {
                 granted.push(GrantedValue {
@@ -149,13 +150,19 @@ impl Opened {
                 payloads.push(it.payload);
             }
         }
-        Ok(Some(Self {
+        // A value that two files hold is there twice.
+        let in_files = volume
+            .files()
+            .iter()
+            .filter_map(|it| payloads.get(it.value));
+        fits(in_files.map(value_bytes).sum())?;
+        Ok(Self {
             volume,
             cluster,
             granted,
             payloads,
             keys,
-        }))
+        })
     }
 
     /// What goes on record. Nothing of it is decided later.
@@ -310,6 +317,21 @@ fn on_record(granted: &GrantedValue) -> ReleasedValue {
 }
 
 /// A workload is of one cluster; groups are for grants.
+/// What a node plugin takes of values, summed over the files.
+fn fits(bytes: usize) -> Result<(), Refusal> {
+    if bytes > MAX_VOLUME_BYTES {
+        return Err(PublicReason::TooLarge {
+            limit_bytes: MAX_VOLUME_BYTES,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+fn value_bytes(payload: &Bytes) -> usize {
+    payload.len().saturating_sub(TAG_BYTES)
+}
+
 fn cluster_of(workload: &AttestedWorkload) -> Result<ClusterName, EnvelopeError> {
     match &workload.workload().cluster {
         ClusterRef::Name(cluster) => Ok(cluster.clone()),

@@ -2,8 +2,8 @@
 //!
 //! A setup costs two scalar multiplications, so it runs off the runtime, once for all who wait for it, and is kept by
 //! (node, plugin key): the current and the previous key of a node, and no more. A node that shows a third new key
-//! within a minute is refused, so that nobody buys setups by the thousand. What is kept here must never outlive a
-//! node's certificate or a ban.
+//! within a minute is refused, so that nobody buys setups by the thousand. A ban ends a node's sessions. The end of a
+//! certificate does not, and need not: a session serves only callers that were admitted with a live one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,7 +114,7 @@ impl Sessions {
             .cloned()
     }
 
-    /// Ends the sessions of a node whose certificate ended or that was banned.
+    /// Ends the sessions of a node that was banned or that joined anew.
     pub fn end(&self, node: &NodeId) {
         self.shared.lock().remove(node);
     }

@@ -125,7 +125,10 @@ impl Half {
 
 impl Drop for Half {
     fn drop(&mut self) {
-        let segments = self.audit_dir.iter().filter_map(|dir| fs::read_dir(dir).ok());
+        let segments = self
+            .audit_dir
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok());
         let segments = segments.flatten().flatten().map(|entry| entry.path());
         for path in segments.chain(self.files.drain(..)) {
             let _ = fs::remove_file(path);
@@ -260,8 +263,8 @@ mod tests {
         let arena = Arena::new_plain().unwrap();
         for theirs in [config.keys.slot_file.clone(), config.store.store()] {
             fs::write(&theirs, b"theirs").unwrap();
-            let mut made = Made::default();
-            block_on(make(&config, &arena, &mut made))
+            let mut half = Half::default();
+            block_on(make(&config, &arena, &mut half))
                 .map(drop)
                 .unwrap_err();
             drop(half);

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod check;
+mod descriptors;
 mod init;
 mod meta;
 mod open;

@@ -32,9 +32,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{AuditSeed, block_on, chain_id, meta, open, server_certificate, telemetry};
+use super::{
+    AuditSeed, block_on, chain_id, descriptors, meta, open, server_certificate, telemetry,
+};
 use crate::{
-    api::{self, Listeners, Services},
+    api::{self, Listeners, Services, room::Room},
     attest::Attestor,
     audit::{AuditLog, Clock, LogOptions, LogState, Recovered, Refusals},
     config::Config,
@@ -58,6 +60,7 @@ const SWEEP: std::time::Duration = std::time::Duration::from_secs(5);
 /// When anything that serving stands on cannot be opened, or fails for good.
 pub fn serve(config: Config, file: &Path) -> Result<ExitCode> {
     let filter = telemetry::start(&config.telemetry)?;
+    descriptors::provide(&config.limits)?;
     let settings = Reloadable {
         file: file.to_owned(),
         filter,
@@ -120,7 +123,7 @@ impl Broker {
             ledger.clone(),
             log.clone(),
             authority.clone(),
-            directory,
+            directory.clone(),
             config.id.to_string(),
             cut_off(&acceptor, &sessions),
         ));
@@ -129,6 +132,7 @@ impl Broker {
             incarnation: INCARNATION,
             attestor: Attestor::new(Arc::clone(registry.clusters())),
             policies: Arc::clone(registry.policies()),
+            directory: directory.clone(),
             log: log.clone(),
             refusals: refusals.clone(),
             counters: Arc::clone(&counters),
@@ -148,11 +152,14 @@ impl Broker {
             credentials: credentials.clone(),
             clock: log.clock().clone(),
             started_ms: log.clock().now_ms(),
-            deliveries_per_node: config.limits.deliveries_per_node,
+            room: Room::new(
+                config.limits.deliveries_per_node,
+                config.limits.deliveries_per_node_per_s,
+            ),
             acceptor,
             enroll_acceptor: Acceptor::new(
                 credentials.enrollment_server_config()?,
-                accept_limits(&config),
+                enroll_limits(&config),
             ),
         };
         Ok(Self {
@@ -429,8 +436,19 @@ fn accept_limits(config: &Config) -> AcceptLimits {
         handshake_timeout: config.limits.handshake_timeout,
         max_handshakes: config.limits.handshakes,
         max_connections: config.limits.connections,
+        max_connections_per_peer: config.limits.connections_per_peer,
         // The server says goodbye first; this is for those who do not listen.
         max_connection_age: config.limits.connection_age + config.limits.drain,
+    }
+}
+
+/// Whoever joins asks once and goes.
+fn enroll_limits(config: &Config) -> AcceptLimits {
+    AcceptLimits {
+        max_connections: config.limits.enroll_connections,
+        max_connections_per_peer: config.limits.enroll_connections_per_address,
+        max_connection_age: api::ENROLL_CONNECTION_AGE,
+        ..accept_limits(config)
     }
 }
 
