@@ -227,7 +227,7 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
     for path in [fifo.as_path(), folder.path(), &folder.path().join("absent")] {
         let refused = SCHEMA.read(path);
         assert!(
-            matches!(&refused, Err(SettingsError::Read { file, .. }) if file == path),
+            matches!(&refused, Err(SettingsError::Read(_))),
             "{}",
             path.display()
         );
