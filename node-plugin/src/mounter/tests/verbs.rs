@@ -172,9 +172,16 @@ fn a_link_anywhere_in_the_path_is_refused() {
     let inner = kubelet.volume("inner");
     std::fs::remove_dir(kubelet.path().join(inner.folder())).unwrap();
     symlink(&victim, kubelet.path().join(inner.folder())).unwrap();
+    // Even one that stays beneath the folder from which it is looked up.
+    let near = kubelet.volume("near");
+    std::fs::create_dir(kubelet.path().join(near.folder()).join("real")).unwrap();
+    symlink("real", kubelet.mount_point(&near)).unwrap();
+    let sibling = kubelet.volume("sibling");
+    std::fs::remove_dir(kubelet.path().join(sibling.folder())).unwrap();
+    symlink("near", kubelet.path().join(sibling.folder())).unwrap();
     let file = kubelet.volume("file");
     std::fs::write(kubelet.mount_point(&file), "").unwrap();
-    for target in [&last, &inner, &file] {
+    for target in [&last, &inner, &near, &sibling, &file] {
         for refused in [
             volumes.attach(target),
             volumes.wipe(target),
