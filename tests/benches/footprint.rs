@@ -10,7 +10,7 @@ use attache_tests::{
     Scene,
     bed::NODE,
     fill::{commit_puts, seal_puts},
-    measure::{self, anonymous_kib, resident_kib},
+    measure::{self, anonymous_kib, proportional_kib, resident_kib},
     pod::Pod,
     process::{Process, children},
     wire,
@@ -56,8 +56,9 @@ fn memory() -> Result<()> {
 fn print_memory(what: &str, pids: &[u32]) -> Result<()> {
     let sum = |of: fn(u32) -> Result<u64>| pids.iter().map(|pid| of(*pid)).sum::<Result<u64>>();
     println!(
-        "  {what:<36}{:>6.1} MiB resident, {:>5.1} MiB of it anonymous",
+        "  {what:<36}{:>6.1} MiB resident, {:>5.1} MiB with shared pages by share, {:>4.1} MiB anonymous",
         sum(resident_kib)? as f64 / 1024.0,
+        sum(proportional_kib)? as f64 / 1024.0,
         sum(anonymous_kib)? as f64 / 1024.0
     );
     Ok(())

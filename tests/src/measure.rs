@@ -138,28 +138,37 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     ))
 }
 
-/// Resident memory of a process, in KiB.
+/// Resident memory of a process, in KiB: every page that it has mapped, whoever else has it too.
 ///
 /// # Errors
 /// When the process is gone.
 pub fn resident_kib(pid: u32) -> Result<u64> {
-    status_kib(pid, "VmRSS:")
+    field_kib(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
-/// Resident anonymous memory of a process, in KiB: what is not shared with the page cache.
+/// Resident anonymous memory of a process, in KiB: what no file backs.
 ///
 /// # Errors
 /// When the process is gone.
 pub fn anonymous_kib(pid: u32) -> Result<u64> {
-    status_kib(pid, "RssAnon:")
+    field_kib(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
-fn status_kib(pid: u32, key: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
+/// Proportional memory of a process, in KiB: a page that n processes map counts as a n-th. Of several processes of one
+/// program the sum is what they take together.
+///
+/// # Errors
+/// When the process is gone.
+pub fn proportional_kib(pid: u32) -> Result<u64> {
+    field_kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+fn field_kib(file: &str, key: &str) -> Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let line = text
         .lines()
         .find_map(|line| line.strip_prefix(key))
-        .with_context(|| format!("no {key} in the status of {pid}"))?;
+        .with_context(|| format!("no {key} in {file}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 

@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use attache_mtls::public_file::read_public;
 use attache_translog::{
@@ -35,6 +36,11 @@ use super::summary::Summary;
 use super::writer::{Carried, Mark, Writer, is_disk_full};
 use super::{AuditLog, Head, LogOptions, LogState, QUEUE, SigningSeed};
 
+/// How long the folder's lock is waited for: a broker that was killed, and a child between fork and exec, hold it for
+/// some more milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks at it.
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 /// How many checkpoints at the end of a segment have their signatures verified.
 const CHECKED_AT_END: usize = 64;
 
@@ -465,12 +471,18 @@ fn lock_folder(dir: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(|e| io_error("open", &path, e))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(Errno::WOULDBLOCK) => Err(OpenError::InUse {
-            path: dir.to_owned(),
-        }),
-        Err(errno) => Err(io_error("lock", &path, errno.into())),
+    let patience = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::WOULDBLOCK) if Instant::now() < patience => thread::sleep(LOCK_LOOK),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(OpenError::InUse {
+                    path: dir.to_owned(),
+                });
+            }
+            Err(errno) => return Err(io_error("lock", &path, errno.into())),
+        }
     }
 }
 

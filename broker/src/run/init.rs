@@ -119,7 +119,8 @@ struct Half {
 impl Half {
     /// It is whole.
     fn keep(&mut self) {
-        *self = Self::default();
+        self.files.clear();
+        self.audit_dir = None;
     }
 }
 

@@ -171,9 +171,10 @@ fn an_operator_whose_sign_in_is_over_signs_in_again_without_naming_the_broker_ag
     context.renew_until = Some(Timestamp::UNIX_EPOCH);
     settings.write().unwrap();
     assert_eq!(again("eve", "3.csr").unwrap_err().exit, Exit::Precondition);
-    let Human::Text(told) = again("ada", "4.csr").unwrap().human else {
-        panic!("a text");
+    let Human::Lines(told) = again("ada", "4.csr").unwrap().human else {
+        panic!("lines");
     };
+    let told = told.join(" ");
     assert!(
         told.contains("--recover") && told.contains("stopped"),
         "{told}"
