@@ -4,13 +4,14 @@
 //! transaction is opened in one place, [`RedbStore::write`], with two-phase commit and quick repair. After a
 //! failed commit it must never serve again: what the disk holds is then not known before the next start.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::future::Future;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use attache_envelope::Table;
 use attache_envelope::id::StoreId;
@@ -103,9 +104,9 @@ impl RedbStore {
         if file.metadata().is_ok_and(|found| found.len() == 0) {
             return Err(unreadable(path, "the file is empty"));
         }
-        let opened = catch_unwind(AssertUnwindSafe(|| open_database(path, file)));
+        let opened = caught(|| open_database(path, file));
         let (database, header) =
-            opened.unwrap_or_else(|_| Err(unreadable(path, "its pages do not parse")))?;
+            opened.unwrap_or_else(|| Err(unreadable(path, "its pages do not parse")))?;
         Ok(Self::serving(database, header.id, header.seq))
     }
 
@@ -241,10 +242,10 @@ impl Store for RedbStore {
 
     async fn commit(&self, expect: AnchorSeq, batch: Batch) -> Result<Outcome, StoreError> {
         self.serving_or_failed()?;
-        match catch_unwind(AssertUnwindSafe(|| self.write_batch(expect, &batch))) {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(error)) => Err(self.fail(&error.to_string())),
-            Err(_) => Err(self.fail("a commit met pages that do not parse")),
+        match caught(|| self.write_batch(expect, &batch)) {
+            Some(Ok(outcome)) => Ok(outcome),
+            Some(Err(error)) => Err(self.fail(&error.to_string())),
+            None => Err(self.fail("a commit met pages that do not parse")),
         }
     }
 
@@ -402,13 +403,35 @@ fn existing(transaction: &ReadTransaction, table: Table) -> Result<Option<OpenTa
     }
 }
 
-/// Runs a read; redb asserts on some pages that do not parse, and a damaged page is this read's error alone.
+/// Runs a read: a damaged page is this read's error alone.
 fn guarded<T>(read: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(StoreError::Read(error.to_string())),
-        Err(_) => Err(StoreError::Read("a page does not parse".into())),
+    match caught(read) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => Err(StoreError::Read(error.to_string())),
+        None => Err(StoreError::Read("a page does not parse".into())),
     }
+}
+
+/// Runs what may meet pages that do not parse, on some of which redb asserts; none when it did. Such an assertion is an
+/// error like others, so it is told by the caller, and the hook that reports a panic of ours leaves it to the log.
+fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
+    thread_local!(static CATCHING: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |panicked| {
+            if CATCHING.get() {
+                let at = panicked.location().map(ToString::to_string);
+                tracing::error!(at, "the store's engine met a page that does not parse");
+            } else {
+                report(panicked);
+            }
+        }));
+    });
+    let outer = CATCHING.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(run));
+    CATCHING.set(outer);
+    done.ok()
 }
 
 fn definition(table: Table) -> BytesTable {

@@ -172,7 +172,7 @@ fn a_damaged_row_is_named_and_the_rest_is_served() {
         assert!(checked.contains(table), "{table}: {checked}");
         if let Err(refusal) = started {
             assert!(
-                refusal.starts_with("attache-broker: ") && refusal.contains(table),
+                refusal.contains("attache-broker: ") && refusal.contains(table),
                 "{refusal}"
             );
             continue;
@@ -232,7 +232,7 @@ fn a_flipped_bit_anywhere_in_the_file_is_an_error_or_nothing() {
         let at = *written.get(drawn).unwrap();
         flip(&store.file(), at);
         if let Err(refusal) = store.start() {
-            assert!(refusal.starts_with("attache-broker: "), "{at}: {refusal}");
+            assert!(refusal.contains("attache-broker: "), "{at}: {refusal}");
             refused += 1;
         } else {
             match store.publish() {
@@ -314,7 +314,7 @@ fn a_file_that_is_no_store_or_a_newer_one_is_refused() {
             panic!("{what}: the broker has started");
         };
         assert!(
-            refusal.starts_with("attache-broker: ") && refusal.contains(named),
+            refusal.contains("attache-broker: ") && refusal.contains(named),
             "{what}: {refusal}"
         );
         let checked = store.check();
