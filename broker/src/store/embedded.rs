@@ -382,9 +382,15 @@ fn read_range(
             Some(after) if after >= prefix => Bound::Excluded(after),
             Some(_) | None => Bound::Included(prefix),
         };
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         for entry in rows.range::<&[u8]>((start, Bound::Unbounded))?.take(limit) {
             let (key, value) = entry?;
+            let last = entries.last().map(|(last, _)| last.as_slice()).or(after);
+            // Whoever goes on from the last key of a page would go round for ever.
+            if last.is_some_and(|last| key.value() <= last) {
+                let why = format!("the keys of table {table} are not in order");
+                return Err(redb::Error::Corrupted(why));
+            }
             if !key.value().starts_with(prefix) {
                 break;
             }
