@@ -25,9 +25,6 @@ use super::{
 };
 use crate::store::{Ledger, LedgerError, Store, Table};
 
-/// Rows read at once.
-const PAGE: usize = 512;
-
 /// A caller who may call: recorded, live, not banned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
@@ -127,10 +124,12 @@ pub enum DirectoryError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A row is authentic and not decodable: written by another version.
-    #[error("a row of table {table} cannot be decoded")]
+    #[error("the row {key} of table {table} cannot be decoded")]
     Row {
         /// The table.
         table: &'static str,
+        /// The key.
+        key: String,
         /// Why.
         #[source]
         source: EnvelopeError,
@@ -285,24 +284,17 @@ async fn whole<S: Store, T>(
     table: Table,
     decode: impl Fn(&[u8]) -> Result<T, EnvelopeError>,
 ) -> Result<HashMap<String, (u64, T)>, DirectoryError> {
-    let mut all = HashMap::new();
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let page = ledger.scan(table, b"", after.as_deref(), PAGE).await?;
-        let last = page.len() < PAGE;
-        for (key, row) in page {
-            let record = decode(&row.body).map_err(|source| DirectoryError::Row {
+    let rows = ledger.whole(table).await?.into_iter();
+    rows.map(|(key, row)| {
+        let key = String::from_utf8_lossy(&key).into_owned();
+        match decode(&row.body) {
+            Ok(record) => Ok((key, (row.seq, record))),
+            Err(source) => Err(DirectoryError::Row {
                 table: table.name(),
+                key,
                 source,
-            })?;
-            all.insert(
-                String::from_utf8_lossy(&key).into_owned(),
-                (row.seq, record),
-            );
-            after = Some(key);
+            }),
         }
-        if last {
-            return Ok(all);
-        }
-    }
+    })
+    .collect()
 }

@@ -25,9 +25,6 @@ use crate::{
     store::{Ledger, LedgerError, Store, Table},
 };
 
-/// Rows read at once.
-const PAGE: usize = 512;
-
 /// Rows of one table by name, with their sequences.
 pub type Records<T> = BTreeMap<String, (u64, T)>;
 
@@ -199,23 +196,17 @@ async fn whole<S: Store, T>(
     table: Table,
     decode: impl Fn(&str, &[u8]) -> Result<T, EnvelopeError>,
 ) -> Result<Records<T>, RegistryError> {
-    let mut all = BTreeMap::new();
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let page = ledger.scan(table, b"", after.as_deref(), PAGE).await?;
-        let last = page.len() < PAGE;
-        for (key, row) in page {
-            let name = String::from_utf8_lossy(&key).into_owned();
-            let record = decode(&name, &row.body).map_err(|source| RegistryError::Row {
+    let rows = ledger.whole(table).await?.into_iter();
+    rows.map(|(key, row)| {
+        let key = String::from_utf8_lossy(&key).into_owned();
+        match decode(&key, &row.body) {
+            Ok(record) => Ok((key, (row.seq, record))),
+            Err(source) => Err(RegistryError::Row {
                 table: table.name(),
-                key: name.clone(),
+                key,
                 source,
-            })?;
-            all.insert(name, (row.seq, record));
-            after = Some(key);
+            }),
         }
-        if last {
-            return Ok(all);
-        }
-    }
+    })
+    .collect()
 }

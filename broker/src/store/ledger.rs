@@ -25,7 +25,7 @@ use super::group::{Committer, Job, Message, QUEUE};
 use super::rows::{ANCHOR_KEY, RowCodec, Tip};
 use crate::keys::Keys;
 
-/// Rows read at once while a table is verified.
+/// Rows read at once while a table is verified or read whole.
 const PAGE: usize = 512;
 
 /// The tables that are verified whole when a ledger opens, removed rows included. The others grow with the number of
@@ -280,6 +280,23 @@ impl<S: Store> Ledger<S> {
         };
         let row = self.shared.codec.verify(table, key, &stored)?;
         Ok(Some(row.into_row()))
+    }
+
+    /// Every row of a table that is kept in memory anyway, ascending; each tag verified.
+    ///
+    /// # Errors
+    /// As [`Ledger::scan`].
+    pub async fn whole(&self, table: Table) -> Result<Vec<(Vec<u8>, Row)>, LedgerError> {
+        let mut rows: Vec<(Vec<u8>, Row)> = Vec::new();
+        loop {
+            let after = rows.last().map(|(key, _)| key.as_slice());
+            let page = self.scan(table, b"", after, PAGE).await?;
+            let last = page.len() < PAGE;
+            rows.extend(page);
+            if last {
+                return Ok(rows);
+            }
+        }
     }
 
     /// At most `limit` rows whose keys begin with `prefix`, ascending, those after `after`; each tag verified.
