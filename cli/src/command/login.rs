@@ -218,7 +218,14 @@ fn finish(chain: &Path, shell: &Shell) -> Result<Report, Failure> {
     let text = read_pem(chain).map_err(|error| {
         Failure::new(Exit::Failed, format!("{} was not read", chain.display())).caused_by(&error)
     })?;
-    let certificates = pem::certificates(&text).map_err(|error| failed(&error))?;
+    let certificates = pem::certificates(&text).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("{} is no certificate chain", chain.display()),
+        )
+        .caused_by(&error)
+        .mend("give what attache-broker bootstrap operator printed")
+    })?;
     let key = LeafKey::read(&files.key).map_err(|error| failed(&error))?;
     let bundle = read_bundle(&files.trust_bundle)?;
     check_chain(&certificates, &key, bundle, context)

@@ -20,6 +20,7 @@
 )]
 
 mod broker;
+mod files;
 mod kinds;
 mod node;
 mod settings;
