@@ -19,13 +19,18 @@ mod disk;
 mod size;
 mod store;
 
-/// Runs a command of the broker to its end.
+/// Runs a command of the broker to its end, which must come.
 fn broker(words: &[&str], config: &Path) -> Output {
-    run(Command::new(bin("attache-broker").unwrap())
-        .args(words)
-        .arg("--config")
-        .arg(config))
-    .unwrap()
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "60"]);
+    command.arg(bin("attache-broker").unwrap()).args(words);
+    let output = run(command.arg("--config").arg(config)).unwrap();
+    let code = output.status.code();
+    assert!(
+        code.is_some_and(|code| code < 128),
+        "{words:?} has not ended: {code:?}"
+    );
+    output
 }
 
 /// What a command printed.
