@@ -12,6 +12,7 @@ need setpriv util-linux
 need unshare util-linux
 need nsenter util-linux
 [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] || missing+=(busybox-static)
+[ -x /usr/bin/python3 ] || missing+=(python3)
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3 python3-venv)
 
 if [ "${#missing[@]}" -eq 0 ]; then

@@ -295,7 +295,7 @@ fn refusals(bed: &Bed, say: &Narrator, runtime: &Runtime, kubelet: &Kubelet) -> 
         &pod,
         AUDIENCE,
         &bed.token(&pod)?,
-        &["node"],
+        &["the token names another node"],
     )?;
 
     let pod = Pod::new("shop", "web-2", "web", NODE, "payments/db");
