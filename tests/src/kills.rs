@@ -1,6 +1,7 @@
 //! kill -9 at random instants: how often, when, and how a run is repeated.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,8 +15,8 @@ pub const ROUNDS: u32 = 200;
 pub const MID_HITS: u32 = 60;
 /// The environment variable that repeats a run: the seed that it printed.
 pub const SEED: &str = "ATTACHE_SEED";
-/// How often an operation is measured.
-const MEASURED: usize = 11;
+/// So many runs of an operation say how long it takes.
+const RUNS: usize = 5;
 
 /// Draws instants from a seed (xorshift64*): what matters is that a run can be repeated.
 #[derive(Debug)]
@@ -71,12 +72,28 @@ pub fn say(text: &str) {
     let _unheard = writeln!(io::stderr(), "{text}");
 }
 
-/// The length of an operation: the median of some runs, each of which answers how long it took.
-///
-/// # Errors
-/// That of a run.
-pub fn length(mut run: impl FnMut() -> Result<Duration>) -> Result<Duration> {
-    let mut lengths = (0..MEASURED).map(|_| run()).collect::<Result<Vec<_>>>()?;
-    lengths.sort_unstable();
-    lengths.get(MEASURED / 2).copied().context("no run")
+/// How long an operation takes at present: the median of its last runs, so that a machine whose load changes is followed.
+#[derive(Debug, Default)]
+pub struct Length(VecDeque<Duration>);
+
+impl Length {
+    /// Takes another run into account.
+    pub fn add(&mut self, took: Duration) {
+        self.0.truncate(RUNS - 1);
+        self.0.push_front(took);
+    }
+
+    /// Whether there have been enough runs to say.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.0.len() == RUNS
+    }
+
+    /// The median.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        let mut runs: Vec<Duration> = self.0.iter().copied().collect();
+        runs.sort_unstable();
+        runs.get(runs.len() / 2).copied().unwrap_or_default()
+    }
 }

@@ -27,7 +27,7 @@ use attache_proto::csi::v1 as csi;
 use attache_tests::{
     Scene,
     bed::{AUDIENCE, NODE},
-    kills::{Dice, MID_HITS, ROUNDS, length, say},
+    kills::{Dice, Length, MID_HITS, ROUNDS, say},
     kubelet::Kubelet,
     mounts::{self, Mount},
     pod::Pod,
@@ -168,11 +168,14 @@ impl Rig {
     /// Carries an operation out from beginning to end, and answers how long it took.
     fn measure(&mut self, operation: Operation) -> Duration {
         self.prepare(operation);
+        let data = self.scene.kubelet.target(&self.pod).join("..data");
+        let before = fs::read_link(&data).ok();
         let from = Instant::now();
         self.answer(self.call(operation)).unwrap();
-        if operation != Operation::Unpublish {
-            let whole = Found::Whole(self.newest());
-            until("there", || (self.look(&self.pod) == whole).then_some(()));
+        if operation == Operation::Refresh {
+            until("swapped", || {
+                (fs::read_link(&data).ok() != before).then_some(())
+            });
         }
         let took = from.elapsed();
         self.carry_out(Operation::Unpublish);
@@ -217,14 +220,18 @@ impl Rig {
     /// What a pod's container would find, whatever is going on meanwhile; panics for what is neither whole nor absent.
     fn look(&self, pod: &Pod) -> Found {
         let target = self.scene.kubelet.target(pod);
-        until("one generation for the length of a look", || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             match read_volume(&target, &self.passwords) {
-                Ok(found) => Some(found),
+                Ok(found) => return found,
                 // Something was swapped or unmounted in between.
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let late = Instant::now() > deadline;
+                    assert!(!late, "neither whole nor absent: {:#?}", tree(&target));
+                }
                 Err(error) => panic!("{error}"),
             }
-        })
+        }
     }
 
     /// Nothing is mounted but what should be, here and in every other mount namespace, and nothing is held detached.
@@ -265,6 +272,22 @@ impl Rig {
             .block_on(node.node_get_volume_stats(request));
         stats.unwrap().into_inner().volume_condition.unwrap()
     }
+}
+
+/// Everything below a folder, for the message of a failure.
+fn tree(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let tell = |entry: fs::DirEntry| {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        let told = format!("{path:?} -> {:?} {kind:?}", fs::read_link(&path).ok());
+        let below = if kind.is_dir() {
+            tree(&path)
+        } else {
+            Vec::new()
+        };
+        [vec![told], below].concat()
+    };
+    entries.flat_map(tell).collect()
 }
 
 /// One look at a volume. NOT_FOUND: it changed under the look.
@@ -425,11 +448,14 @@ fn a_volume_outlives_kill_9_whole_or_not_at_all() {
         (rig.look(&rig.bystander), mounted)
     };
     let before = untouched(&rig);
-    let lengths: BTreeMap<Operation, Duration> = OPERATIONS
-        .into_iter()
-        .map(|operation| (operation, length(|| Ok(rig.measure(operation))).unwrap()))
-        .collect();
-    say(&format!("{lengths:?}"));
+    let mut lengths: BTreeMap<Operation, Length> = BTreeMap::new();
+    for operation in OPERATIONS {
+        let length = lengths.entry(operation).or_default();
+        while !length.is_known() {
+            length.add(rig.measure(operation));
+        }
+        say(&format!("{operation:?} takes {:?}", length.now()));
+    }
     let mut dice = Dice::new().unwrap();
     let mut tallies: BTreeMap<(Operation, &str), Tally> = BTreeMap::new();
     for number in 0..ROUNDS {
@@ -440,13 +466,10 @@ fn a_volume_outlives_kill_9_whole_or_not_at_all() {
         let victim = VICTIMS[number as usize % VICTIMS.len()];
         println!("{number}: {victim} in {operation:?}");
         let tally = tallies.entry((operation, victim)).or_default();
-        round(
-            &mut rig,
-            operation,
-            victim,
-            || dice.wait(lengths[&operation]),
-            tally,
-        );
+        let length = lengths.entry(operation).or_default();
+        length.add(rig.measure(operation));
+        let instant = || dice.wait(length.now());
+        round(&mut rig, operation, victim, instant, tally);
         assert_eq!(untouched(&rig), before, "the volume that nobody touched");
     }
     for (what, tally) in &tallies {
