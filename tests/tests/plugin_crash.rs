@@ -302,65 +302,94 @@ fn read_volume(target: &Path, passwords: &BTreeMap<u64, String>) -> io::Result<F
         return Ok(Found::Absent);
     };
     assert_eq!(mount.kind, "tmpfs", "{mount:?}");
-    let Ok(present) = fs::read_link(target.join("..data")) else {
-        for entry in fs::read_dir(target)? {
+    let data = target.join("..data");
+    let Ok(present) = fs::read_link(&data) else {
+        let leads = |entry: io::Result<fs::DirEntry>| {
             let name = entry?.file_name();
             let hidden = name.to_string_lossy().starts_with("..");
             let leads = !hidden && fs::metadata(target.join(&name)).is_ok();
-            assert!(!leads, "{name:?} leads to something");
+            Ok(leads.then_some(name))
+        };
+        let leading = fs::read_dir(target)?.map(leads);
+        let leading: Vec<_> = leading.collect::<io::Result<_>>()?;
+        if fs::read_link(&data).is_ok() {
+            return Err(ErrorKind::NotFound.into());
         }
+        assert!(leading.iter().all(Option::is_none), "{leading:?}");
         return Ok(Found::Empty);
     };
-    let version = read_generation(target, &present, passwords)?;
-    if fs::read_link(target.join("..data"))? == present {
-        Ok(Found::Whole(version))
+    let generation = Generation::read(target, &present)?;
+    // As long as it is present, nothing is taken out of it.
+    if fs::read_link(&data)? == present {
+        Ok(Found::Whole(generation.check(passwords)))
     } else {
         Err(ErrorKind::NotFound.into())
     }
 }
 
-/// Reads the generation that was present a moment ago, and demands that its metadata tells all of it and nothing else.
-fn read_generation(
-    target: &Path,
-    present: &Path,
-    passwords: &BTreeMap<u64, String>,
-) -> io::Result<u64> {
-    let folder = target.join(present);
-    let told: Value = serde_json::from_slice(&fs::read(folder.join(".attache.json"))?).unwrap();
-    let (seq, digest) = (&told["generation"]["seq"], &told["generation"]["digest"]);
-    let (seq, digest) = (seq.as_u64().unwrap(), digest.as_str().unwrap());
-    assert_eq!(present, Path::new(&format!("..{seq:x}-{}", &digest[..16])));
-    // payments/db@N#FIELD
-    let version = told["files"][0]["ref"].as_str().unwrap();
-    let version = version.split(['@', '#']).nth(1).unwrap().parse().unwrap();
-    let mut set = Sha256::new();
-    for (path, value) in [
-        ("db/password", passwords[&version].as_str()),
-        ("db/username", USERNAME),
-    ] {
-        let file = fs::metadata(folder.join(path))?;
-        let kind = (file.uid(), file.gid(), file.mode() & 0o7777);
-        assert_eq!(kind, (1000, 1000, 0o400), "{path}");
-        let found = fs::read_to_string(folder.join(path))?;
-        assert_eq!(found, value, "{path} of version {version}");
-        set.update(u16::try_from(path.len()).unwrap().to_be_bytes());
-        set.update(path);
-        set.update(0o400_u16.to_be_bytes());
-        set.update(1000_u32.to_be_bytes());
-        set.update(1000_u32.to_be_bytes());
-        set.update(value.len().to_be_bytes());
+/// What lies in the generation that was present a moment ago.
+struct Generation {
+    folder: String,
+    told: Vec<u8>,
+    /// Owner, group, mode and content of `FILES`.
+    files: Vec<((u32, u32, u32), String)>,
+    /// How many entries the folder has, and `db` in it.
+    entries: (usize, usize),
+    links: Vec<PathBuf>,
+}
+
+const FILES: [&str; 2] = ["db/password", "db/username"];
+const LINKS: [&str; 2] = ["db", ".attache.json"];
+
+impl Generation {
+    fn read(target: &Path, present: &Path) -> io::Result<Self> {
+        let folder = target.join(present);
+        let file = |path| {
+            let of = fs::metadata(folder.join(path))?;
+            let kind = (of.uid(), of.gid(), of.mode() & 0o7777);
+            Ok((kind, fs::read_to_string(folder.join(path))?))
+        };
+        Ok(Self {
+            folder: present.to_string_lossy().into_owned(),
+            told: fs::read(folder.join(".attache.json"))?,
+            files: FILES.into_iter().map(file).collect::<io::Result<_>>()?,
+            entries: (
+                fs::read_dir(&folder)?.count(),
+                fs::read_dir(folder.join("db"))?.count(),
+            ),
+            links: LINKS
+                .into_iter()
+                .map(|link| fs::read_link(target.join(link)))
+                .collect::<io::Result<_>>()?,
+        })
     }
-    assert_eq!(told["fileSet"], hex::encode(set.finalize()));
-    let entries = (
-        fs::read_dir(&folder)?.count(),
-        fs::read_dir(folder.join("db"))?.count(),
-    );
-    assert_eq!(entries, (2, 2));
-    for link in ["db", ".attache.json"] {
-        let leads = fs::read_link(target.join(link))?;
-        assert_eq!(leads, Path::new("..data").join(link));
+
+    /// Demands that the metadata tells all of it and nothing else, and answers the version.
+    fn check(self, passwords: &BTreeMap<u64, String>) -> u64 {
+        let told: Value = serde_json::from_slice(&self.told).unwrap();
+        let (seq, digest) = (&told["generation"]["seq"], &told["generation"]["digest"]);
+        let (seq, digest) = (seq.as_u64().unwrap(), digest.as_str().unwrap());
+        assert_eq!(self.folder, format!("..{seq:x}-{}", &digest[..16]));
+        // payments/db@N#FIELD
+        let version = told["files"][0]["ref"].as_str().unwrap();
+        let version = version.split(['@', '#']).nth(1).unwrap().parse().unwrap();
+        let mut set = Sha256::new();
+        let values = [passwords[&version].as_str(), USERNAME];
+        for ((path, value), (kind, found)) in FILES.into_iter().zip(values).zip(self.files) {
+            assert_eq!(kind, (1000, 1000, 0o400), "{path}");
+            assert_eq!(found, value, "{path} of version {version}");
+            set.update(u16::try_from(path.len()).unwrap().to_be_bytes());
+            set.update(path);
+            set.update(0o400_u16.to_be_bytes());
+            set.update(1000_u32.to_be_bytes());
+            set.update(1000_u32.to_be_bytes());
+            set.update(value.len().to_be_bytes());
+        }
+        assert_eq!(told["fileSet"], hex::encode(set.finalize()));
+        assert_eq!(self.entries, (2, 2));
+        assert_eq!(self.links, LINKS.map(|link| Path::new("..data").join(link)));
+        version
     }
-    Ok(version)
 }
 
 /// What the kills of one operation met.
