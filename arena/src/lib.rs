@@ -18,6 +18,6 @@ mod process;
 
 pub use arena::{Arena, Key, Protection};
 pub use error::ArenaError;
-pub use locked::LockedBuf;
+pub use locked::{LockedBuf, LockedPool};
 pub use memfd::{MemfdWriter, PinnedMap, SealedMemfd, check_seals};
 pub use process::{MIN_MEMLOCK_BYTES, harden_process, inherit_nothing, raise_memlock_limit};

@@ -3,6 +3,7 @@
 //! It must never be larger than the delivery: it counts against RLIMIT_MEMLOCK by whole pages.
 
 use std::slice;
+use std::sync::{Mutex, PoisonError};
 
 use zeroize::Zeroize;
 
@@ -48,5 +49,65 @@ impl LockedBuf {
 impl Drop for LockedBuf {
     fn drop(&mut self) {
         self.as_mut_slice().zeroize();
+    }
+}
+
+/// Locked buffers of one length that are used again, for what happens thousands of times a second: to unmap one
+/// interrupts every core that runs the process.
+pub struct LockedPool {
+    len: usize,
+    spare: Mutex<Vec<LockedBuf>>,
+}
+
+impl LockedPool {
+    /// Buffers beyond these are unmapped when they come back.
+    const SPARE: usize = 8;
+
+    /// A pool of buffers of `len` bytes. Nothing is mapped before the first use.
+    #[must_use]
+    pub const fn new(len: usize) -> Self {
+        Self {
+            len,
+            spare: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Lends a zeroed buffer to `work`, and wipes it when `work` is through, also by a panic.
+    ///
+    /// # Errors
+    /// Whatever `work` answers; [`ArenaError`] when a buffer cannot be had.
+    pub fn with<T, E: From<ArenaError>>(
+        &self,
+        work: impl FnOnce(&mut [u8]) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let spare = self.lock().pop();
+        let mut lent = Lent {
+            pool: self,
+            buf: Some(spare.map_or_else(|| LockedBuf::new(self.len), Ok)?),
+        };
+        work(lent.buf.as_mut().map_or(&mut [], LockedBuf::as_mut_slice))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<LockedBuf>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A buffer of a pool on loan.
+struct Lent<'a> {
+    pool: &'a LockedPool,
+    buf: Option<LockedBuf>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let Some(mut buf) = self.buf.take() else {
+            return;
+        };
+        buf.as_mut_slice().zeroize();
+        let mut spare = self.pool.lock();
+        if spare.len() < LockedPool::SPARE {
+            spare.push(buf);
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! Values between two processes: pinned, sealed, and refused in any other state.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use attache_arena::{ArenaError, LockedBuf, MemfdWriter, PinnedMap, check_seals};
+use attache_arena::{ArenaError, LockedBuf, LockedPool, MemfdWriter, PinnedMap, check_seals};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
@@ -210,4 +211,52 @@ fn a_locked_buffer_is_wiped_before_its_pages_go_back() {
         assert_eq!(left, expected, "dropped first: {dropped_first}");
         drop(kept);
     }
+}
+
+#[test]
+fn a_pool_lends_zeroed_buffers_again_and_again_and_keeps_a_few() {
+    let _alone = alone();
+    let before = locked_kib();
+    let pool = LockedPool::new(64);
+    assert_eq!(locked_kib(), before, "nothing is mapped ahead");
+    let mut places = BTreeSet::new();
+    for ending in ["answer", "refuse", "panic"] {
+        let lent = std::panic::catch_unwind(|| {
+            pool.with(|room| {
+                assert_eq!(room, [0; 64], "after an earlier use");
+                room.fill(0x77);
+                match ending {
+                    "answer" => Ok(room.as_ptr().addr()),
+                    "refuse" => Err(ArenaError::Unfilled { expected_bytes: 64 }),
+                    _ => panic!("on purpose"),
+                }
+            })
+        });
+        assert_eq!(lent.is_err(), ending == "panic");
+        places.extend(lent.ok().and_then(Result::ok));
+        pool.with(|room| {
+            assert_eq!(room, [0; 64], "after {ending}");
+            places.insert(room.as_ptr().addr());
+            Ok::<_, ArenaError>(())
+        })
+        .unwrap();
+    }
+    assert_eq!(places.len(), 1, "the one buffer is used again");
+    deep(&pool, 12);
+    let kept = locked_kib() - before;
+    assert!(kept <= 8 * 4, "{kept} KiB are kept of twelve pages");
+    drop(pool);
+    assert_eq!(locked_kib(), before);
+}
+
+/// Borrows `depth` buffers of the pool at one time.
+fn deep(pool: &LockedPool, depth: usize) {
+    pool.with(|room| {
+        room.fill(1);
+        if depth > 1 {
+            deep(pool, depth - 1);
+        }
+        Ok::<_, ArenaError>(())
+    })
+    .unwrap();
 }

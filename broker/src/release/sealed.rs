@@ -316,7 +316,6 @@ fn on_record(granted: &GrantedValue) -> ReleasedValue {
     }
 }
 
-/// A workload is of one cluster; groups are for grants.
 /// What a node plugin takes of values, summed over the files.
 fn fits(bytes: usize) -> Result<(), Refusal> {
     if bytes > MAX_VOLUME_BYTES {
@@ -332,6 +331,7 @@ fn value_bytes(payload: &Bytes) -> usize {
     payload.len().saturating_sub(TAG_BYTES)
 }
 
+/// A workload is of one cluster; groups are for grants.
 fn cluster_of(workload: &AttestedWorkload) -> Result<ClusterName, EnvelopeError> {
     match &workload.workload().cluster {
         ClusterRef::Name(cluster) => Ok(cluster.clone()),

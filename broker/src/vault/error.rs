@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use attache_arena::ArenaError;
 use attache_envelope::EnvelopeError;
 use attache_envelope::name::{FieldName, Keyspace, SecretPath, SecretVersion};
 use thiserror::Error;
@@ -147,6 +148,12 @@ impl fmt::Display for Absence {
             Self::Disabled => f.write_str("it is disabled"),
             Self::Destroyed => f.write_str("it is destroyed"),
         }
+    }
+}
+
+impl From<ArenaError> for VaultError {
+    fn from(error: ArenaError) -> Self {
+        KeysError::from(error).into()
     }
 }
 

@@ -15,7 +15,7 @@ mod secret;
 
 use std::sync::Arc;
 
-use attache_arena::Arena;
+use attache_arena::{Arena, LockedPool};
 use attache_envelope::id::{BootId, StoreId};
 use attache_mtls::spiffe::BrokerId;
 
@@ -39,6 +39,8 @@ pub struct Vault<S: Store> {
     keks: Keks,
     receive: ReceiveKeys,
     broker: BrokerId,
+    /// Where data keys of puts are opened.
+    opened: Arc<LockedPool>,
 }
 
 impl<S: Store> Vault<S> {
@@ -58,6 +60,7 @@ impl<S: Store> Vault<S> {
             keks: Keks::new(keys),
             receive: ReceiveKeys::new(arena, boot)?,
             broker,
+            opened: Arc::new(LockedPool::new(put::OPENED_BYTES)),
         })
     }
 

@@ -4,8 +4,8 @@
 //! begin_put -> what to seal to     check_put -> digest (is it a repeat?)     prepare_put -> the change to apply
 //! ```
 //!
-//! Hashing, opening the sealed keys, verifying tags and wrapping run off the runtime's threads. Data keys come out of
-//! the HPKE open into locked memory, are wrapped from there, and are wiped.
+//! Hashing, opening the sealed keys, verifying tags and wrapping run off the runtime's threads when there are many bytes.
+//! Data keys come out of the HPKE open into locked memory, are wrapped from there, and are wiped.
 
 mod rows;
 mod seal;
@@ -24,6 +24,7 @@ use attache_mtls::spiffe::OperatorId;
 use bytes::Bytes;
 
 use self::rows::{add_values, add_version};
+pub(super) use self::seal::OPENED_BYTES;
 use self::seal::Sealing;
 use super::Vault;
 use super::error::{Absence, VaultError};
@@ -175,7 +176,7 @@ impl<S: Store> Vault<S> {
         }
         within_limit(new_bytes)?;
         let store = self.store_id();
-        off_runtime(move || {
+        apart(new_bytes, move || {
             let commit = CommitPut::new(parts(store, &request)).map_err(VaultError::Put)?;
             Ok(CheckedPut {
                 request,
@@ -219,8 +220,9 @@ impl<S: Store> Vault<S> {
             broker: self.broker.to_string(),
             receive,
             kek: Arc::clone(&kek),
+            opened: Arc::clone(&self.opened),
         };
-        let (request, sealed) = off_runtime(move || {
+        let (request, sealed) = apart(new_bytes, move || {
             let sealed = sealing.seal(&request, &commit)?;
             Ok((request, sealed))
         })
@@ -392,10 +394,18 @@ fn within_limit(found_bytes: usize) -> Result<(), VaultError> {
     })
 }
 
-/// Runs what takes more than a moment of CPU where it holds up nobody's IO.
-async fn off_runtime<T: Send + 'static>(
+/// Up to so many bytes a put is worked on where it came in. That takes some 60 us, most of them the one X25519 of any put:
+/// little more than it takes to hand work over to another thread and back.
+const AT_ONCE_BYTES: usize = 32 * 1024;
+
+/// Runs work on a put's bytes: where it holds up nobody's IO, unless it is over in a moment.
+async fn apart<T: Send + 'static>(
+    bytes: usize,
     work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
 ) -> Result<T, VaultError> {
+    if bytes <= AT_ONCE_BYTES {
+        return work();
+    }
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| VaultError::Stopping)?
 }

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attache_arena::LockedBuf;
+use attache_arena::LockedPool;
+use attache_envelope::MAX_FIELDS;
 use attache_envelope::id::StoreId;
 use attache_envelope::key::{Dek, KEY_BYTES};
 use attache_envelope::put::{CommitPut, PutChannel, PutField};
@@ -17,12 +18,17 @@ use super::PutRequest;
 use crate::keys::{Kek, KeysError, ReceiveKey};
 use crate::vault::VaultError;
 
-/// What turns a put's keys into wrapped ones, away from the runtime.
+/// Room for the keys of as many fields as a version has.
+pub(in crate::vault) const OPENED_BYTES: usize = MAX_FIELDS * KEY_BYTES;
+
+/// What turns a put's keys into wrapped ones.
 pub(super) struct Sealing {
     pub(super) store: StoreId,
     pub(super) broker: String,
     pub(super) receive: Arc<ReceiveKey>,
     pub(super) kek: Arc<Kek>,
+    /// Buffers of [`OPENED_BYTES`].
+    pub(super) opened: Arc<LockedPool>,
 }
 
 /// A value whose tag was verified, its key wrapped.
@@ -39,26 +45,36 @@ impl Sealing {
         request: &PutRequest,
         commit: &CommitPut,
     ) -> Result<Vec<SealedValue>, VaultError> {
-        let keys = self.open_keys(request, commit)?;
-        let (deks, _) = keys.as_slice().as_chunks::<KEY_BYTES>();
         let by_field: BTreeMap<_, _> = request
             .values
             .iter()
             .map(|value| (&value.field, &value.ct))
             .collect();
-        let mut sealed = Vec::with_capacity(deks.len());
-        for (put, dek) in commit.fields().iter().zip(deks) {
-            let ct = by_field.get(&put.field).ok_or(VaultError::SealedKeys)?;
-            sealed.push(SealedValue {
-                wrapped: self.verify_and_wrap(request, put, ct, Dek::new(dek))?,
-                put: put.clone(),
-                ct: Bytes::clone(ct),
-            });
-        }
-        Ok(sealed)
+        self.opened.with(|room| {
+            let fields = commit.fields();
+            let keys = room.get_mut(..fields.len() * KEY_BYTES);
+            let keys = keys.ok_or(VaultError::SealedKeys)?;
+            self.open_keys(request, commit, keys)?;
+            let (deks, _) = keys.as_chunks::<KEY_BYTES>();
+            let mut sealed = Vec::with_capacity(deks.len());
+            for (put, dek) in fields.iter().zip(deks) {
+                let ct = by_field.get(&put.field).ok_or(VaultError::SealedKeys)?;
+                sealed.push(SealedValue {
+                    wrapped: self.verify_and_wrap(request, put, ct, Dek::new(dek))?,
+                    put: put.clone(),
+                    ct: Bytes::clone(ct),
+                });
+            }
+            Ok(sealed)
+        })
     }
 
-    fn open_keys(&self, request: &PutRequest, commit: &CommitPut) -> Result<LockedBuf, VaultError> {
+    fn open_keys(
+        &self,
+        request: &PutRequest,
+        commit: &CommitPut,
+        keys: &mut [u8],
+    ) -> Result<(), VaultError> {
         let operator = request.operator.to_string();
         let channel = PutChannel {
             store: self.store,
@@ -67,18 +83,10 @@ impl Sealing {
             key_id: request.key_id,
             operator_id: &operator,
         };
-        let bytes = commit.fields().len() * KEY_BYTES;
-        let mut keys = LockedBuf::new(bytes).map_err(KeysError::from)?;
+        let (secret, sealed) = (self.receive.secret(), &request.sealed_keys);
         commit
-            .open_keys(
-                self.receive.secret(),
-                &request.enc,
-                &channel,
-                &request.sealed_keys,
-                keys.as_mut_slice(),
-            )
-            .map_err(|_| VaultError::SealedKeys)?;
-        Ok(keys)
+            .open_keys(secret, &request.enc, &channel, sealed, keys)
+            .map_err(|_| VaultError::SealedKeys)
     }
 
     fn verify_and_wrap(
