@@ -48,6 +48,8 @@ pub struct Mutation {
     pub object: String,
     /// SHA-256 over everything that was asked for.
     pub digest: [u8; 32],
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
 }
 
 /// A mutation that is in the store and on record.
@@ -264,6 +266,7 @@ impl<S: Store> Shared<S> {
             object: mutation.object.clone(),
             digest: mutation.digest,
             expected_seq: self.ledger.seq() + 1,
+            reason: mutation.reason.clone(),
         };
         let (operator, request) = (intent.operator.clone(), intent.request);
         let receipt = self

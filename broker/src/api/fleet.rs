@@ -117,6 +117,7 @@ impl Nodes for FleetService {
             object: format!("{name}/{node}"),
             mutation,
             digest,
+            reason: String::new(),
         };
         let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
         // The kept answer has no token: a repeat cannot show it again.
@@ -148,6 +149,7 @@ impl Nodes for FleetService {
             object: id.to_string(),
             mutation,
             digest,
+            reason: reason.clone(),
         };
         Ok(Response::new(
             self.ban(asked, PeerId::Node(id), reason).await?,
@@ -163,13 +165,14 @@ impl Nodes for FleetService {
         let mutation = asked.mutation.take();
         let digest = digest("node.unban", &asked);
         let id = known_node(&self.peers.gate().directory().view(), &asked.spiffe_id)?;
-        note("reason", asked.reason)?;
+        let reason = note("reason", asked.reason)?;
         let asked = Asked {
             peer,
             verb: "node.unban",
             object: id.to_string(),
             mutation,
             digest,
+            reason,
         };
         Ok(Response::new(self.unban(asked).await?))
     }
@@ -220,6 +223,7 @@ impl Operators for FleetService {
             object: id.to_string(),
             mutation,
             digest,
+            reason: reason.clone(),
         };
         Ok(Response::new(
             self.ban(asked, PeerId::Operator(id), reason).await?,
@@ -235,13 +239,14 @@ impl Operators for FleetService {
         let mutation = asked.mutation.take();
         let digest = digest("operator.unban", &asked);
         let id = self.known_operator(&peer, &asked.name)?;
-        note("reason", asked.reason)?;
+        let reason = note("reason", asked.reason)?;
         let asked = Asked {
             peer,
             verb: "operator.unban",
             object: id.to_string(),
             mutation,
             digest,
+            reason,
         };
         Ok(Response::new(self.unban(asked).await?))
     }

@@ -37,6 +37,8 @@ pub struct Asked {
     pub mutation: Option<pb::Mutation>,
     /// SHA-256 over everything that was asked for, without the mutation.
     pub digest: [u8; 32],
+    /// Why, in the operator's words; empty for none.
+    pub reason: String,
 }
 
 /// The digest of a request without its `mutation` field: SHA-256(LP("attache/request/1", verb, encoded)).
@@ -98,6 +100,7 @@ where
         verb: asked.verb.to_owned(),
         object: asked.object,
         digest: asked.digest,
+        reason: Some(asked.reason).filter(|reason| !reason.is_empty()),
     };
     let result = prepared.answer.encode_to_vec();
     let done = mutations

@@ -81,6 +81,7 @@ impl Grants for PolicyService {
             object: name.clone(),
             mutation,
             digest,
+            reason: String::new(),
         };
         let (_, committed): (pb::AddGrantResponse, _) = mutate(&self.mutations, asked, prepare, move |seq| {
             if let Err(error) = registry.grant_added(seq, taken) {
@@ -159,6 +160,7 @@ impl Grants for PolicyService {
             object: name.to_string(),
             mutation,
             digest,
+            reason: String::new(),
         };
         let (_, committed): (pb::RemoveGrantResponse, _) =
             mutate(&self.mutations, asked, prepare, move |_| {

@@ -89,6 +89,7 @@ impl Secrets for SecretService {
             object,
             mutation: Some(mutation),
             digest,
+            reason: String::new(),
         };
         let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
         Ok(Response::new(pb::CommitPutResponse {
@@ -186,6 +187,7 @@ impl Secrets for SecretService {
             object: rollback.path.to_string(),
             mutation,
             digest,
+            reason: String::new(),
         };
         let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
         Ok(Response::new(pb::RollbackResponse {
@@ -223,6 +225,7 @@ impl Keyspaces for SecretService {
             object: name.to_string(),
             mutation,
             digest,
+            reason: String::new(),
         };
         let (_, committed): (pb::CreateKeyspaceResponse, _) =
             mutate(&self.mutations, asked, prepare, |_| ()).await?;

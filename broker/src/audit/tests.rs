@@ -89,6 +89,7 @@ fn intent(request: u8) -> Intent {
         object: "payments/db".into(),
         digest: [request; 32],
         expected_seq: 1,
+        reason: None,
     }
 }
 

@@ -128,6 +128,7 @@ fn mutation(request_id: RequestId, digest: u8) -> Mutation {
         verb: "grant.add".into(),
         object: "web".into(),
         digest: [digest; 32],
+        reason: None,
     }
 }
 
@@ -464,6 +465,7 @@ fn intent(id: RequestId, digest: u8) -> Intent {
         object: mutation.object,
         digest: mutation.digest,
         expected_seq: 2,
+        reason: None,
     }
 }
 

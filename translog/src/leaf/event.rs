@@ -349,6 +349,8 @@ events! {
         digest: [u8; 32] = Digest,
         /// The store's seq that it is built for.
         expected_seq: u64 = ExpectedSeq,
+        /// Why, in the operator's words, where they gave any.
+        reason: Option<String> = TrueReason,
     }
 
     /// An intent's end.

@@ -177,6 +177,7 @@ fn mutations() -> Vec<Event> {
         object: "payments/db".into(),
         digest: [11; 32],
         expected_seq: 43,
+        reason: Some("rotated by hand".into()),
     };
     let committed = Outcome {
         operator: operator(),
