@@ -200,8 +200,55 @@ fn a_banned_node_is_out_at_once_and_in_again_when_it_is_lifted() {
             .unwrap()
             .contains("\"banned\": true")
     );
-    scene.bed.attache_ok(&["node", "unban", &id]).unwrap();
+    scene
+        .bed
+        .attache_ok(&["node", "unban", &id, "--reason", "the disk was wiped"])
+        .unwrap();
     scene.publish(&next).unwrap();
+    let tail = ["audit", "tail", "-n", "20", "--output", "json"];
+    assert!(
+        scene
+            .bed
+            .attache_ok(&tail)
+            .unwrap()
+            .contains("the disk was wiped"),
+        "why it was lifted is on record"
+    );
+}
+
+/// A cluster whose folder is not there would refuse every pod: the operator hears of it at once.
+#[test]
+fn a_cluster_of_no_folder_is_refused_and_named() {
+    let bed = bed_without_plugin();
+    let file = bed.dir.join("a-file");
+    fs::write(&file, "x").unwrap();
+    let absent = bed.dir.join("absent");
+    for (folder, problem) in [(&absent, "No such file"), (&file, "is not a folder")] {
+        let folder = folder.display().to_string();
+        let words = [
+            "cluster",
+            "add",
+            "other",
+            "--issuer",
+            "https://other.test",
+            "--audience",
+            "attache",
+            "--folder",
+            &folder,
+        ];
+        let refused = bed.attache(&words).unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success(), "{said}");
+        assert!(
+            said.contains(problem) && said.contains("jwks.json"),
+            "{said}"
+        );
+    }
+    assert!(
+        !bed.attache_ok(&["cluster", "list"])
+            .unwrap()
+            .contains("other")
+    );
 }
 
 /// E3: an operator's certificate has no way to a value, a node's none to an operator's verbs. Every RPC of the contract

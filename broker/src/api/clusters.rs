@@ -87,6 +87,7 @@ impl Clusters for ClusterService {
                     ),
                 ));
             }
+            there(&record.source).await?;
             let mut change = Change::default();
             change.require_absent(Table::Cluster, name.as_str());
             change.put(Table::Cluster, name.as_str(), record.encode());
@@ -103,6 +104,7 @@ impl Clusters for ClusterService {
             object: name.to_string(),
             mutation,
             digest,
+            reason: String::new(),
         };
         let (_, committed): (pb::AddClusterResponse, _) =
             mutate(&self.mutations, asked, prepare, move |seq| {
@@ -176,6 +178,7 @@ impl Clusters for ClusterService {
             object: name.to_string(),
             mutation,
             digest,
+            reason: String::new(),
         };
         let (_, committed): (pb::RemoveClusterResponse, _) =
             mutate(&self.mutations, asked, prepare, move |_| {
@@ -212,6 +215,22 @@ fn source(source: Option<pb::cluster::Source>) -> Result<ClusterSource, RpcError
         )
     })?;
     Ok(ClusterSource::Folder(folder.into()))
+}
+
+/// A source that is not there would refuse every pod of its cluster; most likely its path is not the one meant.
+async fn there(source: &ClusterSource) -> Result<(), RpcError> {
+    let ClusterSource::Folder(folder) = source;
+    let found = tokio::fs::metadata(folder).await;
+    let problem = match found {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => "is not a folder".to_owned(),
+        Err(error) => format!("cannot be read by the broker ({error})"),
+    };
+    let mend = "give the folder with nodes/, pods/ and jwks.json on the broker's machine";
+    Err(RpcError::invalid(
+        "cluster.folder",
+        format!("{problem}; {mend}"),
+    ))
 }
 
 fn cluster_view(name: &str, record: &ClusterRecord) -> pb::Cluster {

@@ -195,7 +195,7 @@ fn add_cluster() -> pb::AddClusterRequest {
         name: "other".into(),
         issuer: "https://other.attache.test".into(),
         audience: AUDIENCE.into(),
-        source: Some(pb::cluster::Source::Folder("/srv/cluster".into())),
+        source: Some(pb::cluster::Source::Folder("/srv".into())),
         ..Default::default()
     };
     pb::AddClusterRequest {
