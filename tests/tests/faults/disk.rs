@@ -14,6 +14,9 @@ use attache_tests::{
 use pb::delivery_client::DeliveryClient;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{broker, said};
 
@@ -96,6 +99,17 @@ fn fill_up(scene: &Scene) {
     );
 }
 
+/// What the broker says of itself.
+fn health(scene: &Scene) -> ServingStatus {
+    let _guard = scene.runtime.enter();
+    let mut client = HealthClient::new(wire::operator(&scene.bed).unwrap());
+    let request = HealthCheckRequest {
+        service: String::new(),
+    };
+    let answer = scene.runtime.block_on(client.check(request)).unwrap();
+    answer.into_inner().status()
+}
+
 /// D4: nothing is released or changed without a durable record, and all of it is again once there is room.
 #[test]
 fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
@@ -121,6 +135,7 @@ fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
         .unwrap_err()
         .to_string();
     assert!(put.contains("no room"), "{put}");
+    assert_eq!(health(&scene), ServingStatus::NotServing);
     // What needs no record goes on.
     assert_eq!(scene.read(&before, "db/password").unwrap(), PASSWORD);
     scene
@@ -139,6 +154,7 @@ fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
         "a refused put has changed nothing"
     );
     scene.put("payments/db", &[("password", "kept")]).unwrap();
+    assert_eq!(health(&scene), ServingStatus::Serving);
     let verified = scene.bed.attache_ok(&["audit", "verify"]).unwrap();
     println!("{verified}");
 }
