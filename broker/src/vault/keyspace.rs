@@ -58,7 +58,7 @@ impl<S: Store> Vault<S> {
         Ok(change)
     }
 
-    /// At most `limit` keyspaces after `after`, by name.
+    /// The first `limit` active keyspaces after `after`, by name.
     ///
     /// Counting the secrets reads their names, about a million a second, and verifies none of them.
     ///
@@ -69,21 +69,29 @@ impl<S: Store> Vault<S> {
         after: Option<&Keyspace>,
         limit: usize,
     ) -> Result<Vec<KeyspaceView>, VaultError> {
-        let after = after.map(|name| name.as_str().as_bytes());
-        let rows = self.ledger.scan(Table::Keyspace, b"", after, limit).await?;
-        let mut views = Vec::with_capacity(rows.len());
-        for (key, row) in rows {
-            let damaged = || LedgerError::damaged(Table::Keyspace, &key);
-            let name = std::str::from_utf8(&key).map_err(|_| damaged())?;
-            let name: Keyspace = name.parse().map_err(|_| damaged())?;
-            let found = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?;
-            if found.body.state == KeyspaceState::Active {
-                views.push(KeyspaceView {
-                    secrets: self.count_secrets(&name).await?,
-                    name,
-                    key_epoch: found.body.key_epoch,
-                    created_ms: found.body.created_ms,
-                });
+        let mut after = after.map(|name| name.as_str().as_bytes().to_vec());
+        let mut views = Vec::new();
+        while views.len() < limit {
+            let left = limit - views.len();
+            let rows = self
+                .ledger
+                .scan(Table::Keyspace, b"", after.as_deref(), left)
+                .await?;
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(last.clone());
+            for (key, row) in rows {
+                let damaged = || LedgerError::damaged(Table::Keyspace, &key);
+                let name = std::str::from_utf8(&key).map_err(|_| damaged())?;
+                let name: Keyspace = name.parse().map_err(|_| damaged())?;
+                let found = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?;
+                if found.body.state == KeyspaceState::Active {
+                    views.push(KeyspaceView {
+                        secrets: self.count_secrets(&name).await?,
+                        name,
+                        key_epoch: found.body.key_epoch,
+                        created_ms: found.body.created_ms,
+                    });
+                }
             }
         }
         Ok(views)
