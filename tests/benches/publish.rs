@@ -1,7 +1,7 @@
 //! NodePublishVolume through the CSI socket, the broker beside it: three files, from a fresh token to the mounted tmpfs.
 //!
-//! The floors of the same run: a bare tmpfs with three files, mounted by the same system calls and nothing around it.
-//! Then the republish of what has not changed, which must not mount anything.
+//! The floors of the same run: a bare tmpfs with three files, mounted by the same system calls and nothing around it; an
+//! empty RPC over the same socket. Then the republish of what has not changed, which must not mount anything.
 #![expect(
     clippy::print_stdout,
     clippy::indexing_slicing,
@@ -66,7 +66,25 @@ fn main() -> Result<()> {
             run.percentile_us(50) / floor.percentile_us(50)
         );
     }
-    republished(&scene)
+    let empty = empty_rpc(&scene)?;
+    println!(
+        "  1 in flight  empty RPC                    {}",
+        empty.row()
+    );
+    republished(&scene, &empty)
+}
+
+/// Asks for the plugin's name, which no other process has a part in.
+fn empty_rpc(scene: &Scene) -> Result<Run> {
+    let kubelet = scene.kubelet.clone();
+    scene.runtime.block_on(load(1, REPUBLISHES, move |_| {
+        let mut identity = kubelet.identity();
+        async move {
+            let request = attache_proto::csi::v1::GetPluginInfoRequest {};
+            identity.get_plugin_info(request).await?;
+            Ok(())
+        }
+    }))
 }
 
 /// Publishes by rounds, and unpublishes after each: what is mounted already costs kernel and plugin a little.
@@ -111,7 +129,7 @@ fn published(scene: &Scene, in_flight: u64) -> Result<Run> {
 }
 
 /// The same volume again and again, each time with a fresh token.
-fn republished(scene: &Scene) -> Result<()> {
+fn republished(scene: &Scene, empty: &Run) -> Result<()> {
     let pod = Pod::new("shop", "again", "web", NODE, "payments/three");
     scene.publish(&pod)?;
     let target = scene.kubelet.target(&pod);
@@ -128,7 +146,11 @@ fn republished(scene: &Scene) -> Result<()> {
             Ok(())
         }
     }))?;
-    println!("  1 in flight  republish, nothing changed   {}", run.row());
+    println!(
+        "  1 in flight  republish, nothing changed   {}   p50 = {:.1} empty RPCs",
+        run.row(),
+        run.percentile_us(50) / empty.percentile_us(50)
+    );
     ensure!(mounts::below(&target)? == before, "a republish has mounted");
     scene.unpublish(&pod)?;
     Ok(())

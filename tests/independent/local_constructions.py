@@ -151,6 +151,22 @@ def contexts_open(f: Fields) -> Fields:
     return {"current": told.get("current"), "contexts": told["contexts"]}
 
 
+def page_token_seal(f: Fields) -> Fields:
+    return {"token": text.page_token(f["last"])}
+
+
+def page_token_open(f: Fields) -> Fields:
+    return {"last": text.parse_page_token(f["token"])}
+
+
+def call_id_seal(f: Fields) -> Fields:
+    return {"header": text.call_id(*h(f, "boot"), f["call"])}
+
+
+def store_header_seal(f: Fields) -> Fields:
+    return {key: value.hex() for key, value in text.store_header(*h(f, "store_id"), f["at"]).items()}
+
+
 _BODY = "format u16 || suite u16 || LP(fields of the row)"
 
 CONSTRUCTIONS = {
@@ -166,5 +182,8 @@ CONSTRUCTIONS = {
     "metadata": Construction("JSON on one line: format, generation, deliveredAt, files, missing, [truncated], fileSet; LF", metadata_seal),
     "join-token": Construction("text = 'attache-join-1:' || base64url without padding of (id 16 || secret 32 || pin 32); hash = SHA-256(LP('attache/join-token/1', id, secret))", join_token_seal, join_token_open),
     "listen": Construction("JSON of the two addresses, LF", listen_seal),
+    "page-token": Construction("hex of the last item's key", page_token_seal, page_token_open),
+    "call-id": Construction("hex(boot[..4]) '-' hex of the call's number", call_id_seal),
+    "store-header": Construction("format u16, store 16, seq u64, each under its name", store_header_seal),
     "contexts": Construction("TOML: current, [contexts.NAME] with keys ascending", contexts_seal, contexts_open),
 }

@@ -32,6 +32,8 @@ def build() -> dict[str, str]:
         "ipc-request": local.ipc_request_cases(), "ipc-answer": local.ipc_answer_cases(),
         "ipc-generation": local.ipc_generation_cases(), "metadata": local.metadata_cases(),
         "join-token": local.join_token_cases(), "listen": local.listen_cases(), "contexts": local.contexts_cases(),
+        "page-token": local.page_token_cases(), "call-id": local.call_id_cases(),
+        "store-header": local.store_header_cases(),
     }
     return {
         f"{name}.json": json.dumps({"construction": name, "formula": CONSTRUCTIONS[name].formula, "cases": list_},

@@ -94,3 +94,26 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Expected, run};
+
+    #[test]
+    fn ids_are_those_of_the_vectors() {
+        run("call-id", false, |given, expected| {
+            let Expected::Out(out) = expected else {
+                panic!("an id refuses nothing")
+            };
+            let ids = CallIds::new(BootId::from_bytes(given.array("boot")));
+            ids.calls.store(given.u64("call"), Ordering::Relaxed);
+            assert_eq!(ids.next(), out.text("header"));
+            assert_ne!(
+                ids.clone().next(),
+                out.text("header"),
+                "each call has its own"
+            );
+        });
+    }
+}

@@ -162,6 +162,26 @@ fn bad_token() -> RpcError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::{Expected, Fields, run};
+
+    #[test]
+    fn page_tokens_are_those_of_the_vectors() {
+        run("page-token", true, |given, expected| {
+            let token = |fields: &Fields| pb::Page {
+                size: 1,
+                token: fields.text("token").to_owned(),
+            };
+            match expected {
+                Expected::Out(out) => {
+                    let last = given.text("last");
+                    assert_eq!(page_token(Some(last)), out.text("token"));
+                    let asked = page(Some(token(&out))).unwrap();
+                    assert_eq!(asked.after.as_deref(), Some(last));
+                }
+                Expected::Refused => assert!(page(Some(token(given))).is_err()),
+            }
+        });
+    }
 
     #[test]
     fn pages_are_bounded_and_tokens_round_trip() {

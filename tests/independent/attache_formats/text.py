@@ -1,4 +1,5 @@
-"""What is stored or handed over as text: join tokens, a volume's metadata, a broker's addresses, an operator's contexts."""
+"""What is stored or handed over as text: join tokens, a volume's metadata, a broker's addresses, an operator's contexts, and
+the words of our own around a message."""
 
 import base64
 import binascii
@@ -58,3 +59,29 @@ def contexts(current: str | None, contexts_: dict[str, dict[str, str]]) -> str:
     blocks = [[f"[contexts.{name}]", *(f'{key} = "{value}"' for key, value in sorted(context.items()))]
               for name, context in sorted(contexts_.items())]
     return "\n".join(lines + ["\n\n".join("\n".join(block) for block in blocks)]) + "\n"
+
+
+def page_token(last: str) -> str:
+    """The key of a page's last item; nothing behind the last page."""
+    return last.encode().hex()
+
+
+def parse_page_token(token: str) -> str:
+    if len(token) > 1024:
+        raise Refused("length")
+    if len(token) % 2 or set(token) - set("0123456789abcdefABCDEF"):
+        raise Refused("hex")
+    try:
+        return bytes.fromhex(token).decode()
+    except UnicodeDecodeError:
+        raise Refused("text") from None
+
+
+def call_id(boot: bytes, call: int) -> str:
+    """A broker's run and which of its calls."""
+    return f"{boot[:4].hex()}-{call:x}"
+
+
+def store_header(store: bytes, seq: int) -> dict[str, bytes]:
+    """The table `attache` of a store."""
+    return {"format": (1).to_bytes(2), "store": store, "seq": seq.to_bytes(8)}

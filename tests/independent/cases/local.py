@@ -277,3 +277,22 @@ def contexts_cases() -> list[Case]:
     waiting = {k: v for k, v in context.items() if k != "renew_until"} | {"address": "[::1]:7443"}
     return [positive("contexts", "signed in", {"current": "default", "contexts": {"default": context}}),
             positive("contexts", "two, none current", {"current": None, "contexts": {"eu": waiting, "default": context}})]
+
+
+def page_token_cases() -> list[Case]:
+    refused = {"an odd digit": ("hex", "7"), "no hex": ("hex", "zz"), "not UTF-8": ("text", "ff"),
+               "longer than any key": ("length", "61" * 513)}
+    return [positive("page-token", "a secret", {"last": "payments/db"}),
+            positive("page-token", "a name of two bytes a letter", {"last": "ключ"}),
+            *(negative(name, why, {}, token=bad) for name, (why, bad) in refused.items())]
+
+
+def call_id_cases() -> list[Case]:
+    boot = "5a0b1c2d" + "77" * 12
+    return [positive("call-id", "the first", {"boot": boot, "call": 0}),
+            positive("call-id", "the 43rd", {"boot": boot, "call": 42})]
+
+
+def store_header_cases() -> list[Case]:
+    return [positive("store-header", "a new store", {"store_id": uuid("store"), "at": 0}),
+            positive("store-header", "after three commits", {"store_id": uuid("store"), "at": 3})]

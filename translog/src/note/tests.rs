@@ -101,6 +101,20 @@ fn malformed_notes_are_refused() {
 }
 
 #[test]
+fn the_longest_note_is_read_and_a_longer_one_is_not() {
+    let key = signer(1);
+    let verifier = key.verifier();
+    let around = key.sign("\n").unwrap().len() - 1;
+    for (bytes, read) in [(MAX_NOTE_BYTES, true), (MAX_NOTE_BYTES + 1, false)] {
+        let text = format!("{}\n", "x".repeat(bytes - around - 1));
+        let note = key.sign(&text).unwrap();
+        assert_eq!(note.len(), bytes);
+        let opened = verifier.open(&note);
+        assert_eq!(opened.ok(), read.then_some(text.as_str()), "{bytes} bytes");
+    }
+}
+
+#[test]
 fn what_is_no_text_of_a_note_is_not_signed() {
     for text in ["", "no newline", "tab\t\n", "nul\0\n"] {
         assert_eq!(signer(1).sign(text), Err(NoteError::Malformed), "{text:?}");

@@ -5,6 +5,7 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::*;
+use crate::vectors::{Expected, run};
 
 fn id() -> StoreId {
     StoreId::from_bytes([3; 16])
@@ -33,6 +34,34 @@ fn set_header(path: &Path, field: &str, value: &[u8]) {
         .insert(field, value)
         .unwrap();
     transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn headers_are_those_of_the_vectors() {
+    let cases = std::sync::Mutex::new(Vec::new());
+    run("store-header", false, |given, expected| {
+        let Expected::Out(out) = expected else {
+            panic!("a header refuses nothing")
+        };
+        let fields = ["format", "store", "seq"].map(|name| (name, out.bytes(name)));
+        let case = (given.array("store_id"), given.u64("at"), fields);
+        cases.lock().unwrap().push(case);
+    });
+    for (id, commits, fields) in cases.into_inner().unwrap() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = RedbStore::create(&path, StoreId::from_bytes(id)).unwrap();
+        for seq in 0..commits {
+            store.commit(AnchorSeq(seq), batch(b"1")).await.unwrap();
+        }
+        drop(store);
+        let database = Database::open(&path).unwrap();
+        let header = database.begin_read().unwrap().open_table(HEADER).unwrap();
+        for (name, bytes) in fields {
+            assert_eq!(header.get(name).unwrap().unwrap().value(), bytes, "{name}");
+        }
+        assert_eq!(header.iter().unwrap().count(), 3);
+    }
 }
 
 #[tokio::test]
