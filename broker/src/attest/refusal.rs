@@ -472,3 +472,16 @@ impl fmt::Display for Subject {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_which_policies_determined_it() {
+        let refusal = Refusal::from(PublicReason::AnotherNode);
+        assert!(refusal.policies().is_empty());
+        let by = vec!["guardrail/non-root".to_owned()];
+        assert_eq!(refusal.by(by.clone()).policies(), by);
+    }
+}

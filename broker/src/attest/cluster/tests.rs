@@ -140,3 +140,17 @@ fn what_is_kept_is_bounded() {
     }
     assert!(Arc::strong_count(&identity) <= 2 * VERIFIED_KEPT + 1);
 }
+
+#[test]
+fn the_longest_path_of_a_folder_is_taken_and_a_longer_one_is_not() {
+    for (bytes, taken) in [(MAX_PATH_BYTES, true), (MAX_PATH_BYTES + 1, false)] {
+        let folder = format!("/{}", "x".repeat(bytes - 1));
+        let spec = ClusterSpec::in_folder(
+            "local".parse().unwrap(),
+            "https://issuer.example",
+            "attache",
+            Path::new(&folder),
+        );
+        assert_eq!(spec.is_ok(), taken, "{bytes} bytes");
+    }
+}
