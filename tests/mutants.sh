@@ -6,6 +6,7 @@
 #   tests/mutants.sh --list [PART...] what would be changed, without building
 # For the pure crates and for the modules that decide: where a condition the wrong way round is a hole, and where no
 # compiler or socket would show it. What a test cannot notice stands in tests/mutants-accepted.txt, each with its reason.
+# MUTANTS_GO_ON=1 goes on with a run that was broken off: what was noticed in it is not tried again.
 # MUTANTS_SHARD=K/N takes the Kth of N shares of each part, counted from 0, so that a part can be run in pieces.
 #
 # Every change is a build and a run of the part's tests. Both are kept short by a copy of the tree in which the big
@@ -30,9 +31,11 @@ if ! cargo mutants --version >/dev/null 2>&1; then
   cargo install --locked --quiet cargo-mutants --version "$version" || exit 1
 fi
 
-# part NAME: the package of a part, its files, and which of its tests to run.
+# part NAME: the package of a part, its files, which of its tests to run, and which of those are too slow to be run on
+# what others notice.
 part() {
   tests=()
+  slow=()
   case $1 in
     envelope | translog | settings)
       package=attache-$1
@@ -64,6 +67,7 @@ part() {
   esac
   # Without the races, which take seconds and are to notice nothing here that the verbs' tests do not.
   [ $package != attache-node-plugin ] || tests=(-- --skip mounter::tests::hostile --skip mounter::tests::crash)
+  [ $package != attache-translog ] || slow=(-- --skip verify::tests::every_ --skip verify::tests::any_ --skip verify::recovery)
 }
 
 # keep CRATE MODULE...: leaves these modules of a crate, and the dependencies that they name.
@@ -145,10 +149,18 @@ for name in "$@"; do
   folder=$out/${name//\//-}
   mkdir -p "$folder"
   start=$SECONDS
+  options=(--dir "$tree" --in-place --package "$package" --test-package "$package" "${chosen[@]}" --output "$folder"
+    --no-shuffle --timeout-multiplier 4 --minimum-test-timeout 30 --colors never)
+  # A part that was broken off goes on where it was, unless its code has changed.
+  [ -z "${MUTANTS_GO_ON:-}" ] || options+=(--iterate)
+  # What the quick tests do not notice gets the slow ones too.
+  if [ ${#slow[@]} -gt 0 ]; then
+    cargo mutants "${options[@]}" -- --lib "${slow[@]}"
+    options+=(--iterate)
+  fi
   # Exit 2 is "some were missed", which is judged here, and 3 "some took for ever", which is noticed; others are its own
   # troubles.
-  cargo mutants --dir "$tree" --in-place --package "$package" --test-package "$package" "${chosen[@]}" --output "$folder" \
-    --no-shuffle --timeout-multiplier 4 --minimum-test-timeout 30 --colors never -- --lib "${tests[@]}"
+  cargo mutants "${options[@]}" -- --lib "${tests[@]}"
   status=$?
   case $status in
     0 | 2 | 3) ;;
@@ -160,7 +172,8 @@ for name in "$@"; do
   esac
   results=$folder/mutants.out
   sed 's/^/noticed by its time limit: /' "$results/timeout.txt"
-  caught=$((caught + $(cat "$results/caught.txt" "$results/timeout.txt" | wc -l)))
+  touch "$results/previously_caught.txt"
+  caught=$((caught + $(cat "$results"/{caught,previously_caught,timeout}.txt | wc -l)))
   while IFS= read -r mutant; do
     bare=$(sed -E 's/^([^:]+):[0-9]+:[0-9]+: /\1: /' <<<"$mutant")
     if grep -q -x -F -- "$bare" "$known"; then

@@ -63,6 +63,18 @@ impl Settings {
         }
     }
 
+    /// An IP address with its port, that may be absent.
+    ///
+    /// # Errors
+    /// As [`Settings::text`].
+    pub fn optional_address(&self, key: &str) -> Result<Option<SocketAddr>, SettingsError> {
+        match self.values.get(key) {
+            Some(Value::Address(address)) => Ok(Some(*address)),
+            None => Ok(None),
+            Some(Value::Text(_) | Value::Integer(_) | Value::Flag(_)) => Err(undeclared(key)),
+        }
+    }
+
     /// A whole number, in the type that the caller counts in.
     ///
     /// # Errors

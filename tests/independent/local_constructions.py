@@ -138,7 +138,7 @@ def join_token_open(f: Fields) -> Fields:
 
 
 def listen_seal(f: Fields) -> Fields:
-    return {"text": text.listen(*s(f, "grpc", "enroll"))}
+    return {"text": text.listen(*s(f, "grpc", "enroll"), f.get("metrics"))}
 
 
 def contexts_seal(f: Fields) -> Fields:

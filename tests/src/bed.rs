@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -186,17 +187,30 @@ impl Bed {
     /// # Errors
     /// When it does not run.
     pub fn broker_addresses(&self) -> Result<(SocketAddr, SocketAddr)> {
+        Ok((self.listening("grpc")?, self.listening("enroll")?))
+    }
+
+    /// What the broker answers to `GET /metrics`, the head of the answer too.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn metrics(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(self.listening("metrics")?)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn listening(&self, key: &str) -> Result<SocketAddr> {
         let text = fs::read_to_string(self.store_dir().join("listen.json"))
             .context("the broker does not listen")?;
         let json: Value = serde_json::from_str(&text)?;
-        let address = |key: &str| -> Result<SocketAddr> {
-            Ok(json
-                .get(key)
-                .and_then(Value::as_str)
-                .with_context(|| format!("no {key} in listen.json"))?
-                .parse()?)
-        };
-        Ok((address("grpc")?, address("enroll")?))
+        Ok(json
+            .get(key)
+            .and_then(Value::as_str)
+            .with_context(|| format!("no {key} in listen.json"))?
+            .parse()?)
     }
 
     /// Makes an operator with a certificate, the first one by the admin socket.
@@ -421,6 +435,7 @@ trust_domain = "{TRUST_DOMAIN}"
 grpc = "127.0.0.1:0"
 enroll = "127.0.0.1:0"
 admin = "{dir}/broker-admin.sock"
+metrics = "127.0.0.1:0"
 
 [store]
 dir = "{dir}/broker"

@@ -103,6 +103,7 @@ fn a_value_is_found_nowhere_but_in_its_mount() {
         printed.push_str(&scene.bed.attache_ok(args).unwrap());
     }
     printed.push_str(&scene.logs());
+    printed.push_str(&scene.bed.metrics().unwrap());
     assert!(
         scene.read(&pod, "db/password").unwrap() == PASSWORD,
         "the control: it is in the mount"

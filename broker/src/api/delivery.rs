@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     attest::{AttestRequest, PodHints, PodToken, RefusalKind},
+    metrics::Metrics,
     release::{Ask, Caller, Delivered, Refused, ReleaseError, Released, ReleasedAnswer, Releases},
 };
 
@@ -32,13 +33,26 @@ const ATTRIBUTES_MAX: usize = 64;
 pub struct DeliveryService {
     peers: Peers,
     releases: Releases,
+    metrics: Metrics,
 }
 
 impl DeliveryService {
     /// Serves releases.
     #[must_use]
-    pub fn new(peers: Peers, releases: Releases) -> Self {
-        Self { peers, releases }
+    pub fn new(peers: Peers, releases: Releases, metrics: Metrics) -> Self {
+        Self {
+            peers,
+            releases,
+            metrics,
+        }
+    }
+
+    async fn delivered(&self, request: Request<pb::DeliverRequest>) -> Result<Delivered, RpcError> {
+        let node = self.peers.node(request.extensions()).await?;
+        let slot = request.extensions().get::<Arc<Slot>>().cloned();
+        let ask = ask(request.into_inner())?;
+        let (caller, now) = (caller(node), Timestamp::now());
+        Ok(self.releases.deliver(caller, ask, now, slot).await?)
     }
 }
 
@@ -48,14 +62,10 @@ impl Delivery for DeliveryService {
         &self,
         request: Request<pb::DeliverRequest>,
     ) -> Result<Response<pb::DeliverResponse>, Status> {
-        let node = self.peers.node(request.extensions()).await?;
-        let slot = request.extensions().get::<Arc<Slot>>().cloned();
-        let ask = ask(request.into_inner())?;
-        let delivered = self
-            .releases
-            .deliver(caller(node), ask, Timestamp::now(), slot)
-            .await
-            .map_err(RpcError::from)?;
+        let delivered = self.delivered(request).await;
+        self.metrics
+            .delivered(result(&delivered), reason(&delivered));
+        let delivered = delivered?;
         let answer = match delivered {
             Delivered::Unchanged(generation) => {
                 pb::deliver_response::Answer::Unchanged(pb::Unchanged {
@@ -70,6 +80,27 @@ impl Delivery for DeliveryService {
             answer: Some(answer),
         }))
     }
+}
+
+/// A delivery's end, for the metrics.
+fn result(delivered: &Result<Delivered, RpcError>) -> &'static str {
+    match delivered {
+        Ok(Delivered::Released(_)) => "released",
+        Ok(Delivered::Unchanged(_)) => "unchanged",
+        Err(error) if is_failure(error.code()) => "failed",
+        Err(_) => "refused",
+    }
+}
+
+fn is_failure(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::ResourceExhausted | Code::Internal
+    )
+}
+
+fn reason(delivered: &Result<Delivered, RpcError>) -> &'static str {
+    delivered.as_ref().err().map_or("", RpcError::reason)
 }
 
 impl From<ReleaseError> for RpcError {

@@ -15,6 +15,8 @@ pub mod enrollment;
 pub mod field;
 pub mod fleet;
 pub mod health;
+pub mod measured;
+pub mod metrics;
 pub mod mutate;
 pub mod overview;
 pub mod peer;

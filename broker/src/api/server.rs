@@ -33,6 +33,7 @@ use super::{
     enrollment::EnrollmentService,
     fleet::FleetService,
     health::HealthService,
+    measured::MeasureCalls,
     overview::OverviewService,
     peer::{BrokerStream, Peers},
     policy::PolicyService,
@@ -43,6 +44,7 @@ use crate::{
     audit::{AuditLog, Clock, Refusals},
     config::Limits,
     identity::Gate,
+    metrics::Metrics,
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Releases, sessions::Sessions},
@@ -69,7 +71,7 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const HEADERS_MAX: u32 = 16 * 1024;
 
 type OwnWords = fn(Response<Body>) -> Response<Body>;
-type Layers = Stack<MapResponseLayer<OwnWords>, Stack<CallIds, Identity>>;
+type Layers = Stack<MapResponseLayer<OwnWords>, Stack<MeasureCalls, Stack<CallIds, Identity>>>;
 
 /// What the services are made of.
 #[derive(Clone)]
@@ -92,6 +94,8 @@ pub struct Services {
     pub sessions: Sessions,
     /// What was released and refused since the start.
     pub counters: Arc<Counters>,
+    /// What is measured.
+    pub metrics: Metrics,
     /// The server's certificate.
     pub credentials: Credentials,
     /// The time on record.
@@ -129,6 +133,7 @@ pub async fn serve(
 ) -> Result<()> {
     let peers = Peers::new(Arc::clone(&services.gate));
     let ids = CallIds::new(services.vault.boot());
+    let measure = MeasureCalls(services.metrics.clone());
     let health = |peers| {
         HealthServer::new(HealthService {
             peers,
@@ -136,9 +141,9 @@ pub async fn serve(
             stop: stop.clone(),
         })
     };
-    let main = main_router(&services, &peers, server(limits, &ids), &stop)
+    let main = main_router(&services, &peers, server(limits, &ids, &measure), &stop)
         .add_service(health(Some(peers.clone())));
-    let enroll = server(limits, &ids)
+    let enroll = server(limits, &ids, &measure)
         .max_connection_age(ENROLL_CONNECTION_AGE / 2)
         .add_service(
             pb::enrollment_server::EnrollmentServer::new(enrollment(&services))
@@ -147,6 +152,7 @@ pub async fn serve(
         .add_service(health(None));
     let admin = Server::builder()
         .layer(ids)
+        .layer(measure)
         .layer(answers())
         .add_service(pb::admin_server::AdminServer::new(AdminService {
             gate: Arc::clone(&services.gate),
@@ -201,9 +207,10 @@ async fn serve_tls(
     Ok(served?)
 }
 
-fn server(limits: Limits, ids: &CallIds) -> Server<Layers> {
+fn server(limits: Limits, ids: &CallIds, measure: &MeasureCalls) -> Server<Layers> {
     Server::builder()
         .layer(ids.clone())
+        .layer(measure.clone())
         .layer(answers())
         .concurrency_limit_per_connection(limits.requests_per_connection)
         .load_shed(true)
@@ -272,7 +279,11 @@ fn main_router(
         credentials: services.credentials.clone(),
         started_ms: services.started_ms,
     };
-    let delivery = DeliveryService::new(peers.clone(), services.releases.clone());
+    let delivery = DeliveryService::new(
+        peers.clone(),
+        services.releases.clone(),
+        services.metrics.clone(),
+    );
     let room = services.room.clone();
     /// A service that takes messages of at most [`MESSAGE_MAX`].
     macro_rules! small {

@@ -46,6 +46,12 @@ const KEYS: &[Key] = &[
         help: "unix socket for bootstrap and a live check-store (0600)",
     },
     Key {
+        path: "listen.metrics",
+        kind: Kind::Address,
+        fallback: Fallback::Absent,
+        help: "where GET /metrics is answered (plain HTTP, for Prometheus); port 0 takes a free one",
+    },
+    Key {
         path: "store.dir",
         kind: Kind::Path,
         fallback: Fallback::Default("/var/lib/attache"),
@@ -202,6 +208,8 @@ pub struct Listen {
     pub enroll: SocketAddr,
     /// Unix socket.
     pub admin: PathBuf,
+    /// Plain HTTP, if at all.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Paths under `store.dir`.
@@ -341,6 +349,7 @@ impl Config {
                 grpc: settings.address("listen.grpc")?,
                 enroll: settings.address("listen.enroll")?,
                 admin: settings.path("listen.admin")?,
+                metrics: settings.optional_address("listen.metrics")?,
             },
             store: StorePaths {
                 dir: settings.path("store.dir")?,

@@ -87,6 +87,12 @@ impl Authority {
         Ok(TrustBundle::from_der(vec![self.ca.certificate().clone()])?)
     }
 
+    /// When the CA's certificate ends.
+    #[must_use]
+    pub fn not_after(&self) -> Timestamp {
+        self.ca.not_after()
+    }
+
     /// The pin of the CA's key, for join tokens.
     #[must_use]
     pub fn pin(&self) -> SpkiSha256 {

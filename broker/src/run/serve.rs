@@ -42,6 +42,7 @@ use crate::{
     config::Config,
     identity::{Authority, CutOff, Directory, Gate},
     keys::Keys,
+    metrics::{Metrics, Standing},
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
@@ -149,6 +150,7 @@ impl Broker {
             releases,
             sessions,
             counters,
+            metrics: Metrics::default(),
             credentials: credentials.clone(),
             clock: log.clock().clone(),
             started_ms: log.clock().now_ms(),
@@ -175,11 +177,6 @@ impl Broker {
     }
 
     async fn listen(&self) -> Result<Listeners> {
-        let bind = async |key: &str, address| {
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {address} ({key})"))
-        };
         let admin = api::admin::bind(&self.config.listen.admin).with_context(|| {
             format!(
                 "cannot listen on {} (listen.admin)",
@@ -198,6 +195,7 @@ impl Broker {
         let stop = CancellationToken::new();
         let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
+        let metrics = self.tell_metrics(serving.clone(), &stop).await?;
         let mut servers = tokio::spawn(api::serve(
             self.services.clone(),
             listeners,
@@ -205,7 +203,7 @@ impl Broker {
             serving,
             stop.clone(),
         ));
-        let listening = listening(grpc, enroll);
+        let listening = listening(grpc, enroll, metrics);
         server_certificate::replace(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
         tracing::info!(%grpc, %enroll, broker = %self.config.id, %ca, "serving");
@@ -226,6 +224,36 @@ impl Broker {
         }
         self.close().await;
         told
+    }
+
+    /// Answers `GET /metrics` until `stop`, where the settings say so; answers where.
+    async fn tell_metrics(
+        &self,
+        serving: watch::Receiver<bool>,
+        stop: &CancellationToken,
+    ) -> Result<Option<SocketAddr>> {
+        let Some(address) = self.config.listen.metrics else {
+            return Ok(None);
+        };
+        let listener = bind("listen.metrics", address).await?;
+        let bound = listener.local_addr()?;
+        let registry = self.services.metrics.registry(Standing {
+            serving,
+            log: self.log.clone(),
+            audit_dir: self.config.audit_dir.clone(),
+            ledger: self.ledger.clone(),
+            store: self.config.store.store(),
+            credentials: self.credentials.clone(),
+            directory: self.services.gate.directory().clone(),
+            ca_not_after: self.authority.not_after(),
+        });
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            if let Err(error) = api::metrics::serve(listener, registry, stop).await {
+                tracing::error!(error = %format!("{error:#}"), "the metrics are not answered any more");
+            }
+        });
+        Ok(Some(bound))
     }
 
     /// Lets what was begun end, puts the end on record, and closes store and log.
@@ -325,9 +353,16 @@ impl Broker {
     }
 }
 
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} ({key})"))
+}
+
 /// The text of `listen.json`: where a broker really listens, which its settings may leave to the system.
-fn listening(grpc: SocketAddr, enroll: SocketAddr) -> String {
-    format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"}}\n")
+fn listening(grpc: SocketAddr, enroll: SocketAddr, metrics: Option<SocketAddr>) -> String {
+    let metrics = metrics.map_or_else(String::new, |at| format!(", \"metrics\": \"{at}\""));
+    format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"{metrics}}}\n")
 }
 
 async fn open_log(
@@ -467,7 +502,8 @@ mod tests {
             let Expected::Out(out) = expected else {
                 panic!("addresses refuse nothing")
             };
-            let text = listening(given.parse("grpc"), given.parse("enroll"));
+            let metrics = given.has("metrics").then(|| given.parse("metrics"));
+            let text = listening(given.parse("grpc"), given.parse("enroll"), metrics);
             assert_eq!(text, out.text("text"));
         });
     }

@@ -49,8 +49,9 @@ def metadata(incarnation: int, seq: int, digest: bytes, delivered_at: str, files
     return json.dumps(told, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
-def listen(grpc: str, enroll: str) -> str:
-    return f'{{"grpc": "{grpc}", "enroll": "{enroll}"}}\n'
+def listen(grpc: str, enroll: str, metrics: str | None) -> str:
+    last = f', "metrics": "{metrics}"' if metrics else ""
+    return f'{{"grpc": "{grpc}", "enroll": "{enroll}"{last}}}\n'
 
 
 def contexts(current: str | None, contexts_: dict[str, dict[str, str]]) -> str:

@@ -267,7 +267,8 @@ def join_token_cases() -> list[Case]:
 
 def listen_cases() -> list[Case]:
     return [positive("listen", "two ports", {"grpc": "127.0.0.1:7443", "enroll": "127.0.0.1:7444"}),
-            positive("listen", "IPv6", {"grpc": "[::1]:7443", "enroll": "[::]:7444"})]
+            positive("listen", "IPv6", {"grpc": "[::1]:7443", "enroll": "[::]:7444"}),
+            positive("listen", "three ports", {"grpc": "127.0.0.1:7443", "enroll": "127.0.0.1:7444", "metrics": "127.0.0.1:9464"})]
 
 
 def contexts_cases() -> list[Case]:

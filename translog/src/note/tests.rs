@@ -53,6 +53,9 @@ fn lines_of_other_keys_are_passed_over_and_prove_nothing() {
         ours.verifier().open(&format!("{TEXT}\n{cosignature}")),
         Err(NoteError::Unsigned)
     );
+    // The shortest that can be a line: a key's id and one byte more.
+    let short = format!("{note}\u{2014} x AAAAAAA=\n");
+    assert_eq!(ours.verifier().open(&short), Ok(TEXT));
 }
 
 #[test]

@@ -1,0 +1,167 @@
+//! What the broker measures: on its page, counted right, and without a name in it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of a test says what is wrong by panicking"
+)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use attache_tests::{
+    Scene,
+    bed::{AUDIENCE, NODE},
+    pod::Pod,
+    raw::{Method, call},
+    wire,
+};
+
+/// The samples of an answer: name with labels, and value.
+fn samples(answer: &str) -> BTreeMap<&str, f64> {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    assert!(body.trim_end().ends_with("# EOF"), "{body}");
+    body.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+        .collect()
+}
+
+fn sample(of: &BTreeMap<&str, f64>, name: &str) -> f64 {
+    *of.get(name)
+        .unwrap_or_else(|| panic!("no {name} among {of:#?}"))
+}
+
+fn deliveries(of: &BTreeMap<&str, f64>, result: &str, reason: &str) -> f64 {
+    let labels = format!("{{result=\"{result}\",reason=\"{reason}\"}}");
+    sample(of, &format!("attache_broker_deliveries_total{labels}"))
+}
+
+#[test]
+fn calls_and_deliveries_are_counted_by_how_they_ended() {
+    let scene = Scene::start().unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    let stranger = Pod::new("shop", "batch-0", "batch", NODE, "payments/db");
+    let token = scene.bed.token(&stranger).unwrap();
+    scene.refused(&stranger, AUDIENCE, &token).unwrap();
+    let absent = scene.bed.attache(&["secret", "show", "payments/none"]);
+    assert!(!absent.unwrap().status.success());
+    let answer = scene.bed.metrics().unwrap();
+    let told = samples(&answer);
+    assert!(deliveries(&told, "released", "") >= 1.0);
+    assert!(deliveries(&told, "refused", "DENIED") >= 1.0);
+    let calls = |method: &str, code: &str| {
+        let labels = format!("{{method=\"attache.v1.{method}\",code=\"{code}\"}}");
+        sample(
+            &told,
+            &format!("attache_broker_call_duration_seconds_count{labels}"),
+        )
+    };
+    assert!(calls("Delivery/Deliver", "OK") >= 1.0);
+    assert!(calls("Delivery/Deliver", "PERMISSION_DENIED") >= 1.0);
+    assert!(calls("Secrets/ShowSecret", "NOT_FOUND") >= 1.0);
+}
+
+#[test]
+fn how_things_stand_is_looked_at_when_it_is_asked_for() {
+    let scene = Scene::start().unwrap();
+    let before = scene.bed.metrics().unwrap();
+    scene.put("payments/other", &[("f", "v")]).unwrap();
+    let after = scene.bed.metrics().unwrap();
+    let (before, after) = (samples(&before), samples(&after));
+    for grown in ["audit_leaves", "store_sequence"] {
+        let name = format!("attache_broker_{grown}");
+        assert!(sample(&after, &name) > sample(&before, &name), "{name}");
+    }
+    for (name, least, most) in [
+        ("serving", 1.0, 1.0),
+        ("audit_full", 0.0, 0.0),
+        ("nodes", 1.0, 1.0),
+        ("bans", 0.0, 0.0),
+        ("audit_disk_free_bytes", 1.0, f64::MAX),
+        ("store_disk_free_bytes", 1.0, f64::MAX),
+        ("store_size_bytes", 4096.0, f64::MAX),
+        // 90 days and ten years, less what has passed since.
+        (
+            "certificate_life_left_seconds",
+            89.0 * 86_400.0,
+            90.0 * 86_400.0,
+        ),
+        (
+            "ca_life_left_seconds",
+            3_600.0 * 86_400.0,
+            3_660.0 * 86_400.0,
+        ),
+    ] {
+        let value = sample(&after, &format!("attache_broker_{name}"));
+        assert!((least..=most).contains(&value), "{name} is {value}");
+    }
+}
+
+/// Labels hold what was written here and nothing that anybody named.
+#[test]
+fn metrics_name_nobody_and_callers_choose_no_label() {
+    let scene = Scene::start().unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    let _guard = scene.runtime.enter();
+    let channel = wire::operator(&scene.bed).unwrap();
+    let method = Method {
+        service: "attache.v1.Secrets".into(),
+        name: "ReadThemAll".into(),
+        input: String::new(),
+    };
+    let status = scene
+        .runtime
+        .block_on(call(&channel, &method, vec![vec![]]));
+    assert_eq!(status.unwrap_err().code(), tonic::Code::Unimplemented);
+    let answer = scene.bed.metrics().unwrap();
+    assert!(
+        answer.contains("method=\"unknown\",code=\"UNIMPLEMENTED\""),
+        "{answer}"
+    );
+    for name in [
+        "ReadThemAll",
+        "payments",
+        "shop",
+        "web-0",
+        "ada",
+        NODE.0,
+        NODE.1,
+    ] {
+        assert!(!answer.contains(name), "{name} in {answer}");
+    }
+}
+
+#[test]
+fn the_page_lists_each_metric_with_its_type_and_no_other() {
+    let scene = Scene::start().unwrap();
+    // What has labels shows once something is in it.
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let page = fs::read_to_string(page).unwrap();
+    let listed: BTreeSet<(String, String)> = page
+        .lines()
+        .filter(|line| line.starts_with("| `attache_"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let cell = |n: usize| cells.get(n).copied().unwrap_or_default();
+            (cell(1).trim_matches('`').to_owned(), cell(2).to_owned())
+        })
+        .collect();
+    let answer = scene.bed.metrics().unwrap();
+    let told: BTreeSet<(String, String)> = answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect();
+    assert_eq!(listed, told);
+}
