@@ -5,6 +5,7 @@ use std::sync::Arc;
 use attache_envelope::name::ClusterName;
 use attache_proto::attache::v1 as pb;
 use pb::clusters_server::Clusters;
+use tokio::sync::Mutex;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
@@ -32,6 +33,8 @@ pub struct ClusterService {
     pub mutations: Mutations,
     /// The time on record.
     pub clock: Clock,
+    /// One cluster is added at a time, from the look at the others until it is one of them.
+    pub adding: Arc<Mutex<()>>,
 }
 
 #[tonic::async_trait]
@@ -98,6 +101,8 @@ impl Clusters for ClusterService {
         };
         let (registry, taken, taken_name) =
             (Arc::clone(&self.registry), record.clone(), name.clone());
+        // It goes where the change goes, whether or not the caller waits.
+        let alone = Arc::clone(&self.adding).lock_owned().await;
         let asked = Asked {
             peer,
             verb: "cluster.add",
@@ -109,6 +114,7 @@ impl Clusters for ClusterService {
         let (_, committed): (pb::AddClusterResponse, _) =
             mutate(&self.mutations, asked, prepare, move |seq| {
                 take_up(&registry, taken_name.as_str(), Some((seq, taken)));
+                drop(alone);
             })
             .await?;
         Ok(Response::new(pb::AddClusterResponse {

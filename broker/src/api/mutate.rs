@@ -83,7 +83,17 @@ where
     {
         return answer(&done.result, done.seq, true);
     }
-    let prepared = prepare.await?;
+    let prepared = match prepare.await {
+        Ok(prepared) => prepared,
+        // Begun before, it may have been committed since it was looked for: then this is its repeat, not a conflict.
+        Err(error) => {
+            let known = mutations.known(&operator, request_id, &asked.digest);
+            return match known.await? {
+                Some(done) => answer(&done.result, done.seq, true),
+                None => Err(error),
+            };
+        }
+    };
     if mutation.dry_run {
         return Ok((
             prepared.answer,

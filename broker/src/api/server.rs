@@ -258,6 +258,7 @@ fn main_router(
         registry: Arc::clone(&services.registry),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
+        adding: Arc::default(),
     };
     let fleet = FleetService {
         peers: peers.clone(),

@@ -90,6 +90,14 @@ pub enum OpenError {
         /// The first byte that is not covered by a checkpoint.
         offset: u64,
     },
+    /// A leaf that this version cannot read, so that it cannot tell what is open.
+    #[error(
+        "leaf {index} of the audit log does not parse: a newer version wrote it, or it is damaged; start the newer version, or restore the segment"
+    )]
+    UnknownLeaf {
+        /// Which leaf.
+        index: u64,
+    },
     /// A segment is missing between two others.
     #[error("the audit log has no leaf {index}: a segment is missing or was cut short")]
     Gap {

@@ -1,6 +1,6 @@
 //! From a decision id to its latest evaluation, with the true reason: what `why` shows an operator.
 //!
-//! Kept in memory for the newest decisions only; a start rebuilds it from the last segment of the log. Everything
+//! Kept in memory for the newest decisions, and for older ones that are evaluated again and again; a start rebuilds it from the last segment of the log. Everything
 //! older is in the log for whoever reads it whole.
 
 use std::collections::{HashMap, VecDeque};
@@ -26,11 +26,17 @@ pub struct Evaluation {
     pub last_ms: u64,
 }
 
-/// Decisions by id, the oldest of them dropped past the bound.
+/// Decisions by id. Past the bound the oldest is dropped that was not evaluated again since it was last its turn.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_id: HashMap<DecisionId, Evaluation>,
+    by_id: HashMap<DecisionId, Kept>,
     oldest_first: VecDeque<DecisionId>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    evaluation: Evaluation,
+    again: bool,
 }
 
 impl Index {
@@ -41,8 +47,10 @@ impl Index {
             Event::Refusals(repeats) => {
                 let known = repeats.denial.and_then(|id| self.by_id.get_mut(&id));
                 if let Some(known) = known {
-                    known.count = known.count.saturating_add(repeats.count);
-                    known.last_ms = known.last_ms.max(repeats.last_ms);
+                    let of = &mut known.evaluation;
+                    of.count = of.count.saturating_add(repeats.count);
+                    of.last_ms = of.last_ms.max(repeats.last_ms);
+                    known.again = true;
                 }
             }
             Event::Start(_)
@@ -66,15 +74,15 @@ impl Index {
             return;
         };
         if let Some(known) = self.by_id.get_mut(&id) {
-            known.denial = denial;
-            known.count = known.count.saturating_add(1);
-            known.last_ms = known.last_ms.max(now_ms);
+            let of = &mut known.evaluation;
+            of.denial = denial;
+            of.count = of.count.saturating_add(1);
+            of.last_ms = of.last_ms.max(now_ms);
+            known.again = true;
             return;
         }
-        if self.oldest_first.len() == KEPT
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            self.by_id.remove(&oldest);
+        if self.oldest_first.len() == KEPT {
+            self.drop_one();
         }
         self.oldest_first.push_back(id);
         let evaluation = Evaluation {
@@ -83,10 +91,75 @@ impl Index {
             first_ms: now_ms,
             last_ms: now_ms,
         };
-        self.by_id.insert(id, evaluation);
+        let again = false;
+        self.by_id.insert(id, Kept { evaluation, again });
+    }
+
+    fn drop_one(&mut self) {
+        while let Some(oldest) = self.oldest_first.pop_front() {
+            match self.by_id.get_mut(&oldest) {
+                Some(kept) if kept.again => {
+                    kept.again = false;
+                    self.oldest_first.push_back(oldest);
+                }
+                _ => {
+                    self.by_id.remove(&oldest);
+                    return;
+                }
+            }
+        }
     }
 
     pub(super) fn find(&self, id: DecisionId) -> Option<&Evaluation> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(|kept| &kept.evaluation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denial(id: u32) -> Denial {
+        Denial {
+            actor: "spiffe://example.internal/node/local/a".into(),
+            serial: vec![1],
+            request: None,
+            verb: "delivery.deliver".into(),
+            object: None,
+            cluster: None,
+            namespace: None,
+            service_account: None,
+            pod_name: None,
+            pod_uid: None,
+            container: None,
+            image: None,
+            volume_id: None,
+            volume_name: None,
+            references: None,
+            denial: Some(id.to_be_bytes()),
+            public_reason: "no grant".into(),
+            true_reason: "absent".into(),
+            policies: None,
+        }
+    }
+
+    #[test]
+    fn what_is_refused_again_and_again_is_kept_and_the_rest_goes_by_age() {
+        let mut index = Index::default();
+        let new = u32::try_from(KEPT).unwrap();
+        for id in 0..3 * new {
+            index.evaluated(denial(id), 1);
+            index.evaluated(denial(u32::MAX), 2);
+        }
+        assert_eq!((index.by_id.len(), index.oldest_first.len()), (KEPT, KEPT));
+        let again = index.find(u32::MAX.to_be_bytes()).unwrap();
+        assert_eq!((again.count, again.first_ms), (u64::from(3 * new), 2));
+        assert!(index.find(0_u32.to_be_bytes()).is_none());
+        assert!(index.find((3 * new - 1).to_be_bytes()).is_some());
+        assert!(index.find((2 * new + 1).to_be_bytes()).is_some());
+        assert!(
+            index.find((2 * new).to_be_bytes()).is_none(),
+            "one place is taken"
+        );
     }
 }

@@ -20,6 +20,7 @@ mod segment_file;
 pub(crate) mod small_disk;
 mod spare;
 mod summary;
+mod torn;
 mod writer;
 
 use std::path::PathBuf;

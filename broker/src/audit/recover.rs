@@ -5,9 +5,10 @@
 //! before it. A segment of 8 MiB takes some 30 ms, whatever the length of the log. Without its summary the segments
 //! before it are read too, at the disk's speed.
 //!
-//! What one torn write explains is zeroed, and the cut goes on record before anything else; but not where the store's
-//! anchor knows a checkpoint behind it, since that was durable before the store took it up. Everything else keeps the
-//! broker from starting: this module must never zero a record that is known to have been durable.
+//! What one torn write explains is kept in a file, zeroed, and the cut goes on record before anything else (`torn.rs`);
+//! but not where the store's anchor knows a checkpoint behind it, since that was durable before the store took it up.
+//! Everything else keeps the broker from starting: this module must never zero a record that is known to have been
+//! durable, and never write to a folder before the log in it has shown that it is this store's.
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -30,9 +31,10 @@ use tokio::sync::{mpsc, watch};
 use super::error::{AuditError, OpenError};
 use super::explain::Index;
 use super::read::Catalog;
-use super::segment_file::{SegmentFile, list_segments, segment_path};
+use super::segment_file::{SegmentFile, list_segments, segment_path, spare_path};
 use super::spare::Spares;
 use super::summary::Summary;
+use super::torn::{self, Torn};
 use super::writer::{Carried, Mark, Writer, is_disk_full};
 use super::{AuditLog, Head, LogOptions, LogState, QUEUE, SigningSeed};
 
@@ -82,7 +84,10 @@ struct Taken {
     frontier: Frontier,
     carried: Carried,
     decisions: Index,
-    cut: Option<Cut>,
+    /// What lies behind the last checkpoint.
+    torn: Option<Torn>,
+    /// Cuts that an earlier start began; whether they are on record.
+    pending: Vec<(Cut, bool)>,
 }
 
 /// Everything that recovery needs to know of the log that it expects.
@@ -100,7 +105,6 @@ pub(super) fn open(
 ) -> Result<(AuditLog, Recovered), OpenError> {
     let dir = options.dir.clone();
     let lock = lock_folder(&dir)?;
-    remove_drafts(&dir)?;
     let header = Header {
         store: *options.store.as_bytes(),
         chain: *options.chain.as_bytes(),
@@ -116,7 +120,9 @@ pub(super) fn open(
         verifier: signer.verifier().clone(),
     };
     let segments = list_segments(&dir).map_err(|e| io_error("read", &dir, e))?;
-    let taken = expected.take_up(&segments)?;
+    let mut taken = expected.take_up(&segments)?;
+    let open_intents = expected.open_intents(&segments, &taken.carried)?;
+    remove_drafts(&dir)?;
     let checkpoint = Checkpoint {
         size: taken.frontier.size(),
         root: taken.frontier.root(),
@@ -128,11 +134,12 @@ pub(super) fn open(
     let recovered = Recovered {
         size: checkpoint.size,
         root: checkpoint.root,
-        cut: taken.cut.clone(),
-        open_intents: open_intents(&catalog, &taken.carried, checkpoint.size)?,
+        cut: taken.cut().cloned(),
+        open_intents,
         audited: taken.carried.anchor,
-        decisions: taken.decisions,
+        decisions: std::mem::take(&mut taken.decisions),
     };
+    let cuts = taken.make_cuts(&dir)?;
     let (head, heads) = watch::channel(Head {
         size: checkpoint.size,
         root: checkpoint.root,
@@ -165,8 +172,13 @@ pub(super) fn open(
         vkey,
         options: Arc::new(options),
     };
-    if let Some(cut) = taken.cut {
-        writer.append_now(&log.leaf(cut))?;
+    for (cut, on_record) in cuts {
+        if !on_record {
+            writer.append_now(&log.leaf(cut.clone()))?;
+        }
+        let kept = torn::recorded(&dir, &cut).map_err(|e| io_error("keep a cut in", &dir, e))?;
+        tracing::warn!(offset = cut.offset, bytes = cut.bytes, leaves = cut.leaves, kept = %kept.display(),
+            "the audit log ended behind its last checkpoint, as a crash leaves it: what was there is kept, and the cut is on record");
     }
     thread::Builder::new()
         .name("audit-writer".into())
@@ -187,39 +199,42 @@ impl Expected<'_> {
                 frontier: Frontier::new(),
                 carried: Carried::default(),
                 decisions: Index::default(),
-                cut: None,
+                torn: None,
+                pending: Vec::new(),
             });
         };
         let path = segment_path(&self.options.dir, first_index);
         let bytes = self.read_segment(&path, first_index)?;
         let mut decisions = Index::default();
         let (start, carried) = self.state_before(first_index, before, &mut decisions)?;
-        let root_before = start.root();
-        let end = self.verify_end(first_index, &bytes, start)?;
+        let end = self.verify_end(first_index, &bytes, start.clone())?;
         self.check_length(end.frontier.size())?;
         let good = bytes.get(..end.offset).unwrap_or_default();
-        self.check_history(segments, (first_index, root_before, good))?;
+        self.check_history(segments, (first_index, &start, good))?;
+        let carried = carry_over(good, first_index, carried, &mut decisions)?;
+        let pending = torn::pending(&self.options.dir, end.frontier.size())
+            .map_err(|e| io_error("read", &self.options.dir, e))?
+            .into_iter()
+            .map(|cut| (cut.clone(), torn::is_on_record(good, &cut)))
+            .collect();
         let file = SegmentFile::open(&path, self.options.segment_bytes)
             .map_err(|e| segment_error(&path, self.options.segment_bytes, e))?;
-        let offset = end.offset as u64;
-        if let Some(cut) = &end.cut {
-            tracing::warn!(path = %path.display(), offset = cut.offset, bytes = cut.bytes, leaves = cut.leaves, "the last write to the audit log was torn: cut");
-            let tail = bytes.get(end.offset..).unwrap_or_default();
-            file.zero(offset, tail)
-                .map_err(|e| io_error("zero the torn end of", &path, e))?;
-        }
-        let carried = carry_over(good, first_index, carried, &mut decisions);
+        let tail = bytes.get(end.offset..).unwrap_or_default();
         Ok(Taken {
             file: Some(file),
             header: Header {
                 first_index,
                 ..self.header
             },
-            offset,
+            offset: end.offset as u64,
             frontier: end.frontier,
             carried,
             decisions,
-            cut: end.cut,
+            torn: end.cut.map(|cut| Torn {
+                cut,
+                tail: tail.to_vec(),
+            }),
+            pending,
         })
     }
 
@@ -231,49 +246,31 @@ impl Expected<'_> {
         }
     }
 
-    /// Refuses a log without the checkpoint that the store's anchor knows; reads the one segment that it must be in.
+    /// Refuses a log whose tree is not the one that the store's anchor knows; reads the one segment in which that ends.
     fn check_history(
         &self,
         segments: &[u64],
-        (last, root_before, in_last): (u64, Hash, &[u8]),
+        (last, start, in_last): (u64, &Frontier, &[u8]),
     ) -> Result<(), OpenError> {
         let Some((size, root)) = self.options.anchored.filter(|(size, _)| *size > 0) else {
             return Ok(());
         };
-        let found = if size == last {
-            Some(root_before)
-        } else if size > last {
-            self.root_at(in_last, size)
+        let found = if size >= last {
+            root_at(in_last, start.clone(), size)
         } else {
             let within = segments.partition_point(|first| *first < size);
-            let first = within.checked_sub(1).and_then(|at| segments.get(at));
-            let first = *first.ok_or(OpenError::Gap { index: 0 })?;
+            let at = within.checked_sub(1).ok_or(OpenError::Gap { index: 0 })?;
+            let (before, rest) = segments.split_at(at);
+            let first = *rest.first().ok_or(OpenError::Gap { index: 0 })?;
+            let (start, _) = self.state_before(first, before, &mut Index::default())?;
             let path = segment_path(&self.options.dir, first);
-            self.root_at(&self.read_segment(&path, first)?, size)
+            root_at(&self.read_segment(&path, first)?, start, size)
         };
         if found == Some(root) {
             Ok(())
         } else {
             Err(OpenError::Forked { size })
         }
-    }
-
-    /// The root in the signed checkpoint of that size.
-    fn root_at(&self, segment: &[u8], size: u64) -> Option<Hash> {
-        let line = size.to_string();
-        Records::new(segment).find_map(|(_, record)| {
-            let Ok(Record::Checkpoint(note)) = record else {
-                return None;
-            };
-            let note = std::str::from_utf8(note).ok()?;
-            // Verified only where its second line is the size that is looked for.
-            if note.lines().nth(1) != Some(line.as_str()) {
-                return None;
-            }
-            Checkpoint::open(note, &self.verifier)
-                .ok()
-                .map(|it| it.root)
-        })
     }
 
     /// The tree and what is carried where the last segment begins: from its summary, or by reading all before it.
@@ -305,7 +302,7 @@ impl Expected<'_> {
             }
             let bytes = self.read_segment(&segment_path(dir, segment), segment)?;
             frontier = Pass::over(&bytes, frontier).frontier;
-            carried = carry_over(&bytes, segment, carried, decisions);
+            carried = carry_over(&bytes, segment, carried, decisions)?;
         }
         if frontier.size() == first_index {
             Ok((frontier, carried))
@@ -341,13 +338,10 @@ impl Expected<'_> {
                 Err(error) => return Err(refuse(path, &error)),
             };
             let offset = found.offset - HEADER_BYTES + from;
-            let cut = found.torn.map(|torn| Cut {
-                segment: first_index,
-                offset: offset as u64,
-                bytes: torn.bytes,
-                leaves: torn.leaves,
-                size: found.frontier.size(),
-            });
+            let size = found.frontier.size();
+            let cut = found
+                .torn
+                .map(|torn| torn::cut_of(first_index, offset as u64, torn, size));
             return Ok(End {
                 offset,
                 frontier: found.frontier,
@@ -355,6 +349,68 @@ impl Expected<'_> {
             });
         }
         Err(OpenError::Unverifiable { path })
+    }
+
+    /// Reads the intents that are still open. Those of older segments are believed once their whole segment has the root
+    /// with which the next one begins.
+    fn open_intents(
+        &self,
+        segments: &[u64],
+        carried: &Carried,
+    ) -> Result<Vec<OpenIntent>, OpenError> {
+        let mut intents = Vec::new();
+        let mut read: Option<(u64, Vec<u8>)> = None;
+        for &index in &carried.open_intents {
+            let gap = OpenError::Gap { index };
+            let at = segments.partition_point(|first| *first <= index);
+            let Some((&first, before)) = segments.get(..at).and_then(<[u64]>::split_last) else {
+                return Err(gap);
+            };
+            if read.as_ref().is_none_or(|(of, _)| *of != first) {
+                let bytes = self.read_segment(&segment_path(&self.options.dir, first), first)?;
+                if let Some(&next) = segments.get(at) {
+                    self.check_whole(&bytes, (first, before), (next, segments.get(..at)))?;
+                }
+                read = Some((first, bytes));
+            }
+            let segment = read.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+            let body = Records::new(segment)
+                .filter_map(|(_, record)| match record {
+                    Ok(Record::Leaf(body)) => Some(body),
+                    Ok(Record::Checkpoint(_)) | Err(_) => None,
+                })
+                .zip(first..)
+                .find_map(|(body, at)| (at == index).then_some(body));
+            let leaf = body.and_then(|body| Leaf::parse(body).ok());
+            let Some(Event::Intent(intent)) = leaf.map(|leaf| leaf.event) else {
+                return Err(gap);
+            };
+            intents.push(OpenIntent {
+                index,
+                operator: intent.operator,
+                request: intent.request,
+                digest: intent.digest,
+            });
+        }
+        Ok(intents)
+    }
+
+    /// Refuses a segment whose leaves are not those that the next segment follows.
+    fn check_whole(
+        &self,
+        bytes: &[u8],
+        (first, before): (u64, &[u64]),
+        (next, before_next): (u64, Option<&[u64]>),
+    ) -> Result<(), OpenError> {
+        let mut unused = Index::default();
+        let (start, _) = self.state_before(first, before, &mut unused)?;
+        let (known, _) = self.state_before(next, before_next.unwrap_or_default(), &mut unused)?;
+        if root_at(bytes, start, next) == Some(known.root()) {
+            return Ok(());
+        }
+        Err(OpenError::Unverifiable {
+            path: segment_path(&self.options.dir, first),
+        })
     }
 
     fn read_segment(&self, path: &Path, first_index: u64) -> Result<Vec<u8>, OpenError> {
@@ -413,47 +469,61 @@ impl Pass {
     }
 }
 
+/// The root over the first `size` leaves, if the segment has the last of them. It is what it is only for these leaves:
+/// whoever compares it with a known root has verified each.
+fn root_at(segment: &[u8], start: Frontier, size: u64) -> Option<Hash> {
+    let mut frontier = start;
+    let mut records = Records::new(segment);
+    while frontier.size() < size {
+        if let Record::Leaf(body) = records.next()?.1.ok()? {
+            frontier.append(leaf_hash(body));
+        }
+    }
+    (frontier.size() == size).then(|| frontier.root())
+}
+
 /// Takes up what the leaves of a segment carry over to the next.
 fn carry_over(
     segment: &[u8],
     first_index: u64,
     mut carried: Carried,
     decisions: &mut Index,
-) -> Carried {
+) -> Result<Carried, OpenError> {
     let leaves = Records::new(segment).filter_map(|(_, record)| match record {
         Ok(Record::Leaf(body)) => Some(body),
         Ok(Record::Checkpoint(_)) | Err(_) => None,
     });
     for (body, index) in leaves.zip(first_index..) {
-        if let Ok(leaf) = Leaf::parse(body) {
-            carried.take(index, Mark::of(&leaf.event));
-            decisions.take(leaf);
-        }
+        // Passed over, an intent would stay open for ever and an anchor be forgotten.
+        let leaf = Leaf::parse(body).map_err(|_| OpenError::UnknownLeaf { index })?;
+        carried.take(index, Mark::of(&leaf.event));
+        decisions.take(leaf);
     }
-    carried
+    Ok(carried)
 }
 
-/// Reads the intents that are still open.
-fn open_intents(
-    catalog: &Catalog,
-    carried: &Carried,
-    size: u64,
-) -> Result<Vec<OpenIntent>, OpenError> {
-    let mut intents = Vec::new();
-    for &index in &carried.open_intents {
-        let leaf = catalog.read(index, size, 1)?.pop();
-        let leaf = leaf.and_then(|stored| Leaf::parse(&stored.body).ok());
-        let Some(Event::Intent(intent)) = leaf.map(|leaf| leaf.event) else {
-            return Err(OpenError::Gap { index });
-        };
-        intents.push(OpenIntent {
-            index,
-            operator: intent.operator,
-            request: intent.request,
-            digest: intent.digest,
-        });
+impl Taken {
+    /// What is cut by this start.
+    fn cut(&self) -> Option<&Cut> {
+        let pending = self.pending.iter().find(|(_, on_record)| !on_record);
+        let begun = pending.map(|(cut, _)| cut);
+        self.torn.as_ref().map(|torn| &torn.cut).or(begun)
     }
-    Ok(intents)
+
+    /// Keeps and zeroes what lies behind the last checkpoint; answers the cuts that are to be put on record, or are.
+    fn make_cuts(&mut self, dir: &Path) -> Result<Vec<(Cut, bool)>, OpenError> {
+        let mut cuts = std::mem::take(&mut self.pending);
+        if let (Some(torn), Some(file)) = (self.torn.take(), &self.file) {
+            torn.keep(dir)
+                .and_then(|()| file.zero(torn.cut.offset, &torn.tail))
+                .map_err(|e| io_error("cut the torn end of the log in", dir, e))?;
+            let place = |cut: &Cut| (cut.segment, cut.offset);
+            if !cuts.iter().any(|(cut, _)| place(cut) == place(&torn.cut)) {
+                cuts.push((torn.cut, false));
+            }
+        }
+        Ok(cuts)
+    }
 }
 
 /// Makes the folder if it is not there, and takes it for this process.
@@ -486,12 +556,12 @@ fn lock_folder(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Removes what a crash left of a segment or a summary that was never named.
+/// Removes what a crash left of a segment, a summary or a copy that was never named. Other files are not ours.
 fn remove_drafts(dir: &Path) -> Result<(), OpenError> {
     let entries = fs::read_dir(dir).map_err(|e| io_error("read", dir, e))?;
     let drafts: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "tmp"))
+        .filter(|path| *path == spare_path(dir) || Summary::is_draft(path) || torn::is_draft(path))
         .collect();
     for path in drafts {
         fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;

@@ -116,13 +116,15 @@ impl Refusals {
     /// there.
     pub async fn record(&self, denial: Denial) -> Result<(), RefuseError> {
         let key = Key::of(&denial);
-        let durable = self.lock().count(&key, &denial, self.clock.now_ms())?;
+        let now_ms = self.clock.now_ms();
+        let durable = self.lock().count(&key, now_ms)?;
         let first = durable
-            .get_or_try_init(|| self.log.append(denial))
+            .get_or_try_init(|| self.log.append(denial.clone()))
             .await
             .map(drop);
-        if first.is_err() {
-            self.lock().forget(&key, &durable);
+        match &first {
+            Ok(()) => self.lock().index.evaluated(denial, now_ms),
+            Err(_) => self.lock().forget(&key, &durable),
         }
         Ok(first?)
     }
@@ -186,7 +188,6 @@ impl State {
     fn count(
         &mut self,
         key: &Key,
-        denial: &Denial,
         now_ms: u64,
     ) -> Result<Arc<OnceCell<AuditReceipt>>, RefuseError> {
         if let Some(window) = self.windows.get_mut(key) {
@@ -196,9 +197,7 @@ impl State {
                 last_ms: now_ms,
             };
             window.repeats = Some(window.repeats.map_or(repeat, |before| before.and(repeat)));
-            let durable = Arc::clone(&window.durable);
-            self.index.evaluated(denial.clone(), now_ms);
-            return Ok(durable);
+            return Ok(Arc::clone(&window.durable));
         }
         let full = self.windows.len() >= MAX_KEYS;
         for share in key.shares() {
@@ -221,7 +220,6 @@ impl State {
             repeats: None,
         };
         self.windows.insert(key.clone(), window);
-        self.index.evaluated(denial.clone(), now_ms);
         Ok(durable)
     }
 

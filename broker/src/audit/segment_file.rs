@@ -5,6 +5,7 @@
 //!             <first index, 20 digits>.seg  64-byte header, records, zeros up to the segment's size
 //!             <first index, 20 digits>.sum  what a start needs of all segments before this one (summary.rs)
 //!             spare.tmp                     the next segment, being zero-filled
+//!             <first index>-<offset>.torn   what was cut behind a checkpoint (torn.rs)
 //! ```
 //!
 //! A segment is written full of zeros before it is used: a write into it then changes no block map and no size, so
@@ -20,7 +21,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 /// Digits of a first index in a file's name: the names then sort as the indexes do.
-const NAME_DIGITS: usize = 20;
+pub(super) const NAME_DIGITS: usize = 20;
 
 /// How much is zero-filled between two syncs, so that a flush of the filling does not hold up the log's own.
 const FILL_CHUNK_BYTES: usize = 1024 * 1024;

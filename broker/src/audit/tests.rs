@@ -2,6 +2,7 @@
 
 mod anchored;
 mod appending;
+mod cutting;
 mod recovery;
 mod refusing;
 

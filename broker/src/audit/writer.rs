@@ -110,9 +110,9 @@ enum Failure {
 
 /// Why a segment was not begun.
 enum Beginning {
-    /// Nothing was written.
+    /// Nothing was written that has a name.
     Prepare(io::Error),
-    /// A write, a sync or a rename failed.
+    /// A write, a sync or a rename failed: whether the segment is there under its name is not known.
     Place(io::Error),
 }
 
@@ -349,7 +349,7 @@ impl Writer {
                 self.catalog.note_segment(header.first_index);
                 Ok(())
             }
-            Err(Beginning::Prepare(error) | Beginning::Place(error)) if is_disk_full(&error) => {
+            Err(Beginning::Prepare(error)) if is_disk_full(&error) => {
                 let needed_bytes = self.segment_bytes;
                 tracing::error!(needed_bytes, dir = %self.dir.display(), "audit disk full");
                 self.stands(LogState::Full);
@@ -370,7 +370,14 @@ impl Writer {
         content: &[u8],
     ) -> Result<SegmentFile, Beginning> {
         let (mut file, folder) = self.prepare(first_index).map_err(Beginning::Prepare)?;
-        file.write_durable(0, content).map_err(Beginning::Place)?;
+        file.write_durable(0, content).map_err(|error| {
+            // The file has no name yet: one that did not fit is as if it had never been.
+            if is_disk_full(&error) {
+                Beginning::Prepare(error)
+            } else {
+                Beginning::Place(error)
+            }
+        })?;
         file.rename(&segment_path(&self.dir, first_index), &folder)
             .map_err(Beginning::Place)?;
         Ok(file)

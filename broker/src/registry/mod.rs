@@ -80,7 +80,9 @@ impl Registry {
     /// [`RegistryError`].
     pub async fn load<S: Store>(ledger: &Ledger<S>) -> Result<Self, RegistryError> {
         let view = View {
-            clusters: whole(ledger, Table::Cluster, |_, body| {
+            clusters: whole(ledger, Table::Cluster, |name, body| {
+                name.parse::<ClusterName>()
+                    .map_err(|_| EnvelopeError::Rule("a cluster's key is no cluster's name"))?;
                 ClusterRecord::decode(body)
             })
             .await?,

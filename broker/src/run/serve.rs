@@ -384,16 +384,9 @@ async fn open_log(
     let (log, recovered) = AuditLog::open(options, AuditSeed(Arc::clone(keys)))?;
     if recovered.size == 0 {
         bail!(
-            "the audit folder {} is empty, and the log of this store began with init: put it back, or name the right \
+            "the audit folder {} has no segment, and the log of this store began with init: put it back, or name the right \
              folder in audit.dir",
             config.audit_dir.display()
-        );
-    }
-    if let Some(cut) = &recovered.cut {
-        tracing::warn!(
-            bytes = cut.bytes,
-            leaves = cut.leaves,
-            "the audit log ended torn; what was never acknowledged is cut"
         );
     }
     Ok((log, recovered))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::small_disk::SmallDisk;
 use super::*;
 
 const NODE: &str = "spiffe://example.internal/node/local/a";
@@ -146,19 +147,28 @@ async fn refusals_that_come_together_are_one_leaf_and_none_is_answered_before_it
 #[tokio::test]
 async fn a_refusal_that_is_not_durable_is_not_told_and_is_a_first_after_that() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, refusals) = with_clock(dir.path(), &TestClock::at(1_000));
-    let _receipt = log.append(ban(1)).await.unwrap();
-    log.break_disk().await;
-    for _ in 0..2 {
-        let error = refusals
-            .record(denial(NODE, Some([1; 4]), "no grant", "absent"))
-            .await
-            .unwrap_err();
+    let audit = dir.path().join("audit");
+    let disk = SmallDisk::mount(&audit, SEGMENT_BYTES + 16 * 1024);
+    let (log, refusals) = with_clock(&audit, &TestClock::at(1_000));
+    let again = || denial(NODE, Some([1; 4]), "no grant", &"x".repeat(2_000));
+    while log.append(ban(0)).await.is_ok() {}
+    for _ in 0..3 {
+        let error = refusals.record(again()).await.unwrap_err();
         assert!(
-            matches!(error, RefuseError::Audit(AuditError::Poisoned)),
+            matches!(error, RefuseError::Audit(AuditError::DiskFull { .. })),
             "{error}"
         );
     }
+    assert!(refusals.explain([1; 4]).is_none(), "nobody was told of it");
+    disk.grow(8 * SEGMENT_BYTES);
+    let before = log.head().size;
+    refusals.record(again()).await.unwrap();
+    refusals.flush().await.unwrap();
+    let leaves = parsed(&log, before, usize::MAX).await;
+    let kinds: Vec<&str> = leaves.iter().map(|leaf| leaf.event.name()).collect();
+    assert_eq!(kinds, ["denial"], "the first, and nothing to count");
+    assert_eq!(refusals.explain([1; 4]).unwrap().count, 1);
+    log.close().await;
 }
 
 #[tokio::test]
