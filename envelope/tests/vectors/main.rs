@@ -57,6 +57,7 @@ const OF_THE_AUDIT_LOG: &[&str] = &[
 const OF_OTHERS: &[&str] = &[
     "ca",
     "chain-id",
+    "call-id",
     "contexts",
     "identity-body",
     "ipc-answer",
@@ -65,8 +66,10 @@ const OF_OTHERS: &[&str] = &[
     "join-token",
     "listen",
     "metadata",
+    "page-token",
     "registry-body",
     "request-digest",
+    "store-header",
     "summary",
 ];
 

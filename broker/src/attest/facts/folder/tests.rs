@@ -187,7 +187,7 @@ async fn what_is_no_record_is_an_error_that_names_the_file() {
         assert!(error.to_string().contains("web-0.json"));
     }
     let whole = pod().to_string();
-    let largest = format!("{whole}{}", " ".repeat(MAX_OBJECT_BYTES - whole.len()));
+    let largest = format!("{whole}{}", " ".repeat((1 << 20) - whole.len()));
     folder.write(name, &largest);
     assert!(folder.pod().await.is_ok());
     folder.write(name, largest + " ");
@@ -222,6 +222,16 @@ async fn what_is_no_record_is_an_error_that_names_the_file() {
     assert!(
         matches!(folder.pod().await, Err(FactsError::NotRegular { .. })),
         "a pipe does not block"
+    );
+    fs::remove_file(folder.path(name)).unwrap();
+    folder.write(name, &whole);
+    let (file, _) = open_beneath(folder.dir.path(), name, &folder.path(name))
+        .unwrap()
+        .unwrap();
+    let flags = rustix::io::fcntl_getfd(&file).unwrap();
+    assert!(
+        flags.contains(rustix::io::FdFlags::CLOEXEC),
+        "no program that is started has it"
     );
     let missing = FolderFacts::new(Path::new("/nonexistent/cluster"));
     let (namespace, name) = ("shop".parse().unwrap(), "web-0".parse().unwrap());
