@@ -1,6 +1,7 @@
 //! Mutations over a real store and a real log: once a request id, whatever happens in between.
 
 mod full_disk;
+mod repeats;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
