@@ -5,7 +5,7 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::fs;
+use std::{fs, process::Stdio};
 
 use attache_mtls::key::LeafKey;
 use attache_proto::attache::v1 as pb;
@@ -214,6 +214,30 @@ fn a_banned_node_is_out_at_once_and_in_again_when_it_is_lifted() {
             .contains("the disk was wiped"),
         "why it was lifted is on record"
     );
+}
+
+/// A token belongs to one cluster: of several with one issuer and audience, added at one time, one is taken.
+#[test]
+fn clusters_of_one_issuer_and_audience_cannot_be_added_side_by_side() {
+    let bed = bed_without_plugin();
+    let folder = bed.dir.join("cluster").display().to_string();
+    let started: Vec<_> = (0..8)
+        .map(|n| {
+            let mut command = bed.attache_command().unwrap();
+            command
+                .args(["cluster", "add", &format!("twin-{n}")])
+                .args(["--issuer", "https://twin.test", "--audience", "attache"])
+                .args(["--folder", &folder])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let taken = started
+        .into_iter()
+        .filter_map(|mut child| child.wait().unwrap().success().then_some(()))
+        .count();
+    assert_eq!(taken, 1);
 }
 
 /// A cluster whose folder is not there would refuse every pod: the operator hears of it at once.
