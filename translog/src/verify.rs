@@ -196,10 +196,6 @@ impl<'k> Audit<'k> {
             verified_to: (0, 0),
             findings: Vec::new(),
         };
-        let batch = BatchRead {
-            first: index,
-            ..BatchRead::default()
-        };
         let mut audit = Self {
             verifier,
             store,
@@ -209,7 +205,8 @@ impl<'k> Audit<'k> {
             report,
             frontier,
             index,
-            batch,
+            // Each segment begins one.
+            batch: BatchRead::default(),
             good: None,
         };
         audit.meet_kept();

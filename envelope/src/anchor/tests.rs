@@ -251,3 +251,14 @@ fn a_sum_does_not_print_its_hash() {
     let sum = TableSum::from_parts([0xab; 32], 3);
     assert_eq!(format!("{sum:?}"), "TableSum(.., 3)");
 }
+
+#[test]
+fn a_tag_is_shown_whole_and_a_sum_by_its_count_alone() {
+    let tag = AnchorTag::from_bytes([0xab; 32]);
+    assert_eq!(
+        format!("{tag:?}"),
+        format!("AnchorTag({})", "ab".repeat(32))
+    );
+    let sum = TableSum::from_parts([0xcd; 32], 7);
+    assert_eq!(format!("{sum:?}"), "TableSum(.., 7)");
+}

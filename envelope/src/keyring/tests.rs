@@ -185,38 +185,50 @@ fn a_record_cut_anywhere_is_refused() {
     assert_eq!(fault(read_record(&long)), ("the keys", Fault::Trailing));
 }
 
+/// A record's worth of that many keys, of which all but eight are row MAC keys.
+fn many(keys: u16) -> Vec<KeyringEntry<'static>> {
+    let others = entries().split_off(2);
+    let row_macs = keys - u16::try_from(others.len()).unwrap();
+    let row_mac = |n: u16| {
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        let last = n == row_macs;
+        let state = if last {
+            KeyState::Active
+        } else {
+            KeyState::Old
+        };
+        KeyringEntry {
+            id: KeyId::from_bytes(id),
+            ..entry(Purpose::RowMac, n.into(), state, 0)
+        }
+    };
+    let other = |rest: KeyringEntry<'static>| KeyringEntry {
+        id: KeyId::from_bytes([200 + rest.purpose.code(); 16]),
+        ..rest
+    };
+    (1..=row_macs)
+        .map(row_mac)
+        .chain(others.into_iter().map(other))
+        .collect()
+}
+
 #[test]
-fn too_many_keys_are_refused() {
-    let keys: Vec<_> = (1..=1200u16)
-        .map(|n| {
-            let mut id = [0; 16];
-            id[..2].copy_from_slice(&n.to_be_bytes());
-            let state = if n == 1200 {
-                KeyState::Active
-            } else {
-                KeyState::Old
-            };
-            KeyringEntry {
-                id: KeyId::from_bytes(id),
-                ..entry(Purpose::RowMac, n.into(), state, 0)
-            }
-        })
-        .chain(entries().split_off(2).into_iter().map(|rest| KeyringEntry {
-            id: KeyId::from_bytes([200 + rest.purpose.code(); 16]),
-            ..rest
-        }))
-        .collect();
-    let mut out = vec![0; record_bytes(keys.len())];
-    assert!(matches!(
-        write_record(&keys, &mut out),
-        Err(EnvelopeError::Limit { limit: 1024, .. })
-    ));
+fn a_thousand_and_24_keys_are_the_most() {
     let arena = Arena::new_plain().unwrap();
-    let fresh = FreshSrk::new(arena.random_key().unwrap());
-    assert!(matches!(
-        fresh.seal(STORE, 1, &out),
-        Err(EnvelopeError::Limit { .. })
-    ));
+    for (keys, fit) in [(1024, true), (1025, false)] {
+        let mut out = vec![0; record_bytes(keys.into())];
+        let refusal = EnvelopeError::Limit {
+            what: "the keyring, in keys,",
+            found: keys.into(),
+            limit: 1024,
+        };
+        let expected = if fit { Ok(()) } else { Err(refusal.clone()) };
+        assert_eq!(write_record(&many(keys), &mut out), expected);
+        let fresh = FreshSrk::new(arena.random_key().unwrap());
+        let sealed = fresh.seal(STORE, 1, &out).map(drop);
+        assert_eq!(sealed, expected, "{keys} keys");
+    }
 }
 
 #[test]
