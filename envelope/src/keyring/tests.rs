@@ -255,6 +255,8 @@ fn a_stored_keyring_cut_anywhere_is_refused() {
         assert!(SealedKeyring::decode(cut).is_err(), "{} bytes", cut.len());
     }
     assert!(SealedKeyring::decode(&[stored, vec![0]].concat()).is_err());
+    let largest = Lp::record().u64(1).bytes(&vec![0; record_bytes(1024) + 16]);
+    assert!(SealedKeyring::decode(largest.as_bytes()).is_ok());
     let long = Lp::record().u64(1).bytes(&vec![0; record_bytes(1024) + 17]);
     assert!(matches!(
         SealedKeyring::decode(long.as_bytes()),
