@@ -23,7 +23,7 @@ fn operator() -> String {
     "spiffe://example.internal/operator/ada".into()
 }
 
-fn serial() -> Vec<u8> {
+pub(super) fn serial() -> Vec<u8> {
     vec![0x7f, 1, 2, 3]
 }
 

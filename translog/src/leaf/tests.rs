@@ -114,6 +114,58 @@ fn people_see_every_item_that_is_there() {
     }
 }
 
+#[test]
+fn people_see_each_kind_of_value_in_its_own_form() {
+    let shown = |event: &Event, tag: Tag| {
+        let items = event.items().into_iter();
+        let found = items.filter(|(of, _)| *of == tag).map(|(_, text)| text);
+        found.collect::<Vec<_>>().concat()
+    };
+    let events = examples();
+    let release = &events
+        .iter()
+        .find(|event| event.name() == "release")
+        .unwrap();
+    for (tag, text) in [
+        (Tag::Cluster, "local"),
+        (Tag::ReleaseId, "03030303-0303-0303-0303-030303030303"),
+        (Tag::PluginKey, &"06".repeat(32)),
+        (
+            Tag::Values,
+            "payments/db@3#password, payments/db@3#username",
+        ),
+        (Tag::References, "payments/extra"),
+        (Tag::Generation, &format!("1/2a-{}", "07".repeat(32))),
+        (Tag::Policies, "grant-1"),
+    ] {
+        assert_eq!(shown(release, tag), text, "{tag:?}");
+    }
+    let mut intent = None;
+    let mut endings = Vec::new();
+    for event in &events {
+        match event {
+            Event::Intent(_) => intent = Some(shown(event, Tag::Serial)),
+            Event::Outcome(_) => endings.push(shown(event, Tag::Ending)),
+            _ => {}
+        }
+    }
+    assert_eq!(intent.unwrap(), hex::encode(examples::serial()));
+    assert_eq!(endings, ["committed", "not committed"]);
+}
+
+#[test]
+fn a_body_of_a_mebibyte_is_the_longest() {
+    let stop = |length: usize| Stop {
+        broker: "x".repeat(length),
+    };
+    let around = leaf(stop(0).into()).encode().unwrap().body().len();
+    let longest = leaf(stop((1 << 20) - around).into()).encode().unwrap();
+    assert_eq!(longest.body().len(), 1 << 20);
+    assert!(Leaf::parse(longest.body()).is_ok());
+    let longer = leaf(stop((1 << 20) - around + 1).into()).encode();
+    assert_eq!(longer, Err(LeafError::TooLong));
+}
+
 fn count_items(body: &[u8]) -> usize {
     let (mut at, mut count) = (4, 0);
     while at < body.len() {
