@@ -27,6 +27,9 @@ out=$(realpath -m "${MUTANTS_OUT:-target/mutants}")
 tree=$out/tree
 export CARGO_TARGET_DIR=$out/build CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_CASES=${PROPTEST_CASES:-24}
 
+# A change may make a test ask for memory without end.
+ulimit -v $((12 * 1024 * 1024))
+
 if ! cargo mutants --version >/dev/null 2>&1; then
   cargo install --locked --quiet cargo-mutants --version "$version" || exit 1
 fi

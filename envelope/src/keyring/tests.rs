@@ -225,6 +225,9 @@ fn a_thousand_and_24_keys_are_the_most() {
         };
         let expected = if fit { Ok(()) } else { Err(refusal.clone()) };
         assert_eq!(write_record(&many(keys), &mut out), expected);
+        if fit {
+            assert_eq!(read_record(&out).unwrap().len(), 1024);
+        }
         let fresh = FreshSrk::new(arena.random_key().unwrap());
         let sealed = fresh.seal(STORE, 1, &out).map(drop);
         assert_eq!(sealed, expected, "{keys} keys");

@@ -17,6 +17,12 @@ const SCHEMA: Schema = Schema {
             help: "where callers connect",
         },
         Key {
+            path: "listen.metrics",
+            kind: Kind::Address,
+            fallback: Fallback::Absent,
+            help: "where numbers are read",
+        },
+        Key {
             path: "store.dir",
             kind: Kind::Path,
             fallback: Fallback::Absent,
@@ -72,6 +78,17 @@ fn what_the_file_says_holds_over_the_defaults() {
     let nine = std::time::Duration::from_secs(9);
     assert_eq!(settings.seconds("limits.depth").unwrap(), nine);
     assert!(settings.flag("keys.danger").unwrap());
+}
+
+#[test]
+fn an_address_may_be_absent_where_the_schema_says_so() {
+    let settings = SCHEMA.parse("name = 'a'").unwrap();
+    assert_eq!(settings.optional_address("listen.metrics").unwrap(), None);
+    let text = "name = 'a'\n[listen]\nmetrics = '[::1]:9464'";
+    let settings = SCHEMA.parse(text).unwrap();
+    let address = settings.optional_address("listen.metrics").unwrap();
+    assert_eq!(address.unwrap().to_string(), "[::1]:9464");
+    assert!(settings.optional_address("name").is_err());
 }
 
 #[test]
