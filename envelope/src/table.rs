@@ -148,4 +148,12 @@ mod tests {
         assert!(Table::Kek < Table::KekIndex);
         assert!(Table::Keyspace > Table::KekIndex);
     }
+
+    #[test]
+    fn a_table_is_shown_by_its_name() {
+        for table in Table::ALL.iter().copied() {
+            assert_eq!(table.to_string().parse(), Ok(table));
+        }
+        assert_eq!(Table::KekIndex.to_string(), "kek-index");
+    }
 }

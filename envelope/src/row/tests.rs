@@ -134,3 +134,8 @@ fn a_set_element_is_of_its_name_and_tag() {
         assert!(one != other);
     }
 }
+
+#[test]
+fn a_tag_is_not_shown() {
+    assert_eq!(format!("{:?}", RowTag([0xab; TAG_BYTES])), "RowTag(..)");
+}

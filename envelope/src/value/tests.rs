@@ -112,3 +112,9 @@ fn no_randomness_no_key() {
         Some(EnvelopeError::Random)
     );
 }
+
+#[test]
+fn a_hash_is_shown_whole() {
+    let hash = CtHash::from_bytes([0xab; 32]);
+    assert_eq!(format!("{hash:?}"), format!("CtHash({})", "ab".repeat(32)));
+}

@@ -514,3 +514,25 @@ proptest! {
         prop_assert_eq!(report.verified, None);
     }
 }
+
+/// What has the origin and no note's length is passed over, and the record behind it is found.
+#[test]
+fn a_checkpoint_is_known_by_its_length_too() {
+    let origin = signer().verifier().name().to_owned();
+    let looks = [&[2], origin.as_bytes(), b"\n"].concat();
+    let record = |length: usize| {
+        let length = u32::try_from(length).unwrap().to_be_bytes();
+        [&length[..], &looks].concat()
+    };
+    let (shortest, short) = (looks.len() + 1, looks.len());
+    let mut segment = vec![0; 100];
+    for false_length in [0, short, 1024, 0x0102_0304] {
+        segment.extend(record(false_length));
+    }
+    assert_eq!(next_checkpoint(&segment, 0, &origin), None);
+    let at = segment.len();
+    segment.extend(record(shortest));
+    assert_eq!(next_checkpoint(&segment, 0, &origin), Some(at));
+    assert_eq!(next_checkpoint(&segment, at, &origin), Some(at));
+    assert_eq!(next_checkpoint(&segment, at + 1, &origin), None);
+}
