@@ -325,6 +325,12 @@ fn malformed_keks_are_refused_by_field() {
 }
 
 #[test]
+fn a_value_keys_row_is_named_by_its_value() {
+    let value = ValueId::from_bytes([7; 16]);
+    assert_eq!(ValueKeyBody::key(value), [7; 16]);
+}
+
+#[test]
 fn malformed_value_keys_are_refused_by_field() {
     let body = |bytes: u32, wrap: usize| {
         let lp = Lp::record()
@@ -340,7 +346,9 @@ fn malformed_value_keys_are_refused_by_field() {
         fault(ValueKeyBody::decode(&body(15, 112))),
         ("ct length", Fault::Length)
     );
-    let over = u32::try_from(MAX_VERSION_BYTES + 17).unwrap();
+    // A version's mebibyte in one value, and its tag.
+    assert!(ValueKeyBody::decode(&body(1_048_592, 112)).is_ok());
+    let over = 1_048_593;
     assert_eq!(
         fault(ValueKeyBody::decode(&body(over, 112))),
         ("ct length", Fault::Length)
