@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::MAX_VERSION_BYTES;
 use crate::id::{KeyId, RequestId, SecretId, ValueId};
 use crate::lp::{Fault, Lp};
 use crate::name::{FieldName, SecretVersion};
