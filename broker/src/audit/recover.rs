@@ -172,19 +172,30 @@ pub(super) fn open(
         vkey,
         options: Arc::new(options),
     };
-    for (cut, on_record) in cuts {
-        if !on_record {
-            writer.append_now(&log.leaf(cut.clone()))?;
-        }
-        let kept = torn::recorded(&dir, &cut).map_err(|e| io_error("keep a cut in", &dir, e))?;
-        tracing::warn!(offset = cut.offset, bytes = cut.bytes, leaves = cut.leaves, kept = %kept.display(),
-            "the audit log ended behind its last checkpoint, as a crash leaves it: what was there is kept, and the cut is on record");
-    }
+    put_on_record(cuts, &mut writer, &log)?;
     thread::Builder::new()
         .name("audit-writer".into())
         .spawn(move || writer.run(queue))
         .map_err(|e| io_error("start the writer of", &dir, e))?;
     Ok((log, recovered))
+}
+
+/// Puts cuts on record, and notes of each that it is.
+fn put_on_record(
+    cuts: Vec<(Cut, bool)>,
+    writer: &mut Writer,
+    log: &AuditLog,
+) -> Result<(), OpenError> {
+    let dir = &log.options.dir;
+    for (cut, on_record) in cuts {
+        if !on_record {
+            writer.append_now(&log.leaf(cut.clone()))?;
+        }
+        let kept = torn::recorded(dir, &cut).map_err(|e| io_error("keep a cut in", dir, e))?;
+        tracing::warn!(offset = cut.offset, bytes = cut.bytes, leaves = cut.leaves, kept = %kept.display(),
+            "the audit log ended behind its last checkpoint, as a crash leaves it: what was there is kept, and the cut is on record");
+    }
+    Ok(())
 }
 
 impl Expected<'_> {

@@ -143,9 +143,9 @@ fn people_see_each_kind_of_value_in_its_own_form() {
     let mut intent = None;
     let mut endings = Vec::new();
     for event in &events {
-        match event {
-            Event::Intent(_) => intent = Some(shown(event, Tag::Serial)),
-            Event::Outcome(_) => endings.push(shown(event, Tag::Ending)),
+        match event.name() {
+            "intent" => intent = Some(shown(event, Tag::Serial)),
+            "outcome" => endings.push(shown(event, Tag::Ending)),
             _ => {}
         }
     }
