@@ -167,6 +167,14 @@ impl<'s> Records<'s> {
         self.offset
     }
 
+    /// The bodies of the leaves among the records, up to the first that is broken.
+    pub fn leaves(self) -> impl Iterator<Item = &'s [u8]> {
+        self.filter_map(|(_, record)| match record {
+            Ok(Record::Leaf(body)) => Some(body),
+            Ok(Record::Checkpoint(_)) | Err(_) => None,
+        })
+    }
+
     /// Reads the record at the offset: `None` at the end, which must be followed by zeros only.
     fn read(&self) -> Option<Result<(Record<'s>, usize), SegmentError>> {
         let mut rest = self.segment.get(self.offset..).unwrap_or_default();

@@ -120,27 +120,13 @@ mod tests {
     use super::*;
 
     fn denial(id: u32) -> Denial {
-        Denial {
-            actor: "spiffe://example.internal/node/local/a".into(),
-            serial: vec![1],
-            request: None,
-            verb: "delivery.deliver".into(),
-            object: None,
-            cluster: None,
-            namespace: None,
-            service_account: None,
-            pod_name: None,
-            pod_uid: None,
-            container: None,
-            image: None,
-            volume_id: None,
-            volume_name: None,
-            references: None,
-            denial: Some(id.to_be_bytes()),
-            public_reason: "no grant".into(),
-            true_reason: "absent".into(),
-            policies: None,
-        }
+        let id = Some(id.to_be_bytes());
+        crate::audit::tests::denial(
+            "spiffe://example.internal/node/local/a",
+            id,
+            "no grant",
+            "absent",
+        )
     }
 
     #[test]

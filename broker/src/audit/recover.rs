@@ -131,15 +131,17 @@ pub(super) fn open(
     drop(signer);
     let vkey = expected.verifier.vkey().into();
     let catalog = Arc::new(Catalog::new(dir.clone(), &segments));
+    let cuts = taken.make_cuts(&dir)?;
     let recovered = Recovered {
         size: checkpoint.size,
         root: checkpoint.root,
-        cut: taken.cut().cloned(),
+        cut: cuts
+            .iter()
+            .find_map(|(cut, on_record)| (!on_record).then(|| cut.clone())),
         open_intents,
         audited: taken.carried.anchor,
         decisions: std::mem::take(&mut taken.decisions),
     };
-    let cuts = taken.make_cuts(&dir)?;
     let (head, heads) = watch::channel(Head {
         size: checkpoint.size,
         root: checkpoint.root,
@@ -386,10 +388,7 @@ impl Expected<'_> {
             }
             let segment = read.as_ref().map_or(&[][..], |(_, bytes)| bytes);
             let body = Records::new(segment)
-                .filter_map(|(_, record)| match record {
-                    Ok(Record::Leaf(body)) => Some(body),
-                    Ok(Record::Checkpoint(_)) | Err(_) => None,
-                })
+                .leaves()
                 .zip(first..)
                 .find_map(|(body, at)| (at == index).then_some(body));
             let leaf = body.and_then(|body| Leaf::parse(body).ok());
@@ -484,11 +483,9 @@ impl Pass {
 /// whoever compares it with a known root has verified each.
 fn root_at(segment: &[u8], start: Frontier, size: u64) -> Option<Hash> {
     let mut frontier = start;
-    let mut records = Records::new(segment);
+    let mut leaves = Records::new(segment).leaves();
     while frontier.size() < size {
-        if let Record::Leaf(body) = records.next()?.1.ok()? {
-            frontier.append(leaf_hash(body));
-        }
+        frontier.append(leaf_hash(leaves.next()?));
     }
     (frontier.size() == size).then(|| frontier.root())
 }
@@ -500,11 +497,7 @@ fn carry_over(
     mut carried: Carried,
     decisions: &mut Index,
 ) -> Result<Carried, OpenError> {
-    let leaves = Records::new(segment).filter_map(|(_, record)| match record {
-        Ok(Record::Leaf(body)) => Some(body),
-        Ok(Record::Checkpoint(_)) | Err(_) => None,
-    });
-    for (body, index) in leaves.zip(first_index..) {
+    for (body, index) in Records::new(segment).leaves().zip(first_index..) {
         // Passed over, an intent would stay open for ever and an anchor be forgotten.
         let leaf = Leaf::parse(body).map_err(|_| OpenError::UnknownLeaf { index })?;
         carried.take(index, Mark::of(&leaf.event));
@@ -514,13 +507,6 @@ fn carry_over(
 }
 
 impl Taken {
-    /// What is cut by this start.
-    fn cut(&self) -> Option<&Cut> {
-        let pending = self.pending.iter().find(|(_, on_record)| !on_record);
-        let begun = pending.map(|(cut, _)| cut);
-        self.torn.as_ref().map(|torn| &torn.cut).or(begun)
-    }
-
     /// Keeps and zeroes what lies behind the last checkpoint; answers the cuts that are to be put on record, or are.
     fn make_cuts(&mut self, dir: &Path) -> Result<Vec<(Cut, bool)>, OpenError> {
         let mut cuts = std::mem::take(&mut self.pending);

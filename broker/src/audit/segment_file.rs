@@ -160,6 +160,12 @@ pub(super) fn spare_path(dir: &Path) -> PathBuf {
     dir.join("spare.tmp")
 }
 
+/// The first index that a name begins with: exactly its digits.
+pub(super) fn first_index(digits: &str) -> Option<u64> {
+    let whole = digits.len() == NAME_DIGITS && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|_| whole)
+}
+
 /// The first indexes of the segments in a folder, ascending.
 ///
 /// # Errors
@@ -171,10 +177,7 @@ pub(super) fn list_segments(dir: &Path) -> io::Result<Vec<u64>> {
         let index: Option<u64> = name
             .to_str()
             .and_then(|name| name.strip_suffix(".seg"))
-            .filter(|digits| {
-                digits.len() == NAME_DIGITS && digits.bytes().all(|b| b.is_ascii_digit())
-            })
-            .and_then(|digits| digits.parse().ok());
+            .and_then(first_index);
         found.extend(index);
     }
     found.sort_unstable();

@@ -22,7 +22,7 @@ use attache_translog::{Frontier, Hash, Signer, Verifier};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::segment_file::{NAME_DIGITS, summary_path};
+use super::segment_file::{first_index, summary_path};
 use super::writer::Carried;
 
 /// The state of a log where a segment begins.
@@ -73,9 +73,7 @@ impl Summary {
     pub(super) fn is_draft(path: &Path) -> bool {
         let digits = path.file_stem().and_then(|stem| stem.to_str());
         path.extension().is_some_and(|extension| extension == "tmp")
-            && digits.is_some_and(|digits| {
-                digits.len() == NAME_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit())
-            })
+            && digits.and_then(first_index).is_some()
     }
 
     /// The tree and what is carried; `None` when the peaks do not fit the size and the root.

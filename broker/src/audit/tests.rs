@@ -106,6 +106,30 @@ fn committed(intent: u64, request: u8, seq: u8) -> Outcome {
     }
 }
 
+pub(super) fn denial(actor: &str, id: Option<[u8; 4]>, public: &str, true_reason: &str) -> Denial {
+    Denial {
+        actor: actor.into(),
+        serial: vec![1],
+        request: None,
+        verb: "delivery.deliver".into(),
+        object: None,
+        cluster: None,
+        namespace: None,
+        service_account: None,
+        pod_name: None,
+        pod_uid: None,
+        container: None,
+        image: None,
+        volume_id: None,
+        volume_name: None,
+        references: None,
+        denial: id,
+        public_reason: public.into(),
+        true_reason: true_reason.into(),
+        policies: None,
+    }
+}
+
 /// What the offline verifier says of the whole folder.
 fn verify(dir: &Path, log: &AuditLog) -> Report {
     let verifier = Verifier::parse(log.vkey()).unwrap();

@@ -13,9 +13,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use attache_translog::{Cut, Event, Leaf, Record, Records, TornTail};
+use attache_translog::{Cut, Event, Leaf, Records, TornTail};
 
-use super::segment_file::{NAME_DIGITS, written_length};
+use super::segment_file::{NAME_DIGITS, first_index, written_length};
 
 /// The bytes behind a checkpoint, and the record of their cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,26 +62,18 @@ pub(super) fn pending(dir: &Path, kept: u64) -> io::Result<Vec<Cut>> {
             continue;
         };
         let tail = fs::read(&path)?;
-        let leaves = Records::from_offset(&tail, 0)
-            .filter(|(_, record)| matches!(record, Ok(Record::Leaf(_))))
-            .count();
-        cuts.push(Cut {
-            segment,
-            offset,
+        let torn = TornTail {
             bytes: tail.len() as u64,
-            leaves: leaves as u64,
-            size: kept,
-        });
+            leaves: Records::from_offset(&tail, 0).leaves().count() as u64,
+        };
+        cuts.push(cut_of(segment, offset, torn, kept));
     }
     Ok(cuts)
 }
 
 /// Whether the leaves of `segment` have that cut.
 pub(super) fn is_on_record(segment: &[u8], cut: &Cut) -> bool {
-    Records::new(segment).any(|(_, record)| {
-        let Ok(Record::Leaf(body)) = record else {
-            return false;
-        };
+    Records::new(segment).leaves().any(|body| {
         matches!(Leaf::parse(body).map(|leaf| leaf.event), Ok(Event::Cut(known))
             if (known.segment, known.offset) == (cut.segment, cut.offset))
     })
@@ -127,11 +119,9 @@ fn place(path: &Path, extension: &str) -> Option<(u64, u64)> {
         .strip_suffix(extension)?
         .strip_suffix('.')?
         .split_once('-')?;
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if segment.len() != NAME_DIGITS || !digits(segment) || !digits(offset) {
-        return None;
-    }
-    Some((segment.parse().ok()?, offset.parse().ok()?))
+    let digits = offset.bytes().all(|byte| byte.is_ascii_digit());
+    let offset = offset.parse().ok().filter(|_| digits)?;
+    Some((first_index(segment)?, offset))
 }
 
 #[cfg(test)]

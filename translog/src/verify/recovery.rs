@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::{Audit, Found, next_checkpoint};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::note::{NoteError, Verifier};
-use crate::segment::{HEADER_BYTES, Record, Records, SegmentError};
+use crate::segment::{HEADER_BYTES, Records, SegmentError};
 use crate::tree::Frontier;
 
 /// Where a log goes on.
@@ -178,10 +178,7 @@ fn torn_tail(segment: &[u8], offset: usize, origin: &str) -> Option<TornTail> {
         .iter()
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
-    let records = Records::from_offset(segment, offset);
-    let leaves = records
-        .filter(|(_, record)| matches!(record, Ok(Record::Leaf(_))))
-        .count();
+    let leaves = Records::from_offset(segment, offset).leaves().count();
     Some(TornTail {
         bytes: bytes as u64,
         leaves: leaves as u64,

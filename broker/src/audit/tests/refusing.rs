@@ -7,30 +7,6 @@ use super::*;
 
 const NODE: &str = "spiffe://example.internal/node/local/a";
 
-fn denial(actor: &str, id: Option<[u8; 4]>, public: &str, true_reason: &str) -> Denial {
-    Denial {
-        actor: actor.into(),
-        serial: vec![1],
-        request: None,
-        verb: "delivery.deliver".into(),
-        object: None,
-        cluster: None,
-        namespace: None,
-        service_account: None,
-        pod_name: None,
-        pod_uid: None,
-        container: None,
-        image: None,
-        volume_id: None,
-        volume_name: None,
-        references: None,
-        denial: id,
-        public_reason: public.into(),
-        true_reason: true_reason.into(),
-        policies: None,
-    }
-}
-
 fn with_clock(dir: &Path, clock: &TestClock) -> (AuditLog, Refusals) {
     let options = LogOptions {
         clock: clock.clock(),
