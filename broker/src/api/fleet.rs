@@ -149,11 +149,9 @@ impl Nodes for FleetService {
             object: id.to_string(),
             mutation,
             digest,
-            reason: reason.clone(),
+            reason,
         };
-        Ok(Response::new(
-            self.ban(asked, PeerId::Node(id), reason).await?,
-        ))
+        Ok(Response::new(self.ban(asked, PeerId::Node(id)).await?))
     }
 
     async fn unban_node(
@@ -223,11 +221,9 @@ impl Operators for FleetService {
             object: id.to_string(),
             mutation,
             digest,
-            reason: reason.clone(),
+            reason,
         };
-        Ok(Response::new(
-            self.ban(asked, PeerId::Operator(id), reason).await?,
-        ))
+        Ok(Response::new(self.ban(asked, PeerId::Operator(id)).await?))
     }
 
     async fn unban_operator(
@@ -253,15 +249,10 @@ impl Operators for FleetService {
 }
 
 impl FleetService {
-    async fn ban(
-        &self,
-        asked: Asked,
-        banned: PeerId,
-        reason: String,
-    ) -> Result<pb::BanResponse, RpcError> {
+    async fn ban(&self, asked: Asked, banned: PeerId) -> Result<pb::BanResponse, RpcError> {
         let id = asked.object.clone();
         let ban = BanRecord {
-            reason,
+            reason: asked.reason.clone(),
             by: asked.peer.id.to_string(),
             at: self.clock.now(),
         };
