@@ -8,14 +8,13 @@
 
 pub mod admin;
 pub mod audit;
-pub mod call_id;
+pub mod calls;
 pub mod clusters;
 pub mod delivery;
 pub mod enrollment;
 pub mod field;
 pub mod fleet;
 pub mod health;
-pub mod measured;
 pub mod metrics;
 pub mod mutate;
 pub mod overview;

@@ -27,13 +27,12 @@ use tower::{
 use super::{
     admin::{AdminService, accepted},
     audit::AuditService,
-    call_id::CallIds,
+    calls::Calls,
     clusters::ClusterService,
     delivery::DeliveryService,
     enrollment::EnrollmentService,
     fleet::FleetService,
     health::HealthService,
-    measured::MeasureCalls,
     overview::OverviewService,
     peer::{BrokerStream, Peers},
     policy::PolicyService,
@@ -71,7 +70,7 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const HEADERS_MAX: u32 = 16 * 1024;
 
 type OwnWords = fn(Response<Body>) -> Response<Body>;
-type Layers = Stack<MapResponseLayer<OwnWords>, Stack<MeasureCalls, Stack<CallIds, Identity>>>;
+type Layers = Stack<MapResponseLayer<OwnWords>, Stack<Calls, Identity>>;
 
 /// What the services are made of.
 #[derive(Clone)]
@@ -132,8 +131,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<()> {
     let peers = Peers::new(Arc::clone(&services.gate));
-    let ids = CallIds::new(services.vault.boot());
-    let measure = MeasureCalls(services.metrics.clone());
+    let calls = Calls::new(services.vault.boot(), services.metrics.clone());
     let health = |peers| {
         HealthServer::new(HealthService {
             peers,
@@ -141,9 +139,9 @@ pub async fn serve(
             stop: stop.clone(),
         })
     };
-    let main = main_router(&services, &peers, server(limits, &ids, &measure), &stop)
+    let main = main_router(&services, &peers, server(limits, &calls), &stop)
         .add_service(health(Some(peers.clone())));
-    let enroll = server(limits, &ids, &measure)
+    let enroll = server(limits, &calls)
         .max_connection_age(ENROLL_CONNECTION_AGE / 2)
         .add_service(
             pb::enrollment_server::EnrollmentServer::new(enrollment(&services))
@@ -151,8 +149,7 @@ pub async fn serve(
         )
         .add_service(health(None));
     let admin = Server::builder()
-        .layer(ids)
-        .layer(measure)
+        .layer(calls)
         .layer(answers())
         .add_service(pb::admin_server::AdminServer::new(AdminService {
             gate: Arc::clone(&services.gate),
@@ -207,10 +204,9 @@ async fn serve_tls(
     Ok(served?)
 }
 
-fn server(limits: Limits, ids: &CallIds, measure: &MeasureCalls) -> Server<Layers> {
+fn server(limits: Limits, calls: &Calls) -> Server<Layers> {
     Server::builder()
-        .layer(ids.clone())
-        .layer(measure.clone())
+        .layer(calls.clone())
         .layer(answers())
         .concurrency_limit_per_connection(limits.requests_per_connection)
         .load_shed(true)

@@ -1,7 +1,7 @@
 //! What the broker measures, in the text form that Prometheus reads (OpenMetrics 1.0).
 //!
 //! ```text
-//! api::measured (each call), api::delivery (each delivery) -> Metrics   counted where it ends
+//! api::calls (each call), api::delivery (each delivery) -> Metrics   counted where it ends
 //! Standing (log, store, certificates, sessions)            -> Metrics   looked at when somebody reads
 //! ```
 //! `docs/metrics.md` lists them, and a test holds the page against the registry. Labels are of fixed sets: nothing here
@@ -24,15 +24,12 @@ const BUCKETS_S: [f64; 13] = [
 ];
 
 /// What is counted. A clone counts on the same.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Metrics {
-    calls: Calls,
+    /// Seconds by method and code; a call's count is in it.
+    calls: Family<Call, Histogram>,
     deliveries: Family<Delivery, Counter>,
 }
-
-/// Seconds by method and code; a call's count is in it.
-#[derive(Clone)]
-struct Calls(Family<Call, Histogram>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -46,9 +43,12 @@ struct Delivery {
     reason: &'static str,
 }
 
-impl Default for Calls {
+impl Default for Metrics {
     fn default() -> Self {
-        Self(Family::new_with_constructor(|| Histogram::new(BUCKETS_S)))
+        Self {
+            calls: Family::new_with_constructor(|| Histogram::new(BUCKETS_S)),
+            deliveries: Family::default(),
+        }
     }
 }
 
@@ -66,7 +66,7 @@ impl Metrics {
             "call_duration",
             "From a call's head to its answer's, by gRPC method and code; a method that there is not is unknown",
             Unit::Seconds,
-            self.calls.0.clone(),
+            self.calls.clone(),
         );
         registry.register(
             "deliveries",
@@ -83,7 +83,7 @@ impl Metrics {
             method: method.to_owned(),
             code,
         };
-        self.calls.0.get_or_create(&call).observe(seconds);
+        self.calls.get_or_create(&call).observe(seconds);
     }
 
     /// Counts a delivery. `reason` is that of the error, and empty without one.

@@ -85,7 +85,7 @@ pub fn recover_operator(config: Config, name: &str, csr: &Path) -> Result<ExitCo
 
 /// What the running broker answered, with the id by which its log names the call.
 pub(super) fn refused(status: &tonic::Status) -> anyhow::Error {
-    let id = status.metadata().get(crate::api::call_id::HEADER);
+    let id = status.metadata().get(crate::api::calls::HEADER);
     match id.and_then(|id| id.to_str().ok()) {
         Some(id) => anyhow::anyhow!("{}\n  request: {id}", status.message()),
         None => anyhow::anyhow!("{}", status.message()),
