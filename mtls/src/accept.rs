@@ -1,10 +1,10 @@
 //! The server's end: the accept loop, with a bound on everything that an unknown peer can take.
 //!
 //! For each connection, in order: accept, a connection slot (none free: closed at once, so that the client tries another
-//! broker), a place among the handshakes (none free: the oldest of the address that has most of them gives way),
-//! `TCP_NODELAY`, the handshake under a deadline, a place among the peer's connections (none free: closed), and then the
-//! stream on the channel. The handshake's place comes back when it ends, however it ends; the others when the stream is
-//! dropped.
+//! broker; or, where identities are not shown, the oldest connection of the address that has most of them gives way), a
+//! place among the handshakes (none free: the oldest of the address that has most of them gives way), `TCP_NODELAY`, the
+//! handshake under a deadline, a place among the peer's connections (none free: closed), and then the stream on the
+//! channel. The handshake's place comes back when it ends, however it ends; the others when the stream is dropped.
 //!
 //! So nobody is kept out by peers that say nothing, nor by one identity, nor by one address where identities are not
 //! shown. The loop parses nothing itself and must never wait for a peer outside the deadline.
@@ -43,10 +43,13 @@ pub struct AcceptLimits {
     /// The age at which a connection is closed without regard to what runs on it. A server that wants to say goodbye
     /// first does so earlier.
     pub max_connection_age: Duration,
+    /// Past `max_connections` the oldest connection of the peer that has most of them is closed, and not the new one. For
+    /// a listener where anybody may connect: who only holds connections must not keep the others out.
+    pub oldest_gives_way: bool,
 }
 
 impl Default for AcceptLimits {
-    /// 10 s, 64 handshakes, 4,096 connections, 16 of one peer, one hour.
+    /// 10 s, 64 handshakes, 4,096 connections, 16 of one peer, one hour; past the cap the new one is closed.
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(10),
@@ -54,6 +57,7 @@ impl Default for AcceptLimits {
             max_connections: 4096,
             max_connections_per_peer: 16,
             max_connection_age: Duration::from_secs(3600),
+            oldest_gives_way: false,
         }
     }
 }
@@ -67,7 +71,7 @@ pub struct AcceptStats {
     pub failed: u64,
     /// Handshakes that ran into the deadline.
     pub timed_out: u64,
-    /// Handshakes that gave way to newer ones.
+    /// Handshakes and connections that gave way to newer ones.
     pub evicted: u64,
     /// Connections closed at once because a cap was reached.
     pub over_cap: u64,
@@ -125,16 +129,17 @@ impl Acceptor {
             loop {
                 while under_way.try_join_next().is_some() {}
                 let (tcp, remote) = accept(&listener).await;
-                let Ok(connection) = self.shared.connections.clone().try_acquire_owned() else {
+                let slot = self.shared.connections.clone().try_acquire_owned().ok();
+                if slot.is_none() && !self.shared.make_room() {
                     self.shared.over_cap.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(%remote, "connection refused: the cap is reached");
                     continue;
-                };
+                }
                 let (shared, out) = (self.shared.clone(), out.clone());
                 let (place, gives_way) = shared.enter_handshakes(remote.ip());
                 under_way.spawn(async move {
                     let stream = tokio::select! {
-                        stream = shared.handshake(tcp, remote, connection) => stream,
+                        stream = shared.handshake(tcp, remote, slot) => stream,
                         () = gives_way.cancelled() => None,
                     };
                     shared.handshakes.leave(place);
@@ -211,6 +216,19 @@ fn of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Shared {
+    /// Closes a connection to make room for another; false when this listener closes none for that.
+    fn make_room(&self) -> bool {
+        if !self.limits.oldest_gives_way {
+            return false;
+        }
+        // None to close: all slots are with handshakes, whose own bound makes room.
+        if self.open.evict() {
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!("a connection gave way to a newer one");
+        }
+        true
+    }
+
     /// A place among the handshakes, and what says that it has to be given up.
     fn enter_handshakes(&self, from: IpAddr) -> (u64, CancellationToken) {
         let (place, gives_way, evicted) = self.handshakes.enter(from, self.limits.max_handshakes);
@@ -225,15 +243,16 @@ impl Shared {
         &self,
         tcp: TcpStream,
         remote: SocketAddr,
-        slot: OwnedSemaphorePermit,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> Option<MtlsStream> {
         let limit = self.limits.handshake_timeout;
-        let result = match tokio::time::timeout(limit, self.tls_handshake(tcp, remote)).await {
+        let handshake = self.tls_handshake(tcp, remote, slot);
+        let result = match tokio::time::timeout(limit, handshake).await {
             Ok(result) => result,
             Err(_) => Err(HandshakeError::Timeout { limit }),
         };
         match result {
-            Ok(stream) => {
+            Ok((stream, slot)) => {
                 let limit = self.limits.max_connections_per_peer;
                 let Some(entry) = self.open.clone().enter(stream.connect_info(), limit) else {
                     self.over_cap.fetch_add(1, Ordering::Relaxed);
@@ -259,14 +278,24 @@ impl Shared {
         }
     }
 
+    /// The handshake, in a connection slot: the one given, or the one that room is being made for.
     async fn tls_handshake(
         &self,
         tcp: TcpStream,
         remote: SocketAddr,
-    ) -> Result<MtlsStream, HandshakeError> {
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> Result<(MtlsStream, OwnedSemaphorePermit), HandshakeError> {
+        let slot = match slot {
+            Some(slot) => slot,
+            None => {
+                let freed = self.connections.clone().acquire_owned().await;
+                freed.map_err(io::Error::other)?
+            }
+        };
         tcp.set_nodelay(true)?;
         let tls = self.tls.accept(tcp).await?;
-        MtlsStream::new(tls.into(), remote, Some(self.limits.max_connection_age))
+        let stream = MtlsStream::new(tls.into(), remote, Some(self.limits.max_connection_age))?;
+        Ok((stream, slot))
     }
 }
 
@@ -364,6 +393,23 @@ impl OpenConnections {
         open.list.insert(key, info);
         drop(open);
         Some(OpenEntry { open: self, key })
+    }
+
+    /// Closes the oldest connection of the peer that has most of them; false when there is none.
+    fn evict(&self) -> bool {
+        let open = self.lock();
+        // A closed one leaves the list when its stream is dropped.
+        let mut standing: HashMap<PeerKey, (usize, u64)> = HashMap::new();
+        for (key, info) in open.list.iter().filter(|(_, info)| !info.kill.is_closed()) {
+            let (count, oldest) = standing.entry(PeerKey::of(info)).or_insert((0, *key));
+            *count += 1;
+            *oldest = (*oldest).min(*key);
+        }
+        let most = standing
+            .into_values()
+            .max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)));
+        let gives_way = most.and_then(|(_, oldest)| open.list.get(&oldest));
+        gives_way.map(|info| info.kill.close()).is_some()
     }
 
     /// No operation on the list can leave it half done, so a poisoned lock is as good as another.

@@ -108,14 +108,22 @@ pub fn operator(bed: &Bed) -> Result<Channel> {
 /// # Errors
 /// When the text is no token, or the broker does not run.
 pub fn joining(bed: &Bed, token: &str) -> Result<Channel> {
+    let tls = spki_pinned_client_config(pin(token)?)?;
+    let (_, enroll) = bed.broker_addresses()?;
+    Ok(channel(Connector::new(tls, CONNECT_LIMIT), enroll))
+}
+
+/// The CA's pin in a join token.
+///
+/// # Errors
+/// When the text is no token.
+pub fn pin(token: &str) -> Result<SpkiSha256> {
     let encoded = token
         .strip_prefix("attache-join-1:")
         .context("a join token")?;
     let bytes = URL_SAFE_NO_PAD.decode(encoded)?;
     let pin = bytes.last_chunk::<32>().context("a pin at its end")?;
-    let tls = spki_pinned_client_config(SpkiSha256::from_bytes(*pin))?;
-    let (_, enroll) = bed.broker_addresses()?;
-    Ok(channel(Connector::new(tls, CONNECT_LIMIT), enroll))
+    Ok(SpkiSha256::from_bytes(*pin))
 }
 
 /// The channel of root on the broker's machine: the admin socket.

@@ -25,7 +25,7 @@ use attache_mtls::{
 use attache_translog::{Anchor, Start, Stop};
 use jiff::Timestamp;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -51,6 +51,10 @@ use crate::{
     },
     vault::BrokerVault,
 };
+
+/// Connections that wait to be accepted: as many as the system takes (net.core.somaxconn), since past it a flood makes honest
+/// ones wait a second each.
+const BACKLOG: u32 = 4096;
 
 /// The refusals that were counted are put on record this often.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(5);
@@ -184,8 +188,8 @@ impl Broker {
             )
         })?;
         Ok(Listeners {
-            grpc: bind("listen.grpc", self.config.listen.grpc).await?,
-            enroll: bind("listen.enroll", self.config.listen.enroll).await?,
+            grpc: bind("listen.grpc", self.config.listen.grpc)?,
+            enroll: bind("listen.enroll", self.config.listen.enroll)?,
             admin,
         })
     }
@@ -235,7 +239,7 @@ impl Broker {
         let Some(address) = self.config.listen.metrics else {
             return Ok(None);
         };
-        let listener = bind("listen.metrics", address).await?;
+        let listener = bind("listen.metrics", address)?;
         let bound = listener.local_addr()?;
         let registry = self.services.metrics.registry(Standing {
             serving,
@@ -353,10 +357,18 @@ impl Broker {
     }
 }
 
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} ({key})"))
+fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
+    let bound = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().with_context(|| format!("cannot listen on {address} ({key})"))
 }
 
 /// The text of `listen.json`: where a broker really listens, which its settings may leave to the system.
@@ -467,6 +479,7 @@ fn accept_limits(config: &Config) -> AcceptLimits {
         max_connections_per_peer: config.limits.connections_per_peer,
         // The server says goodbye first; this is for those who do not listen.
         max_connection_age: config.limits.connection_age + config.limits.drain,
+        oldest_gives_way: false,
     }
 }
 
@@ -476,6 +489,8 @@ fn enroll_limits(config: &Config) -> AcceptLimits {
         max_connections: config.limits.enroll_connections,
         max_connections_per_peer: config.limits.enroll_connections_per_address,
         max_connection_age: api::ENROLL_CONNECTION_AGE,
+        // Anybody may connect here, and hold what they have.
+        oldest_gives_way: true,
         ..accept_limits(config)
     }
 }

@@ -128,6 +128,36 @@ async fn past_the_cap_a_connection_is_closed_at_once_and_a_dropped_one_makes_roo
 }
 
 #[tokio::test]
+async fn where_anybody_may_connect_the_oldest_of_the_busiest_gives_way_at_the_cap() {
+    let pki = Pki::new(1);
+    let limits = AcceptLimits {
+        max_connections: 3,
+        oldest_gives_way: true,
+        ..AcceptLimits::default()
+    };
+    let mut listening = Listening::start(pki.server(), limits).await;
+    let config = |id| pki.credentials(&id).client_config(broker_id("b1")).unwrap();
+    let (nodes, operators) = (config(node()), config(operator()));
+    let (_held, mut only) = listening.pair(&operators).await;
+    let (oldest, mut gave_way) = listening.pair(&nodes).await;
+    let (_stands, mut second) = listening.pair(&nodes).await;
+    // Whoever holds a stream drops it once its reading ends.
+    let holder = tokio::spawn(async move {
+        let mut oldest = oldest;
+        oldest.read_u8().await.map_err(|error| error.kind())
+    });
+    let _newest = listening.pair(&nodes).await;
+    holder.await.unwrap().unwrap_err();
+    assert!(hung_up(&mut gave_way).await);
+    let stats = listening.acceptor.stats();
+    assert_eq!((stats.over_cap, stats.evicted, stats.open), (0, 1, 3));
+    for standing in [&mut only, &mut second] {
+        let waits = tokio::time::timeout(Duration::from_millis(50), standing.read_u8()).await;
+        assert!(waits.is_err(), "another than the oldest gave way");
+    }
+}
+
+#[tokio::test]
 async fn the_kill_switch_ends_a_waiting_read_and_every_later_operation() {
     let pki = Pki::new(1);
     let mut listening = Listening::start(pki.server(), AcceptLimits::default()).await;

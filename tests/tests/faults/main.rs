@@ -1,4 +1,4 @@
-//! Faults under the programs: a damaged store, a newer one, another key, two brokers at once, full disks, huge input. Each
+//! Faults under the programs: a damaged store, a newer one, another key, two brokers at once, full disks, huge input, floods of connections. Each
 //! is a clear error, never a panic, and nothing is lost.
 
 #![expect(
@@ -16,6 +16,7 @@ use std::{
 use attache_tests::process::{bin, run};
 
 mod disk;
+mod flood;
 mod size;
 mod store;
 
