@@ -132,11 +132,7 @@ fn ten_thousand_half_open_connections_take_little_and_keep_nobody_out() {
         assert_eq!(held.len(), CONNECTIONS);
         most = most.max(served());
         assert!(most - before < GROWTH_KIB, "{before} KiB, then {most} KiB");
-        println!(
-            "{listener}: {} KiB more at the most, {:?}",
-            most - before,
-            begun.elapsed()
-        );
+        println!("{listener}: {} KiB more at the most", most - before);
     }
     println!("{published} rounds, {attempts} attempts at the most");
 }
