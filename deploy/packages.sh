@@ -11,6 +11,11 @@ need findmnt util-linux
 need setpriv util-linux
 need unshare util-linux
 need nsenter util-linux
+# A test cluster: its network, and what runc is built with.
+need ip iproute2
+need nft nftables
+need pkg-config pkg-config
+[ -e /usr/include/seccomp.h ] || missing+=(libseccomp-dev)
 [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] || missing+=(busybox-static)
 [ -x /usr/bin/python3 ] || missing+=(python3)
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3 python3-venv)

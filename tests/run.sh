@@ -32,6 +32,10 @@ cargo build --release --locked --bins
 count "build" $?
 echo "build: $((SECONDS - start)) s"
 
+say "Kubernetes, from Go modules"
+tests/kubernetes/build.sh
+count "tests/kubernetes/build.sh" $?
+
 say "unit, property and end-to-end tests"
 start=$SECONDS
 cargo test --release --locked --workspace --no-fail-fast 2>&1 | tee "$logs/cargo"
