@@ -13,6 +13,7 @@ pub mod floor;
 pub mod issuer;
 pub mod kills;
 pub mod kubelet;
+pub mod kubernetes;
 pub mod measure;
 pub mod mounts;
 pub mod pod;

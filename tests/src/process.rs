@@ -1,4 +1,4 @@
-//! Processes of the product, started from the binaries that were built with the tests.
+//! Processes: those of the product, started from the binaries that were built with the tests, and others.
 
 use std::{
     fs::{self, File},
@@ -76,10 +76,18 @@ impl Process {
         environment: &[(&str, &str)],
         log: &Path,
     ) -> Result<Self> {
+        let mut command = Command::new(bin(name)?);
+        command.args(args).envs(environment.iter().copied());
+        Self::spawn(&mut command, name, log)
+    }
+
+    /// Starts a command that is called `name` in errors; its output is appended to `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(command: &mut Command, name: &str, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(bin(name)?)
-            .args(args)
-            .envs(environment.iter().copied())
+        let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -112,8 +120,21 @@ impl Process {
     ///
     /// # Errors
     /// With the log's end.
-    pub fn wait_until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn wait_until<T>(&mut self, what: &str, ready: impl FnMut() -> Option<T>) -> Result<T> {
+        self.wait_within(PATIENCE, what, ready)
+    }
+
+    /// As [`Process::wait_until`], with a patience of the caller's.
+    ///
+    /// # Errors
+    /// As [`Process::wait_until`].
+    pub fn wait_within<T>(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + patience;
         loop {
             if let Some(answer) = ready() {
                 return Ok(answer);
@@ -127,7 +148,7 @@ impl Process {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "{} was not {what} after {PATIENCE:?}:\n{}",
+                    "{} was not {what} after {patience:?}:\n{}",
                     self.name,
                     self.log_tail()
                 );
@@ -262,4 +283,21 @@ pub fn run(command: &mut Command) -> Result<Output> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("run {command:?}"))
+}
+
+/// Waits until `ready` answers something.
+///
+/// # Errors
+/// When the patience ends first.
+pub fn until<T>(patience: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ready() {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            bail!("waited {patience:?} until {what}");
+        }
+        thread::sleep(LOOK);
+    }
 }
