@@ -19,12 +19,27 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Make a new store with its keys, its CA and its guard rails. Never touches one that is there.
-    Init(ConfigArg),
+    Init {
+        /// Do nothing where a store is there already, and take a key file that is there as the new store's. For a container
+        /// that runs before each start.
+        #[arg(long)]
+        if_empty: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Serve until told to stop.
     Serve(ConfigArg),
     /// Make an operator: the first one through the running broker's admin socket, any one by recovery.
     #[command(subcommand)]
     Bootstrap(Bootstrap),
+    /// Ask the running broker, over its admin socket, whether it serves: exit 0 if it does, else 8.
+    Health {
+        /// Only whether it answers: one that cannot release is alive.
+        #[arg(long)]
+        live: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Read the settings file and say what is wrong with it.
     CheckConfig(ConfigArg),
     /// Read every row of the store and say which are damaged: live through the admin socket, else on the store itself.
@@ -37,7 +52,7 @@ enum Bootstrap {
     Operator {
         /// The operator's name: the last part of their SPIFFE ID.
         name: String,
-        /// The certificate request that `attache login --new` wrote (PEM).
+        /// The certificate request that `attache login --new` wrote (PEM); - for standard input.
         #[arg(long, value_name = "FILE")]
         csr: PathBuf,
         /// Sign in an operator although there are some: with the broker stopped, on the proof that the key file opens its
@@ -59,10 +74,10 @@ struct ConfigArg {
 impl Command {
     fn config(&self) -> &PathBuf {
         match self {
-            Self::Init(arg) | Self::Serve(arg) | Self::CheckConfig(arg) | Self::CheckStore(arg) => {
-                &arg.config
-            }
-            Self::Bootstrap(Bootstrap::Operator { config, .. }) => &config.config,
+            Self::Serve(arg) | Self::CheckConfig(arg) | Self::CheckStore(arg) => &arg.config,
+            Self::Init { config, .. }
+            | Self::Health { config, .. }
+            | Self::Bootstrap(Bootstrap::Operator { config, .. }) => &config.config,
         }
     }
 }
@@ -89,7 +104,7 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
     let config = Config::read(file)
         .map_err(|e| anyhow::Error::new(e).context(file.display().to_string()))?;
     match command {
-        Command::Init(_) => run::init(&config),
+        Command::Init { if_empty, .. } => run::init(&config, *if_empty),
         Command::Serve(_) => run::serve(config, file),
         Command::Bootstrap(Bootstrap::Operator {
             name, csr, recover, ..
@@ -100,6 +115,7 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
                 run::bootstrap_operator(&config, name, csr)
             }
         }
+        Command::Health { live, .. } => run::health(&config, *live),
         Command::CheckConfig(_) => {
             run::check_config(&config)?;
             writeln!(std::io::stdout(), "{}: no fault found", file.display())?;

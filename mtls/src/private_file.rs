@@ -1,7 +1,8 @@
 //! Files that only their owner may read: keys and what stands beside them.
 //!
 //! Written whole or not at all: a temporary file in the same folder, 0600 from its first byte, fsync, rename, fsync of
-//! the folder. Read only after the open file (never the path) was seen to be regular, ours and closed to others.
+//! the folder. Read only after the open file (never the path) was seen to be regular, ours and closed to others; or root's
+//! and readable by our own group alone, as a Secret is mounted for a pod whose user is not root.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{self, FileType, Mode, OFlags};
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
 use zeroize::Zeroizing;
 
 /// The largest private file that is read, in bytes.
@@ -93,7 +94,8 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> 
         .map_err(|source| io("sync", folder, source))
 }
 
-/// Reads a file that must be regular, owned by this process's effective uid, and closed to group and others.
+/// Reads a file that must be regular, owned by this process's effective uid, and closed to group and others. A process that
+/// is not root's also takes one of root's that nobody may write and only its own group may read.
 ///
 /// # Errors
 /// [`PrivateFileError`] says which of these it is not.
@@ -123,11 +125,15 @@ fn check(open: &OwnedFd, path: &Path) -> Result<u64, PrivateFileError> {
         return Err(PrivateFileError::NotRegular { path });
     }
     let mode = stat.st_mode & 0o7777;
-    if mode & 0o077 != 0 {
+    let expected = geteuid().as_raw();
+    let mounted = expected != 0
+        && stat.st_uid == 0
+        && stat.st_gid == getegid().as_raw()
+        && mode & !0o440 == 0;
+    if mode & 0o077 != 0 && !mounted {
         return Err(PrivateFileError::Mode { path, mode });
     }
-    let expected = geteuid().as_raw();
-    if stat.st_uid != expected {
+    if stat.st_uid != expected && !mounted {
         return Err(PrivateFileError::Owner {
             path,
             found: stat.st_uid,

@@ -61,7 +61,7 @@ const KEYS: &[Key] = &[
         path: "keys.slot_file",
         kind: Kind::Path,
         fallback: Fallback::Required,
-        help: "file of the key-file slot: made by init, mode 0400",
+        help: "file of the key-file slot: made by init, mode 0400; or given, as a Secret is mounted (root:own group, 0440)",
     },
     Key {
         path: "keys.danger_plain_key_arena",

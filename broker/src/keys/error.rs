@@ -42,6 +42,9 @@ pub enum CreateError {
         /// Why.
         source: std::io::Error,
     },
+    /// The slot file that is there cannot be read, or is none.
+    #[error(transparent)]
+    Given(#[from] UnlockError),
     /// Memory, randomness or a construction.
     #[error(transparent)]
     Keys(#[from] KeysError),

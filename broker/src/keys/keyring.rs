@@ -64,6 +64,19 @@ impl Keys {
         Ok(Self::draw(arena, store, &secret)?)
     }
 
+    /// As [`Keys::create`], under a slot file that is there: as a Secret is mounted, made by whoever made that.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub fn create_under(
+        arena: &Arena,
+        store: StoreId,
+        slot_file: &Path,
+    ) -> Result<(Self, Change), CreateError> {
+        let secret = slot_file::read(slot_file, arena)?;
+        Ok(Self::draw(arena, store, &secret)?)
+    }
+
     /// Opens the keyring with the secret in the slot file.
     ///
     /// # Errors

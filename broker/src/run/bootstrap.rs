@@ -1,7 +1,11 @@
 //! `attache-broker bootstrap operator`: the first operator's certificate, through the admin socket; a later one's, by
 //! recovery, on the store itself, which opens for nobody without slot material.
 
-use std::{io::Write, path::Path, process::ExitCode};
+use std::{
+    io::{Read, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use attache_mtls::{CertificateDer, pem, public_file::read_public, spiffe::OperatorId};
@@ -15,9 +19,14 @@ use crate::config::Config;
 /// A certificate request is never larger, in bytes.
 const CSR_MAX: u64 = 16 * 1024;
 
-/// Reads a certificate request, PEM, as DER.
+/// Reads a certificate request, PEM, as DER; from standard input for `-`.
 fn read_request(csr: &Path) -> Result<Vec<u8>> {
-    let text = read_public(csr, CSR_MAX).with_context(|| {
+    let read = if csr == Path::new("-") {
+        read_input()
+    } else {
+        read_public(csr, CSR_MAX)
+    };
+    let text = read.with_context(|| {
         format!(
             "cannot read {}: is it the certificate request that attache login --new wrote?",
             csr.display()
@@ -29,6 +38,12 @@ fn read_request(csr: &Path) -> Result<Vec<u8>> {
             csr.display()
         )
     })
+}
+
+fn read_input() -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::stdin().take(CSR_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn print_chain(chain: &[CertificateDer<'static>]) -> Result<ExitCode> {

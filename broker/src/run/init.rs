@@ -32,15 +32,22 @@ use crate::{
     store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, StoreError, Table},
 };
 
-/// Makes everything that `serve` needs, and says what it made.
+/// Makes everything that `serve` needs, and says what it made. With `if_empty` it leaves a store that is there alone, and
+/// takes a key file that is there as the new store's.
 ///
 /// # Errors
-/// When anything is there already, or cannot be made; what this call made is taken away again.
-pub fn init(config: &Config) -> Result<ExitCode> {
-    refuse_existing(config)?;
+/// When anything else is there already, or cannot be made; what this call made is taken away again.
+pub fn init(config: &Config, if_empty: bool) -> Result<ExitCode> {
+    let store = config.store.store();
+    if if_empty && store.exists() {
+        writeln!(std::io::stdout(), "{} is there already", store.display())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let key_file = KeyFile::found(config, if_empty);
+    refuse_existing(config, key_file)?;
     let arena = super::open::arena(config)?;
     let mut half = Half::default();
-    let Made { keys, vkey, ca } = block_on(make(config, &arena, &mut half))?;
+    let Made { keys, vkey, ca } = block_on(make(config, key_file, &arena, &mut half))?;
     half.keep();
     let mut out = std::io::stdout();
     writeln!(out, "made store {}", keys.store_id())?;
@@ -75,7 +82,26 @@ pub fn init(config: &Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn refuse_existing(config: &Config) -> Result<()> {
+/// Where the key comes from that opens the new store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeyFile {
+    /// It is made.
+    New,
+    /// It is there, and was made for this.
+    Given,
+}
+
+impl KeyFile {
+    fn found(config: &Config, if_empty: bool) -> Self {
+        if if_empty && config.keys.slot_file.exists() {
+            Self::Given
+        } else {
+            Self::New
+        }
+    }
+}
+
+fn refuse_existing(config: &Config, key_file: KeyFile) -> Result<()> {
     let store = config.store.store();
     if store.exists() {
         bail!(
@@ -83,7 +109,7 @@ fn refuse_existing(config: &Config) -> Result<()> {
             store.display()
         );
     }
-    if config.keys.slot_file.exists() {
+    if key_file == KeyFile::New && config.keys.slot_file.exists() {
         bail!(
             "the key file {} is there already: it may open another store; name another one in keys.slot_file",
             config.keys.slot_file.display()
@@ -137,7 +163,7 @@ impl Drop for Half {
     }
 }
 
-async fn make(config: &Config, arena: &Arena, half: &mut Half) -> Result<Made> {
+async fn make(config: &Config, key_file: KeyFile, arena: &Arena, half: &mut Half) -> Result<Made> {
     for folder in [
         &config.store.dir,
         &config.store.dir.join("tls"),
@@ -147,12 +173,17 @@ async fn make(config: &Config, arena: &Arena, half: &mut Half) -> Result<Made> {
     }
     let store_id = StoreId::random(&SystemRandom)?;
     let slot_file = &config.keys.slot_file;
-    let created = Keys::create(arena, store_id, slot_file);
-    if !matches!(&created, Err(CreateError::SlotFile { source, .. }) if source.kind() == ErrorKind::AlreadyExists)
-    {
-        half.files.push(slot_file.clone());
-    }
-    let (keys, mut change) = created?;
+    let (keys, mut change) = match key_file {
+        KeyFile::Given => Keys::create_under(arena, store_id, slot_file)?,
+        KeyFile::New => {
+            let created = Keys::create(arena, store_id, slot_file);
+            if !matches!(&created, Err(CreateError::SlotFile { source, .. }) if source.kind() == ErrorKind::AlreadyExists)
+            {
+                half.files.push(slot_file.clone());
+            }
+            created?
+        }
+    };
     let keys = Arc::new(keys);
     let created = RedbStore::create(&config.store.store(), store_id);
     if !matches!(&created, Err(StoreError::Exists { .. })) {
@@ -265,7 +296,7 @@ mod tests {
         for theirs in [config.keys.slot_file.clone(), config.store.store()] {
             fs::write(&theirs, b"theirs").unwrap();
             let mut half = Half::default();
-            block_on(make(&config, &arena, &mut half))
+            block_on(make(&config, KeyFile::New, &arena, &mut half))
                 .map(drop)
                 .unwrap_err();
             drop(half);

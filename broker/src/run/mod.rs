@@ -3,6 +3,7 @@
 mod bootstrap;
 mod check;
 mod descriptors;
+mod health;
 mod init;
 mod meta;
 mod open;
@@ -12,6 +13,7 @@ mod telemetry;
 
 pub use bootstrap::{bootstrap_operator, recover_operator};
 pub use check::{check_config, check_store};
+pub use health::health;
 pub use init::init;
 pub use serve::serve;
 

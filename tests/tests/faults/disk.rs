@@ -136,6 +136,11 @@ fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
         .to_string();
     assert!(put.contains("no room"), "{put}");
     assert_eq!(health(&scene), ServingStatus::NotServing);
+    let ready = broker(&["health"], &scene.bed.broker_config());
+    assert_eq!(ready.status.code(), Some(8), "{}", said(&ready));
+    // Nobody mends a full disk by starting the broker again.
+    let alive = broker(&["health", "--live"], &scene.bed.broker_config());
+    assert!(alive.status.success(), "{}", said(&alive));
     // What needs no record goes on.
     assert_eq!(scene.read(&before, "db/password").unwrap(), PASSWORD);
     scene
