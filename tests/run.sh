@@ -26,6 +26,10 @@ say "packages"
 deploy/packages.sh
 count "packages" $?
 
+say "helm, for the tests of the chart"
+tests/kubernetes/build.sh 1.37.2 helm
+count "helm" $?
+
 say "build (release)"
 start=$SECONDS
 cargo build --release --locked --bins
