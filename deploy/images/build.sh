@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# OCI images of the broker and of the node plugin: one static binary each on an empty base, with its SBOM.
+#
+#   deploy/images/build.sh OUT [--profile dist|release|dev] [--only PACKAGE] [--unpacked]
+#
+# makes OUT/attache-broker.oci.tar and OUT/attache-node-plugin.oci.tar (OCI image layouts: `ctr images import`, `skopeo
+# copy oci-archive:...`, `docker load`), named attache.dev/NAME:VERSION, and the SBOMs beside them. With --unpacked their
+# files lie in OUT/NAME, and nothing is packed: for the Dockerfile.
+#
+# The same sources, toolchain and C library make the same bytes, wherever the sources lie: paths are cut off, times are
+# SOURCE_DATE_EPOCH (default: the last commit's), owners and order in the archives are fixed. tests/images/run.sh holds it.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+usage='usage: build.sh OUT [--profile dist|release|dev] [--only attache-broker|attache-node-plugin] [--unpacked]'
+out='' profile=dist packing=pack packages='attache-broker attache-node-plugin'
+while [ $# -gt 0 ]; do
+  case $1 in
+    --profile) profile=${2:?"$usage"}; shift ;;
+    --only) packages=${2:?"$usage"}; shift ;;
+    --unpacked) packing=unpack ;;
+    -*) echo "build.sh: unknown option $1; $usage" >&2; exit 2 ;;
+    *) out=$1 ;;
+  esac
+  shift
+done
+if [ -z "$out" ]; then echo "build.sh: name the folder for the images; $usage" >&2; exit 2; fi
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+cd "$root"
+
+target=$(rustc -vV | sed -n 's/^host: //p')
+case $target in
+  *-linux-gnu) ;;
+  *) echo "build.sh: the images are built on Linux with the GNU C library, and this toolchain is for $target" >&2; exit 1 ;;
+esac
+# dev lies in debug, every other profile in a folder of its name.
+folder=$profile
+if [ "$profile" = dev ]; then folder=debug; fi
+built=${CARGO_TARGET_DIR:-$root/target}/images
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export LC_ALL=C TZ=UTC CARGO_INCREMENTAL=0
+
+# Of two prefixes that fit, the later counts: the registry and the build folder may lie below the sources.
+home=${CARGO_HOME:-$HOME/.cargo}
+flags=$'-C\x1ftarget-feature=+crt-static' maps=''
+for map in "$root=/attache" "$home=/cargo" "$built=/build"; do
+  flags+=$'\x1f'"--remap-path-prefix=$map"
+  maps+=" $(printf %q "-ffile-prefix-map=$map")"
+done
+# Both take paths with blanks in them.
+export CARGO_ENCODED_RUSTFLAGS=$flags CFLAGS="${CFLAGS:-}$maps" CC_SHELL_ESCAPED_FLAGS=1
+
+# Each by itself: a feature that only one of them asks for stays out of the other.
+for package in $packages; do
+  cargo build --locked --profile "$profile" --target "$target" --target-dir "$built" --package "$package" --bins
+  python3 "$here/sbom.py" --package "$package" --target "$target" >"$out/$package.cdx.json"
+  python3 "$here/image.py" "$packing" --package "$package" --target "$target" \
+    --binary "$built/$target/$folder/$package" --sbom "$out/$package.cdx.json" --out "$out"
+done
