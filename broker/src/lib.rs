@@ -10,6 +10,7 @@ pub mod audit;
 pub mod config;
 pub mod identity;
 pub mod keys;
+pub mod kubernetes;
 pub mod metrics;
 pub mod mutation;
 pub mod policy;

@@ -7,6 +7,7 @@
 //! `docs/metrics.md` lists them, and a test holds the page against the registry. Labels are of fixed sets: nothing here
 //! may name a secret, a pod, a node or an operator.
 
+mod api;
 mod standing;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use api::ApiMetrics;
 pub use standing::Standing;
 
 /// From a lone release's time to the longest that a caller waits, in seconds.
@@ -29,6 +31,7 @@ pub struct Metrics {
     /// Seconds by method and code; a call's count is in it.
     calls: Family<Call, Histogram>,
     deliveries: Family<Delivery, Counter>,
+    api: ApiMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +51,7 @@ impl Default for Metrics {
         Self {
             calls: Family::new_with_constructor(|| Histogram::new(BUCKETS_S)),
             deliveries: Family::default(),
+            api: ApiMetrics::default(),
         }
     }
 }
@@ -73,8 +77,15 @@ impl Metrics {
             "Requests of node plugins for a volume, by how they ended and why",
             self.deliveries.clone(),
         );
+        self.api.register(&mut registry);
         registry.register_collector(Box::new(standing));
         registry
+    }
+
+    /// What is counted of questions to API servers.
+    #[must_use]
+    pub fn api(&self) -> &ApiMetrics {
+        &self.api
     }
 
     /// Counts a call that was answered.
