@@ -21,7 +21,7 @@ BODIES = {
     "operator": (body.operator, "s:name s:role k:current k:next p:previous s:created s:signed_in"),
     "ban": (body.ban, "s:id s:reason s:by s:at"),
     "join-token": (body.join_token, "h:id h:hash s:cluster s:node_name s:node_uid s:not_after s:by"),
-    "cluster": (body.cluster, "s:name s:issuer s:audience s:source s:folder s:created s:by"),
+    "cluster": (body.cluster, "s:name s:issuer s:audience s:source s:place s:created s:by"),
     "grant": (body.grant, "s:name s:keyspace s:secret s:fields s:to s:created s:by"),
     "policy": (body.policy, "s:name s:condition s:created s:by"),
     "ca": (body.ca, "h:certificate"),

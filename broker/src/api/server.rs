@@ -254,6 +254,7 @@ fn main_router(
         registry: Arc::clone(&services.registry),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
+        metrics: services.metrics.clone(),
         adding: Arc::default(),
     };
     let fleet = FleetService {

@@ -52,6 +52,7 @@ impl From<NotAdmitted> for RpcError {
             NotAdmitted::Banned { .. } => "BANNED",
             NotAdmitted::Unknown { .. } => "UNKNOWN_IDENTITY",
             NotAdmitted::Copy { .. } => "COPIED_IDENTITY",
+            NotAdmitted::NodeGone { .. } => "NODE_GONE",
             NotAdmitted::Broker => "BROKER_CERTIFICATE",
             NotAdmitted::Superseded => "SUPERSEDED",
             NotAdmitted::SignInEnded { .. } => "SIGN_IN_ENDED",
@@ -316,10 +317,25 @@ impl From<PolicyError> for RpcError {
 impl From<ClusterError> for RpcError {
     fn from(error: ClusterError) -> Self {
         match error {
-            ClusterError::Text { field } => {
-                Self::invalid(format!("cluster.{field}"), error.to_string())
+            ClusterError::Text {
+                field: field @ ("issuer" | "audience"),
             }
-            ClusterError::Folder => Self::invalid("cluster.folder", error.to_string()),
+            | ClusterError::Path {
+                field: field @ "folder",
+            } => Self::invalid(format!("cluster.{field}"), error.to_string()),
+            ClusterError::Text { field } | ClusterError::Path { field } => {
+                Self::invalid(format!("cluster.kubernetes.{field}"), error.to_string())
+            }
+            ClusterError::Address(_) => {
+                Self::invalid("cluster.kubernetes.api_server", error.to_string())
+            }
+            ClusterError::EnrollAccount => Self::invalid(
+                "cluster.kubernetes.enroll_service_account",
+                error.to_string(),
+            ),
+            ClusterError::EnrollAudience => {
+                Self::invalid("cluster.kubernetes.enroll_audience", error.to_string())
+            }
         }
     }
 }

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use attache_envelope::name::ClusterName;
+use attache_envelope::name::{ClusterName, Namespace, ServiceAccount};
 use jiff::Timestamp;
-use ring::digest;
 use thiserror::Error;
 
-use super::facts::{FolderFacts, PodFacts};
+use super::facts::{FolderFacts, KubernetesFacts, PodFacts};
 use super::jwks::KeySet;
 use super::recent::Recent;
 use super::token::{self, Expected, PodIdentity, PodToken, TokenError};
+use crate::kubernetes::{AddressError, ApiAddress, Client};
+use crate::metrics::ApiMetrics;
 
 /// The most bytes of an issuer and of an audience.
 const MAX_TEXT_BYTES: usize = 512;
@@ -35,14 +36,30 @@ pub enum ClusterError {
         "{field} must be 1 to {MAX_TEXT_BYTES} printable ASCII characters without blanks: copy it from the cluster"
     )]
     Text {
-        /// `issuer` or `audience`.
+        /// `issuer`, `audience` or `enroll_audience`.
         field: &'static str,
     },
     /// A path that depends on where the broker was started, or that no file system has.
     #[error(
-        "folder must be an absolute path on the broker's machine, of at most {MAX_PATH_BYTES} bytes"
+        "{field} must be an absolute path on the broker's machine, of at most {MAX_PATH_BYTES} bytes"
     )]
-    Folder,
+    Path {
+        /// `folder` or `credentials`.
+        field: &'static str,
+    },
+    /// No address of an API server.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Not a service account's name.
+    #[error(
+        "enroll_service_account must be NAMESPACE/NAME: the service account that the node plugin's pods run as"
+    )]
+    EnrollAccount,
+    /// A pod's token for secrets would enroll a node.
+    #[error(
+        "enroll_audience must be another one than audience: the two tokens are not for the same"
+    )]
+    EnrollAudience,
 }
 
 /// What is configured of a cluster.
@@ -51,7 +68,42 @@ pub struct ClusterSpec {
     name: ClusterName,
     issuer: Box<str>,
     audience: Box<str>,
-    folder: PathBuf,
+    source: Source,
+}
+
+/// Where a cluster's records are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In a folder.
+    Folder(PathBuf),
+    /// At its API server.
+    Kubernetes(KubernetesSource),
+}
+
+/// A cluster's API server, and who of the cluster may enroll nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesSource {
+    /// Where it is.
+    pub address: ApiAddress,
+    /// The folder with `ca.crt` and `token`.
+    pub credentials: PathBuf,
+    /// The service account whose pods enroll the nodes that they run on; without one only join tokens do.
+    pub enroll_account: Option<(Namespace, ServiceAccount)>,
+    /// The `aud` of the tokens that they show for it.
+    pub enroll_audience: Box<str>,
+}
+
+/// The settings of a cluster with an API server, as they were written.
+#[derive(Debug, Clone, Copy)]
+pub struct KubernetesSettings<'a> {
+    /// `https://HOST:PORT`; empty for the cluster around the broker.
+    pub api_server: &'a str,
+    /// The folder with `ca.crt` and `token`.
+    pub credentials: &'a Path,
+    /// `NAMESPACE/NAME`; empty for none.
+    pub enroll_account: &'a str,
+    /// The `aud` of its tokens.
+    pub enroll_audience: &'a str,
 }
 
 impl ClusterSpec {
@@ -65,22 +117,54 @@ impl ClusterSpec {
         audience: &str,
         folder: &Path,
     ) -> Result<Self, ClusterError> {
-        for (field, text) in [("issuer", issuer), ("audience", audience)] {
-            let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-            if text.is_empty() || text.len() > MAX_TEXT_BYTES || !printable {
-                return Err(ClusterError::Text { field });
-            }
+        check_path("folder", folder)?;
+        Self::new(name, issuer, audience, Source::Folder(folder.into()))
+    }
+
+    /// A cluster whose records are at its API server.
+    ///
+    /// # Errors
+    /// [`ClusterError`], naming the setting.
+    pub fn in_kubernetes(
+        name: ClusterName,
+        issuer: &str,
+        audience: &str,
+        settings: KubernetesSettings<'_>,
+    ) -> Result<Self, ClusterError> {
+        check_path("credentials", settings.credentials)?;
+        check_text("enroll_audience", settings.enroll_audience)?;
+        if settings.enroll_audience == audience {
+            return Err(ClusterError::EnrollAudience);
         }
-        let path = folder.as_os_str().as_encoded_bytes();
-        if !folder.is_absolute() || path.len() > MAX_PATH_BYTES || path.contains(&0) {
-            return Err(ClusterError::Folder);
-        }
-        let (issuer, audience) = (issuer.into(), audience.into());
+        let enroll_account = match settings.enroll_account {
+            "" => None,
+            account => Some(enroll_account(account).ok_or(ClusterError::EnrollAccount)?),
+        };
+        let source = KubernetesSource {
+            address: match settings.api_server {
+                "" => ApiAddress::InCluster,
+                address => address.parse()?,
+            },
+            credentials: settings.credentials.into(),
+            enroll_account,
+            enroll_audience: settings.enroll_audience.into(),
+        };
+        Self::new(name, issuer, audience, Source::Kubernetes(source))
+    }
+
+    fn new(
+        name: ClusterName,
+        issuer: &str,
+        audience: &str,
+        source: Source,
+    ) -> Result<Self, ClusterError> {
+        check_text("issuer", issuer)?;
+        check_text("audience", audience)?;
         Ok(Self {
             name,
-            issuer,
-            audience,
-            folder: folder.into(),
+            issuer: issuer.into(),
+            audience: audience.into(),
+            source,
         })
     }
 
@@ -104,15 +188,37 @@ impl ClusterSpec {
 
     /// Where its records are.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn source(&self) -> &Source {
+        &self.source
     }
+}
+
+fn check_text(field: &'static str, text: &str) -> Result<(), ClusterError> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if text.is_empty() || text.len() > MAX_TEXT_BYTES || !printable {
+        return Err(ClusterError::Text { field });
+    }
+    Ok(())
+}
+
+fn check_path(field: &'static str, path: &Path) -> Result<(), ClusterError> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if !path.is_absolute() || bytes.len() > MAX_PATH_BYTES || bytes.contains(&0) {
+        return Err(ClusterError::Path { field });
+    }
+    Ok(())
+}
+
+fn enroll_account(text: &str) -> Option<(Namespace, ServiceAccount)> {
+    let (namespace, name) = text.split_once('/')?;
+    Some((namespace.parse().ok()?, name.parse().ok()?))
 }
 
 /// A cluster at work.
 pub struct Cluster {
     spec: ClusterSpec,
     facts: Box<dyn PodFacts>,
+    api: Option<Client>,
     verified: Mutex<Recent<[u8; 32], Verified>>,
 }
 
@@ -125,13 +231,25 @@ struct Verified {
 }
 
 impl Cluster {
-    fn new(spec: ClusterSpec) -> Self {
-        let facts: Box<dyn PodFacts> = Box::new(FolderFacts::new(&spec.folder));
-        let verified = Mutex::new(Recent::new(VERIFIED_KEPT));
+    fn new(spec: ClusterSpec, metrics: &ApiMetrics) -> Self {
+        let mut api = None;
+        let facts: Box<dyn PodFacts> = match &spec.source {
+            Source::Folder(folder) => Box::new(FolderFacts::new(folder)),
+            Source::Kubernetes(source) => {
+                let client = source.client(metrics);
+                api = Some(client.clone());
+                Box::new(KubernetesFacts::new(
+                    client,
+                    &spec.audience,
+                    metrics.clone(),
+                ))
+            }
+        };
         Self {
             spec,
             facts,
-            verified,
+            api,
+            verified: Mutex::new(Recent::new(VERIFIED_KEPT)),
         }
     }
 
@@ -147,6 +265,12 @@ impl Cluster {
         &*self.facts
     }
 
+    /// Its API server, if it has one.
+    #[must_use]
+    pub fn api(&self) -> Option<&Client> {
+        self.api.as_ref()
+    }
+
     /// Verifies a token under `keys`, or finds it verified under these very keys within the last ten seconds.
     ///
     /// # Errors
@@ -157,10 +281,8 @@ impl Cluster {
         keys: &Arc<KeySet>,
         now: Timestamp,
     ) -> Result<Arc<PodIdentity>, TokenError> {
-        let hash = digest::digest(&digest::SHA256, token.expose().as_bytes());
-        let key: Option<[u8; 32]> = hash.as_ref().try_into().ok();
         let kept = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = key.and_then(|key| kept().find(&key));
+        let known = kept().find(token.hash());
         if let Some(known) = known.filter(|known| known.holds(keys, now)) {
             if !known.identity.is_live(now) {
                 return Err(TokenError::Expired);
@@ -169,18 +291,21 @@ impl Cluster {
         }
         let (issuer, audience) = (self.spec.issuer(), self.spec.audience());
         let identity = token::verify(token, keys, Expected { issuer, audience }, now)?;
-        if let Some(key) = key {
-            let (identity, keys) = (Arc::clone(&identity), Arc::clone(keys));
-            kept().keep(
-                key,
-                Verified {
-                    identity,
-                    at: now,
-                    keys,
-                },
-            );
-        }
+        let verified = Verified {
+            identity: Arc::clone(&identity),
+            at: now,
+            keys: Arc::clone(keys),
+        };
+        kept().keep(*token.hash(), verified);
         Ok(identity)
+    }
+}
+
+impl KubernetesSource {
+    /// A client of this API server.
+    #[must_use]
+    pub fn client(&self, metrics: &ApiMetrics) -> Client {
+        Client::new(&self.address, self.credentials.clone(), metrics.clone())
     }
 }
 
@@ -196,13 +321,17 @@ impl Verified {
 #[derive(Default)]
 pub struct ClusterRegistry {
     clusters: ArcSwap<HashMap<String, Arc<Cluster>>>,
+    metrics: ApiMetrics,
 }
 
 impl ClusterRegistry {
-    /// A registry of none.
+    /// A registry of none, whose clusters are measured together.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(metrics: ApiMetrics) -> Self {
+        Self {
+            clusters: ArcSwap::default(),
+            metrics,
+        }
     }
 
     /// Takes these clusters in place of those before; one that has not changed keeps what it has in memory.
@@ -211,7 +340,8 @@ impl ClusterRegistry {
         let clusters = specs.into_iter().map(|spec| {
             let name = spec.name.to_string();
             let same = before.get(&name).filter(|cluster| cluster.spec == spec);
-            let cluster = same.map_or_else(|| Arc::new(Cluster::new(spec)), Arc::clone);
+            let cluster =
+                same.map_or_else(|| Arc::new(Cluster::new(spec, &self.metrics)), Arc::clone);
             (name, cluster)
         });
         self.clusters.store(Arc::new(clusters.collect()));

@@ -28,7 +28,10 @@ use attache_envelope::name::{ClusterName, NameError};
 use attache_mtls::spiffe::NodeId;
 use jiff::Timestamp;
 
-pub use cluster::{Cluster, ClusterError, ClusterRegistry, ClusterSpec, MAX_PATH_BYTES};
+pub use cluster::{
+    Cluster, ClusterError, ClusterRegistry, ClusterSpec, KubernetesSettings, KubernetesSource,
+    MAX_PATH_BYTES, Source,
+};
 pub use files::{Available, FilePlan, PlannedFile, WantedFiles, not_granted, plan_files};
 pub use jwks::{Algorithm, JwksError, KeySet, Unusable};
 pub use posture::{Excess, Posture};
@@ -37,7 +40,7 @@ pub use refusal::{MAX_REASON_BYTES, PublicReason, Refusal, RefusalKind, Subject}
 pub use token::{Expected, LEEWAY_S, MAX_TOKEN_BYTES, PodIdentity, PodToken, TokenError};
 pub use workload::{AttestedWorkload, DRIVER, WorkloadFacts};
 
-use facts::{FactsError, PodFacts};
+use facts::{FactsError, NotTaken, PodFacts};
 use workload::{AskedVolume, Proof};
 
 /// A request for a volume, as it came in. It has no `Debug`: it holds the token.
@@ -108,10 +111,7 @@ impl Attestor {
         };
         let cluster = self.clusters.cluster(node.cluster()).ok_or_else(unknown)?;
         let facts = cluster.facts();
-        let keys = facts.keys().await.map_err(facts_away)?;
-        let identity = cluster
-            .verify(&request.token, &keys, now)
-            .map_err(|error| Refusal::new(error.public(), error.to_string()))?;
+        let identity = verified(&cluster, &request.token, now).await?;
         if identity.node_uid.as_str() != node.node_uid() {
             return Err(PublicReason::AnotherNode.into());
         }
@@ -121,27 +121,40 @@ impl Attestor {
             node,
             identity: &identity,
         };
-        let attested = bind(&proof, facts, &request.pod, asked, &mut subject).await;
+        let attested = bind(&proof, facts, request, asked, &mut subject).await;
         attested.map_err(|refusal| refusal.about(&subject))
     }
+}
+
+/// What a token proves under the cluster's keys, looked for anew when the token's key is not among them.
+async fn verified(
+    cluster: &Cluster,
+    token: &PodToken,
+    now: Timestamp,
+) -> Result<Arc<PodIdentity>, Refusal> {
+    let keys = cluster.facts().keys(None).await.map_err(facts_away)?;
+    let mut verified = cluster.verify(token, &keys, now);
+    if verified == Err(TokenError::UnknownKey) {
+        let newer = cluster.facts().keys(Some(&keys)).await;
+        verified = cluster.verify(token, &newer.map_err(facts_away)?, now);
+    }
+    verified.map_err(|error| Refusal::new(error.public(), error.to_string()))
 }
 
 /// The steps that are about a pod which has shown its own token.
 async fn bind(
     proof: &Proof<'_>,
     facts: &dyn PodFacts,
-    hints: &PodHints,
+    request: &AttestRequest,
     asked: AskedVolume<'_>,
     subject: &mut Subject,
 ) -> Result<AttestedWorkload, Refusal> {
-    let token = proof.identity;
-    check_hints(hints, token)?;
-    let pod = facts
-        .pod(&token.namespace, &token.pod_name)
-        .await
-        .map_err(facts_away)?;
-    let node = facts.node(&token.node_name).await.map_err(facts_away)?;
-    let pod = workload::check_binding(proof, pod.as_deref(), node.as_deref())?;
+    check_hints(&request.pod, proof.identity)?;
+    let bound = facts.bound(&request.token, proof.identity).await;
+    let bound = bound.map_err(facts_away)?;
+    // First what the pod's author can make something of: a token of a pod that is gone is not taken either.
+    let pod = workload::check_binding(proof, bound.pod.as_deref(), bound.node.as_deref())?;
+    bound.token.map_err(not_taken)?;
     Ok(workload::attest_volume(proof, pod, asked, subject)?)
 }
 
@@ -175,6 +188,14 @@ fn subject(cluster: &ClusterName, token: &PodIdentity, asked: &AskedVolume<'_>) 
         container: None,
         image: None,
     }
+}
+
+fn not_taken(reason: NotTaken) -> Refusal {
+    let public = match reason {
+        NotTaken::Rejected(_) | NotTaken::Differs(_) => PublicReason::TokenRejected,
+        NotTaken::Lacks(_) => PublicReason::TokenUnbound,
+    };
+    Refusal::new(public, reason.to_string())
 }
 
 fn facts_away(error: FactsError) -> Refusal {

@@ -20,7 +20,7 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::p256();
-        let clusters = Arc::new(ClusterRegistry::new());
+        let clusters = Arc::new(ClusterRegistry::default());
         let name = "local".parse().unwrap();
         clusters.replace([ClusterSpec::in_folder(name, ISSUER, AUDIENCE, dir.path()).unwrap()]);
         let attestor = Attestor::new(Arc::clone(&clusters));

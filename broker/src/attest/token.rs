@@ -18,6 +18,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -32,18 +33,28 @@ pub const LEEWAY_S: u64 = 5;
 const MAX_DEPTH: usize = 8;
 
 /// A token as it came in. It cannot be printed, copied or compared, and is wiped when dropped.
-pub struct PodToken(Zeroizing<String>);
+pub struct PodToken {
+    text: Zeroizing<String>,
+    hash: [u8; 32],
+}
 
 impl PodToken {
     /// Takes a token out of a request.
     #[must_use]
     pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
+        let text = Zeroizing::new(text);
+        let hash = Sha256::digest(text.as_bytes()).into();
+        Self { text, hash }
     }
 
     /// For hashing and verification alone.
     pub(super) fn expose(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// SHA-256 of the token: by what it is known again.
+    pub(super) fn hash(&self) -> &[u8; 32] {
+        &self.hash
     }
 }
 

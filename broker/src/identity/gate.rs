@@ -5,7 +5,7 @@
 //! admit    Current, Previous -> in | Next -> promote, then in | Copy -> alarm on record, ban, out
 //!          Copy on a connection that was made while its key was live -> out, and no alarm
 //! join     enrollment on record -> token row taken and identity row written in one commit -> certificate
-//! renew    renewal on record -> next key recorded -> certificate; of an operator for seven days after the sign-in
+//! renew    a node: still the cluster's -> renewal on record -> next key recorded -> certificate; of an operator for seven days after the sign-in
 //! ```
 //! Each change is on record, then committed and in the view at once, then the store's new anchor is on record, and only
 //! then it is answered. While the log takes nothing, nobody is enrolled, signed in, renewed or banned here. It runs in a
@@ -27,11 +27,13 @@ use zeroize::Zeroizing;
 use super::{
     authority::{Authority, AuthorityError, recorded},
     join_token::{JoinToken, LIFETIME, MalformedToken},
+    presence,
     recorded::{RecordedKeys, Standing},
     rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role},
     view::{Caller, Directory, NotAdmitted},
 };
 use crate::{
+    attest::ClusterRegistry,
     audit::{AuditError, AuditLog},
     store::{ApplyError, BrokerLedger, Change, INCARNATION, LedgerError, Table},
 };
@@ -54,6 +56,7 @@ pub struct Gate {
     directory: Directory,
     broker_id: String,
     cut_off: CutOff,
+    clusters: Arc<ClusterRegistry>,
     /// One change at a time: each reads the row that it replaces.
     changing: Mutex<()>,
 }
@@ -122,6 +125,7 @@ impl Gate {
         directory: Directory,
         broker_id: String,
         cut_off: CutOff,
+        clusters: Arc<ClusterRegistry>,
     ) -> Self {
         Self {
             ledger,
@@ -130,6 +134,7 @@ impl Gate {
             directory,
             broker_id,
             cut_off,
+            clusters,
             changing: Mutex::new(()),
         }
     }
@@ -263,7 +268,8 @@ impl Gate {
     /// Signs the next key of an admitted caller, who says of which version it is.
     ///
     /// # Errors
-    /// [`EnrollError`]; [`NotAdmitted::Superseded`] for a key that was replaced.
+    /// [`EnrollError`]; [`NotAdmitted::Superseded`] for a key that was replaced, [`NotAdmitted::NodeGone`] for a node that
+    /// its cluster does not have any more.
     pub async fn renew(
         self: &Arc<Self>,
         peer: &Arc<PeerIdentity>,
@@ -271,7 +277,8 @@ impl Gate {
         csr: Vec<u8>,
         version: String,
     ) -> Result<IssuedCertificate, EnrollError> {
-        self.admit(peer, was_live).await?;
+        let caller = self.admit(peer, was_live).await?;
+        presence::refuse_gone(&self.clusters, &self.directory, &caller).await?;
         check_version(&version)?;
         let (gate, peer) = (Arc::clone(self), Arc::clone(peer));
         spawned(async move { gate.renew_now(&peer, &csr, version).await }).await

@@ -10,6 +10,7 @@
 mod authority;
 mod gate;
 mod join_token;
+mod presence;
 mod recorded;
 mod rows;
 mod view;

@@ -75,6 +75,14 @@ pub enum NotAdmitted {
         /// The SPIFFE ID.
         id: String,
     },
+    /// The cluster has no such node any more.
+    #[error(
+        "{id} is not a node of its cluster any more: its Node object is gone or has another uid; it has to enroll anew"
+    )]
+    NodeGone {
+        /// The SPIFFE ID.
+        id: String,
+    },
     /// A broker's certificate, where nodes and operators call.
     #[error("a broker's certificate cannot call here")]
     Broker,

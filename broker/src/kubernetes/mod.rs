@@ -20,7 +20,7 @@ pub use breaker::RESTS_FOR;
 pub use client::{Call, Client, DEADLINE, Operation};
 pub use credentials::{CREDENTIALS_IN_POD, CredentialsError};
 pub use error::ApiError;
-pub use questions::{Discovery, Review, ReviewedUser};
+pub use questions::{Discovery, Probed, Review, ReviewedUser};
 
 #[cfg(test)]
 mod tests;

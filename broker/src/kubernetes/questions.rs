@@ -62,6 +62,15 @@ pub struct Discovery {
     pub issuer: String,
 }
 
+/// What was found behind an address and credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// The `iss` of the cluster's tokens.
+    pub issuer: String,
+    /// What the broker needs and may not do.
+    pub missing: Vec<Operation>,
+}
+
 impl Client {
     /// Whose token it is, for this audience.
     ///
@@ -127,6 +136,23 @@ impl Client {
     pub async fn discovery(&self) -> Result<Discovery, ApiError> {
         let path = "/.well-known/openid-configuration".into();
         self.ask(read(Operation::Issuer, path)).await
+    }
+
+    /// What there is behind these credentials, and which of what the broker needs it may not do.
+    ///
+    /// # Errors
+    /// As [`Client::review`], for what it has to be able to read in any case.
+    pub async fn probe(&self) -> Result<Probed, ApiError> {
+        let operations = [Operation::ReviewToken, Operation::Pod, Operation::Node];
+        let [token, pod, node] = operations.map(|operation| self.may(operation));
+        let (discovery, keys, token, pod, node) =
+            tokio::try_join!(self.discovery(), self.keys(), token, pod, node)?;
+        drop(keys);
+        let may = operations.into_iter().zip([token, pod, node]);
+        Ok(Probed {
+            issuer: discovery.issuer,
+            missing: may.filter(|(_, may)| !may).map(|(it, _)| it).collect(),
+        })
     }
 
     /// Whether the broker's account may do what this operation takes, in every namespace.

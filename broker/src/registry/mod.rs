@@ -10,17 +10,17 @@ mod rows;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 use attache_envelope::{EnvelopeError, name::ClusterName};
 
-pub use rows::{ClusterRecord, ClusterSource};
+pub use rows::{ClusterRecord, ClusterSource, KubernetesRecord};
 
 use crate::{
     attest::{ClusterError, ClusterRegistry, ClusterSpec},
+    metrics::ApiMetrics,
     policy::{GrantRecord, GuardrailRecord, PolicyError, PolicySet},
     store::{Ledger, LedgerError, Store, Table},
 };
@@ -78,7 +78,10 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError`].
-    pub async fn load<S: Store>(ledger: &Ledger<S>) -> Result<Self, RegistryError> {
+    pub async fn load<S: Store>(
+        ledger: &Ledger<S>,
+        metrics: &ApiMetrics,
+    ) -> Result<Self, RegistryError> {
         let view = View {
             clusters: whole(ledger, Table::Cluster, |name, body| {
                 name.parse::<ClusterName>()
@@ -96,7 +99,7 @@ impl Registry {
                 .collect(),
             view.grants.values().map(|(_, g)| g.spec.clone()),
         )?;
-        let clusters = Arc::new(ClusterRegistry::new());
+        let clusters = Arc::new(ClusterRegistry::new(metrics.clone()));
         clusters.replace(specs(&view)?);
         Ok(Self {
             view: ArcSwap::from_pointee(view),
@@ -179,8 +182,13 @@ pub fn cluster_spec(
     name: ClusterName,
     record: &ClusterRecord,
 ) -> Result<ClusterSpec, ClusterError> {
-    let ClusterSource::Folder(folder) = &record.source;
-    ClusterSpec::in_folder(name, &record.issuer, &record.audience, Path::new(folder))
+    let (issuer, audience) = (&record.issuer, &record.audience);
+    match &record.source {
+        ClusterSource::Folder(folder) => ClusterSpec::in_folder(name, issuer, audience, folder),
+        ClusterSource::Kubernetes(source) => {
+            ClusterSpec::in_kubernetes(name, issuer, audience, source.settings())
+        }
+    }
 }
 
 fn specs(view: &View) -> Result<Vec<ClusterSpec>, ClusterError> {

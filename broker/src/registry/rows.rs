@@ -1,9 +1,12 @@
 //! The rows of clusters: typed, strictly decoded. Grants and guard rails have theirs in `policy`.
 //!
 //! ```text
-//! cluster = record || issuer, audience, source ("folder"), folder, created u64, by        under the cluster's name
+//! cluster = record || issuer, audience, source, created u64, by        under the cluster's name
+//! source  = "folder", folder
+//!         | "kubernetes", api server (empty: around the broker), credentials, enroll account (may be empty), enroll audience
 //! ```
-//! `record` is format and suite; `created` is milliseconds since 1970; `by` is a SPIFFE ID.
+//! `record` is format and suite; `created` is milliseconds since 1970; `by` is a SPIFFE ID. A broker that does not know a
+//! source does not start.
 
 use std::path::PathBuf;
 
@@ -13,7 +16,7 @@ use attache_envelope::{
 };
 use jiff::Timestamp;
 
-use crate::attest::MAX_PATH_BYTES;
+use crate::attest::{KubernetesSettings, MAX_PATH_BYTES};
 use crate::identity::{ms, read, text, time};
 
 /// A cluster whose pods may be served.
@@ -36,21 +39,51 @@ pub struct ClusterRecord {
 pub enum ClusterSource {
     /// A folder on the broker's machine.
     Folder(PathBuf),
+    /// The cluster's API server.
+    Kubernetes(KubernetesRecord),
+}
+
+/// A cluster's API server, and who may enroll nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesRecord {
+    /// `https://HOST:PORT`; empty: that of the cluster around the broker.
+    pub api_server: String,
+    /// The folder with `ca.crt` and `token`.
+    pub credentials: PathBuf,
+    /// `NAMESPACE/NAME`; empty: none.
+    pub enroll_account: String,
+    /// The `aud` of its tokens.
+    pub enroll_audience: String,
+}
+
+impl KubernetesRecord {
+    /// As attestation wants it.
+    #[must_use]
+    pub fn settings(&self) -> KubernetesSettings<'_> {
+        KubernetesSettings {
+            api_server: &self.api_server,
+            credentials: &self.credentials,
+            enroll_account: &self.enroll_account,
+            enroll_audience: &self.enroll_audience,
+        }
+    }
 }
 
 impl ClusterRecord {
     /// The row's body.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let ClusterSource::Folder(folder) = &self.source;
-        Lp::record()
-            .str(&self.issuer)
-            .str(&self.audience)
-            .str("folder")
-            .str(&folder.to_string_lossy())
-            .u64(ms(self.created))
-            .str(&self.by)
-            .into_bytes()
+        let head = Lp::record().str(&self.issuer).str(&self.audience);
+        let source = match &self.source {
+            ClusterSource::Folder(folder) => head.str("folder").str(&folder.to_string_lossy()),
+            ClusterSource::Kubernetes(source) => head
+                .str("kubernetes")
+                .str(&source.api_server)
+                .str(&source.credentials.to_string_lossy())
+                .str(&source.enroll_account)
+                .str(&source.enroll_audience),
+        };
+        source.u64(ms(self.created)).str(&self.by).into_bytes()
     }
 
     /// Reads a row's body.
@@ -62,6 +95,12 @@ impl ClusterRecord {
             let (issuer, audience) = (text(r, "issuer")?, text(r, "audience")?);
             let source = match r.str("source", 32)? {
                 "folder" => ClusterSource::Folder(r.str("folder", MAX_PATH_BYTES)?.into()),
+                "kubernetes" => ClusterSource::Kubernetes(KubernetesRecord {
+                    api_server: text(r, "api server")?,
+                    credentials: r.str("credentials", MAX_PATH_BYTES)?.into(),
+                    enroll_account: text(r, "enroll account")?,
+                    enroll_audience: text(r, "enroll audience")?,
+                }),
                 _ => return Err(Malformed::new("source", Fault::Unknown)),
             };
             Ok(Self {
@@ -128,6 +167,26 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_cluster_with_an_api_server_is_read_again() {
+        use crate::attest::ClusterSpec;
+
+        let longest = KubernetesRecord {
+            api_server: format!("https://{}", "a".repeat(512 - 8)),
+            credentials: format!("/{}", "f".repeat(MAX_PATH_BYTES - 1)).into(),
+            enroll_account: format!("{}/{}", "n".repeat(63), "s".repeat(253)),
+            enroll_audience: "t".repeat(512),
+        };
+        let name = "local".parse().unwrap();
+        let taken = ClusterSpec::in_kubernetes(name, "i", "a", longest.settings());
+        assert!(taken.is_ok(), "{taken:?}");
+        let record = ClusterRecord {
+            source: ClusterSource::Kubernetes(longest),
+            ..cluster()
+        };
+        assert_eq!(ClusterRecord::decode(&record.encode()).unwrap(), record);
+    }
+
+    #[test]
     fn what_the_encoder_would_not_write_is_refused() {
         let source = Lp::record()
             .str("i")
@@ -156,10 +215,21 @@ mod tests {
             let encoded = match given.text("row") {
                 "cluster" => {
                     let created = i64::try_from(given.u64("created")).unwrap();
+                    let place = given.texts("place");
+                    let text = |at: usize| place[at].clone();
+                    let source = match given.text("source") {
+                        "folder" => ClusterSource::Folder(text(0).into()),
+                        _ => ClusterSource::Kubernetes(KubernetesRecord {
+                            api_server: text(0),
+                            credentials: text(1).into(),
+                            enroll_account: text(2),
+                            enroll_audience: text(3),
+                        }),
+                    };
                     let told = ClusterRecord {
                         issuer: given.text("issuer").into(),
                         audience: given.text("audience").into(),
-                        source: ClusterSource::Folder(given.text("folder").into()),
+                        source,
                         created: Timestamp::from_millisecond(created).unwrap(),
                         by,
                     };

@@ -76,7 +76,7 @@ impl World {
             )
             .await;
         let dir = tempfile::tempdir().unwrap();
-        let clusters = Arc::new(ClusterRegistry::new());
+        let clusters = Arc::new(ClusterRegistry::default());
         let cluster =
             ClusterSpec::in_folder("local".parse().unwrap(), ISSUER, AUDIENCE, dir.path());
         clusters.replace([cluster.unwrap()]);

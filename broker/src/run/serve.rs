@@ -114,7 +114,8 @@ impl Broker {
         let authority = Authority::load(meta::ca(&ledger).await?, Arc::clone(&keys))?;
         let credentials = credentials(&config, &authority)?;
         let directory = Directory::load(&ledger).await?;
-        let registry = Arc::new(Registry::load(&ledger).await?);
+        let metrics = Metrics::default();
+        let registry = Arc::new(Registry::load(&ledger, metrics.api()).await?);
         let vault = Arc::new(BrokerVault::new(
             ledger.clone(),
             keys,
@@ -131,6 +132,7 @@ impl Broker {
             directory.clone(),
             config.id.to_string(),
             cut_off(&acceptor, &sessions),
+            Arc::clone(registry.clusters()),
         ));
         let releases = Releases::new(Parts {
             vault: Arc::clone(&vault),
@@ -154,14 +156,11 @@ impl Broker {
             releases,
             sessions,
             counters,
-            metrics: Metrics::default(),
+            metrics,
             credentials: credentials.clone(),
             clock: log.clock().clone(),
             started_ms: log.clock().now_ms(),
-            room: Room::new(
-                config.limits.deliveries_per_node,
-                config.limits.deliveries_per_node_per_s,
-            ),
+            room: room(&config),
             acceptor,
             enroll_acceptor: Acceptor::new(
                 credentials.enrollment_server_config()?,
@@ -469,6 +468,13 @@ fn cut_off(acceptor: &Acceptor, sessions: &Sessions) -> CutOff {
         }
         acceptor.close_where(|info| info.peer.as_ref().is_some_and(|peer| peer.id() == id));
     })
+}
+
+fn room(config: &Config) -> Room {
+    Room::new(
+        config.limits.deliveries_per_node,
+        config.limits.deliveries_per_node_per_s,
+    )
 }
 
 fn accept_limits(config: &Config) -> AcceptLimits {

@@ -1,7 +1,7 @@
 //! `attache cluster`, `attache node` and `attache operator`.
 
 use attache_envelope::name::{ClusterName, NodeName};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::{DryRun, Yes, parse};
 
@@ -18,21 +18,62 @@ pub enum Cluster {
     Remove(RemoveCluster),
 }
 
-/// `attache cluster add NAME --issuer URL --audience AUD --folder DIR`
+/// `attache cluster add NAME --audience AUD (--folder DIR --issuer URL | --api-server URL --credentials DIR | --in-cluster)`
 #[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["folder", "api_server", "in_cluster"]))]
 pub struct AddCluster {
     /// The first part of its workloads' names
     #[arg(value_name = "NAME", value_parser = parse::word(parse::cluster))]
     pub name: ClusterName,
-    /// The issuer of its pods' tokens, as the `iss` in them
-    #[arg(long, value_name = "URL", value_parser = parse::word(parse::issuer))]
-    pub issuer: String,
+    /// The issuer of its pods' tokens, as the `iss` in them; an API server is asked when it is left out
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = parse::word(parse::issuer),
+        required_unless_present_any = ["api_server", "in_cluster"]
+    )]
+    pub issuer: Option<String>,
     /// The audience that its pods' tokens carry, as the CSIDriver object asks for it
     #[arg(long, value_name = "AUD", value_parser = parse::word(parse::audience))]
     pub audience: String,
     /// A folder on the broker's machine with nodes/, pods/ and jwks.json
     #[arg(long, value_name = "DIR", value_parser = parse::word(parse::broker_folder))]
-    pub folder: String,
+    pub folder: Option<String>,
+    /// The cluster's API server, as the broker reaches it: https://HOST:PORT
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = parse::word(parse::api_server),
+        requires = "credentials"
+    )]
+    pub api_server: Option<String>,
+    /// A folder on the broker's machine with ca.crt and token for the API server; both may be replaced at any time
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_parser = parse::word(parse::broker_folder),
+        requires = "api_server"
+    )]
+    pub credentials: Option<String>,
+    /// The cluster in which the broker itself runs, by its pod's service account
+    #[arg(long)]
+    pub in_cluster: bool,
+    /// The service account whose pods enroll the nodes that they run on; without it only join tokens do
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        value_parser = parse::word(parse::service_account),
+        conflicts_with = "folder"
+    )]
+    pub enroll_service_account: Option<String>,
+    /// The audience of the tokens that they show for it (attache-enroll, unless it is given)
+    #[arg(
+        long,
+        value_name = "AUD",
+        value_parser = parse::word(parse::audience),
+        requires = "enroll_service_account"
+    )]
+    pub enroll_audience: Option<String>,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use attache_envelope::name::{
-    ClusterName, GrantName, Keyspace, NodeName, NodeUid, SecretPath, SecretRef, SecretVersion,
-    WorkloadRef,
+    ClusterName, GrantName, Keyspace, Namespace, NodeName, NodeUid, SecretPath, SecretRef,
+    SecretVersion, ServiceAccount, WorkloadRef,
 };
 use attache_mtls::spiffe::{BrokerId, NodeId, OperatorId, TrustDomain};
 use attache_translog::Verifier;
@@ -242,6 +242,31 @@ pub fn broker_folder(text: &str) -> Result<String, Problem> {
     Ok(text)
 }
 
+/// The address of an API server; the broker has the rest of its grammar.
+pub fn api_server(text: &str) -> Result<String, Problem> {
+    let text = plain(text, "the API server", TEXT_LIMIT_BYTES)?;
+    let host = text.strip_prefix("https://").unwrap_or_default();
+    if host.is_empty() || text.contains(char::is_whitespace) {
+        return Err(Problem::new(
+            "the API server is a URL, as kubectl cluster-info prints it: https://HOST:PORT",
+        ));
+    }
+    Ok(text)
+}
+
+/// A service account with its namespace.
+pub fn service_account(text: &str) -> Result<String, Problem> {
+    let parts = text.split_once('/').ok_or_else(|| {
+        Problem::new(
+            "a service account is NAMESPACE/NAME, as in attache-system/attache-node-plugin",
+        )
+    });
+    let (namespace, name) = parts?;
+    named::<Namespace>(namespace)?;
+    named::<ServiceAccount>(name)?;
+    Ok(text.to_owned())
+}
+
 /// `HOST:PORT` or `[IPV6]:PORT`.
 pub fn address(text: &str) -> Result<String, Problem> {
     let problem =
@@ -464,6 +489,8 @@ mod tests {
             version(canary).unwrap_err(),
             issuer(canary).unwrap_err(),
             broker_folder(canary).unwrap_err(),
+            api_server(canary).unwrap_err(),
+            service_account(canary).unwrap_err(),
             address(canary).unwrap_err(),
             lines(canary).unwrap_err(),
             vkey(canary).unwrap_err(),

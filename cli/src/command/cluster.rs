@@ -16,20 +16,62 @@ struct ClusterJson {
     issuer: String,
     audience: String,
     folder: Option<String>,
+    api_server: Option<String>,
+    in_cluster: bool,
+    credentials: Option<String>,
+    enroll_service_account: Option<String>,
+    enroll_audience: Option<String>,
     created: Option<String>,
     created_by: String,
 }
 
 impl From<pb::Cluster> for ClusterJson {
     fn from(cluster: pb::Cluster) -> Self {
+        let (folder, kubernetes) = match cluster.source {
+            Some(Source::Folder(folder)) => (Some(folder), None),
+            Some(Source::Kubernetes(source)) => (None, Some(source)),
+            None => (None, None),
+        };
+        let in_cluster = kubernetes
+            .as_ref()
+            .is_some_and(|it| it.api_server.is_empty());
+        let kubernetes = kubernetes.unwrap_or_default();
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let enroll_service_account = given(kubernetes.enroll_service_account);
         Self {
             name: cluster.name,
             issuer: cluster.issuer,
             audience: cluster.audience,
-            folder: cluster.source.map(|Source::Folder(folder)| folder),
+            folder,
+            api_server: given(kubernetes.api_server),
+            in_cluster,
+            credentials: given(kubernetes.credentials),
+            enroll_audience: given(kubernetes.enroll_audience)
+                .filter(|_| enroll_service_account.is_some()),
+            enroll_service_account,
             created: time(cluster.created),
             created_by: cluster.created_by,
         }
+    }
+}
+
+impl ClusterJson {
+    /// Where its record is, in a word.
+    fn source(&self) -> String {
+        if self.in_cluster {
+            return "in-cluster".to_owned();
+        }
+        or_dash(self.api_server.as_deref().or(self.folder.as_deref()))
+    }
+
+    /// Who enrolls its nodes.
+    fn enrolls(&self) -> String {
+        let account = self.enroll_service_account.as_deref();
+        let audience = self.enroll_audience.as_deref().unwrap_or_default();
+        account.map_or_else(
+            || "join tokens alone".to_owned(),
+            |account| format!("{account}, by tokens for {audience}"),
+        )
     }
 }
 
@@ -50,9 +92,9 @@ pub async fn add(args: AddCluster, shell: &Shell) -> Result<Report, Failure> {
     let name = args.name.to_string();
     let cluster = pb::Cluster {
         name: name.clone(),
-        issuer: args.issuer,
+        source: Some(source(&args)),
+        issuer: args.issuer.unwrap_or_default(),
         audience: args.audience,
-        source: Some(Source::Folder(args.folder)),
         created: None,
         created_by: String::new(),
     };
@@ -86,6 +128,19 @@ pub async fn add(args: AddCluster, shell: &Shell) -> Result<Report, Failure> {
     )
 }
 
+fn source(args: &AddCluster) -> Source {
+    if let Some(folder) = &args.folder {
+        return Source::Folder(folder.clone());
+    }
+    let or_broker = |given: &Option<String>| given.clone().unwrap_or_default();
+    Source::Kubernetes(pb::KubernetesSource {
+        api_server: or_broker(&args.api_server),
+        credentials: or_broker(&args.credentials),
+        enroll_service_account: or_broker(&args.enroll_service_account),
+        enroll_audience: or_broker(&args.enroll_audience),
+    })
+}
+
 /// Lists clusters.
 ///
 /// # Errors
@@ -104,7 +159,7 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
                 cluster.name.clone(),
                 cluster.issuer.clone(),
                 cluster.audience.clone(),
-                or_dash(cluster.folder.as_deref()),
+                cluster.source(),
             ]
         })
         .collect();
@@ -113,7 +168,7 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         .map(|cluster| cluster.name.clone())
         .collect();
     let human = Human::Table {
-        heads: &["CLUSTER", "ISSUER", "AUDIENCE", "FOLDER"],
+        heads: &["CLUSTER", "ISSUER", "AUDIENCE", "SOURCE"],
         rows,
     };
     Report::new(&serde_json::json!({ "clusters": clusters }), names, human)
@@ -145,7 +200,9 @@ pub async fn show(args: OneCluster, shell: &Shell) -> Result<Report, Failure> {
         ("cluster", cluster.name.clone()),
         ("issuer", cluster.issuer.clone()),
         ("audience", cluster.audience.clone()),
-        ("folder", or_dash(cluster.folder.as_deref())),
+        ("source", cluster.source()),
+        ("credentials", or_dash(cluster.credentials.as_deref())),
+        ("enrolls", cluster.enrolls()),
         ("created", or_dash(cluster.created.as_deref())),
         ("created by", or_dash(Some(&cluster.created_by))),
     ]);

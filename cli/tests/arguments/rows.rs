@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Audience,
     Reason,
     BrokerFolder,
+    ApiServer,
+    Account,
     Address,
     BrokerId,
     Path,
@@ -70,6 +72,11 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("cluster add", "issuer", Issuer),
     ("cluster add", "audience", Audience),
     ("cluster add", "folder", BrokerFolder),
+    ("cluster add", "api_server", ApiServer),
+    ("cluster add", "credentials", BrokerFolder),
+    ("cluster add", "in_cluster", Flag),
+    ("cluster add", "enroll_service_account", Account),
+    ("cluster add", "enroll_audience", Audience),
     ("cluster add", "dry_run", Flag),
     ("cluster show", "name", Cluster),
     ("cluster remove", "name", Cluster),
@@ -141,6 +148,22 @@ pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
 /// What must stand beside an argument for it to mean something.
 pub(crate) fn beside(path: &str, id: &str) -> Vec<(&'static str, &'static str)> {
     match (path, id) {
+        (
+            "cluster add",
+            "api_server" | "credentials" | "enroll_service_account" | "enroll_audience",
+        ) => {
+            vec![
+                ("name", "local"),
+                ("audience", "attache"),
+                ("api_server", "https://10.96.0.1:443"),
+                ("credentials", "/etc/attache/cluster"),
+                (
+                    "enroll_service_account",
+                    "attache-system/attache-node-plugin",
+                ),
+            ]
+        }
+        ("cluster add", "in_cluster") => vec![("name", "local"), ("audience", "attache")],
         ("audit verify", "dir") => vec![("vkey", VKEY)],
         ("login", "new" | "broker" | "broker_id" | "trust_bundle" | "csr") => vec![
             ("new", "ada"),
@@ -180,6 +203,8 @@ pub(crate) fn good(kind: Kind, id: &str) -> &'static str {
         Audience => "attache",
         Reason => "stolen, and found again",
         BrokerFolder => "/srv/cluster",
+        ApiServer => "https://10.96.0.1:443",
+        Account => "attache-system/attache-node-plugin",
         Address => "[::1]:7443",
         BrokerId => "spiffe://example/broker/broker-0",
         Path => "some/file",
@@ -204,6 +229,8 @@ pub(crate) fn inputs(kind: Kind) -> Vec<(&'static str, Input)> {
         Literal | Field => bad(&format!("{long}=@x")),
         Issuer => bad(&format!("https://{long}")),
         BrokerFolder => bad(&format!("/{long}")),
+        ApiServer => bad(&format!("https://{long}")),
+        Account => bad(&format!("attache-system/{long}")),
         Secret | SecretVersion | SecretField => bad(&format!("payments/{long}")),
         Workload => bad(&format!("local/shop/web/{long}")),
         Node => bad(&format!("local/{long}")),
@@ -226,6 +253,8 @@ pub(crate) fn inputs(kind: Kind) -> Vec<(&'static str, Input)> {
         Issuer => bad("issuer.example"),
         Audience | Reason => NoInput("any text is one"),
         BrokerFolder => bad("relative/folder"),
+        ApiServer => bad("http://10.96.0.1:443"),
+        Account => bad("attache-node-plugin"),
         Address => bad("127.0.0.1"),
         BrokerId => bad("spiffe://example/operator/ada"),
         Path => NoInput("any bytes are a path"),
@@ -245,6 +274,8 @@ pub(crate) fn inputs(kind: Kind) -> Vec<(&'static str, Input)> {
         Literal | Field => bad("f\0=@x"),
         Issuer => bad("https://a\0b"),
         BrokerFolder => bad("/a\0b"),
+        ApiServer => bad("https://a\0b"),
+        Account => bad("a/b\0"),
         _ => bad("a\0b"),
     };
     vec![

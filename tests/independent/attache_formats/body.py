@@ -88,8 +88,8 @@ def join_token(id_: bytes, hash_: bytes, cluster: str, node_name: str, node_uid:
     return id_, record(hash_, cluster, node_name, node_uid, u64(not_after), by)
 
 
-def cluster(name: str, issuer: str, audience: str, source: str, folder: str, created: int, by: str) -> Bytes2:
-    return name.encode(), record(issuer, audience, source, folder, u64(created), by)
+def cluster(name: str, issuer: str, audience: str, source: str, place: list[str], created: int, by: str) -> Bytes2:
+    return name.encode(), record(issuer, audience, source, *place, u64(created), by)
 
 
 def grant(name: str, keyspace_: str, secret: str, fields: list[str], to: str, created: int, by: str) -> Bytes2:

@@ -61,7 +61,14 @@ def registry_cases() -> list[Case]:
     by = {"created": CREATED, "by": ALICE}
     return rows("registry-body", {
         "cluster": {"name": "local", "issuer": "https://issuer.example", "audience": "attache", "source": "folder",
-                    "folder": "/srv/cluster"} | by,
+                    "place": ["/srv/cluster"]} | by,
+        "cluster, by its API server": {
+            "name": "edge", "issuer": "https://kubernetes.default.svc", "audience": "attache", "source": "kubernetes",
+            "place": ["https://10.96.0.1:443", "/etc/attache/edge", "attache-system/attache-node-plugin",
+                      "attache-enroll"]} | by,
+        "cluster, around the broker": {
+            "name": "own", "issuer": "https://kubernetes.default.svc", "audience": "attache", "source": "kubernetes",
+            "place": ["", "/var/run/secrets/kubernetes.io/serviceaccount", "", "attache-enroll"]} | by,
         "grant": {"name": "shop-web-db", "keyspace": "payments", "secret": "db", "fields": ["username", "password"],
                   "to": "local/shop/web/app"} | by,
         "grant, of every field": {"name": "edge", "keyspace": "payments", "secret": "team/api", "fields": [],

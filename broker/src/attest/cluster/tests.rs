@@ -24,7 +24,7 @@ fn settings_are_checked() {
     };
     let made = make(ISSUER, AUDIENCE, "/srv/cluster").unwrap();
     assert_eq!((made.issuer(), made.audience()), (ISSUER, AUDIENCE));
-    assert_eq!(made.folder(), Path::new("/srv/cluster"));
+    assert_eq!(made.source(), &Source::Folder("/srv/cluster".into()));
     let longest = "a".repeat(MAX_TEXT_BYTES);
     assert!(make(&longest, &longest, "/srv").is_ok());
     let long = "a".repeat(MAX_TEXT_BYTES + 1);
@@ -43,7 +43,7 @@ fn settings_are_checked() {
     for bad in ["", "srv/cluster", "./x", "/srv\0/x"] {
         assert_eq!(
             make(ISSUER, AUDIENCE, bad),
-            Err(ClusterError::Folder),
+            Err(ClusterError::Path { field: "folder" }),
             "{bad:?}"
         );
     }
@@ -51,7 +51,7 @@ fn settings_are_checked() {
 
 #[test]
 fn a_cluster_that_has_not_changed_keeps_its_memory() {
-    let registry = ClusterRegistry::new();
+    let registry = ClusterRegistry::default();
     registry.replace([spec("a", "x"), spec("b", "x")]);
     let (a, b) = (
         registry.cluster("a").unwrap(),
@@ -68,7 +68,7 @@ fn a_cluster_that_has_not_changed_keeps_its_memory() {
 #[test]
 fn a_token_is_believed_for_ten_seconds_and_never_past_its_end() {
     let issuer = Issuer::ed25519();
-    let cluster = Cluster::new(spec("local", AUDIENCE));
+    let cluster = Cluster::new(spec("local", AUDIENCE), &ApiMetrics::default());
     let keys = keys(&issuer);
     let mut claims = claims();
     claims["exp"] = (NOW_S + 15).into();
@@ -93,7 +93,7 @@ fn a_token_is_believed_for_ten_seconds_and_never_past_its_end() {
 #[test]
 fn a_withdrawn_key_ends_what_it_has_verified() {
     let (old, new) = (Issuer::ed25519(), Issuer::ed25519());
-    let cluster = Cluster::new(spec("local", AUDIENCE));
+    let cluster = Cluster::new(spec("local", AUDIENCE), &ApiMetrics::default());
     let token = PodToken::new(old.mint(&claims()));
     assert!(cluster.verify(&token, &keys(&old), at(0)).is_ok());
     assert_eq!(
@@ -105,7 +105,7 @@ fn a_withdrawn_key_ends_what_it_has_verified() {
 #[test]
 fn a_refused_token_is_not_kept() {
     let issuer = Issuer::ed25519();
-    let cluster = Cluster::new(spec("local", "another"));
+    let cluster = Cluster::new(spec("local", "another"), &ApiMetrics::default());
     let keys = keys(&issuer);
     let token = PodToken::new(issuer.mint(&claims()));
     for _ in 0..2 {
@@ -119,7 +119,7 @@ fn a_refused_token_is_not_kept() {
 #[test]
 fn what_is_kept_is_bounded() {
     let issuer = Issuer::ed25519();
-    let cluster = Cluster::new(spec("local", AUDIENCE));
+    let cluster = Cluster::new(spec("local", AUDIENCE), &ApiMetrics::default());
     let keys = keys(&issuer);
     let identity = {
         let token = PodToken::new(issuer.mint(&claims()));

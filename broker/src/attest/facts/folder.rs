@@ -26,8 +26,9 @@ use serde::de::DeserializeOwned;
 
 use super::super::jwks::{KeySet, MAX_JWKS_BYTES};
 use super::super::recent::Recent;
+use super::super::token::{PodIdentity, PodToken};
 use super::object::{NodeObject, PodObject};
-use super::{FactFuture, FactsError, PodFacts, parse_yaml};
+use super::{Bound, FactFuture, FactsError, PodFacts, parse_yaml};
 
 /// The most bytes of a pod's or node's record: etcd, where they come from, holds no larger one.
 const MAX_OBJECT_BYTES: usize = 1024 * 1024;
@@ -147,7 +148,8 @@ impl FolderFacts {
 }
 
 impl PodFacts for FolderFacts {
-    fn keys(&self) -> FactFuture<'_, Arc<KeySet>> {
+    /// Whatever was not found: the file is read anew in any case.
+    fn keys<'a>(&'a self, _: Option<&'a Arc<KeySet>>) -> FactFuture<'a, Arc<KeySet>> {
         Box::pin(self.key_set())
     }
 
@@ -155,12 +157,24 @@ impl PodFacts for FolderFacts {
         Box::pin(self.node_object(name))
     }
 
-    fn pod<'a>(
+    fn known_node<'a>(
         &'a self,
-        namespace: &'a Namespace,
-        name: &'a PodName,
-    ) -> FactFuture<'a, Option<Arc<PodObject>>> {
-        Box::pin(self.pod_object(namespace, name))
+        name: &'a NodeName,
+        _: &'a str,
+    ) -> FactFuture<'a, Option<Arc<NodeObject>>> {
+        Box::pin(self.node_object(name))
+    }
+
+    fn bound<'a>(&'a self, _: &'a PodToken, identity: &'a PodIdentity) -> FactFuture<'a, Bound> {
+        Box::pin(async move {
+            Ok(Bound {
+                token: Ok(()),
+                pod: self
+                    .pod_object(&identity.namespace, &identity.pod_name)
+                    .await?,
+                node: self.node_object(&identity.node_name).await?,
+            })
+        })
     }
 }
 

@@ -104,6 +104,7 @@ impl World {
             directory,
             BROKER.to_owned(),
             Box::new(move |id| seen.lock().unwrap().push(id.clone())),
+            Arc::default(),
         );
         Self {
             fixture,

@@ -133,7 +133,7 @@ async fn an_attested_workload_reads_what_is_granted_to_it() {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(file), object.to_string()).unwrap();
     }
-    let clusters = ClusterRegistry::new();
+    let clusters = ClusterRegistry::default();
     let local = ClusterSpec::in_folder("local".parse().unwrap(), ISSUER, AUDIENCE, dir.path());
     clusters.replace([local.unwrap()]);
     let (node, asked) = (node_id(NODE_UID), request(issuer.mint(&claims())));

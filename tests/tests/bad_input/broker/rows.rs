@@ -88,6 +88,22 @@ fn compared(kind: Kind) -> Expect {
     }
 }
 
+/// A part of a cluster with an API server: without all of them it is that around the broker, of which there is none here.
+fn of_kubernetes(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Says(FailedPrecondition, "does not run in a pod"),
+        _ => name(kind),
+    }
+}
+
+/// The other source of a cluster's record.
+fn kubernetes(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing => Passes("the folder is the source"),
+        _ => of_kubernetes(kind),
+    }
+}
+
 /// A pod's token: what is no token proves no pod.
 fn pod_token(kind: Kind) -> Expect {
     match kind {
@@ -141,6 +157,11 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("Cluster.issuer", name),
     ("Cluster.audience", name),
     ("Cluster.folder", name),
+    ("Cluster.kubernetes", kubernetes),
+    ("KubernetesSource.api_server", of_kubernetes),
+    ("KubernetesSource.credentials", of_kubernetes),
+    ("KubernetesSource.enroll_service_account", of_kubernetes),
+    ("KubernetesSource.enroll_audience", of_kubernetes),
     ("Cluster.created", brokers_own),
     ("Cluster.created_by", brokers_own),
     ("ListClustersRequest.page", optional),

@@ -35,7 +35,7 @@ impl Folder {
 
     async fn pod(&self) -> Result<Option<Arc<PodObject>>, FactsError> {
         let (namespace, name) = ("shop".parse().unwrap(), "web-0".parse().unwrap());
-        self.facts.pod(&namespace, &name).await
+        self.facts.pod_object(&namespace, &name).await
     }
 
     async fn uid(&self) -> String {
@@ -236,7 +236,7 @@ async fn what_is_no_record_is_an_error_that_names_the_file() {
     let missing = FolderFacts::new(Path::new("/nonexistent/cluster"));
     let (namespace, name) = ("shop".parse().unwrap(), "web-0".parse().unwrap());
     assert!(matches!(
-        missing.pod(&namespace, &name).await,
+        missing.pod_object(&namespace, &name).await,
         Err(FactsError::Io { .. })
     ));
 }
@@ -247,7 +247,7 @@ async fn a_file_is_no_folder_of_records() {
     folder.write("file", "");
     let file = folder.path("file");
     let (namespace, name) = ("shop".parse().unwrap(), "web-0".parse().unwrap());
-    match FolderFacts::new(&file).pod(&namespace, &name).await {
+    match FolderFacts::new(&file).pod_object(&namespace, &name).await {
         Err(FactsError::Io { path, .. }) => assert_eq!(path, file, "it is named itself"),
         other => panic!("{other:?}"),
     }
@@ -298,15 +298,15 @@ async fn nodes_and_keys_are_read() {
     ));
 
     assert!(
-        matches!(folder.facts.keys().await, Err(FactsError::Io { .. })),
+        matches!(folder.facts.keys(None).await, Err(FactsError::Io { .. })),
         "no keys, no tokens"
     );
     folder.write("jwks.json", Issuer::p256().jwks().to_string());
-    assert!(folder.facts.keys().await.is_ok());
+    assert!(folder.facts.keys(None).await.is_ok());
     let no_list: Value = json!({"keys": {}});
     folder.write("jwks.json", no_list.to_string());
     assert!(matches!(
-        folder.facts.keys().await,
+        folder.facts.keys(None).await,
         Err(FactsError::Keys { .. })
     ));
 }
