@@ -47,6 +47,8 @@ pub enum Kind {
     Path,
     /// IP address and port: `127.0.0.1:7443`.
     Address,
+    /// Name or IP address, and port: `broker.example:7443`. The name is looked up by whoever connects.
+    Endpoint,
     /// A whole number within these bounds, both included.
     Integer {
         /// The smallest.
@@ -77,6 +79,19 @@ impl Schema {
     /// # Errors
     /// Any of [`SettingsError`]: the first thing that is wrong.
     pub fn read(&self, file: &Path) -> Result<Settings, SettingsError> {
+        self.read_with(file, &[])
+    }
+
+    /// As [`Schema::read`], with keys that the command line gives: they are held against the schema as if the file had
+    /// them, and stand in place of the file's.
+    ///
+    /// # Errors
+    /// As [`Schema::read`].
+    pub fn read_with(
+        &self,
+        file: &Path,
+        given: &[(&str, &str)],
+    ) -> Result<Settings, SettingsError> {
         let mut text = Vec::new();
         open_regular(file)
             .and_then(|f| f.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text))
@@ -90,7 +105,7 @@ impl Schema {
             line: 0,
             problem: "the file is not UTF-8".into(),
         })?;
-        self.parse(text)
+        self.parse_with(text, given)
     }
 
     /// Checks the text of a settings file.
@@ -98,6 +113,10 @@ impl Schema {
     /// # Errors
     /// As [`Schema::read`].
     pub fn parse(&self, text: &str) -> Result<Settings, SettingsError> {
+        self.parse_with(text, &[])
+    }
+
+    fn parse_with(&self, text: &str, given: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         let table: toml::Table = text.parse().map_err(|e| syntax(text, &e))?;
         let mut found = BTreeMap::new();
         for (name, value) in table {
@@ -111,6 +130,9 @@ impl Schema {
             for (inner, value) in section {
                 self.accept(&format!("{name}.{inner}"), value, &mut found)?;
             }
+        }
+        for (path, text) in given {
+            self.accept(path, toml::Value::String((*text).to_owned()), &mut found)?;
         }
         for key in self.keys {
             if found.contains_key(key.path) {
@@ -197,9 +219,10 @@ impl Key {
                 }
             }
             (Kind::Flag, toml::Value::Boolean(b)) => Ok(Value::Flag(b)),
-            (Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_), toml::Value::String(s)) => {
-                self.check_text(s)
-            }
+            (
+                Kind::Text | Kind::Path | Kind::Address | Kind::Endpoint | Kind::OneOf(_),
+                toml::Value::String(s),
+            ) => self.check_text(s),
             _ => Err(self.wrong_type()),
         }
     }
@@ -224,10 +247,14 @@ impl Key {
                     "must be an IP address and a port, as in 127.0.0.1:7443 or [::1]:7443".into(),
                 )
             }),
+            Kind::Endpoint if !is_endpoint(&text) => Err(self.bad(
+                "must be a name or an IP address, and a port, as in broker.example:7443 or [::1]:7443"
+                    .into(),
+            )),
             Kind::OneOf(words) if !words.contains(&text.as_str()) => {
                 Err(self.bad(format!("must be one of: {}", words.join(", "))))
             }
-            Kind::Text | Kind::Path | Kind::OneOf(_) => Ok(Value::Text(text)),
+            Kind::Text | Kind::Path | Kind::Endpoint | Kind::OneOf(_) => Ok(Value::Text(text)),
             Kind::Integer { .. } | Kind::Flag => Err(self.wrong_type()),
         }
     }
@@ -242,7 +269,7 @@ impl Key {
                 .parse()
                 .map(toml::Value::Boolean)
                 .map_err(|_| self.wrong_type())?,
-            Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) => {
+            Kind::Text | Kind::Path | Kind::Address | Kind::Endpoint | Kind::OneOf(_) => {
                 toml::Value::String(text.to_owned())
             }
         };
@@ -254,6 +281,9 @@ impl Key {
             Kind::Text => "a text in quotes".to_owned(),
             Kind::Path => "an absolute path in quotes".to_owned(),
             Kind::Address => "an address in quotes, as in \"127.0.0.1:7443\"".to_owned(),
+            Kind::Endpoint => {
+                "a name and a port in quotes, as in \"broker.example:7443\"".to_owned()
+            }
             Kind::Integer { min, max } => format!("a whole number between {min} and {max}"),
             Kind::Flag => "true or false".to_owned(),
             Kind::OneOf(words) => format!("one of, in quotes: {}", words.join(", ")),
@@ -271,6 +301,30 @@ impl Key {
             problem,
         }
     }
+}
+
+/// `IP:PORT`, or `NAME:PORT` with a name of RFC 1123 whose last part is no number, and a port that is not 0.
+fn is_endpoint(text: &str) -> bool {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return address.port() != 0;
+    }
+    let Some((name, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let is_part = |part: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=63).contains(&part.len())
+            && part.bytes().all(inner)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    name.len() <= 253
+        && name.split('.').all(is_part)
+        && !name.rsplit('.').next().is_some_and(is_number)
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// Opens a regular file without waiting: a pipe in its place would hold the process for ever.

@@ -23,6 +23,12 @@ const SCHEMA: Schema = Schema {
             help: "where numbers are read",
         },
         Key {
+            path: "peer.address",
+            kind: Kind::Endpoint,
+            fallback: Fallback::Absent,
+            help: "where another listens",
+        },
+        Key {
             path: "store.dir",
             kind: Kind::Path,
             fallback: Fallback::Absent,
@@ -249,4 +255,65 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
             path.display()
         );
     }
+}
+
+#[test]
+fn an_endpoint_is_a_name_or_an_ip_address_with_a_port() {
+    for good in [
+        "broker:7443",
+        "attache-broker.attache-system.svc.cluster.local.:7443",
+        "127.0.0.1:1",
+        "[::1]:65535",
+        "10-0-0-1.example:7443",
+    ] {
+        let text = format!("name = \"x\"\n[peer]\naddress = \"{good}\"");
+        let settings = SCHEMA.parse(&text).unwrap();
+        assert_eq!(settings.text("peer.address").unwrap(), good);
+    }
+    for bad in [
+        "broker",
+        ":7443",
+        "broker:",
+        "broker:0",
+        "127.0.0.1:0",
+        "broker:65536",
+        "broker:+1",
+        "bro ker:1",
+        "-a:1",
+        "a-:1",
+        "a..b:1",
+        ".:1",
+        "127.0.0.300:1",
+        "1.2.3:1",
+        "::1:7443",
+        "user@broker:1",
+        "https://broker:1",
+    ] {
+        let line = refused(&format!("name = \"x\"\n[peer]\naddress = \"{bad}\""));
+        assert!(
+            line.contains("peer.address") && line.contains("broker.example:7443"),
+            "{bad}: {line}"
+        );
+    }
+    let long = format!(
+        "name = \"x\"\n[peer]\naddress = \"{}:1\"",
+        "a.".repeat(127) + "b"
+    );
+    assert!(refused(&long).contains("peer.address"));
+}
+
+#[test]
+fn what_the_command_line_gives_stands_in_place_of_the_files() {
+    let given = [("name", "given")];
+    for file in ["", "name = \"file\""] {
+        let settings = SCHEMA.parse_with(file, &given).unwrap();
+        assert_eq!(settings.text("name").unwrap(), "given");
+    }
+    let refused = SCHEMA.parse_with("", &[("name", "a\0b")]).err().unwrap();
+    assert!(refused.to_string().contains("name"), "{refused}");
+    assert!(
+        SCHEMA
+            .parse_with("name = \"x\"", &[("no.key", "x")])
+            .is_err()
+    );
 }
