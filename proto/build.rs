@@ -26,6 +26,7 @@ const UNPRINTABLE: &[&str] = &[
     ".attache.v1.DeliverRequest",
     ".attache.v1.DeliverResponse",
     ".attache.v1.DeliverResponse.answer",
+    ".attache.v1.EnrollNodeRequest",
     ".attache.v1.JoinNodeRequest",
     ".attache.v1.Released",
     ".csi.v1.NodeExpandVolumeRequest",

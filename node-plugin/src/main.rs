@@ -40,13 +40,16 @@ struct ConfigArg {
         default_value = "/etc/attache/node-plugin.toml"
     )]
     config: PathBuf,
+    /// This node's name, in place of node.node_name: for a file that many nodes share.
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
 }
 
 impl Command {
-    fn config(&self) -> &PathBuf {
+    fn arg(&self) -> &ConfigArg {
         match self {
             Self::Serve(arg) | Self::CheckConfig(arg) | Self::Mounter(arg) | Self::Agent(arg) => {
-                &arg.config
+                arg
             }
         }
     }
@@ -70,8 +73,12 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(command: &Command) -> anyhow::Result<()> {
-    let file = command.config();
-    let config = Config::read(file).with_context(|| file.display().to_string())?;
+    let ConfigArg {
+        config: file,
+        node_name,
+    } = command.arg();
+    let config =
+        Config::read(file, node_name.as_deref()).with_context(|| file.display().to_string())?;
     match command {
         Command::Serve(_) => run::serve(&config, file)?,
         Command::Mounter(_) => run::mounter(&config, file)?,

@@ -80,12 +80,14 @@ pub enum RunError {
 /// [`RunError`], before anything is started.
 pub fn serve(config: &Config, file: &Path) -> Result<(), RunError> {
     require_root()?;
-    let _filter = LogFilter::start(&config.telemetry, file)?;
+    let _filter = LogFilter::start(config, file)?;
     let args = |command: &str| {
         [
             OsString::from(command),
             OsString::from("--config"),
             file.as_os_str().to_owned(),
+            OsString::from("--node-name"),
+            OsString::from(&config.node.name),
         ]
         .to_vec()
     };
@@ -112,7 +114,7 @@ pub fn serve(config: &Config, file: &Path) -> Result<(), RunError> {
 pub fn mounter(config: &Config, file: &Path) -> Result<(), RunError> {
     begin_supervised()?;
     require_root()?;
-    let filter = LogFilter::start(&config.telemetry, file)?;
+    let filter = LogFilter::start(config, file)?;
     make_state_dir(&config.agent.state_dir, config.agent.uid, config.agent.gid)?;
     mounter::serve(&config.mounter(), &|| filter.reload())?;
     Ok(())
@@ -124,7 +126,7 @@ pub fn mounter(config: &Config, file: &Path) -> Result<(), RunError> {
 /// [`RunError`].
 pub fn agent(config: &Config, file: &Path) -> Result<(), RunError> {
     begin_supervised()?;
-    let filter = LogFilter::start(&config.telemetry, file)?;
+    let filter = LogFilter::start(config, file)?;
     agent::run(config, &filter)?;
     Ok(())
 }

@@ -32,6 +32,8 @@ pub enum TelemetryError {
 /// The log's filter, and the settings file that it comes from.
 pub struct LogFilter {
     file: PathBuf,
+    /// The command line may have given it, and without it the file may be refused.
+    node_name: String,
     handle: Handle<EnvFilter, Registry>,
 }
 
@@ -40,7 +42,8 @@ impl LogFilter {
     ///
     /// # Errors
     /// [`TelemetryError`].
-    pub fn start(telemetry: &Telemetry, file: &Path) -> Result<Self, TelemetryError> {
+    pub fn start(config: &Config, file: &Path) -> Result<Self, TelemetryError> {
+        let telemetry = &config.telemetry;
         let (filter, handle) = reload::Layer::new(parse(telemetry)?);
         let registry = tracing_subscriber::registry().with(filter);
         let lines = fmt::layer().with_writer(io::stderr).with_ansi(false);
@@ -51,6 +54,7 @@ impl LogFilter {
         }
         Ok(Self {
             file: file.to_owned(),
+            node_name: config.node.name.clone(),
             handle,
         })
     }
@@ -67,7 +71,7 @@ impl LogFilter {
     }
 
     fn read_again(&self) -> Result<(), TelemetryError> {
-        let config = Config::read(&self.file)?;
+        let config = Config::read(&self.file, Some(&self.node_name))?;
         Ok(self.handle.reload(parse(&config.telemetry)?)?)
     }
 }

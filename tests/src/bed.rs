@@ -282,8 +282,40 @@ impl Bed {
             Some(rustix::fs::Gid::from_raw(AGENT_UID)),
         )?;
         let (grpc, enroll) = self.broker_addresses()?;
-        fs::write(self.plugin_config(), self.plugin_toml(node, grpc, enroll))?;
+        fs::write(
+            self.plugin_config(),
+            self.plugin_toml(node, &grpc.to_string(), &enroll.to_string()),
+        )?;
         Ok(())
+    }
+
+    /// Writes the plugin's settings for a node that enrolls by the plugin's own pod: by the token in `enroll/token` of this
+    /// bed, once the trust bundle is in `trust/trust-bundle.pem`.
+    ///
+    /// # Errors
+    /// When the broker does not run, or files cannot be written.
+    pub fn enroll_node(&self, cluster: &str, node: &str) -> Result<()> {
+        for folder in ["enroll", "trust"] {
+            fs::create_dir_all(self.dir.join(folder))?;
+        }
+        let (dir, (_, enroll)) = (self.dir.display(), self.broker_addresses()?);
+        let (grpc, _) = self.broker_addresses()?;
+        // By name, as in a cluster.
+        let by_name = |address: SocketAddr| format!("localhost:{}", address.port());
+        let settings = self
+            .plugin_toml(node, &by_name(grpc), &by_name(enroll))
+            .replace(
+                "[node]\n",
+                &format!(
+                    "id = \"spiffe://{TRUST_DOMAIN}/broker/broker-0\"\n\
+                     trust_bundle_file = \"{dir}/trust/trust-bundle.pem\"\n\n[node]\ncluster = \"{cluster}\"\n"
+                ),
+            )
+            .replace(
+                "[agent]\n",
+                &format!("[agent]\nenroll_token_file = \"{dir}/enroll/token\"\n"),
+            );
+        Ok(fs::write(self.plugin_config(), settings)?)
     }
 
     /// `attache-node-plugin serve`, until its CSI socket answers that it is ready.
@@ -291,30 +323,46 @@ impl Bed {
     /// # Errors
     /// With the log's end.
     pub fn start_plugin(&mut self) -> Result<()> {
+        self.launch_plugin()?;
+        self.await_plugin()
+    }
+
+    /// `attache-node-plugin serve`, ready or not.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch_plugin(&mut self) -> Result<()> {
         let config = self.plugin_config();
-        let mut plugin = Process::start(
+        self.plugin = Some(Process::start(
             "attache-node-plugin",
             &["serve", "--config", path_str(&config)?],
             &self.dir.join("log/node-plugin.log"),
-        )?;
+        )?);
+        Ok(())
+    }
+
+    /// Waits until the plugin's CSI socket answers that it is ready.
+    ///
+    /// # Errors
+    /// With the log's end.
+    pub fn await_plugin(&mut self) -> Result<()> {
         let socket = self.csi_socket();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        plugin.wait_until("ready", || {
+        let (dir, plugin) = (&self.dir, self.plugin.as_mut());
+        plugin.context("it runs")?.wait_until("ready", || {
             if !socket.exists() {
                 return None;
             }
             std::thread::scope(|scope| {
                 scope
-                    .spawn(|| runtime.block_on(probe(&self.dir, &socket)))
+                    .spawn(|| runtime.block_on(probe(dir, &socket)))
                     .join()
                     .ok()
                     .flatten()
             })
-        })?;
-        self.plugin = Some(plugin);
-        Ok(())
+        })
     }
 
     /// Leaves everything as it is: processes that were released run on, and mounts stay.
@@ -453,7 +501,7 @@ deliveries_per_node_per_s = 1000000
         )
     }
 
-    fn plugin_toml(&self, node: &str, grpc: SocketAddr, enroll: SocketAddr) -> String {
+    fn plugin_toml(&self, node: &str, grpc: &str, enroll: &str) -> String {
         let dir = self.dir.display();
         format!(
             r#"[broker]

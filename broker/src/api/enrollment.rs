@@ -2,20 +2,32 @@
 
 use std::sync::Arc;
 
+use attache_envelope::name::ClusterName;
 use attache_mtls::ca::IssuedCertificate;
 use attache_proto::attache::v1 as pb;
 use pb::{enrollment_server::Enrollment, renewal_server::Renewal};
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::{field::time, peer::connection, rpc_error::RpcError};
-use crate::identity::Gate;
+use jiff::Timestamp;
+
+use super::{
+    field::{parse, time},
+    peer::connection,
+    rpc_error::RpcError,
+};
+use crate::{
+    attest::{ClusterRegistry, MAX_TOKEN_BYTES, PodToken, enrolling},
+    identity::Gate,
+};
 
 /// The service.
 #[derive(Clone)]
 pub struct EnrollmentService {
     /// Signs.
     pub gate: Arc<Gate>,
+    /// Who may enroll nodes.
+    pub clusters: Arc<ClusterRegistry>,
     /// The broker's whole SPIFFE ID.
     pub broker_id: String,
 }
@@ -41,6 +53,34 @@ impl Enrollment for EnrollmentService {
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::JoinNodeResponse {
+            certificate: Some(certificate(&self.gate, &issued)?),
+            broker_id: self.broker_id.clone(),
+        }))
+    }
+
+    async fn enroll_node(
+        &self,
+        request: Request<pb::EnrollNodeRequest>,
+    ) -> Result<Response<pb::EnrollNodeResponse>, Status> {
+        let mut asked = request.into_inner();
+        let token = std::mem::take(&mut asked.token);
+        let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+        if token.is_empty() || token.len() > MAX_TOKEN_BYTES || !printable {
+            let mend = "must be the projected token of the node plugin's pod";
+            return Err(RpcError::invalid("token", mend).into());
+        }
+        let token = PodToken::new(token);
+        let cluster: ClusterName = parse("cluster", &asked.cluster)?;
+        Gate::check_form(&asked.csr, &asked.version).map_err(RpcError::from)?;
+        let node = enrolling(&self.clusters, &cluster, &token, Timestamp::now())
+            .await
+            .map_err(RpcError::from)?;
+        let issued = self
+            .gate
+            .enroll(node, asked.csr, asked.version)
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(pb::EnrollNodeResponse {
             certificate: Some(certificate(&self.gate, &issued)?),
             broker_id: self.broker_id.clone(),
         }))

@@ -227,6 +227,7 @@ fn answers() -> MapResponseLayer<OwnWords> {
 fn enrollment(services: &Services) -> EnrollmentService {
     EnrollmentService {
         gate: Arc::clone(&services.gate),
+        clusters: Arc::clone(services.registry.clusters()),
         broker_id: services.vault.broker().to_string(),
     }
 }

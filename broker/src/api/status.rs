@@ -18,7 +18,7 @@ use tonic::Code;
 
 use super::rpc_error::RpcError;
 use crate::{
-    attest::ClusterError,
+    attest::{ClusterError, NotEnrolling},
     audit::{AuditError, RefuseError},
     identity::{AuthorityError, EnrollError, NotAdmitted},
     keys::KeysError,
@@ -72,6 +72,9 @@ impl From<EnrollError> for RpcError {
             EnrollError::NotAdmitted(e) => e.into(),
             EnrollError::Identity(e) => Self::invalid("token", e.to_string()),
             EnrollError::Version => Self::invalid("version", "must be at most 64 printable bytes"),
+            EnrollError::Known { .. } => {
+                Self::new(Code::PermissionDenied, "NODE_KNOWN", error.to_string())
+            }
             EnrollError::RecoversBanned { .. } => Self::new(
                 Code::FailedPrecondition,
                 "OPERATOR_BANNED",
@@ -311,6 +314,26 @@ impl From<PolicyError> for RpcError {
                 "the grant cannot be compiled; see the broker's log",
             ),
         )
+    }
+}
+
+impl From<NotEnrolling> for RpcError {
+    fn from(error: NotEnrolling) -> Self {
+        let text = error.to_string();
+        match error {
+            NotEnrolling::Cluster => Self::new(Code::PermissionDenied, "NO_ENROLLMENT", text),
+            NotEnrolling::Account => Self::new(Code::PermissionDenied, "OTHER_ACCOUNT", text),
+            NotEnrolling::Token(_) | NotEnrolling::NotTaken(_) => {
+                Self::new(Code::Unauthenticated, "PLUGIN_NOT_PROVED", text)
+            }
+            NotEnrolling::Pod | NotEnrolling::Node => {
+                Self::new(Code::PermissionDenied, "PLUGIN_NOT_THERE", text)
+            }
+            NotEnrolling::Away(source) => {
+                tracing::warn!(error = %source, "an enrolling node's cluster cannot be read");
+                Self::unavailable("CLUSTER_AWAY", text)
+            }
+        }
     }
 }
 

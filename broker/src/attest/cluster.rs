@@ -219,7 +219,15 @@ pub struct Cluster {
     spec: ClusterSpec,
     facts: Box<dyn PodFacts>,
     api: Option<Client>,
+    enrollment: Option<Enrollment>,
     verified: Mutex<Recent<[u8; 32], Verified>>,
+}
+
+/// How a cluster's nodes enroll by themselves.
+pub struct Enrollment {
+    account: (Namespace, ServiceAccount),
+    audience: Box<str>,
+    facts: KubernetesFacts,
 }
 
 /// A token that was verified lately, and under which keys.
@@ -232,12 +240,13 @@ struct Verified {
 
 impl Cluster {
     fn new(spec: ClusterSpec, metrics: &ApiMetrics) -> Self {
-        let mut api = None;
+        let (mut api, mut enrollment) = (None, None);
         let facts: Box<dyn PodFacts> = match &spec.source {
             Source::Folder(folder) => Box::new(FolderFacts::new(folder)),
             Source::Kubernetes(source) => {
                 let client = source.client(metrics);
                 api = Some(client.clone());
+                enrollment = source.enrollment(&client, metrics);
                 Box::new(KubernetesFacts::new(
                     client,
                     &spec.audience,
@@ -249,6 +258,7 @@ impl Cluster {
             spec,
             facts,
             api,
+            enrollment,
             verified: Mutex::new(Recent::new(VERIFIED_KEPT)),
         }
     }
@@ -269,6 +279,12 @@ impl Cluster {
     #[must_use]
     pub fn api(&self) -> Option<&Client> {
         self.api.as_ref()
+    }
+
+    /// How its nodes enroll by themselves, if they may.
+    #[must_use]
+    pub fn enrollment(&self) -> Option<&Enrollment> {
+        self.enrollment.as_ref()
     }
 
     /// Verifies a token under `keys`, or finds it verified under these very keys within the last ten seconds.
@@ -306,6 +322,44 @@ impl KubernetesSource {
     #[must_use]
     pub fn client(&self, metrics: &ApiMetrics) -> Client {
         Client::new(&self.address, self.credentials.clone(), metrics.clone())
+    }
+
+    fn enrollment(&self, client: &Client, metrics: &ApiMetrics) -> Option<Enrollment> {
+        let account = self.enroll_account.clone()?;
+        let audience = self.enroll_audience.clone();
+        Some(Enrollment {
+            account,
+            facts: KubernetesFacts::new(client.clone(), &audience, metrics.clone()),
+            audience,
+        })
+    }
+}
+
+impl Enrollment {
+    /// The service account whose pods enroll the nodes that they run on.
+    #[must_use]
+    pub fn account(&self) -> &(Namespace, ServiceAccount) {
+        &self.account
+    }
+
+    /// What the cluster says of tokens of the enrollment audience.
+    pub(super) fn facts(&self) -> &KubernetesFacts {
+        &self.facts
+    }
+
+    /// What a token of `issuer` says.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub(super) fn verify(
+        &self,
+        issuer: &str,
+        token: &PodToken,
+        keys: &Arc<KeySet>,
+        now: Timestamp,
+    ) -> Result<Arc<PodIdentity>, TokenError> {
+        let audience = &self.audience;
+        token::verify(token, keys, Expected { issuer, audience }, now)
     }
 }
 
@@ -351,6 +405,12 @@ impl ClusterRegistry {
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
         self.clusters.load().get(name).cloned()
+    }
+
+    /// All of them, as they are now.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Cluster>> {
+        self.clusters.load().values().cloned().collect()
     }
 }
 

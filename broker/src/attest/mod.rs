@@ -10,6 +10,7 @@
 
 pub mod attributes;
 mod cluster;
+mod enrolling;
 pub mod facts;
 pub mod files;
 mod jwks;
@@ -29,9 +30,10 @@ use attache_mtls::spiffe::NodeId;
 use jiff::Timestamp;
 
 pub use cluster::{
-    Cluster, ClusterError, ClusterRegistry, ClusterSpec, KubernetesSettings, KubernetesSource,
-    MAX_PATH_BYTES, Source,
+    Cluster, ClusterError, ClusterRegistry, ClusterSpec, Enrollment, KubernetesSettings,
+    KubernetesSource, MAX_PATH_BYTES, Source,
 };
+pub use enrolling::{EnrollingNode, NotEnrolling, enrolling};
 pub use files::{Available, FilePlan, PlannedFile, WantedFiles, not_granted, plan_files};
 pub use jwks::{Algorithm, JwksError, KeySet, Unusable};
 pub use posture::{Excess, Posture};

@@ -5,7 +5,9 @@
 //! admit    Current, Previous -> in | Next -> promote, then in | Copy -> alarm on record, ban, out
 //!          Copy on a connection that was made while its key was live -> out, and no alarm
 //! join     enrollment on record -> token row taken and identity row written in one commit -> certificate
-//! renew    a node: still the cluster's -> renewal on record -> next key recorded -> certificate; of an operator for seven days after the sign-in
+//! enroll   as join, with a proof by the node's cluster in place of the token, of a node that is not known yet
+//! renew    a node: still its cluster's -> renewal on record -> next key recorded -> certificate; an operator: for seven
+//!          days after the sign-in
 //! ```
 //! Each change is on record, then committed and in the view at once, then the store's new anchor is on record, and only
 //! then it is answered. While the log takes nothing, nobody is enrolled, signed in, renewed or banned here. It runs in a
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use attache_envelope::name::{ClusterName, NodeName, NodeUid};
 use attache_mtls::{
-    ca::IssuedCertificate,
+    ca::{CertificateRequest, IssuedCertificate},
     identity::PeerIdentity,
     spiffe::{NodeId, OperatorId, PeerId, SpiffeError},
 };
@@ -33,7 +35,7 @@ use super::{
     view::{Caller, Directory, NotAdmitted},
 };
 use crate::{
-    attest::ClusterRegistry,
+    attest::{ClusterRegistry, EnrollingNode},
     audit::{AuditError, AuditLog},
     store::{ApplyError, BrokerLedger, Change, INCARNATION, LedgerError, Table},
 };
@@ -81,6 +83,15 @@ pub enum EnrollError {
     /// The version text is too long or has control characters.
     #[error("version must be at most {VERSION_MAX} printable bytes")]
     Version,
+    /// Whoever may start the plugin's pods must not replace a node by that alone.
+    #[error(
+        "{id} has an identity, and a second one needs an operator: if its state folder was lost, let it join with: attache \
+         node join-token"
+    )]
+    Known {
+        /// The node's SPIFFE ID.
+        id: String,
+    },
     /// An operator exists already.
     #[error(
         "there is an operator already, and only the first is made like this; if none can sign in any more, stop the \
@@ -265,6 +276,30 @@ impl Gate {
         spawned(async move { gate.join_now(&token, &csr, version).await }).await
     }
 
+    /// Whether what a newcomer sends has its form: before anybody is asked about its sender.
+    ///
+    /// # Errors
+    /// [`EnrollError::Version`], [`EnrollError::Authority`].
+    pub fn check_form(csr: &[u8], version: &str) -> Result<(), EnrollError> {
+        check_version(version)?;
+        CertificateRequest::verify(csr).map_err(AuthorityError::from)?;
+        Ok(())
+    }
+
+    /// Certifies the first key of a node whose cluster says that the plugin's own pod runs there.
+    ///
+    /// # Errors
+    /// [`EnrollError`]; [`EnrollError::Known`] for a node that has an identity.
+    pub async fn enroll(
+        self: &Arc<Self>,
+        node: EnrollingNode,
+        csr: Vec<u8>,
+        version: String,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let gate = Arc::clone(self);
+        spawned(async move { gate.enroll_now(node, &csr, version).await }).await
+    }
+
     /// Signs the next key of an admitted caller, who says of which version it is.
     ///
     /// # Errors
@@ -318,15 +353,53 @@ impl Gate {
         version: String,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
-        let now = self.now();
         let (seq, record) = self.token_row(token).await?;
-        let id = NodeId::new(
-            self.authority.trust_domain().clone(),
-            &record.cluster,
-            &record.node_uid,
-        )?;
-        let text = id.to_string();
-        let view = self.directory.view();
+        let mut change = Change::default();
+        change.require_at(Table::JoinToken, token.id(), seq);
+        change.deletes.push((Table::JoinToken, token.id().to_vec()));
+        let newcomer = Newcomer {
+            id: self.node_id(&record.cluster, &record.node_uid)?,
+            name: record.node_name,
+            version,
+            evidence: format!("join-token {}", hex::encode(token.id())),
+        };
+        self.take_in(newcomer, csr, change).await
+    }
+
+    async fn enroll_now(
+        &self,
+        node: EnrollingNode,
+        csr: &[u8],
+        version: String,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let _one = self.changing.lock().await;
+        let id = self.node_id(node.cluster().as_str(), node.uid().as_str())?;
+        if self.directory.view().nodes.contains_key(&id.to_string()) {
+            return Err(EnrollError::Known { id: id.to_string() });
+        }
+        let newcomer = Newcomer {
+            id,
+            name: node.name().to_string(),
+            version,
+            evidence: format!("service-account-token of pod {}", node.pod()),
+        };
+        self.take_in(newcomer, csr, Change::default()).await
+    }
+
+    fn node_id(&self, cluster: &str, uid: &str) -> Result<NodeId, EnrollError> {
+        let domain = self.authority.trust_domain().clone();
+        Ok(NodeId::new(domain, cluster, uid)?)
+    }
+
+    /// Certifies a node's first key, or its first one anew, in one commit with what `change` has already.
+    async fn take_in(
+        &self,
+        newcomer: Newcomer,
+        csr: &[u8],
+        mut change: Change,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let now = self.now();
+        let (text, view) = (newcomer.id.to_string(), self.directory.view());
         if view.bans.contains_key(&text) {
             return Err(NotAdmitted::Banned {
                 id: text.clone(),
@@ -335,18 +408,15 @@ impl Gate {
             }
             .into());
         }
-        let id = PeerId::Node(id);
+        let id = PeerId::Node(newcomer.id);
         let issued = self.authority.issue(csr, &id, now)?;
         let node = NodeRecord {
-            name: record.node_name,
+            name: newcomer.name,
             keys: RecordedKeys::first(recorded(&issued)),
             joined: now,
             renewed: now,
-            version,
+            version: newcomer.version,
         };
-        let mut change = Change::default();
-        change.require_at(Table::JoinToken, token.id(), seq);
-        change.deletes.push((Table::JoinToken, token.id().to_vec()));
         let known = view.nodes.get(&text);
         match known {
             Some((seq, _)) => change.require_at(Table::Identity, text.clone(), *seq),
@@ -366,7 +436,7 @@ impl Gate {
             node: text.clone(),
             key: *issued.identity().spki_sha256().as_bytes(),
             not_after_ms: super::ms(issued.identity().not_after()),
-            evidence: format!("join-token {}", hex::encode(token.id())),
+            evidence: newcomer.evidence,
             serial: issued.serial().as_bytes().to_vec(),
         }));
         let joined_again = known.is_some();
@@ -627,6 +697,17 @@ impl Gate {
     fn now(&self) -> Timestamp {
         self.audit.clock().now()
     }
+}
+
+/// A node that has shown its evidence.
+struct Newcomer {
+    id: NodeId,
+    /// The Node object's.
+    name: String,
+    /// What its plugin says of its version.
+    version: String,
+    /// What it has shown, for the record.
+    evidence: String,
 }
 
 /// How an operator comes by a certificate that is no renewal.

@@ -103,6 +103,19 @@ impl Operation {
         }
     }
 
+    /// The media type of its answer.
+    const fn accepts(self) -> &'static str {
+        match self {
+            Self::Keys => "application/jwk-set+json",
+            Self::ReviewToken
+            | Self::Pod
+            | Self::Node
+            | Self::Issuer
+            | Self::Access
+            | Self::Bundle => "application/json",
+        }
+    }
+
     /// The most bytes of an answer. A pod is as large as etcd takes it, and its managed fields with it.
     const fn limit_bytes(self) -> usize {
         match self {
@@ -260,7 +273,7 @@ impl Inner {
                 .method(&method)
                 .uri(&uri)
                 .header(AUTHORIZATION, &loaded.credentials.bearer)
-                .header(ACCEPT, "application/json")
+                .header(ACCEPT, operation.accepts())
                 .header(CONTENT_TYPE, "application/json")
                 .header(
                     USER_AGENT,

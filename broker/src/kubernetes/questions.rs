@@ -187,7 +187,7 @@ impl Client {
 }
 
 /// A question that reads.
-fn read(operation: Operation, path: String) -> Call {
+pub(super) fn read(operation: Operation, path: String) -> Call {
     Call {
         operation,
         method: Method::GET,
@@ -197,7 +197,7 @@ fn read(operation: Operation, path: String) -> Call {
 }
 
 /// Written into one allocation that is large enough, so that growing leaves no copy of a token behind.
-fn body(
+pub(super) fn body(
     operation: Operation,
     asked: &impl serde::Serialize,
 ) -> Result<Zeroizing<Vec<u8>>, ApiError> {

@@ -40,7 +40,7 @@ use crate::{
     attest::Attestor,
     audit::{AuditLog, Clock, LogOptions, LogState, Recovered, Refusals},
     config::Config,
-    identity::{Authority, CutOff, Directory, Gate},
+    identity::{Authority, CutOff, Directory, Gate, keep_published},
     keys::Keys,
     metrics::{Metrics, Standing},
     mutation::Mutations,
@@ -206,6 +206,9 @@ impl Broker {
             serving,
             stop.clone(),
         ));
+        let clusters = Arc::clone(self.services.registry.clusters());
+        let gate = Arc::clone(&self.services.gate);
+        tokio::spawn(keep_published(gate, clusters, stop.clone()));
         let listening = listening(grpc, enroll, metrics);
         server_certificate::replace(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();

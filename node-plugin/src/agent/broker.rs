@@ -6,11 +6,11 @@
 //! The message of a refusal is the broker's and passes on as it is. What a transport says is never passed on, since it
 //! differs from try to try; it goes to the log.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use attache_mtls::bundle::TrustBundle;
 use attache_mtls::connect::Connector;
 use attache_mtls::spiffe::{BrokerId, NodeId, PeerId};
 use attache_mtls::tls::{Credentials, Material, MaterialError};
@@ -81,7 +81,7 @@ pub struct Broker {
     node: NodeId,
     credentials: Credentials,
     tls: Arc<ClientConfig>,
-    address: SocketAddr,
+    address: Arc<str>,
     deadlines: Deadlines,
     channel: ArcSwap<Channel>,
 }
@@ -105,7 +105,7 @@ impl Broker {
     pub fn new(
         id: BrokerId,
         material: Material,
-        address: SocketAddr,
+        address: Arc<str>,
         deadlines: Deadlines,
     ) -> Result<Self, BrokerError> {
         let PeerId::Node(node) = material.identity().id().clone() else {
@@ -113,7 +113,7 @@ impl Broker {
         };
         let credentials = Credentials::new(material);
         let tls = credentials.client_config(id.clone())?;
-        let channel = lazy_channel(&tls, address, deadlines);
+        let channel = lazy_channel(&tls, &address, deadlines);
         Ok(Self {
             id,
             node,
@@ -149,12 +149,19 @@ impl Broker {
     /// [`MaterialError::OtherIdentity`].
     pub fn renewed(&self, material: Material) -> Result<(), MaterialError> {
         self.credentials.reload(material)?;
-        self.channel.store(Arc::new(lazy_channel(
-            &self.tls,
-            self.address,
-            self.deadlines,
-        )));
+        self.reconnect();
         Ok(())
+    }
+
+    /// Takes other roots into use, on a new connection: what was connected under those before is not used any more.
+    pub fn trust(&self, bundle: TrustBundle) {
+        self.credentials.reload_bundle(Arc::new(bundle));
+        self.reconnect();
+    }
+
+    fn reconnect(&self) {
+        let channel = lazy_channel(&self.tls, &self.address, self.deadlines);
+        self.channel.store(Arc::new(channel));
     }
 
     /// Asks for a delivery.
@@ -197,12 +204,13 @@ impl Broker {
 }
 
 /// A connection that is opened at the first call, and again after it was lost.
-fn lazy_channel(tls: &Arc<ClientConfig>, address: SocketAddr, deadlines: Deadlines) -> Channel {
+fn lazy_channel(tls: &Arc<ClientConfig>, address: &Arc<str>, deadlines: Deadlines) -> Channel {
     let connector = Connector::new(Arc::clone(tls), deadlines.connect);
+    let address = Arc::clone(address);
     endpoint().connect_with_connector_lazy(tower::service_fn(move |_| {
-        let connector = connector.clone();
+        let (connector, address) = (connector.clone(), Arc::clone(&address));
         async move {
-            let connected = connector.connect(address).await.map(TokioIo::new);
+            let connected = connector.connect(&*address).await.map(TokioIo::new);
             if let Err(error) = &connected {
                 let error = error as &(dyn std::error::Error + 'static);
                 tracing::warn!(%address, error, "no connection to the broker");

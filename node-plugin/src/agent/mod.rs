@@ -289,9 +289,10 @@ impl<'a> Agent<'a> {
         let (agent, limits) = (&self.config.agent, &self.config.limits);
         IdentitySettings {
             state_dir: agent.state_dir.clone(),
-            address: self.config.broker.grpc,
-            enroll_address: self.config.broker.enroll,
-            join_token_file: agent.join_token_file.clone(),
+            address: self.config.broker.grpc.as_str().into(),
+            enroll_address: self.config.broker.enroll.as_str().into(),
+            trust: self.config.trust.clone(),
+            evidence: agent.evidence.clone(),
             deadlines: Deadlines {
                 connect: limits.connect_timeout,
                 call: limits.call_timeout,

@@ -14,21 +14,39 @@ const UNPRIVILEGED_ID: Kind = Kind::Integer {
 const KEYS: &[Key] = &[
     Key {
         path: "broker.address",
-        kind: Kind::Address,
+        kind: Kind::Endpoint,
         fallback: Fallback::Required,
         help: "the broker's listener for nodes and operators (mutual TLS)",
     },
     Key {
         path: "broker.enroll_address",
-        kind: Kind::Address,
+        kind: Kind::Endpoint,
         fallback: Fallback::Required,
         help: "the broker's listener where nodes join",
+    },
+    Key {
+        path: "broker.id",
+        kind: Kind::Text,
+        fallback: Fallback::Absent,
+        help: "the broker's SPIFFE ID, spiffe://TRUST_DOMAIN/broker/NAME; goes with trust_bundle_file",
+    },
+    Key {
+        path: "broker.trust_bundle_file",
+        kind: Kind::Path,
+        fallback: Fallback::Absent,
+        help: "file of the CA certificates that the broker's must chain to (PEM), followed when it changes; without it the join token and the broker's answers say which",
     },
     Key {
         path: "node.node_name",
         kind: Kind::Text,
         fallback: Fallback::Required,
-        help: "this node's name, as the cluster has it",
+        help: "this node's name, as the cluster has it; --node-name stands in its place",
+    },
+    Key {
+        path: "node.cluster",
+        kind: Kind::Text,
+        fallback: Fallback::Absent,
+        help: "the cluster's name at the broker; goes with agent.enroll_token_file",
     },
     Key {
         path: "node.driver",
@@ -89,6 +107,12 @@ const KEYS: &[Key] = &[
         kind: Kind::Path,
         fallback: Fallback::Default("/etc/attache/join-token"),
         help: "file of the one-time join token (0400, the agent's); read only without a usable certificate",
+    },
+    Key {
+        path: "agent.enroll_token_file",
+        kind: Kind::Path,
+        fallback: Fallback::Absent,
+        help: "file of this pod's projected token for the broker's enrollment audience: this node enrolls with it, and with no join token",
     },
     Key {
         path: "limits.connect_timeout_s",

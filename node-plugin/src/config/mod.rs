@@ -4,13 +4,13 @@
 //! no secret and is readable by that user; what is secret is named by path. It opens nothing but the file.
 
 use std::{
-    net::SocketAddr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use attache_envelope::name::{NameError, NodeName};
+use attache_envelope::name::{ClusterName, NameError, NodeName};
+use attache_mtls::spiffe::{BrokerId, SpiffeError};
 use attache_settings::{Settings, SettingsError};
 
 use crate::ipc::SOCKET_NAME;
@@ -32,6 +32,8 @@ const MAX_DRIVER_BYTES: usize = 63;
 pub struct Config {
     /// Where the broker is.
     pub broker: BrokerAddresses,
+    /// Which broker, and by what it is known; none: the join token and the broker's own answers say it.
+    pub trust: Option<Trust>,
     /// What kubelet knows of this plugin.
     pub node: Node,
     /// The unprivileged half.
@@ -44,13 +46,36 @@ pub struct Config {
     pub danger_failpoints: Failpoints,
 }
 
-/// The broker's listeners.
-#[derive(Debug, Clone, Copy)]
+/// The broker's listeners: name or IP address, and port. A name is looked up for each connection.
+#[derive(Debug, Clone)]
 pub struct BrokerAddresses {
     /// Mutual TLS.
-    pub grpc: SocketAddr,
+    pub grpc: String,
     /// TLS without a client certificate: joining.
-    pub enroll: SocketAddr,
+    pub enroll: String,
+}
+
+/// The one broker that is spoken to, and what its certificate must chain to.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// Its SPIFFE ID.
+    pub broker: BrokerId,
+    /// The CA certificates, PEM. It may not be there yet, and may change.
+    pub bundle_file: PathBuf,
+}
+
+/// What this node shows for a certificate.
+#[derive(Debug, Clone)]
+pub enum Evidence {
+    /// The file of a one-time join token.
+    JoinToken(PathBuf),
+    /// The pod that the agent runs in.
+    ServiceAccount {
+        /// The file of its projected token.
+        token_file: PathBuf,
+        /// The cluster, as the broker names it.
+        cluster: ClusterName,
+    },
 }
 
 /// What kubelet knows of this plugin.
@@ -81,8 +106,8 @@ pub struct AgentSettings {
     pub state_dir: PathBuf,
     /// The folder that agent and mounter share.
     pub ipc_dir: PathBuf,
-    /// The one-time join token, read only when there is no usable certificate.
-    pub join_token_file: PathBuf,
+    /// What is shown when there is no usable certificate.
+    pub evidence: Evidence,
 }
 
 /// Bounds.
@@ -123,6 +148,20 @@ pub enum ConfigError {
     /// A name that no node has.
     #[error("node.node_name: {0}")]
     NodeName(NameError),
+    /// A name that no cluster has.
+    #[error("node.cluster: {0}")]
+    Cluster(NameError),
+    /// Not a broker's SPIFFE ID.
+    #[error("broker.id: {0}")]
+    BrokerId(SpiffeError),
+    /// Keys that mean something together only.
+    #[error("{key} is set and {needs} is not: set both, or neither")]
+    Together {
+        /// The one that is there.
+        key: &'static str,
+        /// The one that is not.
+        needs: &'static str,
+    },
     /// A unix socket's path that the kernel does not take.
     #[error("{key} makes the socket path {}, which has more than {MAX_SOCKET_PATH_BYTES} bytes: choose a shorter folder", path.display())]
     SocketPath {
@@ -137,12 +176,13 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads `node-plugin.toml`.
+    /// Reads `node-plugin.toml`; a `node_name` that is given stands in place of the file's.
     ///
     /// # Errors
     /// [`ConfigError`]: the first thing that is wrong, with its key.
-    pub fn read(file: &Path) -> Result<Self, ConfigError> {
-        Self::from_settings(&SCHEMA.read(file)?)
+    pub fn read(file: &Path, node_name: Option<&str>) -> Result<Self, ConfigError> {
+        let given = node_name.map(|name| ("node.node_name", name));
+        Self::from_settings(&SCHEMA.read_with(file, given.as_slice())?)
     }
 
     /// Types the settings of a file.
@@ -152,9 +192,10 @@ impl Config {
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
         let config = Self {
             broker: BrokerAddresses {
-                grpc: settings.address("broker.address")?,
-                enroll: settings.address("broker.enroll_address")?,
+                grpc: settings.text("broker.address")?.to_owned(),
+                enroll: settings.text("broker.enroll_address")?.to_owned(),
             },
+            trust: trust(settings)?,
             node: Node {
                 driver: settings.text("node.driver")?.to_owned(),
                 kubelet_dir: settings.path("node.kubelet_dir")?,
@@ -168,7 +209,7 @@ impl Config {
                 gid: settings.integer("agent.gid")?,
                 state_dir: settings.path("agent.state_dir")?,
                 ipc_dir: settings.path("agent.ipc_dir")?,
-                join_token_file: settings.path("agent.join_token_file")?,
+                evidence: evidence(settings)?,
             },
             limits: Limits {
                 connect_timeout: settings.seconds("limits.connect_timeout_s")?,
@@ -243,6 +284,44 @@ fn check_driver(name: &str) -> Result<(), ConfigError> {
     } else {
         Err(ConfigError::Driver)
     }
+}
+
+fn trust(settings: &Settings) -> Result<Option<Trust>, ConfigError> {
+    const ID: &str = "broker.id";
+    const FILE: &str = "broker.trust_bundle_file";
+    match (settings.optional_text(ID)?, settings.optional_text(FILE)?) {
+        (Some(id), Some(file)) => Ok(Some(Trust {
+            broker: id.parse().map_err(ConfigError::BrokerId)?,
+            bundle_file: file.into(),
+        })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(together(ID, FILE)),
+        (None, Some(_)) => Err(together(FILE, ID)),
+    }
+}
+
+fn evidence(settings: &Settings) -> Result<Evidence, ConfigError> {
+    const TOKEN: &str = "agent.enroll_token_file";
+    const CLUSTER: &str = "node.cluster";
+    let cluster = settings.optional_text(CLUSTER)?;
+    let Some(token_file) = settings.optional_text(TOKEN)? else {
+        return match cluster {
+            Some(_) => Err(together(CLUSTER, TOKEN)),
+            None => Ok(Evidence::JoinToken(settings.path("agent.join_token_file")?)),
+        };
+    };
+    let cluster = cluster.ok_or(together(TOKEN, CLUSTER))?;
+    if settings.optional_text("broker.id")?.is_none() {
+        return Err(together(TOKEN, "broker.id"));
+    }
+    Ok(Evidence::ServiceAccount {
+        token_file: token_file.into(),
+        cluster: cluster.parse().map_err(ConfigError::Cluster)?,
+    })
+}
+
+fn together(key: &'static str, needs: &'static str) -> ConfigError {
+    ConfigError::Together { key, needs }
 }
 
 fn failpoints(text: Option<&str>) -> Result<Failpoints, UnknownFailpoint> {

@@ -97,3 +97,59 @@ fn failpoints_are_listed_by_name() {
         "{message}"
     );
 }
+
+#[test]
+fn a_node_that_enrolls_by_its_pod_is_told_its_cluster_and_its_broker() {
+    let lines = |left_out: &str| {
+        let keys = [
+            ("broker", "id = \"spiffe://example.internal/broker/b\""),
+            ("broker", "trust_bundle_file = \"/trust/bundle.pem\""),
+            ("node", "cluster = \"local\""),
+            ("agent", "enroll_token_file = \"/enroll/token\""),
+        ];
+        let mut text = format!("{LEAST}[agent]\n");
+        for (section, line) in keys {
+            if !line.starts_with(left_out) || left_out.is_empty() {
+                text = text.replace(&format!("[{section}]\n"), &format!("[{section}]\n{line}\n"));
+            }
+        }
+        text
+    };
+    let config = parse(&lines("")).unwrap();
+    assert_eq!(
+        config.trust.unwrap().bundle_file,
+        Path::new("/trust/bundle.pem")
+    );
+    assert!(
+        matches!(config.agent.evidence, Evidence::ServiceAccount { cluster, .. } if cluster.as_str() == "local")
+    );
+    for (left_out, named) in [
+        ("id", "broker.id"),
+        ("trust_bundle_file", "broker.trust_bundle_file"),
+        ("cluster", "node.cluster"),
+        ("enroll_token_file", "agent.enroll_token_file"),
+    ] {
+        let message = refused(&lines(left_out));
+        assert!(message.contains(named), "{left_out}: {message}");
+    }
+    for (good, bad, key) in [
+        (
+            "spiffe://example.internal/broker/b",
+            "broker-0",
+            "broker.id",
+        ),
+        (
+            "spiffe://example.internal/broker/b",
+            "spiffe://example.internal/node/c/n",
+            "broker.id",
+        ),
+        ("\"local\"", "\"Lo/cal\"", "node.cluster"),
+    ] {
+        let message = refused(&lines("").replace(good, bad));
+        assert!(message.contains(key), "{bad}: {message}");
+    }
+    assert!(matches!(
+        parse(LEAST).unwrap().agent.evidence,
+        Evidence::JoinToken(_)
+    ));
+}

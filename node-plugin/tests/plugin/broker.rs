@@ -194,6 +194,13 @@ impl Enrollment for Service {
             broker_id: broker_id().to_string(),
         }))
     }
+
+    async fn enroll_node(
+        &self,
+        _: Request<pb::EnrollNodeRequest>,
+    ) -> Result<Response<pb::EnrollNodeResponse>, Status> {
+        Err(Status::unimplemented("this broker takes join tokens"))
+    }
 }
 
 #[tonic::async_trait]

@@ -107,7 +107,7 @@ fn said(output: &Output) -> String {
 fn declared(schema: &Schema) -> Vec<Declared> {
     let takes = |key: &Key| match key.kind {
         Kind::Text => Takes::Text,
-        Kind::Path | Kind::Address | Kind::OneOf(_) => Takes::Form,
+        Kind::Path | Kind::Address | Kind::Endpoint | Kind::OneOf(_) => Takes::Form,
         Kind::Integer { min, max } => Takes::Number { min, max },
         Kind::Flag => Takes::Flag,
     };

@@ -5,15 +5,14 @@
 //! start ---------------------------> joined ---- half life, with jitter ----> renew: next key to disk, then sent;
 //!   | nothing usable                  ^  ^                                     certificate to disk, then used on a
 //!   v                                 |  |                                     new connection
-//!  join with the one-time token ------|  |------------------------------------- | done
-//!                                     ended (the broker was away too long): join again
+//!  enroll with this node's evidence ---|  |------------------------------------- | done
+//!                                     ended (the broker was away too long): enroll again
 //! ```
 //! The next key is on disk before the broker hears of it, so a lost answer costs another renewal and never the
 //! identity. Two processes never use one identity: the folder is locked, since a broker takes a replaced key for a
 //! copy and bans it.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,30 +24,37 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
 use super::broker::{Broker, BrokerError, CallError, Deadlines};
+use crate::config::{Evidence, Trust};
+use enroll::EnrollError;
 use issued::{Issued, IssuedError};
-use join::JoinError;
-use state::{StateDir, StateError};
+use state::{Joined, StateDir, StateError};
+use trust::Followed;
 
+mod enroll;
 mod issued;
-mod join;
+mod join_token;
 mod state;
+mod trust;
 
 /// The first pause after a failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The wall clock is looked at this often: it may be set, and a suspended machine's timers lag behind it.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The wall clock is looked at this often: it may be set, and a suspended machine's timers lag behind it. So is the trust
+/// bundle.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// What joining and renewing take.
 pub struct IdentitySettings {
     /// The agent's folder.
     pub state_dir: PathBuf,
     /// The broker's listener for nodes.
-    pub address: SocketAddr,
+    pub address: Arc<str>,
     /// The broker's listener for joining.
-    pub enroll_address: SocketAddr,
-    /// The file of the join token.
-    pub join_token_file: PathBuf,
+    pub enroll_address: Arc<str>,
+    /// Which broker, and by what it is known, where settings say so.
+    pub trust: Option<Trust>,
+    /// What is shown without a usable certificate.
+    pub evidence: Evidence,
     /// Deadlines of the calls.
     pub deadlines: Deadlines,
 }
@@ -59,7 +65,7 @@ enum IdentityError {
     #[error("the agent's state folder cannot be used")]
     State(#[from] StateError),
     #[error("this node has not joined")]
-    Join(#[from] JoinError),
+    Enroll(#[from] EnrollError),
     #[error("the own certificate cannot be used")]
     Broker(#[from] BrokerError),
     #[error("the certificate has ended; this node must join again")]
@@ -145,35 +151,70 @@ async fn keep_one(
             state.insert(Arc::new(on_disk(move || StateDir::open(&path)).await??))
         }
     };
-    let joined = match with(state, |state| state.load(Timestamp::now())).await?? {
+    let found = with(state, |state| state.load(Timestamp::now())).await??;
+    let meant = |joined: &Joined| {
+        let trust = settings.trust.as_ref();
+        trust.is_none_or(|trust| trust.broker == joined.broker)
+    };
+    let joined = match found.filter(meant) {
         Some(joined) => joined,
         None => {
             let key = with(state, StateDir::next_key).await??;
-            let join::Answer { issued, broker } = join::join(settings, &key).await?;
+            let enroll::Answer { issued, broker } = enroll::enroll(settings, &key).await?;
             with(state, move |state| state.adopt(&issued, &broker, &key)).await??
         }
     };
     let broker = Broker::new(
         joined.broker,
         joined.material,
-        settings.address,
+        Arc::clone(&settings.address),
         settings.deadlines,
     )?;
     let broker = Arc::new(broker);
+    let mut trust = settings
+        .trust
+        .as_ref()
+        .map(|trust| Followed::new(&trust.bundle_file));
+    follow(&broker, &mut trust).await?;
     let not_after = broker.material().identity().not_after();
     tracing::info!(node = %broker.node(), broker = %broker.id(), %not_after, "this node has an identity");
     out.send_replace(Some(Arc::clone(&broker)));
-    renew_while_valid(&broker, state, reload).await;
+    renew_while_valid(&broker, state, &mut trust, reload).await?;
     Err(IdentityError::Ended)
 }
 
+/// Takes the followed trust bundle into use where it is another than the one in use, whoever brought that.
+async fn follow(broker: &Arc<Broker>, trust: &mut Option<Followed>) -> Result<(), Stopping> {
+    let Some(mut followed) = trust.take() else {
+        return Ok(());
+    };
+    let used = Arc::clone(broker.material().bundle());
+    let (followed, newer) = on_disk(move || {
+        let newer = followed.newer(&used);
+        (followed, newer)
+    })
+    .await?;
+    *trust = Some(followed);
+    if let Some(bundle) = newer {
+        broker.trust(bundle);
+        tracing::info!("took up the trust bundle");
+    }
+    Ok(())
+}
+
 /// Renews the certificate at its time, until one ends; takes up what is on disk when it is told so.
-async fn renew_while_valid(broker: &Arc<Broker>, state: &Arc<StateDir>, reload: &Notify) {
+async fn renew_while_valid(
+    broker: &Arc<Broker>,
+    state: &Arc<StateDir>,
+    trust: &mut Option<Followed>,
+    reload: &Notify,
+) -> Result<(), Stopping> {
     let mut pause = FIRST_PAUSE;
     let mut plan = plan(broker);
     loop {
+        follow(broker, trust).await?;
         match plan.freshness(Timestamp::now()) {
-            Freshness::Expired { .. } => return,
+            Freshness::Expired { .. } => return Ok(()),
             Freshness::Fresh { renew_at } => tokio::select! {
                 () = tokio::time::sleep(until(renew_at)) => {}
                 () = reload.notified() => {

@@ -86,6 +86,12 @@ impl Good {
             }),
             "Deliver" => bytes(self.deliver.clone()),
             "JoinNode" => bytes(join(&self.join_token)),
+            "EnrollNode" => bytes(pb::EnrollNodeRequest {
+                cluster: CLUSTER.into(),
+                token: "a.b.c".into(),
+                csr: csr(),
+                version: String::new(),
+            }),
             "Renew" => bytes(pb::RenewRequest {
                 csr: csr(),
                 version: String::new(),

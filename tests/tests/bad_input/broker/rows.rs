@@ -6,7 +6,9 @@ use crate::{
     kinds::Kind,
     walk::{Exception, Expect, Take},
 };
-use Code::{Aborted, FailedPrecondition, InvalidArgument, NotFound, Unauthenticated};
+use Code::{
+    Aborted, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated,
+};
 use Expect::{None as NotSent, Passes, Refused, Says};
 
 /// A text of some form that must be there.
@@ -138,6 +140,10 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("JoinNodeRequest.token", name),
     ("JoinNodeRequest.csr", blob),
     ("JoinNodeRequest.version", text),
+    ("EnrollNodeRequest.cluster", name),
+    ("EnrollNodeRequest.token", name),
+    ("EnrollNodeRequest.csr", blob),
+    ("EnrollNodeRequest.version", text),
     ("RenewRequest.csr", blob),
     ("RenewRequest.version", text),
     ("Mutation.request_id", blob),
@@ -353,6 +359,18 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         NotSent("the control is the same message on the wire"),
     ),
     (
+        "EnrollNode",
+        "EnrollNodeRequest.version",
+        Kind::Missing,
+        NotSent("the control is a request without it"),
+    ),
+    (
+        "EnrollNode",
+        "EnrollNodeRequest.version",
+        Kind::Empty,
+        NotSent("the control is the same message on the wire"),
+    ),
+    (
         "Renew",
         "RenewRequest.version",
         Kind::Missing,
@@ -370,4 +388,5 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
 pub(crate) const CONTROLS: &[(&str, Expect)] = &[
     ("BanOperator", Says(FailedPrecondition, "yourself")),
     ("UnbanOperator", Says(NotFound, "is not banned")),
+    ("EnrollNode", Says(PermissionDenied, "enrolls nodes")),
 ];

@@ -1,0 +1,158 @@
+//! Enrollment: from the token of the node plugin's own pod to the node that it runs on.
+//!
+//! ```text
+//! token (enrollment audience) -> PodIdentity -> its pod: of the account that may enroll, there, not going, on that node
+//!                                            -> its node: there, with that uid                         -> EnrollingNode
+//! ```
+//! The token says what the API server says of the plugin's pod, as a workload's token does of its own; but it is for an
+//! audience of its own, so that neither is good for the other's purpose. Whoever may create tokens for that account can
+//! enroll the nodes that have no identity yet.
+
+use std::sync::Arc;
+
+use attache_envelope::name::{ClusterName, NodeName, NodeUid};
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::cluster::{Cluster, ClusterRegistry, Enrollment};
+use super::facts::{Bound, FactsError, NotTaken, PodFacts};
+use super::token::{PodIdentity, PodToken, TokenError};
+
+/// Why a token enrolls no node. It is told as it is: who shows a token of a pod that may enroll runs the plugin, and
+/// whoever does not learns the cluster's settings from none of these.
+#[derive(Debug, Error)]
+pub enum NotEnrolling {
+    /// No such cluster, or none whose pods may enroll nodes.
+    #[error(
+        "no pod of that cluster enrolls nodes here; an operator lets one by: attache cluster add NAME --enroll-service-account \
+         NAMESPACE/NAME, or lets this node join with: attache node join-token"
+    )]
+    Cluster,
+    /// The token proves nothing.
+    #[error("the plugin's token: {0}")]
+    Token(#[from] TokenError),
+    /// The cluster does not take it.
+    #[error("the plugin's token is not taken: {0}")]
+    NotTaken(#[from] NotTaken),
+    /// Another account's.
+    #[error(
+        "the token is of another service account than the one that enrolls nodes of that cluster"
+    )]
+    Account,
+    /// The pod of the token is not there any more, or on another node than the token says.
+    #[error("the plugin's pod is not there, or not on the node that its token names")]
+    Pod,
+    /// The node of the token is not there any more.
+    #[error("the Node object that the token names is not there, or has another uid")]
+    Node,
+    /// The cluster cannot be asked.
+    #[error("the cluster's record cannot be read; trying again")]
+    Away(#[source] FactsError),
+}
+
+/// A node whose cluster says that the plugin's own pod runs there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrollingNode {
+    cluster: ClusterName,
+    name: NodeName,
+    uid: NodeUid,
+    pod: String,
+}
+
+/// Finds out on which node the pod runs that shows `token`.
+///
+/// # Errors
+/// [`NotEnrolling`] by the first check that fails, in the order: cluster, token, account, pod, node, review.
+///
+/// # Cancel safety
+/// Reads only; a future that is dropped has changed nothing.
+pub async fn enrolling(
+    clusters: &ClusterRegistry,
+    cluster: &ClusterName,
+    token: &PodToken,
+    now: Timestamp,
+) -> Result<EnrollingNode, NotEnrolling> {
+    let cluster = clusters
+        .cluster(cluster.as_str())
+        .ok_or(NotEnrolling::Cluster)?;
+    let enrollment = cluster.enrollment().ok_or(NotEnrolling::Cluster)?;
+    let identity = verified(&cluster, enrollment, token, now).await?;
+    let (namespace, account) = enrollment.account();
+    if identity.namespace != *namespace || identity.service_account != *account {
+        return Err(NotEnrolling::Account);
+    }
+    let bound = enrollment.facts().bound(token, &identity).await;
+    let bound = bound.map_err(NotEnrolling::Away)?;
+    check(&identity, &bound)?;
+    bound.token?;
+    Ok(EnrollingNode {
+        cluster: cluster.spec().name().clone(),
+        name: identity.node_name.clone(),
+        uid: identity.node_uid.clone(),
+        pod: format!(
+            "{}/{} uid {}",
+            identity.namespace, identity.pod_name, identity.pod_uid
+        ),
+    })
+}
+
+/// What the token proves under the cluster's keys, looked for anew when its key is not among them.
+async fn verified(
+    cluster: &Cluster,
+    enrollment: &Enrollment,
+    token: &PodToken,
+    now: Timestamp,
+) -> Result<Arc<PodIdentity>, NotEnrolling> {
+    let (facts, issuer) = (enrollment.facts(), cluster.spec().issuer());
+    let keys = facts.keys(None).await.map_err(NotEnrolling::Away)?;
+    match enrollment.verify(issuer, token, &keys, now) {
+        Err(TokenError::UnknownKey) => {
+            let newer = facts.keys(Some(&keys)).await.map_err(NotEnrolling::Away)?;
+            Ok(enrollment.verify(issuer, token, &newer, now)?)
+        }
+        verified => Ok(verified?),
+    }
+}
+
+/// The pod is the token's, stays, and is on the token's node; the node is there.
+fn check(token: &PodIdentity, bound: &Bound) -> Result<(), NotEnrolling> {
+    let is_its_pod = bound.pod.as_ref().is_some_and(|pod| {
+        pod.uid == token.pod_uid
+            && !pod.deleted
+            && pod.service_account == token.service_account
+            && pod.node_name.as_ref() == Some(&token.node_name)
+    });
+    if !is_its_pod {
+        return Err(NotEnrolling::Pod);
+    }
+    match &bound.node {
+        Some(node) if node.uid == token.node_uid => Ok(()),
+        Some(_) | None => Err(NotEnrolling::Node),
+    }
+}
+
+impl EnrollingNode {
+    /// Its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// The Node object's name.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// The Node object's uid.
+    #[must_use]
+    pub fn uid(&self) -> &NodeUid {
+        &self.uid
+    }
+
+    /// The plugin's pod: `NAMESPACE/NAME uid UID`.
+    #[must_use]
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+}

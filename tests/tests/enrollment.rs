@@ -1,0 +1,374 @@
+//! Nodes that enroll by themselves, on a real API server: the token of the plugin's own pod is good for one certificate of
+//! the node that the pod runs on, and for nothing else.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test says what is wrong by panicking"
+)]
+
+use std::fs;
+
+use attache_mtls::{
+    bundle::TrustBundle, connect::Connector, key::LeafKey, tls::anonymous_client_config,
+};
+use attache_proto::{attache::v1 as pb, details::Details};
+use attache_tests::{
+    Bed,
+    bed::TRUST_DOMAIN,
+    kubernetes::{ControlPlane, Kubectl, control_plane::ISSUER},
+    wire,
+};
+use pb::enrollment_client::EnrollmentClient;
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+
+/// The namespace of broker and plugins.
+const SYSTEM: &str = "attache-system";
+/// Who the plugins are.
+const PLUGIN: &str = "attache-node-plugin";
+/// The broker's name of the cluster.
+const PROD: &str = "prod";
+const NODE: &str = "node-a";
+/// The plugin's pod on [`NODE`].
+const POD: &str = "attache-node-plugin-a";
+
+/// A broker that knows a real cluster, with one node and the plugin's pod on it.
+struct Prod {
+    bed: Bed,
+    kubectl: Kubectl,
+    _control_plane: ControlPlane,
+}
+
+fn rule(groups: &[&str], resources: &[&str], names: &[&str], verbs: &[&str]) -> Value {
+    json!({"apiGroups": groups, "resources": resources, "resourceNames": names, "verbs": verbs})
+}
+
+/// What the broker may do beside publishing its bundle.
+fn reading() -> Vec<Value> {
+    vec![
+        rule(
+            &["authentication.k8s.io"],
+            &["tokenreviews"],
+            &[],
+            &["create"],
+        ),
+        rule(&[""], &["pods"], &[], &["get", "watch"]),
+        rule(&[""], &["nodes"], &[], &["get"]),
+    ]
+}
+
+impl Prod {
+    /// Starts everything; `publishing` are the rules by which the broker publishes its bundle.
+    fn start(publishing: Vec<Value>) -> Self {
+        let control_plane = ControlPlane::start().unwrap();
+        let kubectl = control_plane.kubectl();
+        kubectl
+            .create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}))
+            .unwrap();
+        for name in ["attache-broker", PLUGIN, "other"] {
+            let metadata = json!({"namespace": SYSTEM, "name": name});
+            let account =
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+            kubectl.create(&account).unwrap();
+        }
+        let rules = [reading(), publishing].concat();
+        let group = "rbac.authorization.k8s.io";
+        kubectl
+            .create(&json!({
+                "apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "attache-broker"},
+                "rules": rules,
+            }))
+            .unwrap();
+        kubectl
+            .create(&json!({
+                "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": "attache-broker"},
+                "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "attache-broker"},
+                "subjects": [{"kind": "ServiceAccount", "namespace": SYSTEM, "name": "attache-broker"}],
+            }))
+            .unwrap();
+        let mut bed = Bed::new().unwrap();
+        let credentials = bed.dir.join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        fs::copy(control_plane.ca_file(), credentials.join("ca.crt")).unwrap();
+        let token = kubectl.run(&["create", "token", "-n", SYSTEM, "attache-broker"]);
+        fs::write(credentials.join("token"), token.unwrap()).unwrap();
+        bed.init_broker().unwrap();
+        bed.start_broker().unwrap();
+        bed.login("ada").unwrap();
+        let (account, url) = (format!("{SYSTEM}/{PLUGIN}"), control_plane.url());
+        bed.attache_ok(&[
+            "cluster",
+            "add",
+            PROD,
+            "--issuer",
+            ISSUER,
+            "--audience",
+            "attache",
+            "--api-server",
+            &url,
+            "--credentials",
+            credentials.to_str().unwrap(),
+            "--enroll-service-account",
+            &account,
+        ])
+        .unwrap();
+        let prod = Self {
+            bed,
+            kubectl,
+            _control_plane: control_plane,
+        };
+        prod.node(NODE);
+        prod.pod(POD, PLUGIN, NODE);
+        prod
+    }
+
+    fn node(&self, name: &str) -> Value {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        self.kubectl.create(&node).unwrap()
+    }
+
+    fn pod(&self, name: &str, account: &str, node: &str) {
+        let spec = json!({
+            "serviceAccountName": account, "nodeName": node, "containers": [{"name": "agent", "image": "agent"}],
+        });
+        let metadata = json!({"namespace": SYSTEM, "name": name});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        self.kubectl.create(&pod).unwrap();
+    }
+
+    /// What kubelet would project into that pod.
+    fn token(&self, pod: &str, account: &str, audience: &str) -> String {
+        let (audience, bound) = (
+            format!("--audience={audience}"),
+            format!("--bound-object-name={pod}"),
+        );
+        let token = self.kubectl.run(&[
+            "create",
+            "token",
+            "-n",
+            SYSTEM,
+            account,
+            &audience,
+            "--bound-object-kind=Pod",
+            &bound,
+        ]);
+        token.unwrap().trim().to_owned()
+    }
+
+    /// The bundle that the broker has published, once it is there.
+    fn published(&self, kind: &str, name: &str, part: &str) -> String {
+        let broker = self.bed.broker.as_ref().unwrap();
+        let _runs = broker.pid();
+        let mut found = None;
+        for _ in 0..300 {
+            let object = self.kubectl.get(SYSTEM, kind, name).unwrap();
+            found = object.and_then(|it| Some(it.pointer(part)?.as_str()?.to_owned()));
+            if found
+                .as_deref()
+                .is_some_and(|pem| TrustBundle::from_pem(pem.as_bytes()).is_ok())
+            {
+                break;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(100));
+        }
+        found.unwrap()
+    }
+
+    /// Shows a token for a certificate, as a plugin would that has the trust bundle.
+    fn enroll(&self, cluster: &str, token: &str) -> Result<pb::EnrollNodeResponse, Status> {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let pem = fs::read(self.bed.store_dir().join("trust-bundle.pem")).unwrap();
+            let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0")
+                .parse()
+                .unwrap();
+            let bundle = TrustBundle::from_pem(&pem).unwrap().into();
+            let tls = anonymous_client_config(bundle, broker).unwrap();
+            let connector = Connector::new(tls, std::time::Duration::from_secs(5));
+            let (_, address) = self.bed.broker_addresses().unwrap();
+            let request = pb::EnrollNodeRequest {
+                cluster: cluster.to_owned(),
+                token: token.to_owned(),
+                csr: LeafKey::generate().unwrap().certificate_request().unwrap(),
+                version: String::new(),
+            };
+            let mut client = EnrollmentClient::new(wire::channel(connector, address));
+            client
+                .enroll_node(request)
+                .await
+                .map(tonic::Response::into_inner)
+        })
+    }
+
+    /// Demands that a token enrolls nothing; answers the code and the reason.
+    fn refused(&self, cluster: &str, token: &str) -> (Code, String) {
+        let status = self.enroll(cluster, token).err().unwrap();
+        assert!(!status.message().contains(token), "{status:?}");
+        let reason = Details::of(&status).map(|details| details.reason);
+        (status.code(), reason.unwrap_or_default())
+    }
+
+    fn nodes(&self) -> Value {
+        let listed = self
+            .bed
+            .attache_ok(&["node", "list", "--output", "json"])
+            .unwrap();
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        listed.get("nodes").unwrap().clone()
+    }
+}
+
+#[test]
+fn a_node_enrolls_by_its_plugins_pod_once_the_trust_bundle_is_there_and_keeps_its_identity() {
+    let create = rule(&[""], &["configmaps"], &[], &["create"]);
+    let keep = rule(
+        &[""],
+        &["configmaps"],
+        &["attache-bundle"],
+        &["get", "update"],
+    );
+    let mut prod = Prod::start(vec![create, keep]);
+    prod.bed.enroll_node(PROD, NODE).unwrap();
+    let token = prod.token(POD, PLUGIN, "attache-enroll");
+    fs::write(prod.bed.dir.join("enroll/token"), token).unwrap();
+    prod.bed.launch_plugin().unwrap();
+    let log = prod.bed.dir.join("log/node-plugin.log");
+    let plugin = prod.bed.plugin.as_mut().unwrap();
+    let says = || {
+        fs::read_to_string(&log)
+            .ok()
+            .filter(|it| it.contains("ConfigMap attache-bundle"))
+    };
+    plugin.wait_until("missing its trust bundle", says).unwrap();
+    assert_eq!(prod.nodes(), json!([]), "it trusted nobody at first sight");
+    let pem = prod.published("configmap", "attache-bundle", "/data/trust-bundle.pem");
+    fs::write(prod.bed.dir.join("trust/trust-bundle.pem"), pem).unwrap();
+    prod.bed.await_plugin().unwrap();
+    let uid = prod.kubectl.get("", "node", NODE).unwrap().unwrap();
+    let uid = uid
+        .pointer("/metadata/uid")
+        .and_then(Value::as_str)
+        .unwrap()
+        .to_owned();
+    let expected = format!("spiffe://{TRUST_DOMAIN}/node/{PROD}/{uid}");
+    assert!(
+        prod.nodes().to_string().contains(&expected),
+        "{}",
+        prod.nodes()
+    );
+    let audit = prod
+        .bed
+        .attache_ok(&["audit", "tail", "-n", "1000", "--output", "json"])
+        .unwrap();
+    assert!(
+        audit.contains("service-account-token of pod attache-system/attache-node-plugin-a"),
+        "{audit}"
+    );
+    // A plugin that starts anew has its identity; who comes without one, by the same pod, needs an operator.
+    drop(prod.bed.plugin.take());
+    prod.bed.start_plugin().unwrap();
+    let token = prod.token(POD, PLUGIN, "attache-enroll");
+    assert_eq!(
+        prod.refused(PROD, &token),
+        (Code::PermissionDenied, "NODE_KNOWN".into())
+    );
+}
+
+#[test]
+fn only_the_plugins_own_pod_on_that_very_node_enrolls() {
+    let prod = Prod::start(Vec::new());
+    let denied = |reason: &str| (Code::PermissionDenied, reason.to_owned());
+    let unproved = (Code::Unauthenticated, "PLUGIN_NOT_PROVED".to_owned());
+    let good = prod.token(POD, PLUGIN, "attache-enroll");
+    assert_eq!(prod.refused("other", &good), denied("NO_ENROLLMENT"));
+    for audience in ["attache", ISSUER] {
+        assert_eq!(
+            prod.refused(PROD, &prod.token(POD, PLUGIN, audience)),
+            unproved,
+            "{audience}"
+        );
+    }
+    prod.pod("other-a", "other", NODE);
+    assert_eq!(
+        prod.refused(PROD, &prod.token("other-a", "other", "attache-enroll")),
+        denied("OTHER_ACCOUNT")
+    );
+    let unbound = [
+        "create",
+        "token",
+        "-n",
+        SYSTEM,
+        PLUGIN,
+        "--audience=attache-enroll",
+    ];
+    let unbound = prod.kubectl.run(&unbound).unwrap();
+    assert_eq!(prod.refused(PROD, unbound.trim()), unproved);
+    // Of a pod on a node that is not there: the token names it without its uid.
+    prod.pod("plugin-nowhere", PLUGIN, "nowhere");
+    assert_eq!(
+        prod.refused(
+            PROD,
+            &prod.token("plugin-nowhere", PLUGIN, "attache-enroll")
+        ),
+        unproved
+    );
+    // Of a node that was made anew since.
+    prod.node("node-b");
+    prod.pod("plugin-b", PLUGIN, "node-b");
+    let before = prod.token("plugin-b", PLUGIN, "attache-enroll");
+    prod.kubectl.run(&["delete", "node", "node-b"]).unwrap();
+    prod.node("node-b");
+    assert_eq!(prod.refused(PROD, &before), denied("PLUGIN_NOT_THERE"));
+    // Of a pod that was made anew since.
+    prod.node("node-c");
+    prod.pod("plugin-c", PLUGIN, "node-c");
+    let before = prod.token("plugin-c", PLUGIN, "attache-enroll");
+    prod.kubectl
+        .run(&[
+            "delete",
+            "pod",
+            "-n",
+            SYSTEM,
+            "plugin-c",
+            "--force",
+            "--grace-period=0",
+        ])
+        .unwrap();
+    prod.pod("plugin-c", PLUGIN, "node-c");
+    assert_eq!(prod.refused(PROD, &before).0, Code::PermissionDenied);
+    assert_eq!(
+        prod.nodes(),
+        json!([]),
+        "nothing was enrolled by any of them"
+    );
+    // What was refused before was refused for its reason: the good one enrolls.
+    prod.enroll(PROD, &good).unwrap();
+}
+
+#[test]
+fn the_trust_bundle_is_published_as_a_cluster_trust_bundle_where_one_is_served_and_mended_when_changed()
+ {
+    let group = ["certificates.k8s.io"];
+    let name = ["attache.dev:broker:bundle"];
+    let prod = Prod::start(vec![
+        rule(&group, &["clustertrustbundles"], &[], &["create"]),
+        rule(&group, &["clustertrustbundles"], &name, &["get", "update"]),
+        rule(&group, &["signers"], &["attache.dev/broker"], &["attest"]),
+    ]);
+    let published = || prod.published("clustertrustbundle", name[0], "/spec/trustBundle");
+    let ours =
+        TrustBundle::from_pem(&fs::read(prod.bed.store_dir().join("trust-bundle.pem")).unwrap())
+            .unwrap();
+    let found = published();
+    assert_eq!(TrustBundle::from_pem(found.as_bytes()).unwrap(), ours);
+    assert!(
+        prod.kubectl
+            .get(SYSTEM, "configmap", "attache-bundle")
+            .unwrap()
+            .is_none()
+    );
+    prod.kubectl
+        .run(&["delete", "clustertrustbundle", name[0]])
+        .unwrap();
+    assert_eq!(TrustBundle::from_pem(published().as_bytes()).unwrap(), ours);
+}
