@@ -360,6 +360,12 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
     ),
     (
         "EnrollNode",
+        "EnrollNodeRequest.token",
+        Kind::TooLong,
+        Says(PermissionDenied, "enrolls nodes"),
+    ),
+    (
+        "EnrollNode",
         "EnrollNodeRequest.version",
         Kind::Missing,
         NotSent("the control is a request without it"),
