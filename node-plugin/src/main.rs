@@ -21,6 +21,14 @@ struct Args {
 enum Command {
     /// Start mounter and agent, and keep them up until told to stop.
     Serve(ConfigArg),
+    /// Ask the running agent, as its own user, whether it is ready: exit 0 if it is, else 8.
+    Health {
+        /// Only whether it answers.
+        #[arg(long)]
+        live: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Read the settings file and say what is wrong with it.
     CheckConfig(ConfigArg),
     /// The privileged half; `serve`, or a pod, starts it.
@@ -41,7 +49,7 @@ struct ConfigArg {
     )]
     config: PathBuf,
     /// This node's name, in place of node.node_name: for a file that many nodes share.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "ATTACHE_NODE_NAME")]
     node_name: Option<String>,
 }
 
@@ -51,6 +59,7 @@ impl Command {
             Self::Serve(arg) | Self::CheckConfig(arg) | Self::Mounter(arg) | Self::Agent(arg) => {
                 arg
             }
+            Self::Health { config, .. } => config,
         }
     }
 }
@@ -63,7 +72,7 @@ fn main() -> ExitCode {
         .get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     match carry_out(&args.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
             let _told = writeln!(std::io::stderr(), "attache-node-plugin: {error:#}");
@@ -72,7 +81,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn carry_out(command: &Command) -> anyhow::Result<()> {
+/// 0: done; 1: failed; 8: a check ran and found something.
+fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
     let ConfigArg {
         config: file,
         node_name,
@@ -83,10 +93,11 @@ fn carry_out(command: &Command) -> anyhow::Result<()> {
         Command::Serve(_) => run::serve(&config, file)?,
         Command::Mounter(_) => run::mounter(&config, file)?,
         Command::Agent(_) => run::agent(&config, file)?,
+        Command::Health { live, .. } => return Ok(run::health(&config, *live)?),
         Command::CheckConfig(_) => {
             run::check(&config)?;
             writeln!(std::io::stdout(), "{}: no fault found", file.display())?;
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use rustix::fs::{
     CWD, Dir, DirEntry, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open,
@@ -22,6 +23,8 @@ use crate::telemetry::{self, LogFilter, TelemetryError};
 pub const MOUNTER: &str = "mounter";
 /// The hidden command of the unprivileged half.
 pub const AGENT: &str = "agent";
+/// What `health` exits with when the agent is not ready.
+const NOT_READY: u8 = 8;
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -61,6 +64,19 @@ pub enum RunError {
         /// The system call.
         call: &'static str,
         /// What the kernel said.
+        source: io::Error,
+    },
+    /// No agent tells of itself.
+    #[error(
+        "listen.health is not set, so the agent tells nobody whether it is ready; the CSI socket's Probe does"
+    )]
+    NoHealth,
+    /// No agent answers.
+    #[error("no agent answers on {} (listen.health)", path.display())]
+    Health {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
         source: io::Error,
     },
     /// Supervision.
@@ -129,6 +145,24 @@ pub fn agent(config: &Config, file: &Path) -> Result<(), RunError> {
     let filter = LogFilter::start(config, file)?;
     agent::run(config, &filter)?;
     Ok(())
+}
+
+/// Asks the running agent whether it is ready, as its own user: 0 if it is (or answers at all, where only `live` is asked),
+/// else 8.
+///
+/// # Errors
+/// [`RunError::Health`] when no agent answers.
+pub fn health(config: &Config, live: bool) -> Result<ExitCode, RunError> {
+    let path = config.listen.health.as_deref().ok_or(RunError::NoHealth)?;
+    let ready = agent::ask_health(path).map_err(|source| RunError::Health {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(if ready || live {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(NOT_READY)
+    })
 }
 
 /// Sees whether the log filter can be read; the only setting that its user alone can judge.

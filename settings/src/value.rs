@@ -50,6 +50,14 @@ impl Settings {
         self.text(key).map(PathBuf::from)
     }
 
+    /// A path that may be absent.
+    ///
+    /// # Errors
+    /// As [`Settings::text`].
+    pub fn optional_path(&self, key: &str) -> Result<Option<PathBuf>, SettingsError> {
+        Ok(self.optional_text(key)?.map(PathBuf::from))
+    }
+
     /// An IP address with its port.
     ///
     /// # Errors

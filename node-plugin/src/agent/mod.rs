@@ -9,6 +9,7 @@
 //! itself. Mounts outlive it: a restart finds them, a stop leaves them.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,12 +41,15 @@ use volumes::{Parts, Volumes};
 mod answer;
 pub mod broker;
 pub mod deliver;
+mod health;
 pub mod identity;
 mod link;
 mod metadata;
 pub mod session;
 mod table;
 pub mod volumes;
+
+pub use health::ask as ask_health;
 
 /// The mounter runs as root.
 const MOUNTER_UID: u32 = 0;
@@ -77,6 +81,14 @@ pub enum AgentError {
     /// No plugin key.
     #[error("the plugin's key could not be made")]
     PluginKey(#[from] PluginKeyError),
+    /// Its own socket cannot be bound.
+    #[error("listen.health {}: cannot be bound by the agent's user", path.display())]
+    Health {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A part of it is gone.
     #[error("{0} has ended by itself")]
     Ended(&'static str),
@@ -163,6 +175,13 @@ impl<'a> Agent<'a> {
         };
         let services = Services::new(driver, volumes.clone(), probed);
         let registering = Registration::new(&config.node.driver, &config.node.csi_socket);
+        if let Some(path) = &config.listen.health {
+            let listener = health::bind(path).map_err(|source| AgentError::Health {
+                path: path.clone(),
+                source,
+            })?;
+            tokio::spawn(health::tell(listener, ready.subscribe()));
+        }
         let stop = CancellationToken::new();
         let mut servers = JoinSet::new();
         let (csi, connections) = mpsc::channel(WAITING_CONNECTIONS);

@@ -115,6 +115,12 @@ const KEYS: &[Key] = &[
         help: "file of this pod's projected token for the broker's enrollment audience: this node enrolls with it, and with no join token",
     },
     Key {
+        path: "listen.health",
+        kind: Kind::Path,
+        fallback: Fallback::Absent,
+        help: "unix socket where the agent tells its own user whether it is ready (0600): what the command health asks",
+    },
+    Key {
         path: "limits.connect_timeout_s",
         kind: Kind::Integer { min: 1, max: 60 },
         fallback: Fallback::Default("2"),

@@ -38,6 +38,8 @@ pub struct Config {
     pub node: Node,
     /// The unprivileged half.
     pub agent: AgentSettings,
+    /// Where the agent tells of itself.
+    pub listen: Listen,
     /// Bounds.
     pub limits: Limits,
     /// Logging.
@@ -108,6 +110,13 @@ pub struct AgentSettings {
     pub ipc_dir: PathBuf,
     /// What is shown when there is no usable certificate.
     pub evidence: Evidence,
+}
+
+/// Where the agent tells of itself; nowhere, unless it is set.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Unix socket, for the agent's own user.
+    pub health: Option<PathBuf>,
 }
 
 /// Bounds.
@@ -211,6 +220,9 @@ impl Config {
                 ipc_dir: settings.path("agent.ipc_dir")?,
                 evidence: evidence(settings)?,
             },
+            listen: Listen {
+                health: settings.optional_path("listen.health")?,
+            },
             limits: Limits {
                 connect_timeout: settings.seconds("limits.connect_timeout_s")?,
                 call_timeout: settings.seconds("limits.call_timeout_s")?,
@@ -262,7 +274,9 @@ impl Config {
             ),
             ("agent.ipc_dir", self.agent.ipc_dir.join(SOCKET_NAME)),
         ];
-        for (key, path) in sockets {
+        let health = self.listen.health.clone();
+        let health = health.map(|path| ("listen.health", path));
+        for (key, path) in sockets.into_iter().chain(health) {
             if path.as_os_str().as_bytes().len() > MAX_SOCKET_PATH_BYTES {
                 return Err(ConfigError::SocketPath { key, path });
             }

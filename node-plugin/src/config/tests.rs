@@ -20,7 +20,7 @@ fn the_least_settings_take_the_documented_defaults() {
     assert_eq!(config.limits.call_timeout, Duration::from_secs(10));
     assert_eq!(config.limits.volume, VolumeLimits::default());
     assert!(config.danger_failpoints.0.is_empty());
-    assert!(!config.telemetry.json);
+    assert!(!config.telemetry.json && config.listen.health.is_none());
     let mounter = config.mounter();
     assert_eq!(
         (mounter.agent_uid, mounter.driver.as_str()),
@@ -48,6 +48,8 @@ fn every_refusal_names_its_key() {
         ("agent.gid", "\"4840\""),
         ("agent.state_dir", "\"relative\""),
         ("agent.ipc_dir", long.as_str()),
+        ("listen.health", long.as_str()),
+        ("listen.health", "\"health.sock\""),
         ("node.csi_socket", long.as_str()),
         ("node.registration_dir", long.as_str()),
         ("node.driver", "\"CSI\""),

@@ -10,6 +10,8 @@ mod bed;
 #[cfg(test)]
 mod broker;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod life;
