@@ -115,7 +115,7 @@ impl Attestor {
         let facts = cluster.facts();
         let identity = verified(&cluster, &request.token, now).await?;
         if identity.node_uid.as_str() != node.node_uid() {
-            return Err(PublicReason::AnotherNode.into());
+            return Err(Refusal::misplaced(&identity));
         }
         let mut subject = subject(&name, &identity, &asked);
         let proof = Proof {

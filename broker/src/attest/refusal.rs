@@ -7,14 +7,15 @@
 use std::fmt;
 
 use attache_envelope::name::{
-    ClusterName, ContainerName, NameError, Namespace, PodName, PodUid, SecretRef, ServiceAccount,
-    VolumeName, WorkloadRef,
+    ClusterName, ContainerName, NameError, Namespace, NodeName, PodName, PodUid, SecretRef,
+    ServiceAccount, VolumeName, WorkloadRef,
 };
 use thiserror::Error;
 
 use super::files::Mode;
 use super::posture::Excess;
 use super::quoted::Quoted;
+use super::token::PodIdentity;
 
 /// The most bytes of a public reason: with the words around it, a line stays within kubelet's 1,024.
 pub const MAX_REASON_BYTES: usize = 880;
@@ -46,6 +47,7 @@ struct Record {
     true_reason: String,
     policies: Vec<String>,
     subject: Option<Subject>,
+    misplaced: Option<NodeName>,
 }
 
 /// Whom a refusal is about, as far as it was proved when it was made.
@@ -84,11 +86,29 @@ impl Refusal {
             true_reason: true_reason.into(),
             policies: Vec::new(),
             subject: None,
+            misplaced: None,
         };
         Self {
             public,
             record: Box::new(record),
         }
+    }
+
+    /// Refuses a token that the cluster signed for a pod of another node than the one that shows it.
+    pub(super) fn misplaced(token: &PodIdentity) -> Self {
+        let id = token.token_id.as_deref().unwrap_or("without a jti");
+        let true_reason = format!(
+            "the token ({}) is that of pod {}/{} ({}) on node {} ({})",
+            Quoted::new(id),
+            token.namespace,
+            token.pod_name,
+            token.pod_uid,
+            token.node_name,
+            token.node_uid
+        );
+        let mut refusal = Self::new(PublicReason::AnotherNode, true_reason);
+        refusal.record.misplaced = Some(token.node_name.clone());
+        refusal
     }
 
     /// Adds whom it is about, unless that is known already.
@@ -127,6 +147,12 @@ impl Refusal {
     #[must_use]
     pub fn subject(&self) -> Option<&Subject> {
         self.record.subject.as_ref()
+    }
+
+    /// The node that the token names, when that is not the one which showed it.
+    #[must_use]
+    pub fn misplaced_from(&self) -> Option<&NodeName> {
+        self.record.misplaced.as_ref()
     }
 
     /// What it is to the caller.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use attache_translog::{Denial, Refusals as RefusalsLeaf};
+use attache_translog::{Alarm, Denial, Refusals as RefusalsLeaf};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
@@ -115,11 +115,31 @@ impl Refusals {
     /// Dropped before it answers, the refusal may or may not be on record, and the next of its kind goes on from
     /// there.
     pub async fn record(&self, denial: Denial) -> Result<(), RefuseError> {
+        self.record_after(None, denial).await
+    }
+
+    /// As [`Refusals::record`]; before the first of its kind, `alarm` goes on record.
+    ///
+    /// # Errors
+    /// As [`Refusals::record`].
+    ///
+    /// # Cancel safety
+    /// As [`Refusals::record`].
+    pub async fn record_after(
+        &self,
+        alarm: Option<Alarm>,
+        denial: Denial,
+    ) -> Result<(), RefuseError> {
         let key = Key::of(&denial);
         let now_ms = self.clock.now_ms();
         let durable = self.lock().count(&key, now_ms)?;
         let first = durable
-            .get_or_try_init(|| self.log.append(denial.clone()))
+            .get_or_try_init(async || {
+                if let Some(alarm) = alarm {
+                    let _receipt = self.log.append(alarm).await?;
+                }
+                self.log.append(denial.clone()).await
+            })
             .await
             .map(drop);
         match &first {

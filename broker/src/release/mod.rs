@@ -320,7 +320,8 @@ impl<S: Store> Parts<S> {
     async fn refuse(&self, caller: &Caller, refusal: &Refusal) -> ReleaseError {
         self.counters.refused();
         let (denial, refused) = refused::denial(self.vault.keys().denial_key(), caller, refusal);
-        match self.refusals.record(denial).await {
+        let alarm = refused::alarm(&self.directory, caller, refusal);
+        match self.refusals.record_after(alarm, denial).await {
             Ok(()) => ReleaseError::Refused(Box::new(refused)),
             Err(error) => error.into(),
         }

@@ -10,11 +10,12 @@
 use attache_envelope::denial::DenialId;
 use attache_envelope::key::DenialKey;
 use attache_envelope::name::{ClusterRef, VolumeId};
-use attache_translog::Denial;
+use attache_translog::{Alarm, Denial};
 use thiserror::Error;
 
 use super::Caller;
 use crate::attest::{AttestedWorkload, PublicReason, Refusal, RefusalKind, Subject};
+use crate::identity::Directory;
 
 /// What is refused here.
 const VERB: &str = "delivery.deliver";
@@ -77,6 +78,23 @@ pub(super) fn denial(key: DenialKey<'_>, caller: &Caller, refusal: &Refusal) -> 
         policies: Some(refusal.policies().to_vec()).filter(|names| !names.is_empty()),
     };
     (denial, refused)
+}
+
+/// The alarm for a token of another node than the one that shows it: it was taken from there. A node that was made anew
+/// under its name shows what kubelet still has, and is none.
+pub(super) fn alarm(directory: &Directory, caller: &Caller, refusal: &Refusal) -> Option<Alarm> {
+    let of = refusal.misplaced_from()?;
+    let identity = caller.node.to_string();
+    let view = directory.view();
+    let known = view.nodes.get(&identity);
+    if known.is_some_and(|(_, node)| node.name == of.as_str()) {
+        return None;
+    }
+    let reason = format!(
+        "it showed what belongs to another node: {}",
+        refusal.true_reason()
+    );
+    Some(Alarm { identity, reason })
 }
 
 /// Whom a refusal of policy is about.

@@ -11,15 +11,18 @@ use attache_envelope::key::{Dek, SecretKey};
 use attache_envelope::name::VolumeId;
 use attache_envelope::release::{ReleaseBinding, Session, SessionBinding};
 use attache_envelope::value::ValueBinding;
+use attache_mtls::identity::SpkiSha256;
 use attache_translog::{Event, Leaf};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::attest::testdata::{
-    AUDIENCE, ISSUER, Issuer, NODE_UID, claims, node, node_id, now, pod, request,
+    AUDIENCE, ISSUER, Issuer, NODE_UID, OTHER_NODE_UID, POD_UID, claims, node, node_id, now, pod,
+    request,
 };
 use crate::attest::{ClusterRegistry, ClusterSpec, RefusalKind};
 use crate::audit::{Clock, LogOptions};
+use crate::identity::{NodeRecord, RecordedKey, RecordedKeys};
 use crate::policy::{Condition, GrantSpec, GuardrailSpec};
 use crate::vault::tests::{Bench, broker};
 
@@ -180,6 +183,60 @@ impl World {
     fn grant(&self, grants: &[(&str, &str, &[&str])]) {
         self.parts.policies.store(Arc::new(policies(grants)));
     }
+}
+
+#[tokio::test]
+async fn s3_a_token_shown_by_another_nodes_certificate_is_an_alarm_once() {
+    let world = World::new(&[("web", "payments/db", &[])]).await;
+    let thief = node_id(OTHER_NODE_UID);
+    let shown_by = async |node: NodeId| {
+        let caller = Caller {
+            node,
+            serial: vec![6],
+            bans_seen: 0,
+        };
+        let shown = world.releases.deliver(caller, world.ask(&[]), now(), ());
+        assert!(matches!(shown.await, Err(ReleaseError::Refused(_))));
+    };
+    for _ in 0..3 {
+        shown_by(thief.clone()).await;
+    }
+    let alarms = async || -> Vec<(String, String)> {
+        let events = world.events().await.into_iter();
+        let alarms = events.filter_map(|event| match event {
+            Event::Alarm(alarm) => Some((alarm.identity, alarm.reason)),
+            _ => None,
+        });
+        alarms.collect()
+    };
+    let raised = alarms().await;
+    let [(identity, reason)] = raised.as_slice() else {
+        panic!("{raised:?}")
+    };
+    assert_eq!(*identity, thief.to_string());
+    for told in ["6d1c", "shop/web-0", POD_UID, "node-a", NODE_UID] {
+        assert!(reason.contains(told), "{reason}");
+    }
+
+    // A node that was made anew under its name is handed what kubelet still has.
+    let anew = node_id("cccccccc-cccc-4ccc-8ccc-cccccccccccc");
+    let key = RecordedKey {
+        spki: SpkiSha256::from_bytes([7; 32]),
+        serial: "05".into(),
+        not_after: now(),
+    };
+    let record = NodeRecord {
+        name: "node-a".into(),
+        keys: RecordedKeys::first(key),
+        joined: now(),
+        renewed: now(),
+        version: String::new(),
+    };
+    world.parts.directory.change(|view| {
+        let _before = view.nodes.insert(anew.to_string(), (1, record.clone()));
+    });
+    shown_by(anew).await;
+    assert_eq!(alarms().await.len(), 1);
 }
 
 /// What the agent makes of an answer: the data keys, in the order of the values.
