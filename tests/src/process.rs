@@ -213,12 +213,7 @@ impl Process {
     /// The last 4 KiB of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let mut from = text.len().saturating_sub(4096);
-        while !text.is_char_boundary(from) {
-            from += 1;
-        }
-        text.get(from..).unwrap_or_default().to_owned()
+        log_tail(&self.log)
     }
 }
 
@@ -232,6 +227,17 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// The last 4 KiB of a log.
+#[must_use]
+pub fn log_tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let mut from = text.len().saturating_sub(4096);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    text.get(from..).unwrap_or_default().to_owned()
 }
 
 /// Sends a signal to a process.

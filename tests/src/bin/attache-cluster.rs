@@ -2,17 +2,30 @@
 
 use std::{
     io::{Read, stdin},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::Result;
-use attache_tests::kubernetes::estate;
+use attache_tests::kubernetes::{Cluster, NEWEST, Release, cluster, estate};
 use clap::Parser;
 
 /// A real Kubernetes of two nodes on this machine.
 #[derive(Parser)]
 enum Command {
+    /// Brings a cluster up in a folder and leaves it running.
+    Up {
+        /// The folder, which is not there yet or empty.
+        dir: PathBuf,
+        /// The release of Kubernetes, as tests/kubernetes/build.sh has built it.
+        #[arg(long, value_name = "VERSION", default_value = NEWEST)]
+        version: String,
+    },
+    /// Takes a cluster down, and removes its folder.
+    Down {
+        /// The folder; that of the cluster that is up, when left out.
+        dir: Option<PathBuf>,
+    },
     /// Waits until standard input is closed, then takes down what belongs to a folder: the harness starts this.
     #[command(hide = true)]
     Reap {
@@ -34,6 +47,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Up { dir, version } => up(&dir, &version),
+        Command::Down { dir } => cluster::take_down(dir.as_deref()),
         Command::Reap { dir } => {
             let mut last_words = Vec::new();
             stdin().read_to_end(&mut last_words)?;
@@ -43,4 +58,17 @@ fn run(command: Command) -> Result<()> {
             estate::clear(&dir)
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "what it is asked for")]
+fn up(dir: &Path, version: &str) -> Result<()> {
+    let cluster = Cluster::start_in(dir, &Release::new(version))?;
+    let (dir, kubeconfig) = (cluster.dir().to_owned(), cluster.control_plane.kubeconfig());
+    cluster.keep()?;
+    println!("export KUBECONFIG={}", kubeconfig.display());
+    println!(
+        "# taken down by: tests/kubernetes/down.sh {}",
+        dir.display()
+    );
+    Ok(())
 }

@@ -187,6 +187,18 @@ impl ControlPlane {
         Kubectl::new(&self.release.component("kubectl"), &self.kubeconfig())
     }
 
+    /// The key that service-account tokens are signed with.
+    #[must_use]
+    pub fn token_key(&self) -> PathBuf {
+        self.dir.join("pki/service-account.key")
+    }
+
+    /// Lets go of its services.
+    pub(super) fn release(&self) {
+        self.etcd.release();
+        self.api_server.release();
+    }
+
     /// Takes it down.
     ///
     /// # Errors
@@ -226,6 +238,8 @@ fn api_server_arguments(
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
+        // The names of the nodes are known nowhere.
+        "--kubelet-preferred-address-types=InternalIP".to_owned(),
         // As said, not made up for a year, so that an expired token can be seen.
         "--service-account-extend-token-expiration=false".to_owned(),
     ]

@@ -16,7 +16,10 @@ use anyhow::{Context, Result, ensure};
 use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::{self, Cgroup};
+use super::{
+    cgroup::{self, Cgroup},
+    cluster, network,
+};
 use crate::{mounts, process::bin};
 
 /// In the folder: what belongs to it.
@@ -57,6 +60,8 @@ pub struct Estate {
     pub cgroup: String,
     cluster: bool,
     reaper: Option<Child>,
+    /// Held as long as this lives; the reaper holds it too.
+    _lock: Option<File>,
 }
 
 impl Estate {
@@ -81,12 +86,13 @@ impl Estate {
             kept: false,
         };
         holdings.write(&dir)?;
+        let shared = lock.as_ref().map(File::try_clone).transpose()?;
         let reaper = Command::new(bin("attache-cluster")?)
             .arg("reap")
             .arg(&dir)
             .stdin(Stdio::piped())
             // The lock is on what the file was opened as: it is free when owner and reaper have both let go of it.
-            .stdout(lock.map_or_else(Stdio::null, Stdio::from))
+            .stdout(shared.map_or_else(Stdio::null, Stdio::from))
             // Ctrl-C reaches the owner alone.
             .process_group(0)
             .spawn()
@@ -96,6 +102,7 @@ impl Estate {
             cgroup: cgroup.to_owned(),
             cluster,
             reaper: Some(reaper),
+            _lock: lock,
         })
     }
 
@@ -152,8 +159,16 @@ pub fn clear(dir: &Path) -> Result<()> {
     let holdings = Holdings::of(dir)?;
     Cgroup::named(&holdings.cgroup)?.kill()?;
     unmount_below(dir)?;
+    if holdings.cluster {
+        network::remove()?;
+    }
     cgroup::remove(&holdings.cgroup)?;
-    fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+    fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
+    if holdings.cluster {
+        // Last: until then it is how what is left can be found.
+        cluster::forget()?;
+    }
+    Ok(())
 }
 
 /// Unmounts everything at and below `dir`, the deepest first.

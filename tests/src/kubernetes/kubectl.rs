@@ -138,7 +138,8 @@ impl Kubectl {
     }
 }
 
-fn printed(output: &Output) -> Result<String> {
+/// What a command printed, if it ended well.
+pub(super) fn printed(output: &Output) -> Result<String> {
     ensure!(
         output.status.success(),
         "{}: {}{}",

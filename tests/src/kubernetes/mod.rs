@@ -1,18 +1,29 @@
 //! A real Kubernetes on this machine, from binaries that `tests/kubernetes/build.sh` has built.
 //!
-//! [`ControlPlane`] is etcd and an API server on loopback: it starts in seconds, several at a time if need be.
+//! [`Cluster`] is two nodes with everything that runs on one, on machines of their own: pods run, names resolve, addresses are
+//! reached. There is one at a time. [`ControlPlane`] is etcd and an API server on loopback: it starts in seconds, several at a time if need be.
 
 pub mod authority;
 pub mod cgroup;
+pub mod cluster;
 pub mod control_plane;
 pub mod estate;
+pub mod images;
 pub mod kubectl;
+pub mod machine;
+pub mod names;
+pub mod namespace;
+pub mod network;
+pub mod node;
 pub mod service;
 
 use std::path::{Path, PathBuf};
 
+pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, Wishes};
 pub use kubectl::Kubectl;
+pub use namespace::Namespace;
+pub use node::Node;
 
 /// The release of Kubernetes that everything is shown on.
 pub const NEWEST: &str = "1.37.2";
@@ -32,6 +43,16 @@ impl Release {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.0
+    }
+
+    /// The minor number: 37.
+    #[must_use]
+    pub fn minor(&self) -> u32 {
+        self.0
+            .split('.')
+            .nth(1)
+            .and_then(|part| part.parse().ok())
+            .unwrap_or_default()
     }
 
     /// One of its own programs: `kubelet`.

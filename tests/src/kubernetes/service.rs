@@ -1,21 +1,22 @@
-//! One long-running program of a cluster: in a control group of its own, in a network namespace when it has one.
+//! One long-running program of a cluster, in a control group of its own: on this machine, or on a node's.
 //!
 //! A service is a command and no more: it can be stopped, started again and found by a program that did not start it.
 
 use std::{
     ffi::OsString,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::cgroup::Cgroup;
-use crate::process::{self, Process};
+use super::{cgroup::Cgroup, machine::Machine};
+use crate::process::{self, Process, log_tail};
 
 /// How long a service may take to become ready: these are large programs, and the tests share two cores.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -26,10 +27,18 @@ pub struct Service {
     program: PathBuf,
     args: Vec<OsString>,
     environment: Vec<(String, OsString)>,
-    network: Option<PathBuf>,
+    inside: Option<Inside>,
     cgroup: Cgroup,
     log: PathBuf,
     process: Mutex<Option<Process>>,
+}
+
+/// Where a service runs when it is not on this machine.
+struct Inside {
+    /// Of the process that keeps the machine's namespaces.
+    holder: Cgroup,
+    /// The program, as it is seen there.
+    program: String,
 }
 
 impl Service {
@@ -48,7 +57,7 @@ impl Service {
             program: program.canonicalize()?,
             args: Vec::new(),
             environment: Vec::new(),
-            network: None,
+            inside: None,
             cgroup: Cgroup::create(&format!("{parent}/{name}"))?,
             log: logs.join(format!("{name}.log")),
             process: Mutex::new(None),
@@ -69,11 +78,20 @@ impl Service {
         self
     }
 
-    /// In the network namespace that this file is.
+    /// On a node's machine, where the same program lies at `program`.
     #[must_use]
-    pub fn in_network(mut self, namespace: &Path) -> Self {
-        self.network = Some(namespace.to_owned());
+    pub fn inside(mut self, machine: &Machine, program: &str) -> Self {
+        self.inside = Some(Inside {
+            holder: machine.holder_cgroup().clone(),
+            program: program.to_owned(),
+        });
         self
+    }
+
+    /// Its control group.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
     }
 
     /// Starts it.
@@ -86,16 +104,18 @@ impl Service {
         command
             .args(["-c", r#"echo 0 >"$0" && exec "$@""#])
             .arg(self.cgroup.entrance());
-        if let Some(namespace) = &self.network {
+        if let Some(inside) = &self.inside {
+            let holder = inside.holder.processes();
+            let holder = holder.first().context("its machine is not booted")?;
             // `ip netns exec` would mount another /sys, without control groups.
-            command.arg("nsenter").arg({
-                let mut option = OsString::from("--net=");
-                option.push(namespace);
-                option
-            });
+            command
+                .arg("nsenter")
+                .arg(format!("--target={holder}"))
+                .args(["--mount", "--net", &inside.program]);
+        } else {
+            command.arg(&self.program);
         }
         command
-            .arg(&self.program)
             .args(&self.args)
             .envs(self.environment.iter().map(|(n, v)| (n, v)));
         let process = Process::spawn(&mut command, &self.name, &self.log)?;
@@ -112,6 +132,19 @@ impl Service {
             .as_mut()
             .with_context(|| format!("{} was not started here", self.name))?
             .wait_within(PATIENCE, what, ready)
+    }
+
+    /// Lets go of it: it runs on when this is dropped.
+    pub fn release(&self) {
+        if let Some(process) = self.own().take() {
+            let _ = process.release();
+        }
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        log_tail(&self.log)
     }
 
     /// It runs.
@@ -151,14 +184,17 @@ impl Service {
         Ok(())
     }
 
-    /// The process in the group that runs the program itself.
+    /// The process in the group that runs the program itself. Its path says nothing across mount namespaces: the file does.
     fn main_process(&self) -> Option<u32> {
-        self.cgroup.processes().into_iter().find(|pid| {
-            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.program)
-        })
+        let identity = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        let program = identity(&self.program)?;
+        self.cgroup
+            .processes()
+            .into_iter()
+            .find(|pid| identity(Path::new(&format!("/proc/{pid}/exe"))) == Some(program))
     }
 
-    fn own(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
+    fn own(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

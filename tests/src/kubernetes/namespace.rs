@@ -1,0 +1,146 @@
+//! A namespace of a scenario's own: its pods, what runs in them, and what is said about them.
+
+use std::process::Output;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::{Kubectl, images::BUSYBOX, kubectl::printed};
+
+/// A namespace; deleted when dropped, which the API server goes on with by itself.
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    kubectl: Kubectl,
+}
+
+/// What the cluster has said about an object, once or more often.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// `FailedMount`.
+    pub reason: String,
+    /// The text.
+    pub message: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl Namespace {
+    /// Makes a namespace, and waits until pods can be made in it.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn create(kubectl: Kubectl, name: &str) -> Result<Self> {
+        kubectl.create(
+            &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }),
+        )?;
+        let namespace = Self {
+            name: name.to_owned(),
+            kubectl,
+        };
+        namespace.wait_for("serviceaccount/default", "create")?;
+        namespace.wait_for("configmap/kube-root-ca.crt", "create")?;
+        Ok(namespace)
+    }
+
+    /// Makes an object in it; answers it as the API server has it.
+    ///
+    /// # Errors
+    /// When the API server refuses it, with its words.
+    pub fn create_object(&self, kind: &str, name: &str, body: &Value) -> Result<Value> {
+        let mut object = json!({ "apiVersion": "v1", "kind": kind });
+        if let (Some(object), Some(body)) = (object.as_object_mut(), body.as_object()) {
+            object.extend(body.clone());
+            object.insert(
+                "metadata".to_owned(),
+                json!({ "namespace": self.name, "name": name, "labels": { "app": name } }),
+            );
+        }
+        self.kubectl.create(&object)
+    }
+
+    /// Makes a pod and waits until it is ready; answers it as the API server has it then.
+    ///
+    /// # Errors
+    /// When the API server refuses it; when it does not become ready, with its events.
+    pub fn start_pod(&self, name: &str, spec: &Value) -> Result<Value> {
+        self.create_object("Pod", name, &json!({ "spec": spec }))?;
+        self.wait_for(&format!("pod/{name}"), "condition=Ready")?;
+        self.get("pod", name)
+    }
+
+    /// An object of it.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
+        let object = self.kubectl.get(&self.name, kind, name)?;
+        object.with_context(|| format!("no {kind} {name} in {}", self.name))
+    }
+
+    /// Waits for a condition, as `kubectl wait --for` says it.
+    ///
+    /// # Errors
+    /// As [`Kubectl::wait_for`].
+    pub fn wait_for(&self, object: &str, condition: &str) -> Result<()> {
+        self.kubectl.wait_for(&self.name, object, condition)
+    }
+
+    /// Runs a line of shell in the first container of a pod; the line's own failure is in the output.
+    ///
+    /// # Errors
+    /// When kubectl cannot be run.
+    pub fn exec(&self, pod: &str, line: &str) -> Result<Output> {
+        let args = ["exec", "-n", &self.name, pod, "--", "/bin/sh", "-c", line];
+        self.kubectl.output(&args)
+    }
+
+    /// As [`Namespace::exec`], and returns what was printed.
+    ///
+    /// # Errors
+    /// When the line fails.
+    pub fn shell(&self, pod: &str, line: &str) -> Result<String> {
+        printed(&self.exec(pod, line)?).with_context(|| format!("{pod}: {line}"))
+    }
+
+    /// What was said about an object.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub fn events(&self, object: &str) -> Result<Vec<Event>> {
+        let selector = format!("--field-selector=involvedObject.name={object}");
+        let list = self
+            .kubectl
+            .json(&["get", "events", "-n", &self.name, &selector])?;
+        let field = |event: &Value, name: &str| event.get(name).cloned().unwrap_or_default();
+        let text = |event, name| field(event, name).as_str().unwrap_or_default().to_owned();
+        let items = field(&list, "items");
+        Ok(items
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|event| Event {
+                reason: text(event, "reason"),
+                message: text(event, "message"),
+                count: field(event, "count").as_u64().unwrap_or(1),
+            })
+            .collect())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let args = ["delete", "namespace", &self.name, "--wait=false"];
+        let _ = self.kubectl.output(&args);
+    }
+}
+
+/// A container that runs busybox until it is ended at once, as the user 1000.
+#[must_use]
+pub fn sleeper() -> Value {
+    json!({
+        "name": "main", "image": BUSYBOX, "imagePullPolicy": "Never",
+        "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 2147483647 & wait"],
+        "securityContext": { "runAsUser": 1000 },
+    })
+}
