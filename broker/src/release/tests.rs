@@ -203,9 +203,11 @@ async fn s3_a_token_shown_by_another_nodes_certificate_is_an_alarm_once() {
     }
     let alarms = async || -> Vec<(String, String)> {
         let events = world.events().await.into_iter();
-        let alarms = events.filter_map(|event| match event {
-            Event::Alarm(alarm) => Some((alarm.identity, alarm.reason)),
-            _ => None,
+        let alarms = events.filter_map(|event| {
+            let Event::Alarm(alarm) = event else {
+                return None;
+            };
+            Some((alarm.identity, alarm.reason))
         });
         alarms.collect()
     };
