@@ -91,6 +91,8 @@ git ls-files -z --cached --others --exclude-standard |
   while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
   tar --create --null --files-from=- | tar --extract --directory="$scratch/tree" || exit 1
 cd "$scratch/tree" || exit 1
+# What the tests start besides our own programs.
+mkdir -p target && ln -s "$built/kubernetes" target/kubernetes
 
 # The profile whose dependencies are there. Our own crates are built without optimisation: it is the build that takes time.
 profile=()
