@@ -151,5 +151,7 @@ pub fn deliver_request(pod: &Pod, token: &str) -> pb::DeliverRequest {
         pod_uid: pod.uid.clone(),
         service_account: pod.service_account.clone(),
         volume_mount_group: None,
+        lacks_inode_flags: false,
+        lacks_noswap: false,
     }
 }

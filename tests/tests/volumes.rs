@@ -17,6 +17,7 @@ use attache_tests::{
     process::PATIENCE,
     scene::{PASSWORD, USERNAME},
 };
+use serde_json::{Value, json};
 use tonic::Code;
 
 fn pod(name: &str) -> Pod {
@@ -392,5 +393,38 @@ fn a_symlink_at_the_target_leads_nowhere() {
         assert!(answer.is_err(), "published through a symlink");
         assert!(mounts::below(&elsewhere).unwrap().is_empty());
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_node_whose_tmpfs_has_no_inode_flags_is_named_to_operators_until_it_has_them() {
+    let mut scene = Scene::start().unwrap();
+    let listed = |scene: &Scene| {
+        let listed = scene.bed.attache_ok(&["node", "list", "--output", "json"]);
+        let listed: Value = serde_json::from_str(&listed.unwrap()).unwrap();
+        listed.pointer("/nodes/0/lacks").cloned().unwrap()
+    };
+    let told = |scene: &Scene| {
+        scene
+            .status()
+            .unwrap()
+            .to_string()
+            .contains("no inode flags")
+    };
+    assert_eq!((listed(&scene), told(&scene)), (json!([]), false));
+    // As on a kernel before 6.6.
+    let config = scene.bed.plugin_config();
+    let settings = fs::read_to_string(&config).unwrap();
+    let older = format!("danger_failpoints = \"no-inode-flags\"\n{settings}");
+    for (settings, expected) in [(&older, json!(["inode-flags"])), (&settings, json!([]))] {
+        fs::write(&config, settings).unwrap();
+        drop(scene.bed.plugin.take());
+        scene.bed.start_plugin().unwrap();
+        let pod = Pod::new("shop", "web-1", "web", NODE, "payments/db");
+        scene.publish(&pod).unwrap();
+        assert_eq!(scene.read(&pod, "db/password").unwrap(), PASSWORD);
+        assert_eq!(listed(&scene), expected);
+        assert_eq!(told(&scene), expected != json!([]));
+        scene.unpublish(&pod).unwrap();
     }
 }

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     attest::{AttestRequest, PodHints, PodToken, RefusalKind},
+    identity::Lacks,
     metrics::Metrics,
     release::{Ask, Caller, Delivered, Refused, ReleaseError, Released, ReleasedAnswer, Releases},
 };
@@ -50,7 +51,14 @@ impl DeliveryService {
     async fn delivered(&self, request: Request<pb::DeliverRequest>) -> Result<Delivered, RpcError> {
         let node = self.peers.node(request.extensions()).await?;
         let slot = request.extensions().get::<Arc<Slot>>().cloned();
-        let ask = ask(request.into_inner())?;
+        let asked = request.into_inner();
+        let lacks = Lacks {
+            inode_flags: asked.lacks_inode_flags,
+            noswap: asked.lacks_noswap,
+        };
+        let directory = self.peers.gate().directory();
+        directory.lacking().said(&node.id, lacks);
+        let ask = ask(asked)?;
         let (caller, now) = (caller(node), Timestamp::now());
         Ok(self.releases.deliver(caller, ask, now, slot).await?)
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     audit::Clock,
-    identity::{BanRecord, View},
+    identity::{BanRecord, Directory, View},
     mutation::Mutations,
     registry::Registry,
     store::{Change, Table},
@@ -46,7 +46,8 @@ impl Nodes for FleetService {
         let asked = request.into_inner();
         let page = page(asked.page)?;
         let cluster: Option<ClusterName> = optional("cluster", &asked.cluster)?;
-        let view = self.peers.gate().directory().view();
+        let directory = self.peers.gate().directory();
+        let view = directory.view();
         let mut ids: Vec<NodeId> = view
             .nodes
             .keys()
@@ -60,7 +61,10 @@ impl Nodes for FleetService {
         ids.truncate(page.size);
         let last = ids.last().filter(|_| more).map(ToString::to_string);
         let next_token = page_token(last.as_deref());
-        let nodes = ids.iter().filter_map(|id| node_view(&view, id)).collect();
+        let nodes = ids
+            .iter()
+            .filter_map(|id| node_view(directory, &view, id))
+            .collect();
         Ok(Response::new(pb::ListNodesResponse { nodes, next_token }))
     }
 
@@ -378,7 +382,7 @@ fn node_id(text: &str) -> Option<NodeId> {
     }
 }
 
-fn node_view(view: &View, id: &NodeId) -> Option<pb::NodeView> {
+fn node_view(directory: &Directory, view: &View, id: &NodeId) -> Option<pb::NodeView> {
     let text = id.to_string();
     let (_, node) = view.nodes.get(&text)?;
     Some(pb::NodeView {
@@ -391,6 +395,12 @@ fn node_view(view: &View, id: &NodeId) -> Option<pb::NodeView> {
         renewed: time(node.renewed),
         not_after: time(node.keys.not_after()),
         version: node.version.clone(),
+        lacks: directory
+            .lacking()
+            .of(&text)
+            .words()
+            .map(str::to_owned)
+            .collect(),
         spiffe_id: text,
     })
 }

@@ -20,6 +20,10 @@ const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// Keyspaces read at once while secrets are counted.
 const PAGE: usize = 256;
 
+/// What follows for an operator from a node without them.
+const NO_INODE_FLAGS: &str = "their kernel's tmpfs has no inode flags (6.6 has): what is mounted there rests on csi.readOnly \
+                              alone; see which with: attache node list";
+
 /// The service.
 #[derive(Clone)]
 pub struct OverviewService {
@@ -101,6 +105,12 @@ impl OverviewService {
             findings.push(format!(
                 "the server certificate ends at {certificate_ends}; restart the broker to renew it"
             ));
+        }
+        let directory = self.peers.gate().directory();
+        match directory.lacking().without_inode_flags() {
+            0 => {}
+            1 => findings.push(format!("1 node says that {NO_INODE_FLAGS}")),
+            nodes => findings.push(format!("{nodes} nodes say that {NO_INODE_FLAGS}")),
         }
         findings
     }

@@ -10,6 +10,7 @@
 mod authority;
 mod gate;
 mod join_token;
+mod lacking;
 mod presence;
 mod publish;
 mod recorded;
@@ -19,6 +20,7 @@ mod view;
 pub use authority::{Authority, AuthorityError, recorded};
 pub use gate::{CutOff, EnrollError, Gate};
 pub use join_token::{JoinToken, LIFETIME as JOIN_TOKEN_LIFETIME, MalformedToken};
+pub use lacking::{Lacking, Lacks};
 pub use publish::keep_published;
 pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
 pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};

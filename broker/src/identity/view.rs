@@ -20,6 +20,7 @@ use attache_mtls::{
 use jiff::Timestamp;
 
 use super::{
+    lacking::Lacking,
     recorded::Standing,
     rows::{BanRecord, NodeRecord, OperatorRecord, Role},
 };
@@ -123,6 +124,7 @@ pub struct View {
 pub struct Directory {
     view: Arc<ArcSwap<View>>,
     bans_made: Arc<AtomicU64>,
+    lacking: Lacking,
 }
 
 /// Why the view could not be made.
@@ -158,6 +160,7 @@ impl Directory {
         Ok(Self {
             view: Arc::new(ArcSwap::from_pointee(view)),
             bans_made: Arc::default(),
+            lacking: Lacking::default(),
         })
     }
 
@@ -165,6 +168,12 @@ impl Directory {
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// What nodes say of their kernels.
+    #[must_use]
+    pub fn lacking(&self) -> &Lacking {
+        &self.lacking
     }
 
     /// Changes the view after a commit.

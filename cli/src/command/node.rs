@@ -26,6 +26,8 @@ struct NodeJson {
     not_after: Option<String>,
     version: String,
     banned: bool,
+    /// What the node says that its kernel lacks.
+    lacks: Vec<String>,
 }
 
 impl From<pb::NodeView> for NodeJson {
@@ -41,6 +43,7 @@ impl From<pb::NodeView> for NodeJson {
             not_after: time(node.not_after),
             version: node.version,
             banned: node.banned,
+            lacks: node.lacks,
         }
     }
 }
@@ -82,13 +85,21 @@ pub async fn list(args: ListNodes, shell: &Shell) -> Result<Report, Failure> {
                 node.uid.clone(),
                 or_dash(node.not_after.as_deref()),
                 or_dash(Some(&node.version)),
+                or_dash(Some(&node.lacks.join(", "))),
                 state.to_owned(),
             ]
         })
         .collect();
     let names = nodes.iter().map(|node| node.spiffe_id.clone()).collect();
     let human = Human::Table {
-        heads: &["NODE", "UID", "CERTIFICATE UNTIL", "VERSION", "STATE"],
+        heads: &[
+            "NODE",
+            "UID",
+            "CERTIFICATE UNTIL",
+            "VERSION",
+            "LACKS",
+            "STATE",
+        ],
         rows,
     };
     Report::new(&serde_json::json!({ "nodes": nodes }), names, human)

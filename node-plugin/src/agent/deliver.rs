@@ -26,7 +26,7 @@ use super::broker::{Broker, CallError};
 use super::metadata;
 use super::session::{PluginKey, PluginKeyError, PluginKeys};
 use crate::csi::request::PublishRequest;
-use crate::ipc::{FileSet, Generation, NewFile, SealError, SealedGeneration};
+use crate::ipc::{Facts, FileSet, Generation, NewFile, SealError, SealedGeneration};
 
 /// How often one delivery is tried when the connection fails under it: a broker that was restarted, once more.
 const TRIES: usize = 2;
@@ -119,13 +119,17 @@ pub(super) async fn deliver(
     keys: &PluginKeys,
     request: &PublishRequest,
     held: Option<Generation>,
+    kernel: Facts,
 ) -> Result<Delivery, DeliverError> {
     let mut tries = 1;
     loop {
         let key = keys.current()?;
         // A new nonce for each try: another try is another release.
         let nonce = Nonce::random(&SystemRandom)?;
-        match broker.deliver(message(request, held, &key, nonce)).await {
+        match broker
+            .deliver(message(request, held, &key, nonce, kernel))
+            .await
+        {
             Ok(response) => return check(response, broker, request, held, key, nonce),
             Err(CallError::Away) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
@@ -138,6 +142,7 @@ fn message(
     held: Option<Generation>,
     key: &PluginKey,
     nonce: Nonce,
+    kernel: Facts,
 ) -> pb::DeliverRequest {
     pb::DeliverRequest {
         volume_id: request.target.volume_id().to_string(),
@@ -156,6 +161,8 @@ fn message(
         pod_uid: request.pod.uid.to_string(),
         service_account: request.pod.service_account.to_string(),
         volume_mount_group: request.mount_group,
+        lacks_inode_flags: !kernel.inode_flags,
+        lacks_noswap: !kernel.noswap,
     }
 }
 

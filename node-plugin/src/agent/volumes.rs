@@ -327,7 +327,7 @@ impl Shared {
             .try_acquire()
             .map_err(|_| PublishError::TooMany)?;
         let broker = self.broker().ok_or(PublishError::NotJoined)?;
-        let delivery = deliver(&broker, &self.keys, request, None).await;
+        let delivery = deliver(&broker, &self.keys, request, None, self.mounter.facts()).await;
         let sealed = match delivery.map_err(PublishError::from)? {
             Delivery::Released(sealed) => sealed,
             Delivery::Unchanged => return Err(PublishError::NotAsWritten.into()),

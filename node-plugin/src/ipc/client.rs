@@ -87,6 +87,8 @@ pub struct MounterClient {
     socket_path: PathBuf,
     mounter_uid: u32,
     link: Mutex<Option<Link>>,
+    /// Of the mounter that was connected last.
+    facts: Mutex<Facts>,
 }
 
 struct Link {
@@ -102,6 +104,7 @@ impl MounterClient {
             socket_path: ipc_dir.join(SOCKET_NAME),
             mounter_uid,
             link: Mutex::new(None),
+            facts: Mutex::default(),
         }
     }
 
@@ -135,11 +138,18 @@ impl MounterClient {
         if let Some(old) = self.link().replace(Link { socket, last_id: 0 }) {
             packet::shut_down(&old.socket);
         }
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
         Ok(Hello {
             facts,
             csi,
             registration,
         })
+    }
+
+    /// What the kernel can do, by the word of the mounter that was connected last.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the present connection, if there is one: whoever waits for that connects again.

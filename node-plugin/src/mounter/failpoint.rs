@@ -1,4 +1,4 @@
-//! Named places where a crash test makes the mounter die, as if it were killed there.
+//! Named places where a crash test makes the mounter die, as if it were killed there; and an older kernel than there is.
 //!
 //! Set by `danger_failpoints` and by nothing else; the product's defaults name none.
 
@@ -19,12 +19,14 @@ pub enum Failpoint {
     AfterSwap,
     /// `after-unmount`: the tmpfs is gone, the folder is still there.
     AfterUnmount,
+    /// `no-inode-flags`: not to die, but to take this kernel's tmpfs for one that has no inode flags.
+    NoInodeFlags,
 }
 
 /// A name that is no failpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "unknown failpoint; there are after-mount, after-write, before-swap, after-swap and after-unmount"
+    "unknown failpoint; there are after-mount, after-write, before-swap, after-swap, after-unmount and no-inode-flags"
 )]
 pub struct UnknownFailpoint;
 
@@ -38,6 +40,7 @@ impl FromStr for Failpoint {
             "before-swap" => Ok(Self::BeforeSwap),
             "after-swap" => Ok(Self::AfterSwap),
             "after-unmount" => Ok(Self::AfterUnmount),
+            "no-inode-flags" => Ok(Self::NoInodeFlags),
             _ => Err(UnknownFailpoint),
         }
     }
@@ -48,9 +51,14 @@ impl FromStr for Failpoint {
 pub struct Failpoints(pub Vec<Failpoint>);
 
 impl Failpoints {
+    /// Whether `point` is set.
+    pub(super) fn is_set(&self, point: Failpoint) -> bool {
+        self.0.contains(&point)
+    }
+
     /// Ends the process, without unwinding, if `point` is set.
     pub(super) fn pass(&self, point: Failpoint) {
-        if self.0.contains(&point) {
+        if self.is_set(point) {
             std::process::abort();
         }
     }

@@ -34,11 +34,12 @@ impl Default for VolumeLimits {
     }
 }
 
-/// Finds out what this kernel's tmpfs can do, on one that nobody sees.
+/// Finds out what this kernel's tmpfs can do, on one that nobody sees; `without_inode_flags` is for tests of what happens
+/// without.
 ///
 /// # Errors
 /// [`MountError::Os`] when this process cannot make a tmpfs at all.
-pub(super) fn probe() -> Result<Facts, MountError> {
+pub(super) fn probe(without_inode_flags: bool) -> Result<Facts, MountError> {
     let limits = VolumeLimits::default();
     let (mount, noswap) = match make("attache-probe", limits, true) {
         Ok(mount) => (mount, true),
@@ -50,7 +51,7 @@ pub(super) fn probe() -> Result<Facts, MountError> {
     };
     let root = open_root(mount.as_fd())?;
     let inode_flags = match folder::set_immutable(root.as_fd(), true) {
-        Ok(()) => true,
+        Ok(()) => !without_inode_flags,
         Err(MountError::Os {
             source: Errno::NOTTY | Errno::OPNOTSUPP,
             ..

@@ -43,7 +43,7 @@ impl Volumes {
     ) -> Result<Self, MountError> {
         Ok(Self {
             kubelet: KubeletDir::open(kubelet_dir)?,
-            facts: tmpfs::probe()?,
+            facts: tmpfs::probe(failpoints.is_set(Failpoint::NoInodeFlags))?,
             limits,
             failpoints,
         })

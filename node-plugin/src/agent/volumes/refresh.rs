@@ -69,7 +69,7 @@ impl Shared {
         let delivery = tokio::select! {
             biased;
             () = stop.cancelled() => return Refreshed::Stopped,
-            delivery = deliver(&broker, &self.keys, request, held) => delivery,
+            delivery = deliver(&broker, &self.keys, request, held, self.mounter.facts()) => delivery,
         };
         let target = request.target.clone();
         match delivery {

@@ -137,6 +137,8 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("DeliverRequest.pod_uid", name),
     ("DeliverRequest.service_account", name),
     ("DeliverRequest.volume_mount_group", compared),
+    ("DeliverRequest.lacks_inode_flags", flag),
+    ("DeliverRequest.lacks_noswap", flag),
     ("JoinNodeRequest.token", name),
     ("JoinNodeRequest.csr", blob),
     ("JoinNodeRequest.version", text),
