@@ -195,11 +195,19 @@ impl Bed {
     /// # Errors
     /// When it does not run.
     pub fn metrics(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(self.listening("metrics")?)?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        get_metrics(self.listening("metrics")?)
+    }
+
+    /// What the node plugin answers to `GET /metrics`, the head of the answer too.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn plugin_metrics(&self) -> Result<String> {
+        let log = fs::read_to_string(self.dir.join("log/node-plugin.log"))?;
+        let told = log.rsplit_once("metrics are answered address=");
+        let rest = told.context("the agent answers no metrics")?.1;
+        let address = rest.split_whitespace().next().context("an address")?;
+        get_metrics(address.parse()?)
     }
 
     fn listening(&self, key: &str) -> Result<SocketAddr> {
@@ -520,6 +528,9 @@ gid = {AGENT_UID}
 state_dir = "{dir}/node-state"
 ipc_dir = "{dir}/node-ipc"
 join_token_file = "{dir}/etc/join-token"
+
+[listen]
+metrics = "127.0.0.1:0"
 "#
         )
     }
@@ -543,6 +554,14 @@ impl Drop for Bed {
             }
         }
     }
+}
+
+fn get_metrics(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: attache\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 async fn probe(dir: &Path, socket: &Path) -> Option<()> {

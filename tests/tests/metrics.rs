@@ -1,4 +1,4 @@
-//! What the broker measures: on its page, counted right, and without a name in it.
+//! What broker and node plugin measure: on its page, counted right, and without a name in it.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,12 +10,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    time::Instant,
 };
 
 use attache_tests::{
     Scene,
     bed::{AUDIENCE, NODE},
     pod::Pod,
+    process::PATIENCE,
     raw::{Method, call},
     wire,
 };
@@ -140,12 +142,100 @@ fn metrics_name_nobody_and_callers_choose_no_label() {
     }
 }
 
+/// Asks the plugin until its metrics are so.
+fn until(scene: &Scene, what: &str, holds: impl Fn(&BTreeMap<&str, f64>) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let answer = scene.bed.plugin_metrics().unwrap();
+        let told = samples(&answer);
+        if holds(&told) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not {what}: {told:#?}");
+    }
+}
+
+fn plugin(of: &BTreeMap<&str, f64>, name: &str) -> f64 {
+    let name = format!("attache_node_plugin_{name}");
+    of.get(name.as_str()).copied().unwrap_or_default()
+}
+
+#[test]
+fn a_node_counts_what_became_of_its_volumes_and_how_things_stand() {
+    let mut scene = Scene::start().unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    let stranger = Pod::new("shop", "batch-0", "batch", NODE, "payments/db");
+    let token = scene.bed.token(&stranger).unwrap();
+    scene.refused(&stranger, AUDIENCE, &token).unwrap();
+    scene.publish(&pod).unwrap();
+    until(&scene, "refreshed", |told| {
+        plugin(told, "refresh_duration_seconds_count{result=\"unchanged\"}") >= 1.0
+    });
+    let answer = scene.bed.plugin_metrics().unwrap();
+    let told = samples(&answer);
+    let publishes = |volume: &str, result: &str| {
+        let labels = format!("{{volume=\"{volume}\",result=\"{result}\"}}");
+        plugin(&told, &format!("publish_duration_seconds_count{labels}"))
+    };
+    assert_eq!(publishes("new", "published"), 1.0);
+    assert_eq!(publishes("new", "refused"), 1.0);
+    assert_eq!(publishes("present", "published"), 1.0);
+    for (name, value) in [
+        ("ready", 1.0),
+        ("mounter_connected", 1.0),
+        ("broker_reachable", 1.0),
+        ("volumes", 1.0),
+        ("volumes_in_trouble", 0.0),
+    ] {
+        assert_eq!(plugin(&told, name), value, "{name}");
+    }
+    let left = plugin(&told, "certificate_life_left_seconds");
+    assert!((1.0..=3600.0).contains(&left), "{left}");
+
+    scene.bed.broker.take().unwrap().kill().unwrap();
+    scene.publish(&pod).unwrap();
+    until(&scene, "without a broker", |told| {
+        plugin(
+            told,
+            "refresh_duration_seconds_count{result=\"broker_away\"}",
+        ) >= 1.0
+    });
+    let answer = scene.bed.plugin_metrics().unwrap();
+    let told = samples(&answer);
+    assert_eq!(plugin(&told, "broker_reachable"), 0.0);
+    assert_eq!(plugin(&told, "ready"), 1.0, "what is mounted needs none");
+    assert_eq!(plugin(&told, "volumes_in_trouble"), 1.0);
+    scene.unpublish(&pod).unwrap();
+    until(&scene, "unpublished", |told| {
+        let done = "unpublish_duration_seconds_count{result=\"unpublished\"}";
+        plugin(told, done) >= 1.0 && plugin(told, "volumes") == 0.0
+    });
+    for name in ["payments", "shop", "web-0", NODE.0, NODE.1] {
+        assert!(!answer.contains(name), "{name} in {answer}");
+    }
+}
+
+/// The metrics of an answer, each with its type.
+fn types(answer: &str) -> BTreeSet<(String, String)> {
+    answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
 #[test]
 fn the_page_lists_each_metric_with_its_type_and_no_other() {
     let scene = Scene::start().unwrap();
     // What has labels shows once something is in it.
     let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
     scene.publish(&pod).unwrap();
+    scene.publish(&pod).unwrap();
+    until(&scene, "refreshed", |told| {
+        plugin(told, "refresh_duration_seconds_count{result=\"unchanged\"}") >= 1.0
+    });
+    scene.unpublish(&pod).unwrap();
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
     let page = fs::read_to_string(page).unwrap();
     let listed: BTreeSet<(String, String)> = page
@@ -157,11 +247,7 @@ fn the_page_lists_each_metric_with_its_type_and_no_other() {
             (cell(1).trim_matches('`').to_owned(), cell(2).to_owned())
         })
         .collect();
-    let answer = scene.bed.metrics().unwrap();
-    let told: BTreeSet<(String, String)> = answer
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
-        .collect();
+    let mut told = types(&scene.bed.metrics().unwrap());
+    told.extend(types(&scene.bed.plugin_metrics().unwrap()));
     assert_eq!(listed, told);
 }

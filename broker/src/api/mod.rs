@@ -15,7 +15,6 @@ pub mod enrollment;
 pub mod field;
 pub mod fleet;
 pub mod health;
-pub mod metrics;
 pub mod mutate;
 pub mod overview;
 pub mod peer;

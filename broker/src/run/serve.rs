@@ -255,8 +255,8 @@ impl Broker {
         });
         let stop = stop.clone();
         tokio::spawn(async move {
-            if let Err(error) = api::metrics::serve(listener, registry, stop).await {
-                tracing::error!(error = %format!("{error:#}"), "the metrics are not answered any more");
+            if let Err(error) = attache_metrics::serve(listener, registry, stop).await {
+                tracing::error!(%error, "the metrics are not answered any more");
             }
         });
         Ok(Some(bound))

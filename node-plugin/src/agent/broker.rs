@@ -7,6 +7,7 @@
 //! differs from try to try; it goes to the log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -84,6 +85,8 @@ pub struct Broker {
     address: Arc<str>,
     deadlines: Deadlines,
     channel: ArcSwap<Channel>,
+    /// The last call was answered, or there was none.
+    answering: AtomicBool,
 }
 
 /// Why no client was made.
@@ -122,6 +125,7 @@ impl Broker {
             address,
             deadlines,
             channel: ArcSwap::from_pointee(channel),
+            answering: AtomicBool::new(true),
         })
     }
 
@@ -135,6 +139,12 @@ impl Broker {
     #[must_use]
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// Whether the last call was answered, be it by a refusal; also before the first one.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed)
     }
 
     /// The certificate in use.
@@ -178,10 +188,10 @@ impl Broker {
         let mut client =
             DeliveryClient::new(self.connection()).max_decoding_message_size(MAX_ANSWER_BYTES);
         let call = client.deliver(request);
-        answered(
+        self.noted(answered(
             "Deliver",
             tokio::time::timeout(self.deadlines.call, call).await,
-        )
+        ))
     }
 
     /// Has the next key signed.
@@ -192,10 +202,16 @@ impl Broker {
         let mut client = RenewalClient::new(self.connection());
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let call = client.renew(pb::RenewRequest { csr, version });
-        answered(
+        self.noted(answered(
             "Renew",
             tokio::time::timeout(self.deadlines.call, call).await,
-        )
+        ))
+    }
+
+    fn noted<T>(&self, outcome: Result<T, CallError>) -> Result<T, CallError> {
+        let lost = matches!(outcome, Err(CallError::Away | CallError::Silent));
+        self.answering.store(!lost, Ordering::Relaxed);
+        outcome
     }
 
     fn connection(&self) -> Channel {

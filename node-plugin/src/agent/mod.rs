@@ -9,14 +9,16 @@
 //! itself. Mounts outlive it: a restart finds them, a stop leaves them.
 
 use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use attache_arena::{Arena, ArenaError, harden_process, raise_memlock_limit};
 use attache_proto::codec::own_words;
+use prometheus_client::registry::Registry;
 use thiserror::Error;
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -35,6 +37,7 @@ use crate::telemetry::LogFilter;
 use broker::{Broker, Deadlines};
 use identity::IdentitySettings;
 use link::Link;
+use metrics::{Metrics, Standing};
 use session::{PluginKeyError, PluginKeys};
 use volumes::{Parts, Volumes};
 
@@ -45,6 +48,7 @@ mod health;
 pub mod identity;
 mod link;
 mod metadata;
+pub mod metrics;
 pub mod session;
 mod table;
 pub mod volumes;
@@ -86,6 +90,14 @@ pub enum AgentError {
     Health {
         /// The path.
         path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The metrics have no address.
+    #[error("listen.metrics {address}: cannot be listened on")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
         /// Why not.
         source: io::Error,
     },
@@ -145,6 +157,7 @@ struct Agent<'a> {
     broker_in: watch::Sender<Option<Arc<Broker>>>,
     broker: watch::Receiver<Option<Arc<Broker>>>,
     ready: watch::Sender<bool>,
+    connected: watch::Sender<bool>,
     csi: mpsc::Sender<io::Result<UnixStream>>,
     registration: mpsc::Sender<io::Result<UnixStream>>,
     servers: JoinSet<Result<(), tonic::transport::Error>>,
@@ -158,6 +171,8 @@ impl<'a> Agent<'a> {
         let (links_in, links) = mpsc::channel(1);
         let (broker_in, broker) = watch::channel(None);
         let (ready, probed) = watch::channel(false);
+        let (connected, mounter_seen) = watch::channel(false);
+        let metrics = Metrics::default();
         let tasks = TaskTracker::new();
         let volumes = Volumes::new(Parts {
             mounter: Arc::clone(&mounter),
@@ -165,6 +180,7 @@ impl<'a> Agent<'a> {
             keys: PluginKeys::new(Arena::new()?)?,
             publishes: config.limits.publishes,
             limits: config.limits.volume,
+            metrics: metrics.clone(),
             tasks: tasks.clone(),
         });
         let driver = Driver {
@@ -183,6 +199,15 @@ impl<'a> Agent<'a> {
             tokio::spawn(health::tell(listener, ready.subscribe()));
         }
         let stop = CancellationToken::new();
+        if let Some(address) = config.listen.metrics {
+            let registry = metrics.registry(Standing {
+                volumes: volumes.clone(),
+                ready: ready.subscribe(),
+                mounter: mounter_seen,
+                broker: broker.clone(),
+            });
+            tell_metrics(address, registry, stop.clone())?;
+        }
         let mut servers = JoinSet::new();
         let (csi, connections) = mpsc::channel(WAITING_CONNECTIONS);
         // Outermost: what the transport answers by itself is said in our codes.
@@ -209,6 +234,7 @@ impl<'a> Agent<'a> {
             broker_in,
             broker,
             ready,
+            connected,
             csi,
             registration,
             servers,
@@ -321,6 +347,7 @@ impl<'a> Agent<'a> {
 
     /// Ready is: connected to the mounter, and joined.
     fn tell_readiness(&mut self, accepting: bool) {
+        self.connected.send_replace(accepting);
         let ready = accepting && self.broker.borrow_and_update().is_some();
         let before = self.ready.send_replace(ready);
         if ready && !before {
@@ -347,6 +374,26 @@ impl<'a> Agent<'a> {
             tracing::warn!(?limit, "something was still in flight");
         }
     }
+}
+
+/// Answers `GET /metrics` until `stop`.
+fn tell_metrics(
+    address: SocketAddr,
+    registry: Registry,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let failed = |source| AgentError::Metrics { address, source };
+    let listener = StdListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "metrics are answered");
+    tokio::spawn(async move {
+        if let Err(error) = attache_metrics::serve(listener, registry, stop).await {
+            tracing::error!(%error, "the metrics are not answered any more");
+        }
+    });
+    Ok(())
 }
 
 fn os(what: &'static str) -> impl Fn(rustix::io::Errno) -> AgentError {

@@ -124,6 +124,19 @@ impl Table {
         }
     }
 
+    /// How many volumes are published, and how many of those are in trouble.
+    pub(super) fn counted(&self) -> (usize, usize) {
+        let slots = self.lock();
+        let records = slots.volumes.values().filter_map(|slot| match slot {
+            Slot::Published { record, .. } => Some(record),
+            Slot::Publishing | Slot::Unpublishing => None,
+        });
+        records.fold((0, 0), |(published, troubled), record| {
+            let trouble = usize::from(record.trouble.is_some());
+            (published + 1, troubled + trouble)
+        })
+    }
+
     /// Begins an unpublish.
     pub(super) fn unpublish(&self, target: &Target) -> Unpublish {
         let mut slots = self.lock();

@@ -11,6 +11,7 @@
 //! or that refuses, never takes away what is mounted.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::broker::Broker;
 use super::deliver::{DeliverError, Delivery, Package, deliver};
 use super::metadata;
+use super::metrics::{Metrics, Volume};
 use super::session::PluginKeys;
 use super::table::{Claim, Publish, Record, Table, Unpublish};
 use crate::csi::request::{PublishRequest, RequestError};
@@ -106,6 +108,7 @@ struct Shared {
     publishing: Semaphore,
     writing: Semaphore,
     limits: VolumeLimits,
+    metrics: Metrics,
     tasks: TaskTracker,
 }
 
@@ -121,6 +124,8 @@ pub struct Parts {
     pub publishes: usize,
     /// How much a volume may hold.
     pub limits: VolumeLimits,
+    /// Where it is counted how things end.
+    pub metrics: Metrics,
     /// Everything that must end before the process does.
     pub tasks: TaskTracker,
 }
@@ -135,6 +140,7 @@ impl Volumes {
             keys,
             publishes,
             limits,
+            metrics,
             tasks,
         } = parts;
         Self {
@@ -146,6 +152,7 @@ impl Volumes {
                 publishing: Semaphore::new(publishes),
                 writing: Semaphore::new(WRITERS),
                 limits,
+                metrics,
                 tasks,
             }),
         }
@@ -160,9 +167,22 @@ impl Volumes {
     /// # Cancel safety
     /// What was begun goes on to its end.
     pub async fn publish(&self, request: PublishRequest) -> Result<(), PublishError> {
+        let (begun, target) = (Instant::now(), request.target.clone());
+        let publish = self.shared.table.publish(request);
+        let volume = match publish {
+            Publish::First(..) => Volume::New,
+            Publish::Busy | Publish::Queued | Publish::Refresh(..) => Volume::Present,
+        };
+        let done = self.carry_out(publish, target).await;
+        self.shared
+            .metrics
+            .published(volume, &done, begun.elapsed());
+        done
+    }
+
+    async fn carry_out(&self, publish: Publish, target: Target) -> Result<(), PublishError> {
         let shared = Arc::clone(&self.shared);
-        let target = request.target.clone();
-        let (claim, request) = match shared.table.publish(request) {
+        let (claim, request) = match publish {
             Publish::First(claim, request) => (claim, request),
             Publish::Busy => return Err(PublishError::Busy),
             Publish::Queued if shared.is_mounted(&target).await? => return Ok(()),
@@ -201,6 +221,13 @@ impl Volumes {
     /// # Cancel safety
     /// What was begun goes on to its end.
     pub async fn unpublish(&self, target: Target) -> Result<(), PublishError> {
+        let begun = Instant::now();
+        let done = self.take_down(target).await;
+        self.shared.metrics.unpublished(&done, begun.elapsed());
+        done
+    }
+
+    async fn take_down(&self, target: Target) -> Result<(), PublishError> {
         let (claim, refresh) = match self.shared.table.unpublish(&target) {
             Unpublish::Begin { claim, refresh } => (claim, refresh),
             Unpublish::Busy => return Err(PublishError::Busy),
@@ -216,6 +243,11 @@ impl Volumes {
             detached.map(drop).map_err(PublishError::from)
         });
         task.await.unwrap_or(Err(PublishError::Stopping))
+    }
+
+    /// How many volumes are published, and how many of those are in trouble.
+    pub(super) fn counted(&self) -> (usize, usize) {
+        self.shared.table.counted()
     }
 
     /// Tells what a volume holds; none when it is not mounted.

@@ -115,6 +115,12 @@ const KEYS: &[Key] = &[
         help: "file of this pod's projected token for the broker's enrollment audience: this node enrolls with it, and with no join token",
     },
     Key {
+        path: "listen.metrics",
+        kind: Kind::Address,
+        fallback: Fallback::Absent,
+        help: "where the agent answers GET /metrics (plain HTTP, for Prometheus); port 0 takes a free one",
+    },
+    Key {
         path: "listen.health",
         kind: Kind::Path,
         fallback: Fallback::Absent,

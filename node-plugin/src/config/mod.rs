@@ -4,6 +4,7 @@
 //! no secret and is readable by that user; what is secret is named by path. It opens nothing but the file.
 
 use std::{
+    net::SocketAddr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -115,6 +116,8 @@ pub struct AgentSettings {
 /// Where the agent tells of itself; nowhere, unless it is set.
 #[derive(Debug, Clone)]
 pub struct Listen {
+    /// Plain HTTP.
+    pub metrics: Option<SocketAddr>,
     /// Unix socket, for the agent's own user.
     pub health: Option<PathBuf>,
 }
@@ -221,6 +224,7 @@ impl Config {
                 evidence: evidence(settings)?,
             },
             listen: Listen {
+                metrics: settings.optional_address("listen.metrics")?,
                 health: settings.optional_path("listen.health")?,
             },
             limits: Limits {

@@ -9,12 +9,13 @@
 //! finds damaged it forgets, so that the next publish mends it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{PublishError, Shared, adopt, blocking};
 use crate::agent::deliver::{Delivery, SealedRelease, deliver};
+use crate::agent::metrics::failure;
 use crate::agent::table::{Record, Refresh};
 use crate::csi::request::PublishRequest;
 use crate::ipc::{Fault, FaultCode};
@@ -26,9 +27,25 @@ const REST: Duration = Duration::from_millis(250);
 
 /// How a refresh went.
 enum Refreshed {
-    Done,
+    Unchanged,
+    Replaced,
+    /// It failed, for the reason that this word is of; the volume is what it was.
+    Kept(&'static str),
     Damaged,
     Stopped,
+}
+
+impl Refreshed {
+    /// In a word, for the metrics; one that was stopped tells nothing.
+    fn result(&self) -> Option<&'static str> {
+        match self {
+            Self::Unchanged => Some("unchanged"),
+            Self::Replaced => Some("replaced"),
+            Self::Kept(why) => Some(why),
+            Self::Damaged => Some("damaged"),
+            Self::Stopped => None,
+        }
+    }
 }
 
 impl Shared {
@@ -37,9 +54,13 @@ impl Shared {
         let mut step = Some((refresh, request));
         while let Some((refresh, request)) = step {
             let stop = refresh.stop().clone();
+            let begun = Instant::now();
             let done = self.refresh(&refresh, &request, &stop).await;
+            if let Some(result) = done.result() {
+                self.metrics.refreshed(result, begun.elapsed());
+            }
             step = match done {
-                Refreshed::Done => {
+                Refreshed::Unchanged | Refreshed::Replaced | Refreshed::Kept(_) => {
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = tokio::time::sleep(REST) => {}
@@ -87,12 +108,12 @@ impl Shared {
             Ok(Ok(state)) => match adopt(&state) {
                 Some(record) if record.held == held => {
                     refresh.note(record);
-                    Refreshed::Done
+                    Refreshed::Unchanged
                 }
                 _ => Refreshed::Damaged,
             },
             // Not seen is not gone.
-            Ok(Err(_)) | Err(_) => Refreshed::Done,
+            Ok(Err(_)) | Err(_) => Refreshed::Unchanged,
         }
     }
 
@@ -118,7 +139,7 @@ impl Shared {
             Ok(record) => {
                 tracing::info!(request = %request.summary(), "refreshed");
                 refresh.note(record);
-                Refreshed::Done
+                Refreshed::Replaced
             }
             Err(
                 PublishError::NotAsWritten
@@ -138,6 +159,6 @@ impl Shared {
             held: refresh.held(),
             trouble: Some(error.to_string()),
         });
-        Refreshed::Done
+        Refreshed::Kept(failure(error))
     }
 }

@@ -1,4 +1,5 @@
-//! `GET /metrics` on `listen.metrics`: plain HTTP, for whoever may reach the address. It tells no name and no value.
+//! `GET /metrics` on `listen.metrics` of broker and node plugin: plain HTTP, for whoever may reach the address. What is
+//! registered is theirs, and tells no name and no value.
 //!
 //! Nobody shows a certificate here, so a connection has one of a few places, and a minute: readers that never end take
 //! the metrics from each other and nothing from nodes and operators.
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::Result;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 /// The media type of OpenMetrics 1.0.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Connections at one time; each takes a file descriptor.
-pub const CONNECTIONS: usize = 16;
+const CONNECTIONS: usize = 16;
 /// How long a connection lasts; Prometheus makes a new one then.
 const CONNECTION_AGE: Duration = Duration::from_secs(60);
 
@@ -41,7 +41,7 @@ pub async fn serve(
     listener: TcpListener,
     registry: Registry,
     stop: CancellationToken,
-) -> Result<()> {
+) -> io::Result<()> {
     let registry = Arc::new(registry);
     let router = Router::new().route("/metrics", get(move || written(Arc::clone(&registry))));
     let places = Places {
@@ -51,7 +51,7 @@ pub async fn serve(
     let serving = axum::serve(places, router).into_future();
     // A reader that is under way at the end has no claim on it.
     tokio::select! {
-        served = serving => Ok(served?),
+        served = serving => served,
         () = stop.cancelled() => Ok(()),
     }
 }
