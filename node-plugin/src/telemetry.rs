@@ -64,8 +64,8 @@ impl LogFilter {
         match self.read_again() {
             Ok(()) => tracing::info!("reloaded the log filter"),
             Err(error) => {
-                let error = &error as &(dyn std::error::Error + 'static);
-                tracing::warn!(file = %self.file.display(), error, "the log filter was not reloaded");
+                let error = chain(&error);
+                tracing::warn!(file = %self.file.display(), %error, "the log filter was not reloaded");
             }
         }
     }
@@ -76,10 +76,45 @@ impl LogFilter {
     }
 }
 
+/// An error with what it came from, in one line: a JSON line would have its first words alone.
+pub fn chain<'e>(error: &'e (dyn std::error::Error + 'static)) -> impl std::fmt::Display + 'e {
+    Chain(error)
+}
+
+struct Chain<'e>(&'e (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
 /// The filter of the settings.
 ///
 /// # Errors
 /// [`TelemetryError::Filter`].
 pub fn parse(telemetry: &Telemetry) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(&telemetry.log).map_err(TelemetryError::Filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("this node has not joined")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_line_says_where_an_error_came_from() {
+        let error = Outer(io::Error::other("connection refused"));
+        let line = chain(&error).to_string();
+        assert_eq!(line, "this node has not joined: connection refused");
+    }
 }

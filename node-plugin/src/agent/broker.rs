@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::telemetry::chain;
 use arc_swap::ArcSwap;
 use attache_mtls::bundle::TrustBundle;
 use attache_mtls::connect::Connector;
@@ -228,8 +229,8 @@ fn lazy_channel(tls: &Arc<ClientConfig>, address: &Arc<str>, deadlines: Deadline
         async move {
             let connected = connector.connect(&*address).await.map(TokioIo::new);
             if let Err(error) = &connected {
-                let error = error as &(dyn std::error::Error + 'static);
-                tracing::warn!(%address, error, "no connection to the broker");
+                let error = chain(error);
+                tracing::warn!(%address, %error, "no connection to the broker");
             }
             connected
         }
@@ -262,7 +263,7 @@ pub(super) fn answered<T>(
 /// A status that came over the wire is the broker's; one with a source was made here, by the transport.
 fn refusal(call: &'static str, status: &Status) -> CallError {
     if let Some(source) = std::error::Error::source(status) {
-        tracing::warn!(call, error = source, "the connection to the broker failed");
+        tracing::warn!(call, error = %chain(source), "the connection to the broker failed");
         return CallError::Away;
     }
     let kind = match status.code() {

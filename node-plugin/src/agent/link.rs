@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::ipc::{Hello, MounterClient};
+use crate::telemetry::chain;
 
 /// Between two tries. The mounter is started beside this process, or is being started again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -54,8 +55,8 @@ pub(super) fn keep(mounter: Arc<MounterClient>, out: mpsc::Sender<Link>) -> io::
                 Err(error) => {
                     // Once: it is tried many times a second.
                     if !told {
-                        let error = &error as &(dyn std::error::Error + 'static);
-                        tracing::info!(error, "waiting for the mounter");
+                        let error = chain(&error);
+                        tracing::info!(%error, "waiting for the mounter");
                         told = true;
                     }
                     if out.is_closed() {

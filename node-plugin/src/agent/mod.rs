@@ -34,6 +34,7 @@ use crate::csi::registration::Registration;
 use crate::csi::services::{Driver, Services};
 use crate::ipc::{Hello, MounterClient};
 use crate::telemetry::LogFilter;
+use crate::telemetry::chain;
 use broker::{Broker, Deadlines};
 use identity::IdentitySettings;
 use link::Link;
@@ -308,8 +309,8 @@ impl<'a> Agent<'a> {
                 );
             }
             Ok(Err(error)) => {
-                let error = &error as &(dyn std::error::Error + 'static);
-                tracing::warn!(error, "the mounted volumes could not be listed");
+                let error = chain(&error);
+                tracing::warn!(%error, "the mounted volumes could not be listed");
                 // The connection is gone, and the next one brings the next try; until then nobody is listened to.
                 return Ok(None);
             }

@@ -26,6 +26,7 @@ use super::table::{Claim, Publish, Record, Table, Unpublish};
 use crate::csi::request::{PublishRequest, RequestError};
 use crate::ipc::{Fault, FaultCode, MounterClient, MounterError, VolumeState};
 use crate::mounter::VolumeLimits;
+use crate::telemetry::chain;
 use crate::volume::Target;
 
 mod refresh;
@@ -345,8 +346,8 @@ impl Shared {
             }
             Ok(None) => Err(failure.error),
             Err(error) => {
-                let error = &error as &(dyn std::error::Error + 'static);
-                tracing::error!(target = %request.target, error, "a failed publish could not be cleaned up");
+                let error = chain(&error);
+                tracing::error!(target = %request.target, %error, "a failed publish could not be cleaned up");
                 Err(PublishError::LeftMounted(Box::new(failure.error)))
             }
         }

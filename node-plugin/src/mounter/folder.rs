@@ -15,6 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::MountError;
+use crate::telemetry::chain;
 
 /// What the names of those begin with that were set aside; a number follows.
 const ASIDE: &str = "..left-";
@@ -84,11 +85,11 @@ impl Root {
             };
             // Once: it is tried again with every change.
             if !is_aside(&name) {
-                let error = &error as &(dyn std::error::Error + 'static);
+                let error = chain(&error);
                 let aside = self.set_aside(&name).is_ok();
                 tracing::warn!(
                     ?name,
-                    error,
+                    %error,
                     aside,
                     "a part of a volume cannot be removed yet: a process may hold a lease on a file of it"
                 );

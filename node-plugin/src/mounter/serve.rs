@@ -23,6 +23,7 @@ use super::tmpfs::VolumeLimits;
 use super::volumes::Volumes;
 use crate::ipc::server::{Connection, ConnectionError, Received};
 use crate::ipc::{Answer, Request, SOCKET_NAME};
+use crate::telemetry::chain;
 
 /// Most requests that are answered before signals and new connections are looked at again.
 const BURST: usize = 64;
@@ -194,7 +195,7 @@ impl Mounter {
                 );
                 self.connection = Some(connection);
             }
-            Err(error) => tracing::warn!(error = chain(&error), "a connection was refused"),
+            Err(error) => tracing::warn!(error = %chain(&error), "a connection was refused"),
         }
     }
 
@@ -210,7 +211,7 @@ impl Mounter {
                 Err(error) => Err(error),
             };
             if let Err(error) = done {
-                tracing::warn!(error = chain(&error), "the agent's connection has ended");
+                tracing::warn!(error = %chain(&error), "the agent's connection has ended");
                 self.connection = None;
                 return;
             }
@@ -231,7 +232,7 @@ fn answer(
             tracing::warn!(
                 verb = received.request.name(),
                 target,
-                error = chain(&error),
+                error = %chain(&error),
                 "refused"
             );
             (Err(error.fault()), None)
@@ -287,13 +288,6 @@ fn block_signals() -> Result<SignalFd, ServeError> {
     signals.thread_block().map_err(raw("sigprocmask"))?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(raw("signalfd"))
-}
-
-/// An error for the log, with its sources.
-fn chain<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> &'a (dyn std::error::Error + 'static) {
-    error
 }
 
 fn os(call: &'static str) -> impl Fn(Errno) -> ServeError {

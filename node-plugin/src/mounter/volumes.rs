@@ -18,6 +18,7 @@ use super::{generation, mountinfo};
 use crate::ipc::generation::{Contents, MAX_MEMFD_BYTES};
 use crate::ipc::message::LIST_PAGE;
 use crate::ipc::{Facts, VolumeStat};
+use crate::telemetry::chain;
 use crate::volume::Target;
 
 /// Deepest pile of our own mounts on one folder that a detach takes away; more than one is never made here.
@@ -169,8 +170,8 @@ impl Volumes {
                         .root(&mounted)
                         .and_then(|root| generation::empty(&root))
                     {
-                        let error = &error as &(dyn std::error::Error + 'static);
-                        tracing::warn!(%target, error, "the volume could not be emptied before it is unmounted");
+                        let error = chain(&error);
+                        tracing::warn!(%target, %error, "the volume could not be emptied before it is unmounted");
                     }
                     folder.unmount(&mounted)?;
                     was_mounted = true;

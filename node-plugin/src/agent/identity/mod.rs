@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 
 use super::broker::{Broker, BrokerError, CallError, Deadlines};
 use crate::config::{Evidence, Trust};
+use crate::telemetry::chain;
 use enroll::EnrollError;
 use issued::{Issued, IssuedError};
 use state::{Joined, StateDir, StateError};
@@ -133,8 +134,8 @@ pub async fn keep(
 }
 
 fn without_identity(error: &IdentityError) {
-    let error = error as &(dyn std::error::Error + 'static);
-    tracing::warn!(error, "this node has no identity; trying again");
+    let error = chain(error);
+    tracing::warn!(%error, "this node has no identity; trying again");
 }
 
 /// Comes by an identity, and keeps it until its certificate ends.
@@ -248,8 +249,8 @@ async fn take_up(broker: &Broker, state: &Arc<StateDir>) -> bool {
     let found = match with(state, |state| state.load(Timestamp::now())).await {
         Ok(Ok(found)) => found.filter(|found| found.broker == *broker.id()),
         Ok(Err(error)) => {
-            let error = &error as &(dyn std::error::Error + 'static);
-            tracing::warn!(error, "the certificate was not reloaded");
+            let error = chain(&error);
+            tracing::warn!(%error, "the certificate was not reloaded");
             return false;
         }
         Err(Stopping) => return false,
@@ -267,8 +268,8 @@ async fn take_up(broker: &Broker, state: &Arc<StateDir>) -> bool {
 }
 
 fn not_renewed(error: &RenewError, not_after: Timestamp) {
-    let error = error as &(dyn std::error::Error + 'static);
-    tracing::warn!(%not_after, error, "not renewed; trying again");
+    let error = chain(error);
+    tracing::warn!(%not_after, %error, "not renewed; trying again");
 }
 
 /// One renewal: the next key is on disk before it is sent, the certificate before it is used.

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::telemetry::chain;
 use attache_mtls::bundle::{BundleError, TrustBundle};
 use attache_mtls::public_file::read_public;
 use thiserror::Error;
@@ -64,8 +65,8 @@ impl Followed {
             Err(error) => {
                 let said = Some(error.to_string());
                 if said != self.complaint {
-                    let error = &error as &(dyn std::error::Error + 'static);
-                    tracing::warn!(error, "the trust bundle stays as it was");
+                    let error = chain(&error);
+                    tracing::warn!(%error, "the trust bundle stays as it was");
                     self.complaint = said;
                 }
                 None
