@@ -138,7 +138,7 @@ fn settings(root: &Path) -> MounterSettings {
     MounterSettings {
         driver: "csi.attache.dev".to_owned(),
         kubelet_dir: root.join("kubelet"),
-        csi_socket: root.join("plugins/csi.sock"),
+        csi_socket: root.join("plugins/kubelet@csi.sock"),
         registration_dir: root.join("registry"),
         ipc_dir: root.join("run"),
         agent_uid: AGENT,
@@ -334,8 +334,13 @@ fn sockets_belong_to_those_who_use_them() {
         ("run", (0, AGENT), 0o750, false),
         ("run/mounter.sock", (AGENT, 0), 0o600, true),
         ("plugins", (0, 0), 0o700, false),
-        ("plugins/csi.sock", (0, 0), 0o600, true),
-        ("registry/csi.attache.dev-reg.sock", (0, 0), 0o600, true),
+        ("plugins/kubelet@csi.sock", (0, 0), 0o600, true),
+        (
+            "registry/kubelet@csi.attache.dev-reg.sock",
+            (0, 0),
+            0o600,
+            true,
+        ),
     ] {
         let found = std::fs::symlink_metadata(machine.root().join(path)).unwrap();
         assert_eq!((found.uid(), found.gid()), owner, "{path}");
@@ -346,7 +351,7 @@ fn sockets_belong_to_those_who_use_them() {
 
 fn an_agent_publishes_through_the_mounter() {
     let machine = Machine::new();
-    let mut kubelet = UnixStream::connect(machine.root().join("plugins/csi.sock")).unwrap();
+    let mut kubelet = UnixStream::connect(machine.root().join("plugins/kubelet@csi.sock")).unwrap();
     let said = machine.agent("connect\nattach\nattach\nwrite\nwrite\nlist\nstat\n");
     let said: Vec<&str> = said.lines().collect();
     assert_eq!(said[0], "\"Facts { noswap: true, inode_flags: true }\"");
@@ -672,7 +677,7 @@ fn mounts_outlive_the_mounter() {
         assert_eq!(status.success(), !leaves_sockets, "{signal}: {status}");
         assert_eq!(machine.socket().exists(), leaves_sockets, "{signal}");
         assert_eq!(
-            machine.root().join("plugins/csi.sock").exists(),
+            machine.root().join("plugins/kubelet@csi.sock").exists(),
             leaves_sockets,
             "{signal}"
         );

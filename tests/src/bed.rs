@@ -471,14 +471,15 @@ impl Bed {
     /// The driver's socket.
     #[must_use]
     pub fn csi_socket(&self) -> PathBuf {
-        self.kubelet_dir().join("plugins/csi.attache.dev/csi.sock")
+        self.kubelet_dir()
+            .join("plugins/csi.attache.dev/kubelet@csi.sock")
     }
 
     /// The registration socket.
     #[must_use]
     pub fn registration_socket(&self) -> PathBuf {
         self.kubelet_dir()
-            .join("plugins_registry/csi.attache.dev-reg.sock")
+            .join("plugins_registry/kubelet@csi.attache.dev-reg.sock")
     }
 
     fn broker_toml(&self) -> String {
@@ -519,7 +520,7 @@ enroll_address = "{enroll}"
 [node]
 node_name = "{node}"
 kubelet_dir = "{dir}/kubelet"
-csi_socket = "{dir}/kubelet/plugins/csi.attache.dev/csi.sock"
+csi_socket = "{dir}/kubelet/plugins/csi.attache.dev/kubelet@csi.sock"
 registration_dir = "{dir}/kubelet/plugins_registry"
 
 [agent]

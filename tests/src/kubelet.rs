@@ -36,7 +36,11 @@ impl Kubelet {
     /// # Errors
     /// When the socket's path is no URI.
     pub fn new(dir: &Path, socket: &Path) -> Result<Self> {
-        let channel = Endpoint::try_from(format!("unix:{}", socket.display()))?.connect_lazy();
+        // As kubelet's own client does: the path, percent-encoded, is the host.
+        let host = socket.display().to_string().replace('/', "%2F");
+        let channel = Endpoint::try_from(format!("unix:{}", socket.display()))?
+            .origin(format!("http://{host}").parse()?)
+            .connect_lazy();
         Ok(Self {
             dir: dir.to_owned(),
             node: NodeClient::new(channel.clone()),

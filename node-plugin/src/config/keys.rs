@@ -69,8 +69,8 @@ const KEYS: &[Key] = &[
     Key {
         path: "node.csi_socket",
         kind: Kind::Path,
-        fallback: Fallback::Default("/var/lib/kubelet/plugins/csi.attache.dev/csi.sock"),
-        help: "the socket that kubelet calls, as kubelet sees its path",
+        fallback: Fallback::Default("/var/lib/kubelet/plugins/csi.attache.dev/kubelet@csi.sock"),
+        help: "the socket that kubelet calls, as kubelet sees its path; its last part is NAME@HOST, as HTTP/2 takes no other path for a host",
     },
     Key {
         path: "node.registration_dir",

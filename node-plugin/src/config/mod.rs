@@ -182,6 +182,12 @@ pub enum ConfigError {
         /// The path.
         path: PathBuf,
     },
+    /// A path that kubelet could not call.
+    #[error(
+        "node.csi_socket: its last part must be NAME@HOST, as in kubelet@csi.sock: kubelet sends the path, percent-encoded, as \
+         the host of its HTTP/2 requests, which is a valid one only behind an @"
+    )]
+    CsiSocketName,
     /// A name that is no failpoint.
     #[error("danger_failpoints: {0}")]
     Failpoint(#[from] UnknownFailpoint),
@@ -269,7 +275,10 @@ impl Config {
             .name
             .parse::<NodeName>()
             .map_err(ConfigError::NodeName)?;
-        let registration = format!("{}-reg.sock", self.node.driver);
+        let registration = registration_socket(&self.node.driver);
+        if !is_authority(&self.node.csi_socket) {
+            return Err(ConfigError::CsiSocketName);
+        }
         let sockets = [
             ("node.csi_socket", self.node.csi_socket.clone()),
             (
@@ -287,6 +296,27 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The file in `node.registration_dir` by which kubelet finds a driver.
+///
+/// Kubelet's gRPC client sends a socket's path, percent-encoded, as `:authority` (seen with 1.37.2). RFC 3986 has percent
+/// signs in the userinfo and in no host name, and HTTP/2 servers that hold to it refuse the request; so the part of the
+/// path that is to be the host stands behind an `@`.
+#[must_use]
+pub fn registration_socket(driver: &str) -> String {
+    format!("kubelet@{driver}-reg.sock")
+}
+
+/// Whether a socket's path, percent-encoded, is a valid `:authority`.
+fn is_authority(socket: &Path) -> bool {
+    let name = socket.file_name().map(OsStrExt::as_bytes);
+    let parts = name.and_then(|name| std::str::from_utf8(name).ok()?.split_once('@'));
+    let is_host = |host: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        !host.is_empty() && host.bytes().all(allowed)
+    };
+    parts.is_some_and(|(_, host)| is_host(host))
 }
 
 /// Checks a CSI driver's name: a DNS subdomain in lower case, as Kubernetes wants its CSIDriver object named.

@@ -155,3 +155,22 @@ fn a_node_that_enrolls_by_its_pod_is_told_its_cluster_and_its_broker() {
         Evidence::JoinToken(_)
     ));
 }
+
+#[test]
+fn the_sockets_paths_are_hosts_that_http_takes() {
+    let config = parse(LEAST).unwrap();
+    let registration = config
+        .node
+        .registration_dir
+        .join(registration_socket(&config.node.driver));
+    for socket in [&config.node.csi_socket, &registration] {
+        let sent = socket.display().to_string().replace('/', "%2F");
+        assert!(sent.parse::<http::uri::Authority>().is_ok(), "{sent}");
+        assert!(is_authority(socket));
+    }
+    for name in ["csi.sock", "@", "a@", "a@b c", "a@b@c", "a@b:c"] {
+        let line = format!("[node]\ncsi_socket = \"/plugins/{name}\"\n");
+        let message = refused(&LEAST.replace("[node]\n", &line));
+        assert!(message.contains("node.csi_socket"), "{name}: {message}");
+    }
+}

@@ -21,6 +21,7 @@ use super::sockets::{
 };
 use super::tmpfs::VolumeLimits;
 use super::volumes::Volumes;
+use crate::config::registration_socket;
 use crate::ipc::server::{Connection, ConnectionError, Received};
 use crate::ipc::{Answer, Request, SOCKET_NAME};
 use crate::telemetry::chain;
@@ -31,7 +32,7 @@ const BURST: usize = 64;
 /// What the mounter is to do; all paths absolute.
 #[derive(Debug, Clone)]
 pub struct MounterSettings {
-    /// The driver's name; the registration socket is `<driver>-reg.sock`.
+    /// The driver's name; the registration socket is [`registration_socket`] of it.
     pub driver: String,
     /// Kubelet's folder, the one that holds `pods`.
     pub kubelet_dir: PathBuf,
@@ -128,7 +129,7 @@ impl Mounter {
         private_folder(settings.csi_socket.parent().ok_or(ServeError::CsiSocket)?)?;
         let csi = bind_for_kubelet(settings.csi_socket.clone())?;
         private_folder(&settings.registration_dir)?;
-        let name = format!("{}-reg.sock", settings.driver);
+        let name = registration_socket(&settings.driver);
         let registration = bind_for_kubelet(settings.registration_dir.join(name))?;
         let agent_uid = settings.agent_uid;
         Ok(Self {

@@ -103,7 +103,7 @@ enroll_address = "{enroll}"
 [node]
 node_name = "node-a"
 kubelet_dir = "{dir}/kubelet"
-csi_socket = "{dir}/kubelet/plugins/csi.attache.dev/csi.sock"
+csi_socket = "{dir}/kubelet/plugins/csi.attache.dev/kubelet@csi.sock"
 registration_dir = "{dir}/kubelet/plugins_registry"
 [agent]
 uid = {AGENT_UID}
@@ -281,7 +281,7 @@ pub(crate) struct Kubelet {
 impl Kubelet {
     fn new(dir: &Path) -> Self {
         let dir = dir.join("kubelet");
-        let socket = dir.join("plugins/csi.attache.dev/csi.sock");
+        let socket = dir.join("plugins/csi.attache.dev/kubelet@csi.sock");
         let channel = Endpoint::try_from(format!("unix:{}", socket.display()))
             .unwrap()
             .connect_lazy();

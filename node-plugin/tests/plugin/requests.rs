@@ -162,7 +162,7 @@ fn kubelet_registers_the_driver() {
     let bed = Bed::start();
     let socket = bed
         .dir
-        .join("kubelet/plugins_registry/csi.attache.dev-reg.sock");
+        .join("kubelet/plugins_registry/kubelet@csi.attache.dev-reg.sock");
     bed.runtime.block_on(async {
         let channel = Endpoint::try_from(format!("unix:{}", socket.display()))
             .unwrap()
@@ -179,7 +179,9 @@ fn kubelet_registers_the_driver() {
             (info.r#type.as_str(), info.name.as_str()),
             ("CSIPlugin", "csi.attache.dev")
         );
-        assert!(info.endpoint.ends_with("/csi.sock") && fs::exists(&info.endpoint).unwrap());
+        assert!(
+            info.endpoint.ends_with("/kubelet@csi.sock") && fs::exists(&info.endpoint).unwrap()
+        );
         assert_eq!(info.supported_versions, ["1.0.0"]);
         let status = reg::RegistrationStatus {
             plugin_registered: false,
