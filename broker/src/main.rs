@@ -4,8 +4,10 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use attache_broker::{
     config::{Config, SCHEMA},
+    registry::KubernetesRecord,
     run,
 };
+use attache_envelope::name::ClusterName;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Keeps secrets sealed, and releases each to the one container that was granted it.
@@ -24,6 +26,8 @@ enum Command {
         /// that runs before each start.
         #[arg(long)]
         if_empty: bool,
+        #[command(flatten)]
+        cluster: ClusterArgs,
         #[command(flatten)]
         config: ConfigArg,
     },
@@ -62,6 +66,53 @@ enum Bootstrap {
         #[command(flatten)]
         config: ConfigArg,
     },
+}
+
+/// A cluster that the new store knows from the beginning, by its API server; more with attache cluster add.
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("source").args(["in_cluster", "api_server"]))]
+struct ClusterArgs {
+    /// A cluster that the new store knows from the beginning: its name. It must answer, or nothing is made.
+    #[arg(long = "cluster", value_name = "NAME", requires_all = ["source", "audience"])]
+    name: Option<ClusterName>,
+    /// It is the one in which this pod runs, by the pod's service account.
+    #[arg(long, requires = "name")]
+    in_cluster: bool,
+    /// Its API server: https://HOST:PORT.
+    #[arg(long, value_name = "URL", requires_all = ["name", "credentials"])]
+    api_server: Option<String>,
+    /// The folder with ca.crt and token for the API server.
+    #[arg(long, value_name = "DIR", requires = "api_server")]
+    credentials: Option<PathBuf>,
+    /// The issuer of its pods' tokens; the API server is asked when it is left out.
+    #[arg(long, value_name = "URL", requires = "name")]
+    issuer: Option<String>,
+    /// The audience of its pods' tokens, as the CSIDriver object asks for it.
+    #[arg(long, value_name = "AUD", requires = "name")]
+    audience: Option<String>,
+    /// The service account whose pods enroll the nodes that they run on.
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "name")]
+    enroll_service_account: Option<String>,
+    /// The audience of the tokens that they show for it (attache-enroll, unless it is given).
+    #[arg(long, value_name = "AUD", requires = "enroll_service_account")]
+    enroll_audience: Option<String>,
+}
+
+impl ClusterArgs {
+    fn new_cluster(&self) -> Option<run::NewCluster> {
+        let or_empty = |given: &Option<String>| given.clone().unwrap_or_default();
+        Some(run::NewCluster {
+            name: self.name.clone()?,
+            issuer: or_empty(&self.issuer),
+            audience: or_empty(&self.audience),
+            source: KubernetesRecord {
+                api_server: or_empty(&self.api_server),
+                credentials: self.credentials.clone().unwrap_or_default(),
+                enroll_account: or_empty(&self.enroll_service_account),
+                enroll_audience: or_empty(&self.enroll_audience),
+            },
+        })
+    }
 }
 
 #[derive(clap::Args)]
@@ -104,7 +155,9 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
     let config = Config::read(file)
         .map_err(|e| anyhow::Error::new(e).context(file.display().to_string()))?;
     match command {
-        Command::Init { if_empty, .. } => run::init(&config, *if_empty),
+        Command::Init {
+            if_empty, cluster, ..
+        } => run::init(&config, *if_empty, cluster.new_cluster()),
         Command::Serve(_) => run::serve(config, file),
         Command::Bootstrap(Bootstrap::Operator {
             name, csr, recover, ..

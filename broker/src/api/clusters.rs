@@ -1,6 +1,5 @@
 //! Clusters: `Clusters` of attache.v1.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use attache_envelope::name::ClusterName;
@@ -17,17 +16,14 @@ use super::{
     rpc_error::RpcError,
 };
 use crate::{
-    attest::{self, Quoted},
+    attest::ClusterError,
     audit::Clock,
-    kubernetes::CREDENTIALS_IN_POD,
-    metrics::{ApiMetrics, Metrics},
+    kubernetes::ApiAddress,
+    metrics::Metrics,
     mutation::Mutations,
-    registry::{ClusterRecord, ClusterSource, KubernetesRecord, Registry, View, cluster_spec},
+    registry::{ClusterRecord, ClusterSource, KubernetesRecord, Registry, View, adopt},
     store::{Change, Table},
 };
-
-/// The audience of tokens that enroll nodes, unless another is given.
-const ENROLL_AUDIENCE: &str = "attache-enroll";
 
 /// The service.
 #[derive(Clone)]
@@ -68,17 +64,13 @@ impl Clusters for ClusterService {
             }
         }
         let name: ClusterName = parse("cluster.name", &cluster.name)?;
-        let mut record = ClusterRecord {
+        let record = ClusterRecord {
             issuer: cluster.issuer,
             audience: cluster.audience,
             source: source(cluster.source)?,
             created: self.clock.now(),
             by: peer.id.to_string(),
         };
-        let asks = matches!(record.source, ClusterSource::Kubernetes(_));
-        if !(asks && record.issuer.is_empty()) {
-            cluster_spec(name.clone(), &record).map_err(RpcError::from)?;
-        }
         let added: Arc<OnceLock<ClusterRecord>> = Arc::default();
         let prepare = async {
             let view = self.registry.view();
@@ -91,7 +83,9 @@ impl Clusters for ClusterService {
                     ),
                 ));
             }
-            there(&name, &mut record, self.metrics.api()).await?;
+            let record = adopt(&name, record, self.metrics.api())
+                .await
+                .map_err(RpcError::from)?;
             refuse_twin(&view, &record)?;
             let mut change = Change::default();
             change.require_absent(Table::Cluster, name.as_str());
@@ -243,94 +237,25 @@ fn source(source: Option<Source>) -> Result<ClusterSource, RpcError> {
     }
 }
 
-/// What is left empty and has a meaning gets it here.
 fn kubernetes(source: pb::KubernetesSource) -> Result<KubernetesRecord, RpcError> {
-    let credentials = match (source.credentials.as_str(), source.api_server.as_str()) {
-        ("", "") => CREDENTIALS_IN_POD,
-        ("", _) => {
-            return Err(RpcError::invalid(
-                "cluster.kubernetes.credentials",
-                "is missing: the folder with ca.crt and token on the broker's machine",
-            ));
-        }
-        (credentials, _) => credentials,
-    };
-    let enroll_audience = match source.enroll_audience {
-        audience if audience.is_empty() => ENROLL_AUDIENCE.to_owned(),
-        audience => audience,
-    };
-    Ok(KubernetesRecord {
-        credentials: credentials.into(),
-        api_server: source.api_server,
-        enroll_account: source.enroll_service_account,
-        enroll_audience,
-    })
-}
-
-/// A source that is not there would refuse every pod of its cluster; most likely it is not the one meant. Of an API server
-/// the issuer is learned, when it was not given.
-async fn there(
-    name: &ClusterName,
-    record: &mut ClusterRecord,
-    metrics: &ApiMetrics,
-) -> Result<(), RpcError> {
-    if let ClusterSource::Folder(folder) = &record.source {
-        return folder_is_there(folder).await;
+    // First what is there, then what is not.
+    if !source.api_server.is_empty() {
+        let address: Result<ApiAddress, _> = source.api_server.parse();
+        address.map_err(ClusterError::from)?;
     }
-    let given = !record.issuer.is_empty();
-    if !given {
-        // Until the server says.
-        record.issuer = "unknown".to_owned();
-    }
-    let spec = cluster_spec(name.clone(), record).map_err(RpcError::from)?;
-    let attest::Source::Kubernetes(source) = spec.source() else {
-        return Ok(());
-    };
-    let found = source.client(metrics).probe().await;
-    let found = found.map_err(|error| {
-        RpcError::new(
-            Code::FailedPrecondition,
-            "CLUSTER_NOT_USABLE",
-            format!("the cluster was not added: {error}"),
-        )
-    })?;
-    if !found.missing.is_empty() {
-        let rules: Vec<&str> = found.missing.iter().map(|it| it.rule()).collect();
-        return Err(RpcError::new(
-            Code::FailedPrecondition,
-            "CLUSTER_NOT_USABLE",
-            format!(
-                "the cluster was not added: the broker's account there may not {}; bind it to a ClusterRole with these rules",
-                rules.join(", nor ")
-            ),
-        ));
-    }
-    if given && record.issuer != found.issuer {
+    if source.credentials.is_empty() && !source.api_server.is_empty() {
         return Err(RpcError::invalid(
-            "cluster.issuer",
-            format!(
-                "is not what the cluster says of itself; its issuer is {}",
-                Quoted::new(&found.issuer)
-            ),
+            "cluster.kubernetes.credentials",
+            "is missing: the folder with ca.crt and token on the broker's machine",
         ));
     }
-    record.issuer = found.issuer;
-    cluster_spec(name.clone(), record).map_err(RpcError::from)?;
-    Ok(())
-}
-
-async fn folder_is_there(folder: &Path) -> Result<(), RpcError> {
-    let found = tokio::fs::metadata(folder).await;
-    let problem = match found {
-        Ok(found) if found.is_dir() => return Ok(()),
-        Ok(_) => "is not a folder".to_owned(),
-        Err(error) => format!("cannot be read by the broker ({error})"),
-    };
-    let mend = "give the folder with nodes/, pods/ and jwks.json on the broker's machine";
-    Err(RpcError::invalid(
-        "cluster.folder",
-        format!("{problem}; {mend}"),
-    ))
+    Ok(KubernetesRecord {
+        api_server: source.api_server,
+        credentials: source.credentials.into(),
+        enroll_account: source.enroll_service_account,
+        enroll_audience: source.enroll_audience,
+    }
+    .or_default())
 }
 
 fn cluster_view(name: &str, record: &ClusterRecord) -> pb::Cluster {

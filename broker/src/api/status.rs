@@ -24,6 +24,7 @@ use crate::{
     keys::KeysError,
     mutation::MutationError,
     policy::{GrantError, PolicyError},
+    registry::AdoptError,
     release::sessions::SessionError,
     store::{ApplyError, LedgerError, StoreError},
     vault::VaultError,
@@ -333,6 +334,21 @@ impl From<NotEnrolling> for RpcError {
                 tracing::warn!(error = %source, "an enrolling node's cluster cannot be read");
                 Self::unavailable("CLUSTER_AWAY", text)
             }
+        }
+    }
+}
+
+impl From<AdoptError> for RpcError {
+    fn from(error: AdoptError) -> Self {
+        match error {
+            AdoptError::Setting(e) => e.into(),
+            AdoptError::Folder { problem: _ } => Self::invalid("cluster.folder", error.to_string()),
+            AdoptError::Issuer { found: _ } => Self::invalid("cluster.issuer", error.to_string()),
+            AdoptError::Api(_) | AdoptError::Rights { .. } => Self::new(
+                Code::FailedPrecondition,
+                "CLUSTER_NOT_USABLE",
+                error.to_string(),
+            ),
         }
     }
 }

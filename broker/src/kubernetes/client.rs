@@ -35,6 +35,8 @@ const PING: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(120);
 /// How long a server that has too much to do is left alone when it does not say.
 const RETRY: Duration = Duration::from_secs(1);
+/// What it may answer with: the issuer's keys have a type of their own, and are refused without it.
+const ACCEPTED: &str = "application/json, application/jwk-set+json";
 /// Answers up to this size are parsed where they arrive.
 const PARSED_HERE: usize = 64 * 1024;
 
@@ -103,17 +105,9 @@ impl Operation {
         }
     }
 
-    /// The media type of its answer.
-    const fn accepts(self) -> &'static str {
-        match self {
-            Self::Keys => "application/jwk-set+json",
-            Self::ReviewToken
-            | Self::Pod
-            | Self::Node
-            | Self::Issuer
-            | Self::Access
-            | Self::Bundle => "application/json",
-        }
+    /// Whether a question may be asked twice: it changes nothing, though some are posted.
+    const fn only_reads(self) -> bool {
+        !matches!(self, Self::Bundle)
     }
 
     /// The most bytes of an answer. A pod is as large as etcd takes it, and its managed fields with it.
@@ -250,8 +244,9 @@ impl Inner {
         result
     }
 
-    /// The answer's body. A token that the server does not take is read anew once; while it has too much to do, it is
-    /// asked again when it says so, within the question's time.
+    /// The answer's body. A token that the server does not take is read anew once; what was under way when a connection
+    /// ended is asked again once, since a server ends it for all who share it when it does not know one of them; while it
+    /// has too much to do, it is asked again when it says so, within the question's time.
     async fn answer(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -268,12 +263,13 @@ impl Inner {
         // One copy for all tries, wiped with the last of them.
         let body = body.map_or_else(Bytes::new, Bytes::from_owner);
         let mut loaded = self.loaded(endpoint, None).await?;
+        let mut may_ask_again = operation.only_reads();
         loop {
             let request = Request::builder()
                 .method(&method)
                 .uri(&uri)
                 .header(AUTHORIZATION, &loaded.credentials.bearer)
-                .header(ACCEPT, operation.accepts())
+                .header(ACCEPT, ACCEPTED)
                 .header(CONTENT_TYPE, "application/json")
                 .header(
                     USER_AGENT,
@@ -285,7 +281,14 @@ impl Inner {
                     problem: error.to_string(),
                 })?;
             let response = loaded.http.request(request).await;
-            let response = response.map_err(|error| no_connection(endpoint, &error))?;
+            let response = match response {
+                Ok(response) => response,
+                Err(error) if may_ask_again && !error.is_connect() => {
+                    may_ask_again = false;
+                    continue;
+                }
+                Err(error) => return Err(no_connection(endpoint, &error)),
+            };
             match response.status() {
                 StatusCode::UNAUTHORIZED => {
                     let anew = self.loaded(endpoint, Some(loaded.read)).await?;
@@ -448,11 +451,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What the server says, in whole seconds; a date, or nothing, is taken for [`RETRY`].
+/// What the server says, in whole seconds of at most an hour; a date, or nothing, is taken for [`RETRY`].
 fn retry_after(headers: &HeaderMap) -> Duration {
     let said = headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok());
     let seconds = said.and_then(|text| text.parse().ok());
-    seconds.map_or(RETRY, Duration::from_secs)
+    seconds.map_or(RETRY, |seconds: u64| Duration::from_secs(seconds.min(3600)))
 }

@@ -78,7 +78,9 @@ impl Server {
                             std::future::pending::<()>().await;
                             return;
                         };
-                        if stream.write_all(&answer).await.is_err() {
+                        // An empty answer ends the connection.
+                        let ends = answer.is_empty();
+                        if ends || stream.write_all(&answer).await.is_err() {
                             return;
                         }
                     }
@@ -244,11 +246,30 @@ async fn a_server_that_does_not_answer_is_left_alone_after_a_while() {
 }
 
 #[tokio::test]
+async fn what_was_under_way_when_a_connection_ended_is_asked_again_once() {
+    let server = Server::start(|number, _| match number {
+        0 => Some(Vec::new()),
+        1 => answer("200 OK", &node()),
+        _ => Some(Vec::new()),
+    })
+    .await;
+    let client = server.client();
+    assert!(ask_node(&client).await.unwrap().is_some());
+    let error = ask_node(&client).await.unwrap_err();
+    assert!(matches!(error, ApiError::Connect { .. }), "{error}");
+    assert_eq!(server.asked(), 4);
+}
+
+#[tokio::test]
 async fn a_server_with_too_much_to_do_is_asked_again_when_it_says_so() {
     let server = Server::start(|number, _| match number {
         0 => Some(b"HTTP/1.1 429 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n".to_vec()),
         1 => answer("200 OK", &node()),
-        _ => Some(b"HTTP/1.1 429 Busy\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        2 => Some(b"HTTP/1.1 429 Busy\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        _ => {
+            let for_ever = "HTTP/1.1 429 Busy\r\nRetry-After: 18446744073709551615";
+            Some(format!("{for_ever}\r\nContent-Length: 0\r\n\r\n").into_bytes())
+        }
     })
     .await;
     let client = server.client();
@@ -256,6 +277,8 @@ async fn a_server_with_too_much_to_do_is_asked_again_when_it_says_so() {
     let after = Duration::from_secs(30);
     assert_eq!(ask_node(&client).await, Err(ApiError::Throttled { after }));
     assert_eq!(server.asked(), 3);
+    let after = Duration::from_secs(3600);
+    assert_eq!(ask_node(&client).await, Err(ApiError::Throttled { after }));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! The rows are the truth; the view follows each commit, one change at a time. It must never be changed before the commit
 //! is durable, and never decides anything itself.
 
+mod adopt;
 mod rows;
 
 use std::{
@@ -16,7 +17,8 @@ use std::{
 use arc_swap::ArcSwap;
 use attache_envelope::{EnvelopeError, name::ClusterName};
 
-pub use rows::{ClusterRecord, ClusterSource, KubernetesRecord};
+pub use adopt::{AdoptError, adopt};
+pub use rows::{ClusterRecord, ClusterSource, ENROLL_AUDIENCE, KubernetesRecord};
 
 use crate::{
     attest::{ClusterError, ClusterRegistry, ClusterSpec},

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 
 use crate::attest::{KubernetesSettings, MAX_PATH_BYTES};
 use crate::identity::{ms, read, text, time};
+use crate::kubernetes::CREDENTIALS_IN_POD;
 
 /// A cluster whose pods may be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +57,22 @@ pub struct KubernetesRecord {
     pub enroll_audience: String,
 }
 
+/// The audience of tokens that enroll nodes, unless another is given.
+pub const ENROLL_AUDIENCE: &str = "attache-enroll";
+
 impl KubernetesRecord {
+    /// With what is left empty and has a meaning: a pod's own credentials, and [`ENROLL_AUDIENCE`].
+    #[must_use]
+    pub fn or_default(mut self) -> Self {
+        if self.credentials.as_os_str().is_empty() {
+            self.credentials = CREDENTIALS_IN_POD.into();
+        }
+        if self.enroll_audience.is_empty() {
+            ENROLL_AUDIENCE.clone_into(&mut self.enroll_audience);
+        }
+        self
+    }
+
     /// As attestation wants it.
     #[must_use]
     pub fn settings(&self) -> KubernetesSettings<'_> {

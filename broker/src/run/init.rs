@@ -14,6 +14,7 @@ use attache_arena::Arena;
 use attache_envelope::{
     SystemRandom,
     id::{BootId, StoreId},
+    name::ClusterName,
 };
 use attache_mtls::{
     ca::{CA_VALIDITY, CertificateAuthority},
@@ -28,16 +29,18 @@ use crate::{
     config::Config,
     identity::Authority,
     keys::{CreateError, Keys},
+    metrics::ApiMetrics,
     policy::{Condition, GuardrailRecord, GuardrailSpec},
+    registry::{ClusterRecord, ClusterSource, KubernetesRecord, adopt},
     store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, StoreError, Table},
 };
 
 /// Makes everything that `serve` needs, and says what it made. With `if_empty` it leaves a store that is there alone, and
-/// takes a key file that is there as the new store's.
+/// takes a key file that is there as the new store's. `cluster` is in the new store from the beginning.
 ///
 /// # Errors
 /// When anything else is there already, or cannot be made; what this call made is taken away again.
-pub fn init(config: &Config, if_empty: bool) -> Result<ExitCode> {
+pub fn init(config: &Config, if_empty: bool, cluster: Option<NewCluster>) -> Result<ExitCode> {
     let store = config.store.store();
     if if_empty && store.exists() {
         writeln!(std::io::stdout(), "{} is there already", store.display())?;
@@ -47,7 +50,14 @@ pub fn init(config: &Config, if_empty: bool) -> Result<ExitCode> {
     refuse_existing(config, key_file)?;
     let arena = super::open::arena(config)?;
     let mut half = Half::default();
-    let Made { keys, vkey, ca } = block_on(make(config, key_file, &arena, &mut half))?;
+    let Made { keys, vkey, ca } = block_on(async {
+        // Nothing is made for a cluster that could not be served.
+        let cluster = match cluster {
+            Some(cluster) => Some(cluster.adopted(config).await?),
+            None => None,
+        };
+        make(config, key_file, cluster, &arena, &mut half).await
+    })?;
     half.keep();
     let mut out = std::io::stdout();
     writeln!(out, "made store {}", keys.store_id())?;
@@ -80,6 +90,33 @@ pub fn init(config: &Config, if_empty: bool) -> Result<ExitCode> {
         "next: attache-broker serve --config FILE, then attache login --new NAME"
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A cluster that a new store knows from its first commit.
+pub struct NewCluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// The issuer of its tokens; empty: as its API server says.
+    pub issuer: String,
+    /// The audience of its tokens.
+    pub audience: String,
+    /// Where its API server is, and who enrolls its nodes.
+    pub source: KubernetesRecord,
+}
+
+impl NewCluster {
+    async fn adopted(self, config: &Config) -> Result<(ClusterName, ClusterRecord)> {
+        let record = ClusterRecord {
+            issuer: self.issuer,
+            audience: self.audience,
+            source: ClusterSource::Kubernetes(self.source.or_default()),
+            created: Timestamp::now(),
+            by: config.id.to_string(),
+        };
+        let adopted = adopt(&self.name, record, &ApiMetrics::default()).await;
+        let record = adopted.with_context(|| format!("cluster {}", self.name))?;
+        Ok((self.name, record))
+    }
 }
 
 /// Where the key comes from that opens the new store.
@@ -163,7 +200,13 @@ impl Drop for Half {
     }
 }
 
-async fn make(config: &Config, key_file: KeyFile, arena: &Arena, half: &mut Half) -> Result<Made> {
+async fn make(
+    config: &Config,
+    key_file: KeyFile,
+    cluster: Option<(ClusterName, ClusterRecord)>,
+    arena: &Arena,
+    half: &mut Half,
+) -> Result<Made> {
     for folder in [
         &config.store.dir,
         &config.store.dir.join("tls"),
@@ -203,6 +246,9 @@ async fn make(config: &Config, key_file: KeyFile, arena: &Arena, half: &mut Half
     )?;
     meta::put_ca(&mut change, ca.certificate());
     guard_rails(config, &mut change, now)?;
+    if let Some((name, record)) = cluster {
+        change.put(Table::Cluster, name.as_str(), record.encode());
+    }
     let applied = Ledger::initialise(&store, &keys, &change).await?;
     write_anchor_copy(config, Arc::new(store), &keys).await?;
     let authority = Authority::load(ca.certificate().clone(), Arc::clone(&keys))?;
@@ -296,7 +342,7 @@ mod tests {
         for theirs in [config.keys.slot_file.clone(), config.store.store()] {
             fs::write(&theirs, b"theirs").unwrap();
             let mut half = Half::default();
-            block_on(make(&config, KeyFile::New, &arena, &mut half))
+            block_on(make(&config, KeyFile::New, None, &arena, &mut half))
                 .map(drop)
                 .unwrap_err();
             drop(half);

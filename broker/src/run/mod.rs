@@ -14,7 +14,7 @@ mod telemetry;
 pub use bootstrap::{bootstrap_operator, recover_operator};
 pub use check::{check_config, check_store};
 pub use health::health;
-pub use init::init;
+pub use init::{NewCluster, init};
 pub use serve::serve;
 
 use std::sync::Arc;
