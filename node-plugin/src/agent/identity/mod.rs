@@ -40,6 +40,8 @@ mod trust;
 /// The first pause after a failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest one while nobody but this machine is asked.
+const LONGEST_PAUSE_HERE: Duration = Duration::from_secs(5);
 /// The wall clock is looked at this often: it may be set, and a suspended machine's timers lag behind it. So is the trust
 /// bundle.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -125,11 +127,24 @@ pub async fn keep(
             pause = FIRST_PAUSE;
         }
         without_identity(&error);
+        let longest = longest_pause(&error);
         drop(error);
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
+            () = tokio::time::sleep(pause.min(longest)) => pause = longest.min(pause * 2),
             () = reload.notified() => pause = FIRST_PAUSE,
         }
+    }
+}
+
+/// What is missing on this machine is looked for more often than a broker is asked.
+fn longest_pause(error: &IdentityError) -> Duration {
+    match error {
+        IdentityError::Enroll(EnrollError::Trust(_)) => LONGEST_PAUSE_HERE,
+        IdentityError::State(_)
+        | IdentityError::Enroll(_)
+        | IdentityError::Broker(_)
+        | IdentityError::Ended
+        | IdentityError::Stopping => LONGEST_PAUSE,
     }
 }
 
