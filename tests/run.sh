@@ -26,19 +26,17 @@ say "packages"
 deploy/packages.sh
 count "packages" $?
 
-say "helm, for the tests of the chart"
-tests/kubernetes/build.sh 1.37.2 helm
-count "helm" $?
+say "Kubernetes, from Go modules"
+start=$SECONDS
+tests/kubernetes/build.sh
+count "tests/kubernetes/build.sh" $?
+echo "Kubernetes: $((SECONDS - start)) s"
 
 say "build (release)"
 start=$SECONDS
 cargo build --release --locked --bins
 count "build" $?
 echo "build: $((SECONDS - start)) s"
-
-say "Kubernetes, from Go modules"
-tests/kubernetes/build.sh
-count "tests/kubernetes/build.sh" $?
 
 say "unit, property and end-to-end tests"
 start=$SECONDS

@@ -6,7 +6,6 @@ use std::{
     io::{BufRead, BufReader, stdin},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,9 +13,8 @@ use anyhow::{Context, Result, ensure};
 use attache_tests::{
     kubernetes::{
         Cluster, ControlPlane, NEWEST, Namespace, Release, cgroup::Cgroup, cluster::NODES,
-        namespace::sleeper,
+        namespace::sleeper, slot::Slot,
     },
-    mounts,
     process::{bin, run, send, until},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64URL};
@@ -87,36 +85,33 @@ fn nothing_of_an_api_server_is_left_when_it_is_dropped() -> Result<()> {
 
 #[test]
 fn nothing_of_a_cluster_is_left_when_it_is_dropped() -> Result<()> {
-    let _turn = turn();
     let cluster = Cluster::start(&Release::default())?;
     let pods = pod_on_each(&cluster)?;
-    let dir = cluster.dir().to_owned();
-    Traces::of(&dir)?.show_a_cluster()?;
+    let (dir, slot) = (cluster.dir().to_owned(), cluster.slot());
+    Traces::of(&dir, slot)?.show_a_cluster()?;
     drop(cluster);
     drop(pods);
-    Traces::of(&dir)?.show_nothing()
+    Traces::of(&dir, slot)?.show_nothing()
 }
 
 #[test]
 fn nothing_of_a_cluster_is_left_when_its_owner_is_ended_by_a_signal() -> Result<()> {
-    let _turn = turn();
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let mut owner = Owner::start()?;
-        Traces::of(&owner.dir)?.show_a_cluster()?;
+        Traces::of(&owner.dir, owner.slot)?.show_a_cluster()?;
         owner.end(signal)?;
         until(PATIENCE, "the reaper has done its work", || {
             owner.reaper().ok()?.is_none().then_some(())
         })?;
-        Traces::of(&owner.dir)?.show_nothing()?;
+        Traces::of(&owner.dir, owner.slot)?.show_nothing()?;
     }
     Ok(())
 }
 
 #[test]
 fn a_cluster_whose_owner_and_reaper_were_both_killed_is_taken_down_by_the_next_one() -> Result<()> {
-    let _turn = turn();
     let mut owner = Owner::start()?;
-    let left = owner.dir.clone();
+    let (left, slot) = (owner.dir.clone(), owner.slot);
     owner
         .reaper()?
         .map_or(Ok(()), |pid| send(pid, Signal::KILL))?;
@@ -124,19 +119,19 @@ fn a_cluster_whose_owner_and_reaper_were_both_killed_is_taken_down_by_the_next_o
         owner.reaper().ok()?.is_none().then_some(())
     })?;
     owner.end(Signal::KILL)?;
-    Traces::of(&left)?.show_a_cluster()?;
+    Traces::of(&left, slot)?.show_a_cluster()?;
 
     let next = Cluster::start(&Release::default())?;
     assert!(!left.exists());
-    let dir = next.dir().to_owned();
+    let (dir, next_slot) = (next.dir().to_owned(), next.slot());
     next.stop()?;
-    Traces::of(&left)?.show_nothing()?;
-    Traces::of(&dir)?.show_nothing()
+    Traces::of(&left, slot)?.show_nothing()?;
+    Traces::of(&dir, next_slot)?.show_nothing()
 }
 
 #[test]
-fn a_cluster_that_was_left_running_is_taken_down_by_its_folder_and_by_nothing_else() -> Result<()> {
-    let _turn = turn();
+fn a_cluster_that_was_left_running_is_not_in_the_way_of_another_and_is_taken_down_by_its_folder()
+-> Result<()> {
     let parent = TempDir::new()?;
     let dir = parent.path().join("cluster");
     let kept = Kept::up(&dir)?;
@@ -144,15 +139,16 @@ fn a_cluster_that_was_left_running_is_taken_down_by_its_folder_and_by_nothing_el
         kept.printed
             .contains(&format!("export KUBECONFIG={}/kubeconfig", dir.display()))
     );
-    Traces::of(&dir)?.show_a_cluster()?;
+    let slot = Slot::of(&dir)?;
+    Traces::of(&dir, slot)?.show_a_cluster()?;
 
-    let error = Cluster::start(&Release::default());
-    let error = error.err().context("another cluster comes up")?;
-    assert!(format!("{error:#}").contains(&format!("left running in {}", dir.display())));
-    Traces::of(&dir)?.show_a_cluster()?;
+    let other = Cluster::start(&Release::default())?;
+    assert_ne!(other.slot(), slot);
+    other.stop()?;
+    Traces::of(&dir, slot)?.show_a_cluster()?;
 
     drop(kept);
-    Traces::of(&dir)?.show_nothing()
+    Traces::of(&dir, slot)?.show_nothing()
 }
 
 /// A cluster that `attache-cluster up` has left running; `attache-cluster down` takes it down when it is dropped.
@@ -187,19 +183,23 @@ impl Drop for Kept<'_> {
 fn owner() -> Result<()> {
     let cluster = Cluster::start(&Release::default())?;
     let pods = pod_on_each(&cluster)?;
-    println!("\n{UP}{}", cluster.dir().display());
+    println!(
+        "\n{UP}{}",
+        serde_json::to_string(&(cluster.slot(), cluster.dir()))?
+    );
     stdin().read_line(&mut String::new())?;
     drop(cluster);
     drop(pods);
     Ok(())
 }
 
-/// What the owner says when its pods run, before the folder.
-const UP: &str = "the cluster is up in ";
+/// What the owner says when its pods run, before slot and folder.
+const UP: &str = "the cluster is up: ";
 
 /// A program that owns a cluster.
 struct Owner {
     child: Child,
+    slot: Slot,
     dir: PathBuf,
 }
 
@@ -214,9 +214,10 @@ impl Owner {
         let said = BufReader::new(stdout)
             .lines()
             .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix(UP).map(PathBuf::from));
-        let dir = said.context("the owner ended before its cluster was up")?;
-        Ok(Self { child, dir })
+            .find_map(|line| line.strip_prefix(UP).map(str::to_owned));
+        let said = said.context("the owner ended before its cluster was up")?;
+        let (slot, dir) = serde_json::from_str(&said)?;
+        Ok(Self { child, slot, dir })
     }
 
     /// Its reaper's process id, while that lives.
@@ -247,11 +248,8 @@ struct Traces {
 }
 
 impl Traces {
-    fn of(dir: &Path) -> Result<Self> {
+    fn of(dir: &Path, slot: Slot) -> Result<Self> {
         let name = dir.to_string_lossy().into_owned();
-        let built = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../target/kubernetes")
-            .canonicalize()?;
         let mut traces = Self {
             folder: dir.exists(),
             mounts: BTreeSet::new(),
@@ -260,31 +258,27 @@ impl Traces {
             cgroups: BTreeSet::new(),
         };
         for (pid, command) in processes()? {
-            let process = PathBuf::from(format!("/proc/{pid}"));
-            let table = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
-            let of_dir: Vec<&str> = table.lines().filter(|line| line.contains(&name)).collect();
-            traces
-                .mounts
-                .extend(of_dir.iter().map(|line| (*line).to_owned()));
-            // A container's own table may not mention the folder, its programs do not either: what has another network does.
-            let exe = fs::read_link(process.join("exe")).unwrap_or_default();
-            if !of_dir.is_empty() || command.contains(&name) || exe.starts_with(&built) {
+            // What runs on a node's machine or in a pod has the folder in its mounts, what runs beside them in its arguments.
+            let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            let of_dir: BTreeSet<String> = table
+                .lines()
+                .filter(|line| line.contains(&name))
+                .map(str::to_owned)
+                .collect();
+            if !of_dir.is_empty() || command.contains(&name) {
                 traces.processes.insert(format!("{pid} {command:?}"));
             }
+            traces.mounts.extend(of_dir);
         }
-        let namespaces = mounts::below(Path::new("/"))?;
-        let pinned = namespaces.iter().filter(|mount| mount.kind == "nsfs");
-        traces
-            .mounts
-            .extend(pinned.map(|mount| mount.point.display().to_string()));
+        let bridge = format!("attache{}", slot.number());
         for link in fs::read_dir("/sys/class/net")?.flatten() {
             let link = link.file_name().to_string_lossy().into_owned();
-            if link.starts_with("attache") {
+            if link == bridge || link.starts_with(&format!("{bridge}-")) {
                 traces.links.insert(link);
             }
         }
         for hierarchy in fs::read_dir("/sys/fs/cgroup")?.flatten() {
-            let group = hierarchy.path().join("attache-cluster");
+            let group = hierarchy.path().join(slot.cgroup());
             if group.exists() {
                 traces.cgroups.insert(group);
             }
@@ -353,10 +347,4 @@ fn pod_on_each(cluster: &Cluster) -> Result<Namespace> {
         )?;
     }
     Ok(namespace)
-}
-
-/// There is one cluster at a time: tests that look for what is left of one do not run beside another.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }

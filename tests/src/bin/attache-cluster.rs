@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use attache_tests::kubernetes::{Cluster, NEWEST, Release, cluster, estate};
+use attache_tests::kubernetes::{Cluster, NEWEST, Release, estate, slot::Slot};
 use clap::Parser;
 
 /// A real Kubernetes of two nodes on this machine.
@@ -23,7 +23,7 @@ enum Command {
     },
     /// Takes a cluster down, and removes its folder.
     Down {
-        /// The folder; that of the cluster that is up, when left out.
+        /// The folder; that of the one cluster that was left running, when left out.
         dir: Option<PathBuf>,
     },
     /// Waits until standard input is closed, then takes down what belongs to a folder: the harness starts this.
@@ -48,7 +48,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Up { dir, version } => up(&dir, &version),
-        Command::Down { dir } => cluster::take_down(dir.as_deref()),
+        Command::Down { dir } => match dir {
+            Some(dir) => Slot::of(&dir)?.take_down(),
+            None => Slot::of_the_kept_one()?.take_down(),
+        },
         Command::Reap { dir } => {
             let mut last_words = Vec::new();
             stdin().read_to_end(&mut last_words)?;

@@ -1,36 +1,17 @@
-//! A whole cluster: control plane, names, and two nodes. One at a time on a machine.
+//! A whole cluster: control plane, names, and two nodes.
 
-use std::{
-    fs::{self, File},
-    io::ErrorKind,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, thread, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow};
 
 use super::{
-    ControlPlane, Kubectl, Node, Release, Wishes,
-    authority::User,
-    cgroup::{self, Cgroup},
-    estate::{self, Estate, Holdings},
-    images, names, network,
-    service::Service,
+    ControlPlane, Kubectl, Node, Release, Wishes, authority::User, cgroup, estate::Estate, images,
+    names, network::Network, service::Service, slot::Slot,
 };
 use crate::process::until;
 
-/// The control group of a cluster, in every hierarchy.
-const CGROUP: &str = "attache-cluster";
 /// The names of the nodes.
 pub const NODES: [&str; 2] = ["node-a", "node-b"];
-/// Points at the folder of the cluster that is up, or of one that was not taken down.
-const CURRENT: &str = "/run/attache-cluster";
-/// Held by whoever brings a cluster up, until it is down again or left running.
-const LOCK: &str = "/run/attache-cluster.lock";
-/// How long another cluster is waited for that is just being taken down.
-const TURN: Duration = Duration::from_secs(120);
 /// How long the nodes may take to be ready.
 const READY: Duration = Duration::from_secs(120);
 
@@ -48,13 +29,16 @@ pub struct Cluster {
     pub names: Service,
     /// Both nodes.
     pub nodes: [Node; 2],
+    network: Network,
+    slot: Slot,
+    release: Release,
 }
 
 impl Cluster {
     /// Brings a cluster up in a folder of its own.
     ///
     /// # Errors
-    /// When a part does not become ready, with its log's end; when a cluster was left running.
+    /// When a part does not become ready, with its log's end; when too many clusters are up.
     pub fn start(release: &Release) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("attache-cluster-")
@@ -68,11 +52,9 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`]; when something is in the folder.
     pub fn start_in(dir: &Path, release: &Release) -> Result<Self> {
-        let lock = take_turn()?;
-        clear_leftover()?;
-        let estate = Estate::take(dir, CGROUP, Some(lock))?;
-        symlink(&estate.dir, CURRENT).with_context(|| format!("link {CURRENT}"))?;
-        let cluster = Self::lay_out(estate, release)?;
+        let (slot, lock) = Slot::take()?;
+        let estate = Estate::of_cluster(dir, slot, lock)?;
+        let cluster = Self::lay_out(estate, slot, release)?;
         cluster.boot()?;
         Ok(cluster)
     }
@@ -86,7 +68,7 @@ impl Cluster {
         for service in [&self.controller_manager, &self.scheduler, &self.names] {
             service.release();
         }
-        self.control_plane.release();
+        self.control_plane.let_go();
         self.nodes.iter().for_each(Node::release);
         Ok(())
     }
@@ -105,10 +87,22 @@ impl Cluster {
         &self.estate.dir
     }
 
+    /// Which of the clusters on this machine it is.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
     /// `kubectl` for a user who may do everything.
     #[must_use]
     pub fn kubectl(&self) -> Kubectl {
         self.control_plane.kubectl()
+    }
+
+    /// The API server has ClusterTrustBundles.
+    #[must_use]
+    pub fn serves_trust_bundles(&self) -> bool {
+        self.release.minor() >= 37
     }
 
     /// Makes the images of an OCI layout in a tar known to both nodes.
@@ -119,13 +113,14 @@ impl Cluster {
         on_both(&self.nodes, |node| node.import(layout))
     }
 
-    fn lay_out(estate: Estate, release: &Release) -> Result<Self> {
+    fn lay_out(estate: Estate, slot: Slot, release: &Release) -> Result<Self> {
         let dir = estate.dir.clone();
+        let network = Network::of(slot);
         let wishes = Wishes {
-            advertised: Some(network::HOST),
+            advertised: Some(network.host()),
             arguments: Vec::new(),
         };
-        let control = format!("{CGROUP}/control-plane");
+        let control = format!("{}/control-plane", slot.cgroup());
         let control_plane = ControlPlane::lay_out(&dir, &control, release, &wishes)?;
         let authority = &control_plane.authority;
         let logs = dir.join("log");
@@ -151,19 +146,10 @@ impl Cluster {
             ),
         ]);
         let scheduler = component("kube-scheduler")?;
-        let names = names::lay_out(&dir, &control, release, authority, &control_plane.url())?;
-        let [first, second] = network::Place::both();
+        let names = names::lay_out(&dir, network.host(), release, &control_plane)?;
+        let [first, second] = network.places();
         let node = |name: &str, place| {
-            let port = control_plane.port();
-            Node::lay_out(
-                &dir.join(name),
-                name,
-                CGROUP,
-                place,
-                release,
-                authority,
-                port,
-            )
+            Node::lay_out(&dir.join(name), name, &slot.cgroup(), place, &control_plane)
         };
         let nodes = [node(NODES[0], first)?, node(NODES[1], second)?];
         Ok(Self {
@@ -173,14 +159,17 @@ impl Cluster {
             names,
             nodes,
             control_plane,
+            network,
+            slot,
+            release: release.clone(),
         })
     }
 
     fn boot(&self) -> Result<()> {
         for name in NODES {
-            cgroup::delegate(&format!("{CGROUP}/{name}"))?;
+            cgroup::delegate(&format!("{}/{name}", self.estate.cgroup))?;
         }
-        network::create()?;
+        self.network.create()?;
         // The nodes need no API server until their kubelets start.
         thread::scope(|scope| {
             let control_plane = scope.spawn(|| self.start_control_plane());
@@ -202,7 +191,7 @@ impl Cluster {
         self.controller_manager.start()?;
         self.scheduler.start()?;
         self.names.start()?;
-        names::publish(&self.kubectl())
+        names::publish(&self.kubectl(), self.network.host())
     }
 
     fn wait_until_ready(&self) -> Result<()> {
@@ -230,73 +219,4 @@ fn on_both(nodes: &[Node; 2], step: impl Fn(&Node) -> Result<()> + Sync) -> Resu
         }
         Ok(())
     })
-}
-
-/// Waits until no other cluster is up, or the patience ends.
-fn take_turn() -> Result<File> {
-    let lock = File::create(LOCK).with_context(|| LOCK.to_owned())?;
-    let free = until(TURN, "no other program has a cluster up", || {
-        lock.try_lock().ok()
-    });
-    free.with_context(|| format!("{LOCK} is held: another run of the tests is under way"))?;
-    Ok(lock)
-}
-
-/// Takes down a cluster whose owner and reaper were both killed.
-fn clear_leftover() -> Result<()> {
-    let Some(dir) = current()? else {
-        return Ok(());
-    };
-    if Holdings::of(&dir).is_ok_and(|holdings| holdings.kept) {
-        bail!(
-            "a cluster was left running in {}: tests/kubernetes/down.sh takes it down",
-            dir.display()
-        );
-    }
-    clear(&dir).context("take down a cluster that was left behind")
-}
-
-/// Takes down the cluster in the folder `dir`; that which was left running when no folder is given.
-///
-/// # Errors
-/// When there is none, a program owns it, or something of it is left.
-pub fn take_down(dir: Option<&Path>) -> Result<()> {
-    let _lock = take_turn()?;
-    let current = current()?.context("no cluster is up")?;
-    if let Some(dir) = dir {
-        let dir = dir
-            .canonicalize()
-            .with_context(|| dir.display().to_string())?;
-        ensure!(
-            dir == current,
-            "the cluster that is up is in {}",
-            current.display()
-        );
-    }
-    clear(&current)
-}
-
-fn clear(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        return estate::clear(dir);
-    }
-    // Whoever has removed its folder has left what is known by name.
-    Cgroup::named(CGROUP)?.kill()?;
-    network::remove()?;
-    cgroup::remove(CGROUP)?;
-    forget()
-}
-
-/// The folder of the cluster that is up, if one is.
-fn current() -> Result<Option<PathBuf>> {
-    match fs::read_link(CURRENT) {
-        Ok(dir) => Ok(Some(dir)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context(CURRENT),
-    }
-}
-
-/// Forgets where the cluster was.
-pub(super) fn forget() -> Result<()> {
-    fs::remove_file(CURRENT).with_context(|| format!("remove {CURRENT}"))
 }

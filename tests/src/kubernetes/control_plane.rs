@@ -73,7 +73,7 @@ impl ControlPlane {
             .prefix("attache-")
             .tempdir()?
             .keep();
-        let estate = Estate::take(&dir, &cgroup, None)?;
+        let estate = Estate::take(&dir, &cgroup)?;
         let mut control_plane = Self::lay_out(&estate.dir, &cgroup, release, wishes)?;
         control_plane.estate = Some(estate);
         control_plane.start_services()?;
@@ -194,9 +194,15 @@ impl ControlPlane {
     }
 
     /// Lets go of its services.
-    pub(super) fn release(&self) {
+    pub(super) fn let_go(&self) {
         self.etcd.release();
         self.api_server.release();
+    }
+
+    /// What it was built of.
+    #[must_use]
+    pub fn release(&self) -> &Release {
+        &self.release
     }
 
     /// Takes it down.

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cgroup::{self, Cgroup},
-    cluster, network,
+    network::Network,
+    slot::Slot,
 };
 use crate::{mounts, process::bin};
 
@@ -31,7 +32,7 @@ pub struct Holdings {
     /// The control group whose processes are ended.
     pub cgroup: String,
     /// It is a whole cluster: the network between its nodes goes too.
-    pub cluster: bool,
+    pub cluster: Option<Slot>,
     /// It was left running on purpose: nothing takes it down unasked.
     pub kept: bool,
 }
@@ -58,18 +59,32 @@ pub struct Estate {
     pub dir: PathBuf,
     /// The control group's name.
     pub cgroup: String,
-    cluster: bool,
+    cluster: Option<Slot>,
     reaper: Option<Child>,
     /// Held as long as this lives; the reaper holds it too.
     _lock: Option<File>,
 }
 
 impl Estate {
-    /// Takes the folder `dir`, new or empty, and the group `cgroup`. `lock` is held until everything is down again.
+    /// Takes the folder `dir`, new or empty, and the group `cgroup`.
     ///
     /// # Errors
     /// When something is in the folder; when the reaper cannot be started.
-    pub fn take(dir: &Path, cgroup: &str, lock: Option<File>) -> Result<Self> {
+    pub fn take(dir: &Path, cgroup: &str) -> Result<Self> {
+        Self::start(dir, cgroup, None)
+    }
+
+    /// As [`Estate::take`], for a cluster. `lock` is held until everything is down again.
+    ///
+    /// # Errors
+    /// As [`Estate::take`].
+    pub fn of_cluster(dir: &Path, slot: Slot, lock: File) -> Result<Self> {
+        let estate = Self::start(dir, &slot.cgroup(), Some((slot, lock)))?;
+        slot.remember(&estate.dir)?;
+        Ok(estate)
+    }
+
+    fn start(dir: &Path, cgroup: &str, cluster: Option<(Slot, File)>) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         ensure!(
             fs::read_dir(dir)?.next().is_none(),
@@ -79,7 +94,7 @@ impl Estate {
         let dir = dir.canonicalize()?;
         // Users of the product's own must be able to pass through.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
-        let cluster = lock.is_some();
+        let (cluster, lock) = cluster.unzip();
         let holdings = Holdings {
             cgroup: cgroup.to_owned(),
             cluster,
@@ -159,14 +174,14 @@ pub fn clear(dir: &Path) -> Result<()> {
     let holdings = Holdings::of(dir)?;
     Cgroup::named(&holdings.cgroup)?.kill()?;
     unmount_below(dir)?;
-    if holdings.cluster {
-        network::remove()?;
+    if let Some(slot) = holdings.cluster {
+        Network::of(slot).remove()?;
     }
     cgroup::remove(&holdings.cgroup)?;
     fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
-    if holdings.cluster {
+    if let Some(slot) = holdings.cluster {
         // Last: until then it is how what is left can be found.
-        cluster::forget()?;
+        slot.forget()?;
     }
     Ok(())
 }

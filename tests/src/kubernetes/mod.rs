@@ -1,7 +1,8 @@
 //! A real Kubernetes on this machine, from binaries that `tests/kubernetes/build.sh` has built.
 //!
-//! [`Cluster`] is two nodes with everything that runs on one, on machines of their own: pods run, names resolve, addresses are
-//! reached. There is one at a time. [`ControlPlane`] is etcd and an API server on loopback: it starts in seconds, several at a time if need be.
+//! [`Cluster`] is two nodes with everything that runs on
+//! one, on machines of their own: pods run, names resolve, addresses are reached. [`ControlPlane`] is etcd and an API server on
+//! loopback: it starts in seconds. Several of each can be up at a time.
 
 pub mod authority;
 pub mod cgroup;
@@ -16,6 +17,7 @@ pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod service;
+pub mod slot;
 
 use std::path::{Path, PathBuf};
 

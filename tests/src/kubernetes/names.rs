@@ -1,14 +1,13 @@
 //! Names in the cluster: CoreDNS on this machine, behind the service that pods are told to ask.
 
-use std::{fs, path::Path};
+use std::{fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{
-    Kubectl, Release,
-    authority::{Authority, User},
-    network::HOST,
+    ControlPlane, Kubectl, Release,
+    authority::User,
     node::{DOMAIN, NAMES},
     service::Service,
 };
@@ -16,25 +15,25 @@ use super::{
 /// Where CoreDNS listens: the usual port is this machine's own.
 const PORT: u16 = 5353;
 
-/// Writes what CoreDNS needs into `dir`; starts nothing.
+/// Writes what CoreDNS needs into `dir`, to answer at `host`; starts nothing.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn lay_out(
     dir: &Path,
-    cgroup: &str,
+    host: Ipv4Addr,
     release: &Release,
-    authority: &Authority,
-    api_server: &str,
+    control_plane: &ControlPlane,
 ) -> Result<Service> {
     let (kubeconfig, corefile) = (dir.join("coredns.conf"), dir.join("Corefile"));
     let user = User {
         name: "coredns",
         group: "system:masters",
     };
-    authority.kubeconfig(&kubeconfig, user, api_server)?;
+    let authority = &control_plane.authority;
+    authority.kubeconfig(&kubeconfig, user, &control_plane.url())?;
     let config = format!(
-        "{DOMAIN}:{PORT} {{\n  bind {HOST}\n  errors\n  kubernetes {DOMAIN} {{\n    kubeconfig {} attache\n  }}\n}}\n",
+        "{DOMAIN}:{PORT} {{\n  bind {host}\n  errors\n  kubernetes {DOMAIN} {{\n    kubeconfig {} attache\n  }}\n}}\n",
         kubeconfig.display()
     );
     fs::write(&corefile, config)?;
@@ -42,7 +41,7 @@ pub fn lay_out(
     let service = Service::new(
         "coredns",
         &release.tool("coredns"),
-        cgroup,
+        control_plane.cgroup(),
         &dir.join("log"),
     )?;
     Ok(service.args(["-conf", corefile]))
@@ -52,7 +51,7 @@ pub fn lay_out(
 ///
 /// # Errors
 /// When the API server refuses it.
-pub fn publish(kubectl: &Kubectl) -> Result<()> {
+pub fn publish(kubectl: &Kubectl, host: Ipv4Addr) -> Result<()> {
     let metadata = json!({ "namespace": "kube-system", "name": "kube-dns" });
     let ports = ["UDP", "TCP"].map(
         |protocol| json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": 53 }),
@@ -68,7 +67,7 @@ pub fn publish(kubectl: &Kubectl) -> Result<()> {
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": { "namespace": "kube-system", "name": "kube-dns-1",
             "labels": { "kubernetes.io/service-name": "kube-dns" } },
-        "endpoints": [{ "addresses": [HOST] }], "ports": ports,
+        "endpoints": [{ "addresses": [host] }], "ports": ports,
     }))?;
     Ok(())
 }

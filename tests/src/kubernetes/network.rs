@@ -1,9 +1,9 @@
-//! The network of a cluster: a bridge on this machine, and a link to each node's machine.
+//! The network of a cluster: a bridge on this machine, and a link to each node's machine. Of the cluster in slot N:
 //!
 //! ```text
-//! 10.250.0.1    this machine: API server, names       bridge attache0
-//! 10.250.0.11   node-a, pods 10.244.1.0/24            link attache-a
-//! 10.250.0.12   node-b, pods 10.244.2.0/24            link attache-b
+//! 10.250.N.1    this machine: API server, names       bridge attacheN
+//! 10.250.N.11   node-a, pods 10.244.N1.0/24           link attacheN-a
+//! 10.250.N.12   node-b, pods 10.244.N2.0/24           link attacheN-b
 //! ```
 //!
 //! Every address that a pod speaks to is reached by routes; nothing is masqueraded, and nothing of this machine is changed
@@ -13,47 +13,106 @@ use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 
 use anyhow::{Result, ensure};
 
+use super::slot::Slot;
 use crate::process::run;
 
-/// This machine, in the cluster's network.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 250, 0, 1);
 /// The addresses of all pods.
 pub const PODS: &str = "10.244.0.0/16";
-const BRIDGE: &str = "attache0";
-/// The links of all nodes, on this machine's side.
-const LINKS: [&str; 2] = ["attache-a", "attache-b"];
+
+/// The network of one cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Network {
+    slot: u8,
+}
+
+impl Network {
+    /// That of the cluster in a slot.
+    #[must_use]
+    pub fn of(slot: Slot) -> Self {
+        Self {
+            slot: slot.number(),
+        }
+    }
+
+    /// This machine, in this network.
+    #[must_use]
+    pub fn host(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 250, self.slot, 1)
+    }
+
+    /// The places of the two nodes.
+    #[must_use]
+    pub fn places(self) -> [Place; 2] {
+        let address = |number: u8| Ipv4Addr::new(10, 250, self.slot, 11 + number);
+        let pods = |number: u8| format!("10.244.{}{}.0/24", self.slot, 1 + number);
+        [(0, 1), (1, 0)].map(|(own, other)| Place {
+            link: self.link(own),
+            address: address(own),
+            pods: pods(own),
+            others: vec![(pods(other), address(other))],
+            bridge: self.bridge(),
+            host: self.host(),
+        })
+    }
+
+    /// Makes the bridge.
+    ///
+    /// # Errors
+    /// When it is there already, or cannot be made.
+    pub fn create(self) -> Result<()> {
+        let (bridge, address) = (self.bridge(), format!("{}/24", self.host()));
+        ip(&["link", "add", &bridge, "type", "bridge"])?;
+        ip(&["address", "add", &address, "dev", &bridge])?;
+        ip(&["link", "set", &bridge, "up"])
+    }
+
+    /// Removes the bridge, and the links if their nodes have left any.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        for link in [self.link(0), self.link(1), self.bridge()] {
+            if exists(&link) {
+                // A link may go at this moment, with the network at its other end.
+                let removed = ip(&["link", "delete", &link]);
+                if exists(&link) {
+                    removed?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bridge(self) -> String {
+        format!("attache{}", self.slot)
+    }
+
+    fn link(self, number: u8) -> String {
+        let letter = if number == 0 { "a" } else { "b" };
+        format!("{}-{letter}", self.bridge())
+    }
+}
 
 /// Where a node is in the network.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// Its link, on this machine's side.
-    pub link: &'static str,
+    pub link: String,
     /// Its own address.
     pub address: Ipv4Addr,
     /// Those of its pods.
     pub pods: String,
     others: Vec<(String, Ipv4Addr)>,
+    bridge: String,
+    /// This machine.
+    pub host: Ipv4Addr,
 }
 
 impl Place {
-    /// The places of the two nodes.
-    #[must_use]
-    pub fn both() -> [Self; 2] {
-        let address = |number: u8| Ipv4Addr::new(10, 250, 0, 10 + number);
-        let pods = |number: u8| format!("10.244.{number}.0/24");
-        let place = |link, own: u8, other: u8| Self {
-            link,
-            address: address(own),
-            pods: pods(own),
-            others: vec![(pods(other), address(other))],
-        };
-        [place(LINKS[0], 1, 2), place(LINKS[1], 2, 1)]
-    }
-
     /// Its link is there.
     #[must_use]
     pub fn link_exists(&self) -> bool {
-        exists(self.link)
+        exists(&self.link)
     }
 
     /// Cuts the node off from everything, or connects it again.
@@ -62,18 +121,8 @@ impl Place {
     /// When it has no link.
     pub fn set_connected(&self, connected: bool) -> Result<()> {
         let state = if connected { "up" } else { "down" };
-        ip(&["link", "set", self.link, state])
+        ip(&["link", "set", &self.link, state])
     }
-}
-
-/// Makes the bridge.
-///
-/// # Errors
-/// When it is there already, or cannot be made.
-pub fn create() -> Result<()> {
-    ip(&["link", "add", BRIDGE, "type", "bridge"])?;
-    ip(&["address", "add", &format!("{HOST}/24"), "dev", BRIDGE])?;
-    ip(&["link", "set", BRIDGE, "up"])
 }
 
 /// Connects the machine that the process `holder` keeps to the bridge.
@@ -83,9 +132,18 @@ pub fn create() -> Result<()> {
 pub fn connect(place: &Place, holder: u32) -> Result<()> {
     let holder = holder.to_string();
     ip(&[
-        "link", "add", place.link, "type", "veth", "peer", "name", "eth0", "netns", &holder,
+        "link",
+        "add",
+        &place.link,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        &holder,
     ])?;
-    ip(&["link", "set", place.link, "master", BRIDGE, "up"])?;
+    ip(&["link", "set", &place.link, "master", &place.bridge, "up"])?;
     let inside = |args: &[&str]| {
         let target = format!("--target={holder}");
         checked(
@@ -103,7 +161,7 @@ pub fn connect(place: &Place, holder: u32) -> Result<()> {
         "eth0",
     ])?;
     inside(&["link", "set", "eth0", "up"])?;
-    inside(&["route", "add", "default", "via", &HOST.to_string()])?;
+    inside(&["route", "add", "default", "via", &place.host.to_string()])?;
     for (pods, node) in &place.others {
         inside(&["route", "add", pods, "via", &node.to_string()])?;
     }
@@ -118,23 +176,6 @@ pub fn connect(place: &Place, holder: u32) -> Result<()> {
         "via",
         &place.address.to_string(),
     ])
-}
-
-/// Removes the bridge, and the links if their nodes have left any.
-///
-/// # Errors
-/// When one cannot be removed.
-pub fn remove() -> Result<()> {
-    for link in LINKS.into_iter().chain([BRIDGE]) {
-        if exists(link) {
-            // A link may go at this moment, with the network at its other end.
-            let removed = ip(&["link", "delete", link]);
-            if exists(link) {
-                removed?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn exists(link: &str) -> bool {

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{
-    Release,
-    authority::{Authority, User},
+    ControlPlane,
+    authority::User,
     images::PAUSE,
     machine::Machine,
-    network::{HOST, PODS, Place},
+    network::{PODS, Place},
     service::Service,
 };
 
@@ -41,13 +41,12 @@ impl Node {
         name: &str,
         cluster_cgroup: &str,
         place: Place,
-        release: &Release,
-        authority: &Authority,
-        api_port: u16,
+        control_plane: &ControlPlane,
     ) -> Result<Self> {
+        let (release, authority) = (control_plane.release(), &control_plane.authority);
+        let server = format!("https://{}:{}", place.host, control_plane.port());
         let cgroup = format!("{cluster_cgroup}/{name}");
         let machine = Machine::lay_out(dir, name, &cgroup, place, release)?;
-        let server = format!("https://{HOST}:{api_port}");
         let etc = |file: &str| machine.on_disk(&format!("/etc/{file}"));
         for folder in ["cni/net.d", "containerd", "kubernetes"] {
             fs::create_dir_all(etc(folder))?;
