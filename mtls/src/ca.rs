@@ -112,12 +112,24 @@ impl CertificateAuthority {
         validity: Duration,
         now: Timestamp,
     ) -> Result<Self, CaError> {
+        Self::create_with(seed, trust_domain, common_name, validity, now, drawn()?)
+    }
+
+    /// [`Self::create`] with the random bytes of the serial number given.
+    fn create_with(
+        seed: &[u8; 32],
+        trust_domain: &TrustDomain,
+        common_name: &str,
+        validity: Duration,
+        now: Timestamp,
+        drawn: [u8; SERIAL_BYTES],
+    ) -> Result<Self, CaError> {
         let named = (1..=MAX_COMMON_NAME_BYTES).contains(&common_name.len());
         if !named || common_name.chars().any(char::is_control) {
             return Err(CaError::CommonName);
         }
         let (not_before, not_after) = lifetime(now, validity)?;
-        let mut params = parameters(not_before, not_after, &trust_domain.id())?;
+        let mut params = parameters(not_before, not_after, &trust_domain.id(), drawn)?;
         params
             .distinguished_name
             .push(DnType::CommonName, common_name);
@@ -171,6 +183,19 @@ impl CertificateAuthority {
         validity: Duration,
         now: Timestamp,
     ) -> Result<IssuedCertificate, CaError> {
+        self.issue_with(seed, request, identity, validity, now, drawn()?)
+    }
+
+    /// [`Self::issue`] with the random bytes of the serial number given.
+    fn issue_with(
+        &self,
+        seed: &[u8; 32],
+        request: &CertificateRequest,
+        identity: &PeerId,
+        validity: Duration,
+        now: Timestamp,
+        drawn: [u8; SERIAL_BYTES],
+    ) -> Result<IssuedCertificate, CaError> {
         if identity.trust_domain() != &self.trust_domain {
             return Err(CaError::TrustDomain {
                 expected: self.trust_domain.clone(),
@@ -200,6 +225,7 @@ impl CertificateAuthority {
             begin.max(not_before),
             end.min(not_after),
             &identity.to_string(),
+            drawn,
         )?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -307,31 +333,37 @@ pub fn default_validity(identity: &PeerId) -> Duration {
     }
 }
 
-/// What CA and leaf have in common: times, a fresh serial, no subject, one URI.
+/// What CA and leaf have in common: times, a serial, no subject, one URI.
 fn parameters(
     not_before: Timestamp,
     not_after: Timestamp,
     uri: &str,
+    drawn: [u8; SERIAL_BYTES],
 ) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + seconds(not_before)?;
     params.not_after = epoch + seconds(not_after)?;
-    params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+    params.serial_number = Some(SerialNumber::from_slice(&serial(drawn)));
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(CaError::Encoding)?)];
     Ok(params)
 }
 
-/// 16 random bytes, of which the first bit is 0 (positive) and the second 1 (always 16 bytes long).
-fn random_serial() -> Result<[u8; SERIAL_BYTES], CaError> {
-    let mut serial = [0; SERIAL_BYTES];
+/// Random bytes for one serial number.
+fn drawn() -> Result<[u8; SERIAL_BYTES], CaError> {
+    let mut bytes = [0; SERIAL_BYTES];
     SystemRandom::new()
-        .fill(&mut serial)
+        .fill(&mut bytes)
         .map_err(|_| CaError::Random)?;
-    let [first, ..] = &mut serial;
+    Ok(bytes)
+}
+
+/// A serial number of them: the first bit is 0 (positive), the second 1 (always 16 bytes long).
+fn serial(mut drawn: [u8; SERIAL_BYTES]) -> [u8; SERIAL_BYTES] {
+    let [first, ..] = &mut drawn;
     *first = *first & 0x7f | 0x40;
-    Ok(serial)
+    drawn
 }
 
 /// From a minute before `now` to `validity` after it, in whole seconds.

@@ -155,6 +155,9 @@ impl SigningKey for RequestSigner {
 mod tests {
     use super::*;
     use crate::csr::CertificateRequest;
+    use crate::vectors::{Expected, run};
+    use x509_parser::certification_request::X509CertificationRequest;
+    use x509_parser::prelude::FromDer;
 
     #[test]
     fn a_key_written_and_read_is_the_same_key() {
@@ -175,6 +178,39 @@ mod tests {
         let key = LeafKey::generate().unwrap();
         let request = CertificateRequest::verify(&key.certificate_request().unwrap()).unwrap();
         assert_eq!(request.spki_sha256(), key.spki_sha256());
+    }
+
+    /// A signature has a nonce of its own, so what is signed is compared, and the other's request is taken.
+    #[test]
+    fn key_and_request_are_the_vectors() {
+        run("certificate-request", true, |case, expected| {
+            let Expected::Out(out) = expected else {
+                CertificateRequest::verify(&case.bytes("request")).unwrap_err();
+                return;
+            };
+            let key = LeafKey::from_pem(out.text("key_pem").as_bytes()).unwrap();
+            assert_eq!(key.to_pem().as_str(), out.text("key_pem"));
+            let spki_sha256 = SpkiSha256::from_bytes(out.array("spki_sha256"));
+            assert_eq!(key.spki_sha256(), spki_sha256);
+            let (own, info) = (key.certificate_request().unwrap(), out.bytes("info"));
+            let (_, parsed) = X509CertificationRequest::from_der(&own).unwrap();
+            assert_eq!(parsed.certification_request_info.raw, info);
+            let theirs = CertificateRequest::verify(&out.bytes("request")).unwrap();
+            assert_eq!(theirs.spki_sha256(), spki_sha256);
+        });
+    }
+
+    /// What a new key is written as is the form of the vectors.
+    #[test]
+    fn a_new_key_has_the_form_of_the_vectors() {
+        let head = |der: &[u8]| der.get(..36).map(<[u8]>::to_vec);
+        run("certificate-request", true, |_, expected| {
+            let Expected::Out(out) = expected else { return };
+            let theirs = pem::private_key(out.text("key_pem").as_bytes()).unwrap();
+            let own = LeafKey::generate().unwrap();
+            assert_eq!(own.pkcs8.len(), theirs.len());
+            assert_eq!(head(&own.pkcs8), head(&theirs));
+        });
     }
 
     #[test]

@@ -28,3 +28,7 @@ pub mod tls;
 pub mod verify;
 
 pub use rustls_pki_types::CertificateDer;
+
+#[cfg(test)]
+#[path = "../../tests/independent/reader.rs"]
+mod vectors;

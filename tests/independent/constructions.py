@@ -7,6 +7,7 @@ It returns the fields it recovered, which must equal those of the case. Hashes a
 from collections.abc import Callable
 
 import local_constructions
+import wire_constructions
 from attache_formats import (anchor, audit, denial, generation, hpke, keyring, lp, note, put, release, row, slot,
                              value, wrap)
 from attache_formats.primitives import Refused, ed25519_public, ed25519_sign, sha256
@@ -399,6 +400,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "chain-id": Construction("SHA-256(LP('attache/chain/1', store, broker id))[..16]", chain_id_seal),
     "anchor-note": Construction("text = origin LF incarnation LF seq LF base64(t) LF; origin = name = attache/anchor/<store>; " + _NOTE, anchor_note_seal, anchor_note_open),
     **local_constructions.CONSTRUCTIONS,
+    **wire_constructions.CONSTRUCTIONS,
 }
 
 __all__ = ["CONSTRUCTIONS", "Construction", "Fields", "Refused"]

@@ -1,15 +1,18 @@
 """Public known answers, so that this implementation does not rest on itself.
 
 RFC 5869 A.1 (expand), RFC 9180 A.1.1 and A.7.1, `cryptography`'s own HPKE in both directions, RFC 6962 roots of the
-Certificate Transparency reference trees, and the example note of the format's reference implementation.
+Certificate Transparency reference trees, the example note of the format's reference implementation, and the library's own
+reading of our certificates, requests and keys.
 """
 
 from collections.abc import Iterator
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hpke as library
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from attache_formats import audit, hpke, lp, note
+from attache_formats import audit, certificate, file_list, hpke, lp, note
 from attache_formats.primitives import hkdf_expand, hkdf_extract
 
 x = bytes.fromhex
@@ -17,7 +20,8 @@ INFO = x("4f6465206f6e2061204772656369616e2055726e")
 
 
 def run() -> Iterator[tuple[str, str | None]]:
-    for name, want, got in [*lp_by_hand(), *hkdf(), *rfc9180_a1(), *rfc9180_a7(), *library_hpke(), *merkle(), *notes()]:
+    for name, want, got in [*lp_by_hand(), *hkdf(), *rfc9180_a1(), *rfc9180_a7(), *library_hpke(), *merkle(), *notes(),
+                            *certificates(), *protobuf()]:
         yield name, None if want == got else f"{got!r}, should be {want!r}"
 
 
@@ -117,3 +121,43 @@ def notes() -> Answers:
     vkey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
     yield "reference note", text, note.open_(text + "\n" + line, vkey)
     yield "reference vkey", vkey, note.vkey(*note.parse_vkey(vkey))
+
+
+def certificates() -> Answers:
+    """What the library finds in them is what was put in, and it makes the same of the same parts."""
+    seed, scalar, at = b"\x11" * 32, b"\x22" * 32, 1_795_435_200
+    ca_der = certificate.ca(seed, "example.internal", "Attaché CA", at, bytes(16))
+    id_ = "spiffe://example.internal/broker/broker-0"
+    leaf_der = certificate.leaf(seed, ca_der, certificate.open_request(certificate.request(scalar)), id_, at, b"\xff" * 16)
+    ca, leaf = map(x509.load_der_x509_certificate, (ca_der, leaf_der))
+    leaf.verify_directly_issued_by(ca)
+    yield "certificate serials", (1 << 126, (1 << 127) - 1), (ca.serial_number, leaf.serial_number)
+    yield "certificate times", (at - 60, at + 90 * 86400), tuple(
+        int(time.timestamp()) for time in (leaf.not_valid_before_utc, leaf.not_valid_after_utc))
+    usage = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+                           "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False)
+    issuer_id, own_id = (x509.SubjectKeyIdentifier(certificate.key_id(spki)) for spki in (
+        certificate.parse(ca_der).spki, certificate.p256_spki(scalar)))
+    oid = x509.ExtendedKeyUsageOID
+    yield "extensions of a CA", [
+        (False, x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://example.internal")])),
+        (True, x509.KeyUsage(**usage | {"key_cert_sign": True, "crl_sign": True})), (False, issuer_id),
+        (True, x509.BasicConstraints(ca=True, path_length=0)),
+    ], [(extension.critical, extension.value) for extension in ca.extensions]
+    yield "extensions of a leaf", [
+        (False, x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id)),
+        (True, x509.SubjectAlternativeName([x509.UniformResourceIdentifier(id_)])),
+        (True, x509.KeyUsage(**usage | {"digital_signature": True})),
+        (False, x509.ExtendedKeyUsage([oid.SERVER_AUTH, oid.CLIENT_AUTH])), (False, own_id),
+        (True, x509.BasicConstraints(ca=False, path_length=None)),
+    ], [(extension.critical, extension.value) for extension in leaf.extensions]
+    request = x509.load_der_x509_csr(certificate.request(scalar))
+    yield "certificate request", (True, 0, 0), (request.is_signature_valid, len(request.subject), len(request.extensions))
+    key = load_pem_private_key(certificate.key_pem(scalar).encode(), None)
+    yield "key", leaf.public_key(), key.public_key()
+
+
+def protobuf() -> Answers:
+    """The examples of the encoding's own description: 150 in field 1, "testing" in field 2."""
+    yield "protobuf varint", x("089601"), file_list._number(1, 150)
+    yield "protobuf string", x("120774657374696e67"), file_list._bytes(2, b"testing")

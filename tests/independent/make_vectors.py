@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from cases import exchange, local, log, store
+from cases import exchange, local, log, store, wire
 from cases.common import Case
 from constructions import CONSTRUCTIONS
 
@@ -33,7 +33,9 @@ def build() -> dict[str, str]:
         "ipc-generation": local.ipc_generation_cases(), "metadata": local.metadata_cases(),
         "join-token": local.join_token_cases(), "listen": local.listen_cases(), "contexts": local.contexts_cases(),
         "page-token": local.page_token_cases(), "call-id": local.call_id_cases(),
-        "store-header": local.store_header_cases(),
+        "store-header": local.store_header_cases(), "certificate-ca": wire.ca_cases(),
+        "certificate-leaf": wire.leaf_cases(), "certificate-request": wire.request_cases(),
+        "agent-folder": wire.agent_folder_cases(), "file-list": wire.file_list_cases(),
     }
     return {
         f"{name}.json": json.dumps({"construction": name, "formula": CONSTRUCTIONS[name].formula, "cases": list_},

@@ -24,7 +24,10 @@ use crate::{
     attest::{AttestRequest, PodHints, PodToken, RefusalKind},
     identity::Lacks,
     metrics::Metrics,
-    release::{Ask, Caller, Delivered, Refused, ReleaseError, Released, ReleasedAnswer, Releases},
+    release::{
+        Ask, Caller, Delivered, Refused, ReleaseError, Released, ReleasedAnswer, ReleasedFile,
+        Releases,
+    },
 };
 
 /// Attributes of a volume are never more.
@@ -223,11 +226,6 @@ fn answer(released: Released) -> pb::Released {
         ct_sha256: v.granted.ct_hash.as_bytes().to_vec(),
         ct: v.ct,
     });
-    let files = answer.files.into_iter().map(|f| pb::File {
-        path: f.path,
-        mode: f.mode,
-        value: u32::try_from(f.value).unwrap_or(u32::MAX),
-    });
     pb::Released {
         generation: Some(wire(&answer.generation)),
         session: answer.session.as_bytes().to_vec(),
@@ -239,7 +237,7 @@ fn answer(released: Released) -> pb::Released {
         leaf_hash: answer.leaf_hash.to_vec(),
         sealed_keys: answer.sealed_keys,
         values: values.collect(),
-        files: files.collect(),
+        files: files(answer.files),
         owner_uid: answer.owner.uid,
         owner_gid: answer.owner.gid,
         missing: answer.missing,
@@ -247,5 +245,76 @@ fn answer(released: Released) -> pb::Released {
         namespace: answer.namespace,
         pod_uid: answer.pod_uid,
         container: answer.container,
+    }
+}
+
+fn files(files: Vec<ReleasedFile>) -> Vec<pb::File> {
+    let files = files.into_iter().map(|f| pb::File {
+        path: f.path,
+        mode: f.mode,
+        value: u32::try_from(f.value).unwrap_or(u32::MAX),
+    });
+    files.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use attache_envelope::generation::{GenerationFile, Owner};
+    use attache_envelope::id::ValueId;
+    use prost::Message;
+
+    use super::*;
+    use crate::vectors::{Expected, run};
+
+    /// The planned files as they leave: their order is that of the plan, by path.
+    #[test]
+    fn the_files_of_a_release_are_the_vectors() {
+        run("file-list", true, |case, expected| {
+            // What a message may not be is the agent's to refuse.
+            let Expected::Out(out) = expected else { return };
+            let values: Vec<ValueId> = case.texts("values").iter().map(|id| id_of(id)).collect();
+            let gid = case
+                .value("gid")
+                .as_u64()
+                .map(|gid| gid.try_into().unwrap());
+            let owner = Owner {
+                uid: case.u32("uid"),
+                gid,
+            };
+            let planned = case.list("files").into_iter().map(|file| ReleasedFile {
+                path: file.text("path").to_owned(),
+                mode: file.u32("mode"),
+                value: file.u32("value") as usize,
+            });
+            let mut planned: Vec<_> = planned.collect();
+            planned.sort_by(|a, b| a.path.cmp(&b.path));
+            let digested = planned.iter().map(|file| GenerationFile {
+                path: &file.path,
+                mode: file.mode,
+                owner,
+                value: values[file.value],
+            });
+            let generation = Generation {
+                incarnation: case.u32("incarnation"),
+                seq: case.u64("seq"),
+                digest: GenerationDigest::of(&digested.collect::<Vec<_>>()).unwrap(),
+            };
+            assert_eq!(
+                hex::encode(generation.digest.as_bytes()),
+                out.text("digest")
+            );
+            let message = pb::Released {
+                generation: Some(wire(&generation)),
+                files: files(planned),
+                owner_uid: owner.uid,
+                owner_gid: owner.gid,
+                ..pb::Released::default()
+            };
+            assert_eq!(hex::encode(message.encode_to_vec()), out.text("message"));
+        });
+    }
+
+    fn id_of(hex: &str) -> ValueId {
+        ValueId::from_bytes(hex::decode(hex).unwrap().try_into().unwrap())
     }
 }

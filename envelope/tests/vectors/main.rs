@@ -55,10 +55,15 @@ const OF_THE_AUDIT_LOG: &[&str] = &[
 
 /// Checked by the crates whose formats they are.
 const OF_OTHERS: &[&str] = &[
+    "agent-folder",
     "ca",
+    "certificate-ca",
+    "certificate-leaf",
+    "certificate-request",
     "chain-id",
     "call-id",
     "contexts",
+    "file-list",
     "identity-body",
     "ipc-answer",
     "ipc-generation",

@@ -1,6 +1,8 @@
 use super::*;
+use crate::bundle::TrustBundle;
 use crate::key::LeafKey;
 use crate::spiffe::{BrokerId, NodeId, OperatorId};
+use crate::vectors::{Expected, Fields, run};
 use crate::verify::{PeerError, Purpose, parse};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::GeneralName;
@@ -105,9 +107,8 @@ fn a_leaf_has_one_name_its_uses_and_its_times() {
 #[test]
 fn a_leaf_verifies_under_its_ca_and_no_other() {
     let issued = issue(&request(), &node());
-    let bundle = |ca: &CertificateAuthority| {
-        crate::bundle::TrustBundle::from_der(vec![ca.certificate().clone()]).unwrap()
-    };
+    let bundle =
+        |ca: &CertificateAuthority| TrustBundle::from_der(vec![ca.certificate().clone()]).unwrap();
     let chain = [issued.certificate().clone()];
     let peer = bundle(&ca())
         .verify(&chain, Purpose::Client, now())
@@ -392,7 +393,13 @@ fn names_and_certificates_that_are_not_a_cas_are_refused() {
         Err(CaError::NotOurs)
     ));
     let ecdsa = rcgen::KeyPair::generate().unwrap();
-    let mut params = parameters(now(), now() + CA_VALIDITY, "spiffe://example.org").unwrap();
+    let mut params = parameters(
+        now(),
+        now() + CA_VALIDITY,
+        "spiffe://example.org",
+        [7; SERIAL_BYTES],
+    )
+    .unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     assert!(matches!(
@@ -421,4 +428,67 @@ fn request_key(csr: &[u8]) -> Vec<u8> {
         .subject_public_key
         .data
         .to_vec()
+}
+
+fn at(case: &Fields) -> Timestamp {
+    Timestamp::from_second(case.u64("made").try_into().unwrap()).unwrap()
+}
+
+#[test]
+fn the_ca_certificate_is_the_vectors() {
+    run("certificate-ca", true, |case, expected| match expected {
+        Expected::Out(out) => {
+            let (domain, name) = (case.parse("trust_domain"), case.text("name"));
+            let (seed, drawn) = (case.array("seed"), case.array("random"));
+            let ca = CertificateAuthority::create_with(
+                &seed,
+                &domain,
+                name,
+                CA_VALIDITY,
+                at(case),
+                drawn,
+            )
+            .unwrap();
+            assert_eq!(hex::encode(ca.certificate()), out.text("certificate"));
+            assert_eq!(ca.trust_domain(), &domain);
+        }
+        Expected::Refused => {
+            let der = case.bytes("certificate").into();
+            assert!(matches!(
+                CertificateAuthority::load(der),
+                Err(CaError::NotOurs)
+            ));
+        }
+    });
+}
+
+#[test]
+fn a_leaf_is_the_vectors_for_a_request_that_another_made() {
+    run("certificate-leaf", true, |case, expected| {
+        let ca = case.bytes("ca").into();
+        let bundle = TrustBundle::from_der(vec![CertificateDer::clone(&ca)]).unwrap();
+        let verify = |leaf: Vec<u8>| bundle.verify(&[leaf.into()], Purpose::Client, at(case));
+        match expected {
+            Expected::Out(out) => {
+                let ca = CertificateAuthority::load(ca).unwrap();
+                let (request, id) = (verified(&case.bytes("request")), case.parse("id"));
+                let issued = ca
+                    .issue_with(
+                        &case.array("seed"),
+                        &request,
+                        &id,
+                        default_validity(&id),
+                        at(case),
+                        case.array("random"),
+                    )
+                    .unwrap();
+                let told = hex::encode(issued.certificate());
+                assert_eq!(told, out.text("certificate"));
+                assert_eq!(verify(out.bytes("certificate")).unwrap().id(), &id);
+            }
+            Expected::Refused => {
+                verify(case.bytes("certificate")).unwrap_err();
+            }
+        }
+    });
 }

@@ -285,3 +285,66 @@ fn require(holds: bool, field: &'static str) -> Result<(), AnswerError> {
         Err(AnswerError::Other(field))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Expected, Fields, run};
+    use attache_envelope::id::{SecretId, ValueId};
+    use prost::Message;
+
+    /// Values of those ids; of what else they are, files and digest say nothing.
+    fn granted(case: &Fields) -> Vec<GrantedValue> {
+        let ids = case.texts("values");
+        let value = |id: &String| GrantedValue {
+            path: "payments/db".parse().unwrap(),
+            secret: SecretId::from_bytes([1; 16]),
+            version: SecretVersion::new(1).unwrap(),
+            field: "field".parse().unwrap(),
+            value: ValueId::from_bytes(hex::decode(id).unwrap().try_into().unwrap()),
+            ct_hash: CtHash::of(b""),
+        };
+        ids.iter().map(value).collect()
+    }
+
+    type Checked = (Generation, Vec<ReleasedFile>, Owner);
+
+    fn check(message: &[u8], granted: &[GrantedValue]) -> Result<Checked, AnswerError> {
+        let told = pb::Released::decode(message).unwrap();
+        let owner = Owner {
+            uid: told.owner_uid,
+            gid: told.owner_gid,
+        };
+        let files = files(told.files, granted.len())?;
+        let generation = generation(told.generation)?;
+        check_digest(&generation, &files, granted, owner)?;
+        Ok((generation, files, owner))
+    }
+
+    #[test]
+    fn the_files_of_a_release_are_the_vectors() {
+        run("file-list", true, |case, expected| {
+            let granted = granted(case);
+            let Expected::Out(out) = expected else {
+                assert!(check(&case.bytes("message"), &granted).is_err());
+                return;
+            };
+            let (generation, files, owner) = check(&out.bytes("message"), &granted).unwrap();
+            let order = (generation.incarnation, generation.seq);
+            assert_eq!(order, (case.u32("incarnation"), case.u64("seq")));
+            assert_eq!(generation.digest, out.array("digest"));
+            let gid = case
+                .value("gid")
+                .as_u64()
+                .map(|gid| gid.try_into().unwrap());
+            assert_eq!((owner.uid, owner.gid), (case.u32("uid"), gid));
+            let mut told = case.list("files");
+            told.sort_by(|a, b| a.text("path").cmp(b.text("path")));
+            let told = told.iter();
+            let told = told.map(|f| (f.text("path").to_owned(), f.u64("mode"), f.u64("value")));
+            let found = files.into_iter();
+            let found = found.map(|f| (f.path, u64::from(f.mode), f.value as u64));
+            assert!(found.eq(told));
+        });
+    }
+}

@@ -6,6 +6,7 @@ use attache_proto::attache::v1 as pb;
 
 use super::*;
 use crate::agent::identity::issued::IssuedError;
+use crate::vectors::{Expected, Fields, run};
 
 const SEED: [u8; 32] = [9; 32];
 const HOUR: Duration = Duration::from_secs(3600);
@@ -148,6 +149,64 @@ fn what_is_damaged_ended_or_not_of_one_pair_is_no_identity() {
     );
     let long_after = Timestamp::now() + jiff::SignedDuration::from_hours(2);
     assert!(state.load(long_after).unwrap().is_none(), "ended");
+}
+
+/// The folder as another implementation writes it, and the same bytes as this one does.
+#[test]
+fn the_folder_is_the_vectors() {
+    const FILES: [&str; 5] = [KEY, NEXT_KEY, CERTIFICATE, BUNDLE, BROKER_ID];
+    run("agent-folder", true, |case, expected| {
+        let now = Timestamp::from_second(case.u64("made").try_into().unwrap()).unwrap();
+        let (_folder, state) = folder();
+        let fill = |from: &Fields| {
+            for file in FILES.into_iter().filter(|file| from.has(file)) {
+                state.write(file, from.text(file).as_bytes()).unwrap();
+            }
+        };
+        let text = |file| {
+            state
+                .read(file)
+                .unwrap()
+                .map(|it| String::from_utf8(it.to_vec()))
+        };
+        let Expected::Out(out) = expected else {
+            fill(case);
+            assert!(state.load(now).unwrap().is_none());
+            return;
+        };
+        fill(&out);
+        let joined = state.load(now).unwrap().unwrap();
+        assert_eq!(joined.broker.to_string(), case.text("broker"));
+        let key = LeafKey::from_pem(out.text(out.text("used")).as_bytes()).unwrap();
+        assert_eq!(joined.material.identity().spki_sha256(), key.spki_sha256());
+        assert_eq!(text(KEY).unwrap().unwrap(), out.text(out.text("used")));
+        let waits = out.has(NEXT_KEY) && out.text("used") == KEY;
+        assert_eq!(text(NEXT_KEY).is_some(), waits);
+
+        let (_folder, state) = folder();
+        state.write(NEXT_KEY, key.to_pem().as_bytes()).unwrap();
+        let certificate = pb::IssuedCertificate {
+            chain: ders(case, "chain"),
+            trust_bundle: ders(case, "bundle"),
+            spiffe_id: joined.material.identity().id().to_string(),
+            not_before: None,
+            not_after: None,
+        };
+        let issued = Issued::check(Some(certificate), &key, now).unwrap();
+        state.adopt(&issued, &joined.broker, &key).unwrap();
+        for file in [CERTIFICATE, BUNDLE, BROKER_ID] {
+            let written = state.read(file).unwrap().unwrap();
+            assert_eq!(written.as_slice(), out.text(file).as_bytes(), "{file}");
+        }
+        let written = state.read(KEY).unwrap().unwrap();
+        assert_eq!(written.as_slice(), out.text(out.text("used")).as_bytes());
+        assert!(state.read(NEXT_KEY).unwrap().is_none());
+    });
+}
+
+fn ders(case: &Fields, name: &str) -> Vec<Vec<u8>> {
+    let texts = case.texts(name);
+    texts.iter().map(|der| hex::decode(der).unwrap()).collect()
 }
 
 #[test]
