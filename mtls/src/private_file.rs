@@ -171,7 +171,8 @@ fn temporary_beside(path: &Path) -> Result<PathBuf, PrivateFileError> {
     Ok(path.with_file_name(temporary))
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a path's name stands in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

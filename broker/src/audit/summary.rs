@@ -14,10 +14,10 @@
 //! reading of the whole log, and nothing else: it must never be needed.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
+use attache_mtls::public_file::write_public;
 use attache_translog::{Frontier, Hash, Signer, Verifier};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -45,21 +45,17 @@ impl Summary {
         }
     }
 
-    /// Signs the summary and puts it into the folder; the caller makes the name durable.
+    /// Signs the summary and puts it into the folder.
     ///
     /// # Errors
     /// What the system says.
     pub(super) fn store(&self, dir: &Path, origin: &str, seed: &[u8; 32]) -> io::Result<()> {
         let path = summary_path(dir, self.size);
-        let draft = path.with_extension("tmp");
         let name = key_name(origin);
         let note = Signer::from_seed(&name, seed)
             .and_then(|signer| signer.sign(&self.text(&name)))
             .map_err(io::Error::other)?;
-        let mut file = File::create(&draft)?;
-        file.write_all(note.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&draft, &path)
+        write_public(&path, note.as_bytes(), 0o644)
     }
 
     /// Reads the summary of the segment that begins with leaf `size`; `None` when there is none that verifies.

@@ -8,11 +8,11 @@
 //! zeroed without a copy, and no cut stays off the record. A batch that was durable once and was damaged afterwards looks
 //! like a torn one, so the copy may be all that is left of it: nothing here ever removes one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use attache_mtls::public_file::write_public;
 use attache_translog::{Cut, Event, Leaf, Records, TornTail};
 
 use super::segment_file::{NAME_DIGITS, first_index, written_length};
@@ -35,18 +35,8 @@ impl Torn {
         if path.try_exists()? {
             return Ok(());
         }
-        let draft = path.with_extension("tmp");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
         let written = self.tail.get(..written_length(&self.tail));
-        file.write_all(written.unwrap_or_default())?;
-        file.sync_all()?;
-        fs::rename(&draft, &path)?;
-        File::open(dir)?.sync_all()
+        write_public(&path, written.unwrap_or_default(), 0o600)
     }
 }
 

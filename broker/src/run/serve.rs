@@ -210,7 +210,7 @@ impl Broker {
         let gate = Arc::clone(&self.services.gate);
         tokio::spawn(keep_published(gate, clusters, stop.clone()));
         let listening = listening(grpc, enroll, metrics);
-        server_certificate::replace(&self.config.store.listening(), listening.as_bytes())?;
+        server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
         tracing::info!(%grpc, %enroll, broker = %self.config.id, %ca, "serving");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

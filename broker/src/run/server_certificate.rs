@@ -1,13 +1,13 @@
 //! The broker's own certificate: ninety days, its key outside the keyring, made again when a third of its life is left.
 
-use std::{fs, io::Write, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use attache_mtls::{
     bundle::TrustBundle,
     ca::BROKER_VALIDITY,
     key::LeafKey,
-    public_file::read_public,
+    public_file::{read_public, write_public},
     spiffe::PeerId,
     tls::{Credentials, Material},
 };
@@ -29,7 +29,7 @@ pub(super) fn issue(config: &Config, authority: &Authority, now: Timestamp) -> R
         now,
     )?;
     key.write(&config.store.server_key())?;
-    replace(
+    publish(
         &config.store.server_certificate(),
         issued.chain_pem().as_bytes(),
     )
@@ -37,7 +37,7 @@ pub(super) fn issue(config: &Config, authority: &Authority, now: Timestamp) -> R
 
 /// Writes the CA certificates that callers must trust.
 pub(super) fn write_bundle(config: &Config, authority: &Authority) -> Result<()> {
-    replace(
+    publish(
         &config.store.trust_bundle(),
         authority.bundle()?.to_pem().as_bytes(),
     )
@@ -78,14 +78,7 @@ fn read(config: &Config, bundle: &Arc<TrustBundle>) -> Result<Material> {
     Ok(Material::from_pem(&chain, &key, Arc::clone(bundle))?)
 }
 
-/// Replaces a public file whole: tmp, fsync, rename.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let tmp = path.with_extension("tmp");
-    let written = fs::File::create(&tmp).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written
-        .and_then(|()| fs::rename(&tmp, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+/// Replaces a file that anybody may read, and names it when that fails.
+pub(super) fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_public(path, bytes, 0o644).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -5,15 +5,14 @@
 //! than that is found through the audit log only. It must never lead: the commit is durable before the copy hears
 //! of it, and a crash therefore never looks like a rollback.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use attache_mtls::public_file::read_public;
+use attache_mtls::public_file::{read_public, write_public};
 use attache_translog::{AnchorNote, CheckpointError, Signer, Verifier};
 
 /// The least time between two copies.
@@ -110,7 +109,7 @@ impl Writer {
 
     fn write(&self, note: AnchorNote) -> anyhow::Result<()> {
         let signed = note.sign(&(self.signer)()?)?;
-        Ok(replace(&self.path, signed.as_bytes())?)
+        Ok(write_public(&self.path, signed.as_bytes(), 0o644)?)
     }
 }
 
@@ -123,19 +122,6 @@ fn pause(woken: &Receiver<()>) -> bool {
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
         }
-    }
-}
-
-/// Writes the whole file or leaves the old one: tmp, fsync, rename, fsync of the folder.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let tmp = path.with_extension("tmp");
-    let mut file = File::create(&tmp)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&tmp, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }
 
