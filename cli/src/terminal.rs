@@ -5,8 +5,13 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rpassword::ConfigBuilder;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
@@ -19,7 +24,8 @@ use crate::failure::{Exit, Failure};
 /// Asks for a field's value without echo.
 ///
 /// # Errors
-/// [`Exit::Usage`] without a terminal or for an empty answer; [`Exit::Interrupted`] for Ctrl-C.
+/// [`Exit::Usage`] without a terminal or for an empty answer; [`Exit::Interrupted`] for Ctrl-C. A signal that ends the
+/// process does so, once the terminal is as it was.
 pub fn ask_value(field: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(format!(
@@ -29,7 +35,9 @@ pub fn ask_value(field: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     }
     let failed = || format!("the value of {field} was not read");
     let answer = read_silently(&format!("{field}: ")).map_err(|error| {
-        let interrupted = error.get_ref().is_some_and(|source| source.is::<CtrlC>());
+        let interrupted = error
+            .get_ref()
+            .is_some_and(|source| source.is::<Interrupted>());
         let exit = if interrupted {
             Exit::Interrupted
         } else {
@@ -48,29 +56,38 @@ pub fn ask_value(field: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
 fn read_silently(prompt: &str) -> io::Result<String> {
     let mut silent = Silent::new()?;
     silent.terminal.write_all(prompt.as_bytes())?;
-    let keys = Keys(silent.terminal.try_clone()?);
+    let keys = Keys {
+        terminal: silent.terminal.try_clone()?,
+        told: silent.held.told.as_fd().try_clone_to_owned()?,
+    };
     let config = ConfigBuilder::new().input_reader(keys).output_discard();
     rpassword::read_password_with_config(config.build())
 }
 
-/// The terminal without echo, line by line no more, and with keys in place of signals: a signal would end the process
-/// before it could put the echo back.
+/// The terminal without echo, line by line no more, and with keys in place of signals.
 struct Silent {
     terminal: File,
     before: Termios,
+    /// Let go after the terminal is as it was.
+    held: HeldSignals,
 }
 
 impl Silent {
     fn new() -> io::Result<Self> {
         let terminal = File::options().read(true).write(true).open("/dev/tty")?;
         let before = tcgetattr(&terminal)?;
+        let held = HeldSignals::new()?;
         let mut modes = before.clone();
         let off = LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
         modes.local_modes.remove(off);
         modes.special_codes[SpecialCodeIndex::VMIN] = 1;
         modes.special_codes[SpecialCodeIndex::VTIME] = 0;
         tcsetattr(&terminal, OptionalActions::Flush, &modes)?;
-        Ok(Self { terminal, before })
+        Ok(Self {
+            terminal,
+            before,
+            held,
+        })
     }
 }
 
@@ -82,18 +99,60 @@ impl Drop for Silent {
     }
 }
 
-/// What is typed; Ctrl-C is an error.
-struct Keys(File);
+/// The signals that would end the process before it could put the echo back: they wait while this lives, and then do
+/// what they do. Holds them for its thread, the only one there is while a question is asked.
+struct HeldSignals {
+    /// Readable while one waits; never read, so that it goes on waiting.
+    told: SignalFd,
+    before: SigSet,
+}
+
+impl HeldSignals {
+    fn new() -> io::Result<Self> {
+        let ending = [
+            Signal::SIGHUP,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGTERM,
+        ];
+        let ending = SigSet::from_iter(ending);
+        Ok(Self {
+            told: SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC)?,
+            before: ending.thread_swap_mask(SigmaskHow::SIG_BLOCK)?,
+        })
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        let _restored = self.before.thread_set_mask();
+    }
+}
+
+/// What is typed; Ctrl-C and a signal that waits are errors.
+struct Keys {
+    terminal: File,
+    told: OwnedFd,
+}
 
 #[derive(Debug, Error)]
 #[error("interrupted")]
-struct CtrlC;
+struct Interrupted;
 
 impl Read for Keys {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let count = self.0.read(bytes)?;
+        let mut awaited = [
+            PollFd::new(&self.told, PollFlags::IN),
+            PollFd::new(&self.terminal, PollFlags::IN),
+        ];
+        retry_on_intr(|| poll(&mut awaited, None))?;
+        let [told, _] = &awaited;
+        if !told.revents().is_empty() {
+            return Err(io::Error::other(Interrupted));
+        }
+        let count = self.terminal.read(bytes)?;
         match bytes.get(..count) {
-            Some(keys) if keys.contains(&3) => Err(io::Error::other(CtrlC)),
+            Some(keys) if keys.contains(&3) => Err(io::Error::other(Interrupted)),
             _ => Ok(count),
         }
     }

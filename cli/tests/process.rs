@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
+use rustix::termios::{LocalModes, Termios, tcgetattr};
 
 fn attache(config: &Path, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_attache"))
@@ -104,16 +106,18 @@ fn nobody_is_asked_where_nobody_is() {
     assert!(err.contains("password=@PATH or password=-"), "{err}");
 }
 
-/// Whatever is typed at the question for a value, nothing of it is shown, and the terminal is then as it was.
-#[test]
-fn a_question_for_a_value_leaves_the_terminal_as_it_was() {
-    let dir = tempfile::tempdir().unwrap();
-    for (typed, code, says) in [
-        ("hunter2\u{3}", 130, "was not read: interrupted"),
-        ("hunter2\n", 7, "not signed in"),
-        ("hunter2\u{15}\n", 2, "is empty"),
-    ] {
-        let mut terminal: File = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+/// A program that has asked for a value on a terminal of its own.
+struct Asked {
+    terminal: File,
+    own: File,
+    before: Termios,
+    attache: Child,
+    shown: String,
+}
+
+impl Asked {
+    fn new() -> Self {
+        let terminal: File = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
             .unwrap()
             .into();
         grantpt(&terminal).unwrap();
@@ -126,33 +130,81 @@ fn a_question_for_a_value_leaves_the_terminal_as_it_was() {
             .unwrap();
         let before = tcgetattr(&own).unwrap();
         assert!(before.local_modes.contains(LocalModes::ECHO));
-        let mut attache = Command::new("setsid")
+        // No child of ours leads its group, so setsid does not fork: the process is attache itself.
+        let attache = Command::new("setsid")
             .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_attache")])
             .args(["secret", "put", "payments/db", "password"])
-            .env("ATTACHE_CONFIG", dir.path().join("config.toml"))
+            .env("ATTACHE_CONFIG", "/nonexistent/config.toml")
             .stdin(own.try_clone().unwrap())
             .stdout(own.try_clone().unwrap())
             .stderr(own.try_clone().unwrap())
             .spawn()
             .unwrap();
-        let mut shown = String::new();
-        let mut bytes = [0; 4096];
-        while !shown.contains("password: ") {
-            let count = terminal.read(&mut bytes).unwrap();
-            shown.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        let mut asked = Self {
+            terminal,
+            own,
+            before,
+            attache,
+            shown: String::new(),
+        };
+        while !asked.shown.contains("password: ") {
+            asked.look();
         }
-        terminal.write_all(typed.as_bytes()).unwrap();
-        assert_eq!(attache.wait().unwrap().code(), Some(code), "{shown}");
-        let after = tcgetattr(&own).unwrap();
+        let silent = tcgetattr(&asked.own).unwrap();
+        assert!(!silent.local_modes.contains(LocalModes::ECHO));
+        asked
+    }
+
+    fn look(&mut self) {
+        let mut bytes = [0; 4096];
+        let count = self.terminal.read(&mut bytes).unwrap();
+        let text = std::str::from_utf8(bytes.get(..count).unwrap()).unwrap();
+        self.shown.push_str(text);
+    }
+
+    /// How the program ends; its terminal must then be as it was, and show nothing of what was typed.
+    fn ended(&mut self) -> ExitStatus {
+        let status = self.attache.wait().unwrap();
+        let after = tcgetattr(&self.own).unwrap();
         assert_eq!(
             (after.local_modes, after.input_modes, after.output_modes),
-            (before.local_modes, before.input_modes, before.output_modes),
-            "{typed:?}"
+            (
+                self.before.local_modes,
+                self.before.input_modes,
+                self.before.output_modes
+            ),
+            "{status}"
         );
-        let count = terminal.read(&mut bytes).unwrap();
-        shown.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
-        assert!(shown.contains(says), "{typed:?}: {shown}");
-        assert!(!shown.contains("hunter2"), "{shown}");
+        self.look();
+        assert!(!self.shown.contains("hunter2"), "{}", self.shown);
+        status
+    }
+}
+
+/// Whatever is typed at the question for a value, nothing of it is shown, and the terminal is then as it was.
+#[test]
+fn a_question_for_a_value_leaves_the_terminal_as_it_was() {
+    for (typed, code, says) in [
+        ("hunter2\u{3}", 130, "was not read: interrupted"),
+        ("hunter2\n", 7, "not signed in"),
+        ("hunter2\u{15}\n", 2, "is empty"),
+    ] {
+        let mut asked = Asked::new();
+        asked.terminal.write_all(typed.as_bytes()).unwrap();
+        let status = asked.ended();
+        assert_eq!(status.code(), Some(code), "{}", asked.shown);
+        assert!(asked.shown.contains(says), "{typed:?}: {}", asked.shown);
+    }
+}
+
+/// The process still ends by the signal, as its sender expects, but not before the terminal has its echo again.
+#[test]
+fn a_signal_at_the_question_leaves_the_terminal_as_it_was() {
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let mut asked = Asked::new();
+        asked.terminal.write_all(b"hunter2").unwrap();
+        kill_process(Pid::from_child(&asked.attache), signal).unwrap();
+        assert_eq!(asked.ended().signal(), Some(signal.as_raw()));
     }
 }
 
