@@ -58,7 +58,7 @@ fn a_ca_that_the_token_does_not_name_is_no_broker() {
     fs::write(&token, forged).unwrap();
     bed.spawn_plugin();
     bed.until("told", |bed| {
-        bed.log().contains("not the one that made the join token")
+        bed.log().contains("not the one that the join token")
     });
     assert_eq!(
         bed.broker.world.lock().unwrap().joins,
