@@ -18,6 +18,7 @@
 //! | [`row`], [`anchor`], [`body`] | authenticated rows, their sums, and what is in them |
 //! | [`put`], [`release`] | data keys on their way in and out, broker-blind |
 //! | [`denial`], [`generation`] | what a pod's author sees of a refusal; the order of file sets |
+//! | [`late_renewal`] | what a node signs after its certificate's end |
 
 pub mod anchor;
 pub mod body;
@@ -29,6 +30,7 @@ pub mod id;
 mod kdf;
 pub mod key;
 pub mod keyring;
+pub mod late_renewal;
 pub mod lp;
 pub mod name;
 pub mod put;

@@ -75,6 +75,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ("registry-body", "grant", &["body"]),
     ("registry-body", "policy", &["body"]),
     ("join-token", "random", &["text", "hash"]),
+    ("late-renewal", "an hour's certificate", &["transcript"]),
     ("request-digest", "keyspace.create", &["digest"]),
     ("listen", "two ports", &["text"]),
     ("ipc-request", "write", &["message"]),

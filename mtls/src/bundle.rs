@@ -124,6 +124,23 @@ impl TrustBundle {
         )
     }
 
+    /// As [`Self::verify`], and a certificate past its end is taken as it was in its last second.
+    ///
+    /// The identity is then that of somebody whom this CA once certified. It opens no connection, and is good for as much
+    /// as the caller demands beside it.
+    ///
+    /// # Errors
+    /// As [`Self::verify`], save for [`PeerError::Expired`] of the leaf.
+    pub fn verify_ended(
+        &self,
+        chain: &[CertificateDer<'_>],
+        purpose: Purpose,
+        now: Timestamp,
+    ) -> Result<PeerIdentity, PeerError> {
+        let leaf = verify::read_leaf(chain.first().ok_or(PeerError::Malformed)?)?;
+        self.verify(chain, purpose, now.min(leaf.not_after()))
+    }
+
     pub(crate) fn roots(&self) -> &[CaCertificate] {
         &self.roots
     }
@@ -161,6 +178,67 @@ mod tests {
         assert_eq!(
             bundle.pins().collect::<Vec<_>>(),
             [one.spki_sha256(), two.spki_sha256()]
+        );
+    }
+
+    #[test]
+    fn an_ended_certificate_is_taken_as_it_was_and_no_other_rule_is_left_out() {
+        let ca = ca(1);
+        let key = LeafKey::generate().unwrap();
+        let request = key.certificate_request().unwrap();
+        let request = crate::ca::CertificateRequest::verify(&request).unwrap();
+        let id = "spiffe://example.org/node/local/n".parse().unwrap();
+        let now = Timestamp::now();
+        let hour = std::time::Duration::from_secs(3600);
+        let issue = |seed, ca: &CertificateAuthority| {
+            let issued = ca.issue(&[seed; 32], &request, &id, hour, now).unwrap();
+            issued.certificate().clone()
+        };
+        let leaf = issue(1, &ca);
+        let bundle = TrustBundle::from_der(vec![ca.certificate().clone()]).unwrap();
+        let later = now + 2 * hour;
+        assert!(matches!(
+            bundle.verify(std::slice::from_ref(&leaf), Purpose::Client, later),
+            Err(PeerError::Expired { .. })
+        ));
+        let peer = bundle.verify_ended(std::slice::from_ref(&leaf), Purpose::Client, later);
+        let peer = peer.unwrap();
+        assert_eq!((peer.id(), peer.spki_sha256()), (&id, key.spki_sha256()));
+        // Its key signs, and no other does.
+        let signature = key.sign(b"message").unwrap();
+        assert!(peer.has_signed(b"message", &signature));
+        assert!(!peer.has_signed(b"massage", &signature));
+        assert!(!peer.has_signed(b"message", b""));
+        let other = LeafKey::generate().unwrap().sign(b"message").unwrap();
+        assert!(!peer.has_signed(b"message", &other));
+        let refused = [
+            (
+                issue(2, &self::ca(2)),
+                Purpose::Client,
+                later,
+                PeerError::Chain(webpki::Error::InvalidSignatureForPublicKey),
+            ),
+            (
+                leaf.clone(),
+                Purpose::Server,
+                later,
+                PeerError::Usage {
+                    wanted: "serverAuth",
+                },
+            ),
+            (
+                leaf,
+                Purpose::Client,
+                now - 2 * hour,
+                PeerError::UnknownIssuer,
+            ),
+        ];
+        for (leaf, purpose, at, why) in refused {
+            assert_eq!(bundle.verify_ended(&[leaf], purpose, at), Err(why));
+        }
+        assert_eq!(
+            bundle.verify_ended(&[], Purpose::Client, later),
+            Err(PeerError::Malformed)
         );
     }
 

@@ -112,6 +112,20 @@ impl PublicKeyData for CertificateRequest {
     }
 }
 
+/// Whether the key of a SubjectPublicKeyInfo, of a kind that gets a certificate, has signed the message.
+pub(crate) fn has_signed(
+    spki: &SubjectPublicKeyInfo<'_>,
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
+    let (Ok(kind), Ok(key)) = (KeyKind::of(spki), whole_bytes(&spki.subject_public_key)) else {
+        return false;
+    };
+    UnparsedPublicKey::new(kind.verification(), key)
+        .verify(message, signature)
+        .is_ok()
+}
+
 /// The kinds of key that get a certificate.
 #[derive(Clone, Copy)]
 enum KeyKind {

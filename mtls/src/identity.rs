@@ -11,6 +11,7 @@ use ring::digest;
 use rustls_pki_types::CertificateDer;
 
 use crate::spiffe::PeerId;
+use crate::{csr, verify};
 
 /// A peer's identity, from its verified certificate.
 #[derive(Clone, PartialEq, Eq)]
@@ -52,6 +53,13 @@ impl PeerIdentity {
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
         self.not_after
+    }
+
+    /// Whether the certificate's key has signed this message (ECDSA with SHA-256 as DER, or Ed25519).
+    #[must_use]
+    pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        verify::parse(&self.certificate)
+            .is_ok_and(|leaf| csr::has_signed(leaf.public_key(), message, signature))
     }
 
     /// The certificate itself, DER.

@@ -102,6 +102,15 @@ impl LeafKey {
         Ok(request.der().to_vec())
     }
 
+    /// Signs a message: ECDSA with SHA-256, the signature as DER. What is signed must begin with words of its own, so that
+    /// it is good for nothing else; see [`crate::identity::PeerIdentity::has_signed`].
+    ///
+    /// # Errors
+    /// [`KeyError::Random`] when there is no randomness.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.pair.sign(message).map_err(|_| KeyError::Random)
+    }
+
     /// The public key's fingerprint.
     #[must_use]
     pub fn spki_sha256(&self) -> SpkiSha256 {

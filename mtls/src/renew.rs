@@ -14,6 +14,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 /// How long after a sign-in an operator's certificate is renewed. What was renewed last lives to its own end.
 pub const OPERATOR_RENEWS_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 
+/// How long after its certificate's end a node is renewed by proof of its key: an outage must not strand a fleet.
+pub const NODE_RENEWS_LATE_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// A random draw, uniform over 32 bits, made once a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Jitter(u32);

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import local_constructions
 import wire_constructions
-from attache_formats import (anchor, audit, denial, generation, hpke, keyring, lp, note, put, release, row, slot,
-                             value, wrap)
+from attache_formats import (anchor, audit, denial, generation, hpke, keyring, lp, note, put, release, renewal, row,
+                             slot, value, wrap)
 from attache_formats.primitives import Refused, ed25519_public, ed25519_sign, sha256
 from construction import Construction, Fields, h, s
 
@@ -253,6 +253,11 @@ def generation_seal(f: Fields) -> Fields:
             "folder": generation.folder(f["seq"], digest)}
 
 
+def late_renewal_seal(f: Fields) -> Fields:
+    certificate, request = h(f, "certificate", "request")
+    return {"transcript": renewal.transcript(f["broker_id"], certificate, request, *s(f, "version", "at")).hex()}
+
+
 # Audit
 
 def leaf_seal(f: Fields) -> Fields:
@@ -389,6 +394,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "release-setup": Construction(_HPKE + "0xFFFF, sender's setup to pk with an empty info; a pk of small order is refused", setup_seal, setup_seal),
     "denial": Construction("id = first 8 hex of HMAC(k_denial, LP('attache/denial/1', cluster, pod uid, volume name, public reason))", denial_seal),
     "generation": Construction("digest = SHA-256(LP([(path, mode, owner, value)] by path)); folder = '..' seq hex '-' first 16 hex of digest", generation_seal),
+    "late-renewal": Construction("LP('attache/late-renewal/1', broker id, SHA-256(certificate), SHA-256(request), version, time u64)", late_renewal_seal),
     "audit-leaf": Construction("body = format u16 || suite u16 || (tag u16 || length u32 || value)*, tags ascending; leaf_hash = SHA-256(0x00 || body)", leaf_seal, leaf_open),
     "merkle-root": Construction("RFC 6962 root over SHA-256(0x00 || body), SHA-256(0x01 || l || r); empty = SHA-256('')", root_seal),
     "merkle-inclusion": Construction("RFC 6962 2.1.1, leaf side first", inclusion_seal, inclusion_open),

@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use attache_cli::{Environment, context::Settings};
+use attache_envelope::late_renewal::LateRenewal;
 use attache_mtls::{
     bundle::TrustBundle,
     connect::Connector,
@@ -15,6 +16,7 @@ use attache_mtls::{
 use attache_proto::attache::v1 as pb;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::{Bed, bed::TRUST_DOMAIN, pod::Pod};
@@ -111,6 +113,33 @@ pub fn joining(bed: &Bed, token: &str) -> Result<Channel> {
     let tls = spki_pinned_client_config(pin(token)?)?;
     let (_, enroll) = bed.broker_addresses()?;
     Ok(channel(Connector::new(tls, CONNECT_LIMIT), enroll))
+}
+
+/// What a plugin would ask for that finds in the bed's state folder what is there, and asks at this time.
+///
+/// # Errors
+/// As [`node_credentials`].
+pub fn late_request(bed: &Bed, at: Timestamp) -> Result<pb::RenewLateRequest> {
+    let key = LeafKey::read(&bed.dir.join("node-state/key.pem"))?;
+    let credentials = node_credentials(bed)?;
+    let certificate = credentials.current().identity().certificate().to_vec();
+    let (csr, version) = (LeafKey::generate()?.certificate_request()?, "0.1.0");
+    let unix_ms = at.as_millisecond();
+    let signed = LateRenewal {
+        broker: &format!("spiffe://{TRUST_DOMAIN}/broker/broker-0"),
+        certificate: &certificate,
+        request: &csr,
+        version,
+        at_ms: u64::try_from(unix_ms)?,
+    };
+    let signature = key.sign(&signed.transcript())?;
+    Ok(pb::RenewLateRequest {
+        certificate,
+        csr,
+        version: version.to_owned(),
+        at: Some(pb::Time { unix_ms }),
+        signature,
+    })
 }
 
 /// The CA's pin in a join token.

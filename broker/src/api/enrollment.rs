@@ -5,21 +5,23 @@ use std::sync::Arc;
 use attache_envelope::name::ClusterName;
 use attache_mtls::ca::IssuedCertificate;
 use attache_proto::attache::v1 as pb;
+use jiff::Timestamp;
 use pb::{enrollment_server::Enrollment, renewal_server::Renewal};
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use jiff::Timestamp;
-
 use super::{
-    field::{parse, time},
+    field::{missing, parse, point, required, time},
     peer::connection,
     rpc_error::RpcError,
 };
 use crate::{
     attest::{ClusterRegistry, MAX_TOKEN_BYTES, PodToken, enrolling},
-    identity::Gate,
+    identity::{Gate, LateRequest},
 };
+
+/// The longest signature of a leaf's key: ECDSA on P-256, as DER.
+const SIGNATURE_MAX: usize = 72;
 
 /// The service.
 #[derive(Clone)]
@@ -83,6 +85,32 @@ impl Enrollment for EnrollmentService {
         Ok(Response::new(pb::EnrollNodeResponse {
             certificate: Some(certificate(&self.gate, &issued)?),
             broker_id: self.broker_id.clone(),
+        }))
+    }
+
+    async fn renew_late(
+        &self,
+        request: Request<pb::RenewLateRequest>,
+    ) -> Result<Response<pb::RenewLateResponse>, Status> {
+        let asked = request.into_inner();
+        if asked.certificate.is_empty() {
+            return Err(missing("certificate").into());
+        }
+        if !(1..=SIGNATURE_MAX).contains(&asked.signature.len()) {
+            let problem = format!("must be 1 to {SIGNATURE_MAX} bytes");
+            return Err(RpcError::invalid("signature", problem).into());
+        }
+        let at = point("at", required("at", asked.at)?)?;
+        let asked = LateRequest {
+            certificate: asked.certificate,
+            csr: asked.csr,
+            version: asked.version,
+            at,
+            signature: asked.signature,
+        };
+        let issued = self.gate.renew_late(asked).await.map_err(RpcError::from)?;
+        Ok(Response::new(pb::RenewLateResponse {
+            certificate: Some(certificate(&self.gate, &issued)?),
         }))
     }
 }

@@ -136,6 +136,17 @@ pub fn page_token(last_key: Option<&str>) -> String {
     last_key.map(hex::encode).unwrap_or_default()
 }
 
+/// A time off the wire.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the field when it lies outside of what a calendar has.
+pub fn point(field: &str, time: pb::Time) -> Result<Timestamp, RpcError> {
+    Timestamp::from_millisecond(time.unix_ms).map_err(|_| {
+        let field = format!("{field}.unix_ms");
+        RpcError::invalid(field, "is no time between the years -9999 and 9999")
+    })
+}
+
 /// A time as it goes on the wire.
 #[must_use]
 pub fn time(at: Timestamp) -> Option<pb::Time> {

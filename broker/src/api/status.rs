@@ -20,7 +20,7 @@ use super::rpc_error::RpcError;
 use crate::{
     attest::{ClusterError, NotEnrolling},
     audit::{AuditError, RefuseError},
-    identity::{AuthorityError, EnrollError, NotAdmitted},
+    identity::{AuthorityError, EnrollError, LateError, NotAdmitted},
     keys::KeysError,
     mutation::MutationError,
     policy::{GrantError, PolicyError},
@@ -86,6 +86,7 @@ impl From<EnrollError> for RpcError {
                 "OPERATOR_EXISTS",
                 error.to_string(),
             ),
+            EnrollError::Late(e) => e.into(),
             EnrollError::Authority(e) => e.into(),
             EnrollError::Conflict => {
                 Self::new(Code::Aborted, "CHANGED_MEANWHILE", error.to_string())
@@ -97,6 +98,23 @@ impl From<EnrollError> for RpcError {
                 logged(&error, Self::internal("NO_RANDOMNESS", error.to_string()))
             }
         }
+    }
+}
+
+impl From<LateError> for RpcError {
+    fn from(error: LateError) -> Self {
+        let reason = match error {
+            LateError::Certificate(_) | LateError::NotANode(_) => {
+                return Self::invalid("certificate", error.to_string());
+            }
+            // A clock is set right, and then the same proof is good: no reason to enroll anew.
+            LateError::Clock { .. } => {
+                return Self::new(Code::FailedPrecondition, "PROOF_CLOCK", error.to_string());
+            }
+            LateError::Over { .. } => "RENEWAL_OVER",
+            LateError::Signature => "PROOF_SIGNATURE",
+        };
+        Self::new(Code::Unauthenticated, reason, error.to_string())
     }
 }
 

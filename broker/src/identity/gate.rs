@@ -8,6 +8,7 @@
 //! enroll   as join, with a proof by the node's cluster in place of the token, of a node that is not known yet
 //! renew    a node: still its cluster's -> renewal on record -> next key recorded -> certificate; an operator: for seven
 //!          days after the sign-in
+//! late     a node without a connection of its own: the proof of its key, then as renew
 //! ```
 //! Each change is on record, then committed and in the view at once, then the store's new anchor is on record, and only
 //! then it is answered. While the log takes nothing, nobody is enrolled, signed in, renewed or banned here. It runs in a
@@ -39,6 +40,10 @@ use crate::{
     audit::{AuditError, AuditLog},
     store::{ApplyError, BrokerLedger, Change, INCARNATION, LedgerError, Table},
 };
+
+mod late;
+
+pub use late::{LateError, LateRequest};
 
 /// How many expired join tokens one change takes away.
 const PRUNED_AT_ONCE: usize = 64;
@@ -106,6 +111,9 @@ pub enum EnrollError {
         /// The operator's SPIFFE ID.
         id: String,
     },
+    /// A late renewal is not proven, or not in time.
+    #[error(transparent)]
+    Late(#[from] LateError),
     /// The request was refused, or the CA could not sign.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -312,11 +320,22 @@ impl Gate {
         csr: Vec<u8>,
         version: String,
     ) -> Result<IssuedCertificate, EnrollError> {
+        check_version(&version)?;
+        self.renew_as(peer, was_live, (csr, version), None).await
+    }
+
+    /// Renews; `evidence` is by what the caller proved its key, where a connection did not.
+    async fn renew_as(
+        self: &Arc<Self>,
+        peer: &Arc<PeerIdentity>,
+        was_live: bool,
+        (csr, version): (Vec<u8>, String),
+        evidence: Option<String>,
+    ) -> Result<IssuedCertificate, EnrollError> {
         let caller = self.admit(peer, was_live).await?;
         presence::refuse_gone(&self.clusters, &self.directory, &caller).await?;
-        check_version(&version)?;
         let (gate, peer) = (Arc::clone(self), Arc::clone(peer));
-        spawned(async move { gate.renew_now(&peer, &csr, version).await }).await
+        spawned(async move { gate.renew_now(&peer, &csr, version, evidence).await }).await
     }
 
     /// Makes the first operator.
@@ -467,6 +486,7 @@ impl Gate {
         peer: &PeerIdentity,
         csr: &[u8],
         version: String,
+        evidence: Option<String>,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let now = self.now();
@@ -481,6 +501,7 @@ impl Gate {
             previous_serial: peer.serial().as_bytes().to_vec(),
             key: *issued.identity().spki_sha256().as_bytes(),
             not_after_ms: super::ms(issued.identity().not_after()),
+            evidence,
             serial: issued.serial().as_bytes().to_vec(),
         });
         let key = recorded(&issued);

@@ -18,7 +18,7 @@ mod rows;
 mod view;
 
 pub use authority::{Authority, AuthorityError, recorded};
-pub use gate::{CutOff, EnrollError, Gate};
+pub use gate::{CutOff, EnrollError, Gate, LateError, LateRequest};
 pub use join_token::{JoinToken, LIFETIME as JOIN_TOKEN_LIFETIME, MalformedToken};
 pub use lacking::{Lacking, Lacks};
 pub use publish::keep_published;

@@ -27,6 +27,7 @@ const OURS: &[&str] = &[
     "key-file",
     "keyring",
     "keyring-record",
+    "late-renewal",
     "lp",
     "put",
     "release",

@@ -1,8 +1,9 @@
-//! Puts and releases: data keys on their way.
+//! Puts and releases, data keys on their way; and what a node signs that renews late.
 
 use attache_envelope::EnvelopeError;
 use attache_envelope::id::{Nonce, ReleaseId};
 use attache_envelope::key::{Dek, SecretKey};
+use attache_envelope::late_renewal::LateRenewal;
 use attache_envelope::name::{Keyspace, SecretName, SecretPath, SecretVersion};
 use attache_envelope::put::{CommitPut, PutChannel, PutField, PutParts};
 use attache_envelope::release::{GrantedValue, ReleaseBinding, Session, SessionBinding};
@@ -240,5 +241,23 @@ fn release_setup() {
         // All zeros is refused by the setup as well, for a key that came another way than off the wire.
         let zeros = setup(PublicKey::from_bytes([0; 32]));
         assert_eq!(zeros.err(), Some(EnvelopeError::PublicKey));
+    });
+}
+
+#[test]
+fn late_renewal() {
+    run("late-renewal", false, |given, expected| {
+        let Expected::Out(out) = expected else {
+            panic!("a transcript refuses nothing")
+        };
+        let (certificate, request) = (given.bytes("certificate"), given.bytes("request"));
+        let asked = LateRenewal {
+            broker: given.text("broker_id"),
+            certificate: &certificate,
+            request: &request,
+            version: given.text("version"),
+            at_ms: given.u64("at"),
+        };
+        assert_eq!(asked.transcript(), out.bytes("transcript"));
     });
 }

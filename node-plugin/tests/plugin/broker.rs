@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use attache_envelope::late_renewal::LateRenewal;
 use attache_mtls::bundle::TrustBundle;
 use attache_mtls::ca::{CA_VALIDITY, CertificateAuthority, CertificateRequest};
 use attache_mtls::key::LeafKey;
 use attache_mtls::spiffe::{BrokerId, NodeId, PeerId};
 use attache_mtls::stream::ConnectionInfo;
 use attache_mtls::tls::{Credentials, Material};
+use attache_mtls::verify::Purpose;
 use attache_proto::attache::v1 as pb;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -193,6 +195,35 @@ impl Enrollment for Service {
             certificate,
             broker_id: broker_id().to_string(),
         }))
+    }
+
+    async fn renew_late(
+        &self,
+        request: Request<pb::RenewLateRequest>,
+    ) -> Result<Response<pb::RenewLateResponse>, Status> {
+        let mut world = self.world.lock().unwrap();
+        world.late += 1;
+        if let Some(status) = &world.refuse_late {
+            return Err(status.clone());
+        }
+        let asked = request.into_inner();
+        let chain = [asked.certificate.as_slice().into()];
+        let now = Timestamp::now();
+        let peer = self.pki.bundle.verify_ended(&chain, Purpose::Client, now);
+        let peer = peer.unwrap();
+        assert!(peer.not_after() < now, "its certificate works");
+        let at_ms = asked.at.unwrap().unix_ms;
+        let signed = LateRenewal {
+            broker: &broker_id().to_string(),
+            certificate: &asked.certificate,
+            request: &asked.csr,
+            version: &asked.version,
+            at_ms: at_ms.try_into().unwrap(),
+        };
+        assert!(peer.has_signed(&signed.transcript(), &asked.signature));
+        assert!((now.as_millisecond() - at_ms).abs() < 60_000);
+        let certificate = Some(self.pki.issue(&asked.csr, world.validity));
+        Ok(Response::new(pb::RenewLateResponse { certificate }))
     }
 
     async fn enroll_node(

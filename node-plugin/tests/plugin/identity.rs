@@ -1,4 +1,4 @@
-//! Joining and renewing.
+//! Joining and renewing, in time and late.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::bed::{AGENT_UID, Bed, Volume};
 
@@ -111,4 +111,47 @@ fn a_lost_answer_costs_another_renewal_of_the_same_key() {
     assert_eq!(world.renewals[0], world.renewals[1]);
     assert_eq!(world.renewals[1], world.renewals[2]);
     assert_ne!(world.renewals[2], world.renewals[3]);
+}
+
+/// A bed whose node holds a certificate that has ended, since its broker was away.
+fn ended() -> Bed {
+    let mut bed = Bed::idle();
+    bed.broker.world.lock().unwrap().validity = Duration::from_secs(3);
+    bed.start_plugin();
+    bed.broker.down();
+    bed.until("without an identity", |bed| {
+        bed.log().contains("the certificate has ended") && !bed.ready()
+    });
+    bed.broker.world.lock().unwrap().validity = Duration::from_secs(3600);
+    bed
+}
+
+#[test]
+fn a_certificate_that_ended_while_the_broker_was_away_is_renewed_by_its_key() {
+    let mut bed = ended();
+    // A reboot in the meantime changes nothing, and a token is not needed.
+    bed.plugin.take().unwrap().end(Signal::TERM);
+    fs::remove_file(bed.dir.join("join-token")).unwrap();
+    bed.broker.up();
+    bed.start_plugin();
+    bed.publish(&Volume::new("web-0")).unwrap();
+    let world = bed.broker.world.lock().unwrap();
+    assert_eq!((world.joins, world.late), (1, 1));
+}
+
+#[test]
+fn only_the_brokers_no_to_a_late_renewal_leads_to_the_evidence() {
+    let mut bed = ended();
+    let says = |bed: &Bed, status| bed.broker.world.lock().unwrap().refuse_late = Some(status);
+    let asked = |bed: &Bed| bed.broker.world.lock().unwrap().late;
+    says(&bed, Status::unavailable("the store is not available"));
+    bed.broker.up();
+    bed.until("asked twice", |bed| asked(bed) >= 2);
+    says(&bed, Status::failed_precondition("compare the clocks"));
+    bed.until("told", |bed| bed.log().contains("compare the clocks"));
+    assert_eq!(bed.broker.world.lock().unwrap().joins, 1);
+    says(&bed, Status::unauthenticated("more than seven days ago"));
+    bed.until("ready", Bed::ready);
+    assert_eq!(bed.broker.world.lock().unwrap().joins, 2);
+    assert!(bed.log().contains("more than seven days ago"));
 }

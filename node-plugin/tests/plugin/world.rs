@@ -66,6 +66,9 @@ pub(crate) struct World {
     pub(crate) renewals: Vec<[u8; 32]>,
     /// How many renewals are recorded and answered with a failure.
     pub(crate) lose_renewals: usize,
+    pub(crate) late: usize,
+    /// What late renewals are refused with.
+    pub(crate) refuse_late: Option<Status>,
     pub(crate) releases: usize,
     pub(crate) unchanged: usize,
     sessions: Vec<PluginSession>,
@@ -102,6 +105,8 @@ impl World {
             joins: 0,
             renewals: Vec::new(),
             lose_renewals: 0,
+            late: 0,
+            refuse_late: None,
             releases: 0,
             unchanged: 0,
             sessions: Vec::new(),

@@ -1,4 +1,4 @@
-"""Cases of what is sent: puts, releases, denials and the generations that nodes mount."""
+"""Cases of what is sent: puts, releases, denials, the generations that nodes mount, and late renewals."""
 
 from attache_formats import hpke
 from constructions import Fields
@@ -113,3 +113,11 @@ def generation_cases() -> list[Case]:
         "largest seq": (U64_MAX, [file("ключ")]),
     }
     return [positive("generation", name, {"seq": seq, "files": files}) for name, (seq, files) in cases.items()]
+
+
+def late_renewal_cases() -> list[Case]:
+    in_: Fields = {"broker_id": BROKER, "certificate": rand("ended certificate", 420), "request": rand("next request", 190),
+                   "version": "0.1.0", "at": 1_700_000_000_000}
+    return [positive("late-renewal", "an hour's certificate", in_),
+            positive("late-renewal", "no version", in_ | {"version": ""}),
+            positive("late-renewal", "largest time", in_ | {"at": U64_MAX})]

@@ -421,6 +421,8 @@ events! {
         key: [u8; 32] = KeyHash,
         /// When its certificate ends.
         not_after_ms: u64 = NotAfter,
+        /// By what the key was proved, where that was no connection.
+        evidence: Option<String> = Evidence,
         /// Its certificate's serial number.
         serial: Vec<u8> = IssuedSerial,
     }

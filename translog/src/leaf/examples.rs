@@ -202,6 +202,14 @@ fn identities() -> Vec<Event> {
     let (key, not_after_ms) = ([12; 32], 3_000);
     let evidence = "join-token 9a".into();
     let reason = || "a key older than the previous one was used".to_owned();
+    let renewal = Renewal {
+        identity: node(),
+        previous_serial: serial(),
+        key,
+        not_after_ms,
+        evidence: None,
+        serial: vec![1],
+    };
     vec![
         Bootstrap {
             operator: operator(),
@@ -218,12 +226,10 @@ fn identities() -> Vec<Event> {
             serial: serial(),
         }
         .into(),
+        renewal.clone().into(),
         Renewal {
-            identity: node(),
-            previous_serial: serial(),
-            key,
-            not_after_ms,
-            serial: vec![1],
+            evidence: Some("its recorded key".into()),
+            ..renewal
         }
         .into(),
         Ban {

@@ -1,5 +1,6 @@
 //! Identities over a real store and a real log, with a driven clock.
 
+mod late;
 mod record;
 
 use std::sync::{
@@ -142,6 +143,10 @@ impl World {
 
     /// A node that joined with a token.
     async fn node(&self) -> Arc<PeerIdentity> {
+        self.node_with(csr()).await
+    }
+
+    async fn node_with(&self, csr: Vec<u8>) -> Arc<PeerIdentity> {
         let (cluster, node) = ("local".parse().unwrap(), "node-a".parse().unwrap());
         let uid: NodeUid = "5a0c1de0-0000-4000-8000-00000000000a".parse().unwrap();
         let (text, id, record) = self
@@ -151,7 +156,7 @@ impl World {
         let mut change = Change::default();
         change.put(Table::JoinToken, id, record.encode());
         self.gate.ledger.apply(change).await.unwrap();
-        let issued = self.gate.join(&text, csr(), "test".into()).await.unwrap();
+        let issued = self.gate.join(&text, csr, "test".into()).await.unwrap();
         Arc::new(issued.identity().clone())
     }
 

@@ -30,7 +30,7 @@ use super::IdentitySettings;
 use super::issued::{Issued, IssuedError};
 use super::join_token::{JoinToken, JoinTokenError};
 use super::trust::{self, TrustError};
-use crate::agent::broker::{CallError, answered, endpoint};
+use crate::agent::broker::{CallError, RefusalKind, answered, endpoint};
 use crate::config::Evidence;
 
 /// The most bytes of a projected token.
@@ -68,7 +68,7 @@ pub(super) enum EnrollError {
     )]
     Connect(#[source] tonic::transport::Error),
     /// The broker refused, or did not answer.
-    #[error("the broker did not let this node join")]
+    #[error("the broker gave no certificate")]
     Call(#[from] CallError),
     /// The answer names another broker than the connection's peer.
     #[error("the broker's answer names another broker than its certificate")]
@@ -76,6 +76,21 @@ pub(super) enum EnrollError {
     /// The certificate in the answer.
     #[error("the broker's answer is refused")]
     Issued(#[from] IssuedError),
+}
+
+impl EnrollError {
+    /// Whether the broker was asked and said no, for a reason that does not pass by itself.
+    pub(super) fn is_the_brokers_no(&self) -> bool {
+        matches!(
+            self,
+            Self::Call(CallError::Refused {
+                kind: RefusalKind::InvalidArgument
+                    | RefusalKind::Unauthenticated
+                    | RefusalKind::PermissionDenied,
+                ..
+            })
+        )
+    }
 }
 
 /// What enrolling brings.
@@ -143,12 +158,12 @@ fn pod_token(file: &Path) -> Result<String, EnrollError> {
 }
 
 /// A connection to the enrollment listener, and who it is with.
-struct Connection {
-    channel: Channel,
+pub(super) struct Connection {
+    pub(super) channel: Channel,
     peer: Arc<Mutex<Option<Arc<PeerIdentity>>>>,
 }
 
-async fn connect(
+pub(super) async fn connect(
     settings: &IdentitySettings,
     tls: Arc<ClientConfig>,
 ) -> Result<Connection, EnrollError> {

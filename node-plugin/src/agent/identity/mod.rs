@@ -6,7 +6,8 @@
 //!   | nothing usable                  ^  ^                                     certificate to disk, then used on a
 //!   v                                 |  |                                     new connection
 //!  enroll with this node's evidence ---|  |------------------------------------- | done
-//!                                     ended (the broker was away too long): enroll again
+//!                                     ended (broker or node was away): renew late, by the ended certificate's key;
+//!                                     refused that: enroll again
 //! ```
 //! The next key is on disk before the broker hears of it, so a lost answer costs another renewal and never the
 //! identity. Two processes never use one identity: the folder is locked, since a broker takes a replaced key for a
@@ -28,12 +29,13 @@ use crate::config::{Evidence, Trust};
 use crate::telemetry::chain;
 use enroll::EnrollError;
 use issued::{Issued, IssuedError};
-use state::{Joined, StateDir, StateError};
+use state::{Found, Joined, StateDir, StateError};
 use trust::Followed;
 
 mod enroll;
 mod issued;
 mod join_token;
+mod late;
 mod state;
 mod trust;
 
@@ -71,7 +73,9 @@ enum IdentityError {
     Enroll(#[from] EnrollError),
     #[error("the own certificate cannot be used")]
     Broker(#[from] BrokerError),
-    #[error("the certificate has ended; this node must join again")]
+    #[error("the certificate has ended, and was not renewed after its end")]
+    Late(#[source] EnrollError),
+    #[error("the certificate has ended")]
     Ended,
     #[error("the agent is stopping")]
     Stopping,
@@ -142,6 +146,7 @@ fn longest_pause(error: &IdentityError) -> Duration {
         IdentityError::Enroll(EnrollError::Trust(_)) => LONGEST_PAUSE_HERE,
         IdentityError::State(_)
         | IdentityError::Enroll(_)
+        | IdentityError::Late(_)
         | IdentityError::Broker(_)
         | IdentityError::Ended
         | IdentityError::Stopping => LONGEST_PAUSE,
@@ -167,19 +172,7 @@ async fn keep_one(
             state.insert(Arc::new(on_disk(move || StateDir::open(&path)).await??))
         }
     };
-    let found = with(state, |state| state.load(Timestamp::now())).await??;
-    let meant = |joined: &Joined| {
-        let trust = settings.trust.as_ref();
-        trust.is_none_or(|trust| trust.broker == joined.broker)
-    };
-    let joined = match found.filter(meant) {
-        Some(joined) => joined,
-        None => {
-            let key = with(state, StateDir::next_key).await??;
-            let enroll::Answer { issued, broker } = enroll::enroll(settings, &key).await?;
-            with(state, move |state| state.adopt(&issued, &broker, &key)).await??
-        }
-    };
+    let joined = come_by(settings, state).await?;
     let broker = Broker::new(
         joined.broker,
         joined.material,
@@ -197,6 +190,43 @@ async fn keep_one(
     out.send_replace(Some(Arc::clone(&broker)));
     renew_while_valid(&broker, state, &mut trust, reload).await?;
     Err(IdentityError::Ended)
+}
+
+/// What is in the state folder, else what the broker gives for the key of an ended certificate, else for this node's
+/// evidence. A broker that cannot be asked about the ended one is asked again: only its no leads to the evidence.
+async fn come_by(
+    settings: &IdentitySettings,
+    state: &Arc<StateDir>,
+) -> Result<Joined, IdentityError> {
+    let found = with(state, |state| state.load(Timestamp::now())).await??;
+    let trust = settings.trust.as_ref();
+    let meant = |found: &Found| trust.is_none_or(|trust| trust.broker == *found.broker());
+    let found = found.filter(meant);
+    if let Some(Found::Usable(joined)) = found {
+        return Ok(joined);
+    }
+    let key = with(state, StateDir::next_key).await??;
+    if let Some(Found::Ended(ended)) = found {
+        match late::renew(settings, &ended, &key).await {
+            Ok(issued) => {
+                tracing::info!(node = %ended.node, "renewed after the certificate's end");
+                let adopt = move |state: &StateDir| state.adopt(&issued, &ended.broker, &key);
+                return Ok(with(state, adopt).await??);
+            }
+            Err(error) if error.is_the_brokers_no() => not_renewed_late(&error),
+            Err(error) => return Err(IdentityError::Late(error)),
+        }
+    }
+    let enroll::Answer { issued, broker } = enroll::enroll(settings, &key).await?;
+    Ok(with(state, move |state| state.adopt(&issued, &broker, &key)).await??)
+}
+
+fn not_renewed_late(error: &EnrollError) {
+    let error = error as &(dyn std::error::Error + 'static);
+    tracing::warn!(
+        error,
+        "the certificate has ended and is not renewed any more; enrolling anew"
+    );
 }
 
 /// Takes the followed trust bundle into use where it is another than the one in use, whoever brought that.
@@ -262,7 +292,9 @@ async fn renew_while_valid(
 /// Takes up the certificate and the trust bundle that are on disk; what does not do there is left alone.
 async fn take_up(broker: &Broker, state: &Arc<StateDir>) -> bool {
     let found = match with(state, |state| state.load(Timestamp::now())).await {
-        Ok(Ok(found)) => found.filter(|found| found.broker == *broker.id()),
+        Ok(Ok(found)) => found
+            .and_then(Found::usable)
+            .filter(|found| found.broker == *broker.id()),
         Ok(Err(error)) => {
             let error = chain(&error);
             tracing::warn!(%error, "the certificate was not reloaded");

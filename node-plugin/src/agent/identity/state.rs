@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use attache_mtls::CertificateDer;
 use attache_mtls::bundle::TrustBundle;
 use attache_mtls::key::{KeyError, LeafKey};
 use attache_mtls::pem;
 use attache_mtls::private_file::{PrivateFileError, read_private, write_private};
-use attache_mtls::spiffe::BrokerId;
+use attache_mtls::spiffe::{BrokerId, NodeId, PeerId};
 use attache_mtls::tls::{Material, MaterialError};
 use attache_mtls::verify::Purpose;
 use jiff::Timestamp;
@@ -88,10 +89,41 @@ pub(super) struct StateDir {
     folder: File,
 }
 
+/// What is in the folder.
+pub(super) enum Found {
+    Usable(Joined),
+    Ended(Ended),
+}
+
 /// An identity that can be used.
 pub(super) struct Joined {
     pub(super) material: Material,
     pub(super) broker: BrokerId,
+}
+
+/// An identity whose certificate has ended: good for a late renewal.
+pub(super) struct Ended {
+    pub(super) key: LeafKey,
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) node: NodeId,
+    pub(super) bundle: TrustBundle,
+    pub(super) broker: BrokerId,
+}
+
+impl Found {
+    pub(super) fn broker(&self) -> &BrokerId {
+        match self {
+            Self::Usable(joined) => &joined.broker,
+            Self::Ended(ended) => &ended.broker,
+        }
+    }
+
+    pub(super) fn usable(self) -> Option<Joined> {
+        match self {
+            Self::Usable(joined) => Some(joined),
+            Self::Ended(_) => None,
+        }
+    }
 }
 
 impl StateDir {
@@ -135,11 +167,11 @@ impl StateDir {
         })
     }
 
-    /// The identity in the folder; none when there is none that works. The log says why.
+    /// The identity in the folder; none when there is none that works or worked. The log says why.
     ///
     /// # Errors
     /// [`StateError::File`] for a file that is there and must not be read as it is; [`StateError::Os`].
-    pub(super) fn load(&self, now: Timestamp) -> Result<Option<Joined>, StateError> {
+    pub(super) fn load(&self, now: Timestamp) -> Result<Option<Found>, StateError> {
         let (Some(chain), Some(bundle), Some(broker)) = (
             self.read(CERTIFICATE)?,
             self.read(BUNDLE)?,
@@ -152,7 +184,7 @@ impl StateDir {
             Ok(None)
         };
         let bundle = match TrustBundle::from_pem(&bundle) {
-            Ok(bundle) => Arc::new(bundle),
+            Ok(bundle) => bundle,
             Err(error) => return unusable(BUNDLE, &error),
         };
         let broker: BrokerId = match std::str::from_utf8(&broker)
@@ -167,7 +199,7 @@ impl StateDir {
             Ok(chain) => chain,
             Err(error) => return unusable(CERTIFICATE, &error),
         };
-        let own = match bundle.verify(&chain, Purpose::Client, now) {
+        let own = match bundle.verify_ended(&chain, Purpose::Client, now) {
             Ok(own) => own,
             Err(error) => return unusable(CERTIFICATE, &error),
         };
@@ -185,10 +217,22 @@ impl StateDir {
             if file == NEXT_KEY {
                 self.promote()?;
             }
-            return Ok(Some(Joined {
-                material: Material::new(chain, &key, bundle)?,
+            if now.as_second() > own.not_after().as_second() {
+                let PeerId::Node(node) = own.id().clone() else {
+                    return unusable(CERTIFICATE, &"it is not a node's");
+                };
+                return Ok(Some(Found::Ended(Ended {
+                    key,
+                    certificate: own.certificate().clone(),
+                    node,
+                    bundle,
+                    broker,
+                })));
+            }
+            return Ok(Some(Found::Usable(Joined {
+                material: Material::new(chain, &key, Arc::new(bundle))?,
                 broker,
-            }));
+            })));
         }
         unusable(KEY, &"the certificate's key is not there")
     }

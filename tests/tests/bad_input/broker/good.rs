@@ -14,6 +14,7 @@ use attache_tests::{
     scene::PASSWORD,
     wire,
 };
+use jiff::Timestamp;
 use prost::Message;
 use tonic::transport::Channel;
 
@@ -29,6 +30,7 @@ pub(crate) struct Good {
     decision: String,
     pub(crate) deliver: pb::DeliverRequest,
     pub(crate) join_token: String,
+    late: pb::RenewLateRequest,
     put: pb::CommitPutRequest,
 }
 
@@ -92,6 +94,7 @@ impl Good {
                 csr: csr(),
                 version: String::new(),
             }),
+            "RenewLate" => bytes(self.late.clone()),
             "Renew" => bytes(pb::RenewRequest {
                 csr: csr(),
                 version: String::new(),
@@ -303,6 +306,8 @@ pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
         decision,
         deliver: deliver(&pod, &scene.bed.token(&pod).unwrap()),
         join_token: join_token(&scene.bed, JOINING.0),
+        // Good for five minutes, which the walk does not take.
+        late: wire::late_request(&scene.bed, Timestamp::now()).unwrap(),
         put: scene.runtime.block_on(sealed_put(operator)),
     }
 }

@@ -146,6 +146,11 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("EnrollNodeRequest.token", name),
     ("EnrollNodeRequest.csr", blob),
     ("EnrollNodeRequest.version", text),
+    ("RenewLateRequest.certificate", blob),
+    ("RenewLateRequest.csr", blob),
+    ("RenewLateRequest.version", text),
+    ("RenewLateRequest.at", part),
+    ("RenewLateRequest.signature", blob),
     ("RenewRequest.csr", blob),
     ("RenewRequest.version", text),
     ("Mutation.request_id", blob),
@@ -260,6 +265,44 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         "DeliverRequest.held",
         Kind::Empty,
         Says(InvalidArgument, "held.digest"),
+    ),
+    // 1970 is long ago.
+    (
+        "RenewLate",
+        "RenewLateRequest.at",
+        Kind::Empty,
+        Says(FailedPrecondition, "compare the clocks"),
+    ),
+    (
+        "RenewLate",
+        "Time.unix_ms",
+        Kind::Missing,
+        Says(FailedPrecondition, "compare the clocks"),
+    ),
+    (
+        "RenewLate",
+        "Time.unix_ms",
+        Kind::Empty,
+        Says(FailedPrecondition, "compare the clocks"),
+    ),
+    (
+        "RenewLate",
+        "Time.unix_ms",
+        Kind::Largest,
+        Refused(InvalidArgument),
+    ),
+    // It is signed.
+    (
+        "RenewLate",
+        "RenewLateRequest.version",
+        Kind::Missing,
+        Says(Unauthenticated, "signature"),
+    ),
+    (
+        "RenewLate",
+        "RenewLateRequest.version",
+        Kind::Empty,
+        Says(Unauthenticated, "signature"),
     ),
     // To leave them out, the message around them must be there, which is the broker's own.
     (

@@ -1,7 +1,6 @@
 use std::os::unix::fs::PermissionsExt;
 
 use attache_mtls::ca::{CA_VALIDITY, CertificateAuthority, CertificateRequest};
-use attache_mtls::spiffe::{NodeId, PeerId};
 use attache_proto::attache::v1 as pb;
 
 use super::*;
@@ -58,7 +57,7 @@ fn folder() -> (tempfile::TempDir, StateDir) {
 }
 
 fn key_in_use(state: &StateDir) -> Option<attache_mtls::identity::SpkiSha256> {
-    let joined = state.load(Timestamp::now()).unwrap()?;
+    let joined = state.load(Timestamp::now()).unwrap()?.usable()?;
     Some(joined.material.identity().spki_sha256())
 }
 
@@ -148,7 +147,11 @@ fn what_is_damaged_ended_or_not_of_one_pair_is_no_identity() {
         "another key"
     );
     let long_after = Timestamp::now() + jiff::SignedDuration::from_hours(2);
-    assert!(state.load(long_after).unwrap().is_none(), "ended");
+    let Some(Found::Ended(ended)) = state.load(long_after).unwrap() else {
+        panic!("ended, and good for a late renewal")
+    };
+    assert_eq!(ended.key.spki_sha256(), key.spki_sha256());
+    assert_eq!(PeerId::Node(ended.node), node("n1"));
 }
 
 /// The folder as another implementation writes it, and the same bytes as this one does.
@@ -171,11 +174,14 @@ fn the_folder_is_the_vectors() {
         };
         let Expected::Out(out) = expected else {
             fill(case);
-            assert!(state.load(now).unwrap().is_none());
+            let found = state.load(now).unwrap();
+            assert!(!matches!(found, Some(Found::Usable(_))));
             return;
         };
         fill(&out);
-        let joined = state.load(now).unwrap().unwrap();
+        let Some(Found::Usable(joined)) = state.load(now).unwrap() else {
+            panic!("no usable identity")
+        };
         assert_eq!(joined.broker.to_string(), case.text("broker"));
         let key = LeafKey::from_pem(out.text(out.text("used")).as_bytes()).unwrap();
         assert_eq!(joined.material.identity().spki_sha256(), key.spki_sha256());
