@@ -15,7 +15,22 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 #[command(name = "attache-broker", version, arg_required_else_help = true)]
 struct Args {
     #[command(subcommand)]
-    command: Command,
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    WithSettings(Command),
+    /// Say which pods of a cluster have volumes of ours: exit 0 if none has, else 8. Asks the API server alone.
+    VolumesInUse {
+        /// The cluster's API server; left out in a pod of that cluster.
+        #[arg(long, value_name = "URL", requires = "credentials")]
+        api_server: Option<String>,
+        /// The folder with `token` and `ca.crt` for it.
+        #[arg(long, value_name = "DIR", requires = "api_server")]
+        credentials: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -140,7 +155,14 @@ fn main() -> ExitCode {
         .after_long_help(help.clone())
         .get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    match carry_out(&args.command) {
+    let done = match &args.verb {
+        Verb::WithSettings(command) => carry_out(command),
+        Verb::VolumesInUse {
+            api_server,
+            credentials,
+        } => run::volumes_in_use(api_server.as_deref(), credentials.clone()),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "attache-broker: {error:#}");

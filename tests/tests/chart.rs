@@ -13,9 +13,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Instant,
 };
 
-use attache_tests::process::{bin_dir, run};
+use attache_tests::{
+    kubernetes::ControlPlane,
+    process::{PATIENCE, bin, bin_dir, run},
+};
 use serde_json::{Value, json};
 
 /// Where the chart is installed.
@@ -303,6 +307,106 @@ fn what_the_uninstall_check_may_is_gone_with_it() {
     assert!(!off.contains("uninstall-check") && !off.contains("helm.sh/hook"));
 }
 
+/// The check with the rights that the chart gives it, at a real API server.
+#[test]
+fn the_uninstall_check_names_the_pods_that_have_our_volumes_on_a_node_and_have_not_ended() {
+    let control_plane = ControlPlane::start().unwrap();
+    let kubectl = control_plane.kubectl();
+    let make = |object: &Value| kubectl.create(object).unwrap();
+    make(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
+    let check = objects(&NEW, &[]).into_iter().filter(|object| {
+        let ours = text(object, "/metadata/name") == "attache-uninstall-check";
+        ours && text(object, "/kind") != "Job"
+    });
+    check.for_each(|object| drop(make(&object)));
+    let words = [
+        "create",
+        "token",
+        "attache-uninstall-check",
+        "--namespace",
+        NAMESPACE,
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("token"), kubectl.run(&words).unwrap()).unwrap();
+    fs::copy(control_plane.ca_file(), folder.path().join("ca.crt")).unwrap();
+    let ask = || {
+        let mut command = Command::new(bin("attache-broker").unwrap());
+        command.args(["volumes-in-use", "--api-server", &control_plane.url()]);
+        let answer = run(command.arg("--credentials").arg(folder.path())).unwrap();
+        let said = String::from_utf8(answer.stdout).unwrap();
+        let error = String::from_utf8(answer.stderr).unwrap();
+        (answer.status.code(), said + &error)
+    };
+
+    make(&json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "default", "namespace": "default"},
+    }));
+    let pod = |name: &str, node: &str, driver: Option<&str>| {
+        let volumes = driver.map(|driver| json!([{"name": "v", "csi": {"driver": driver}}]));
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"containers": [{"name": "app", "image": "app"}], "volumes": volumes.unwrap_or(json!([]))},
+        });
+        if !node.is_empty() {
+            pod["spec"]["nodeName"] = json!(node);
+        }
+        pod
+    };
+    // More than a page of others' pods.
+    let others: Vec<Value> = (0..260)
+        .map(|n| pod(&format!("a-{n}"), "node-a", None))
+        .collect();
+    let file = folder.path().join("others.json");
+    let others = json!({"apiVersion": "v1", "kind": "List", "items": others});
+    fs::write(&file, others.to_string()).unwrap();
+    kubectl
+        .run(&["create", "-f", file.to_str().unwrap()])
+        .unwrap();
+    make(&pod("another", "node-a", Some("csi.example.com")));
+    make(&pod("unscheduled", "", Some("csi.attache.dev")));
+    make(&pod("zz-ended", "node-a", Some("csi.attache.dev")));
+    let ended = r#"{"status":{"phase":"Succeeded"}}"#;
+    let patch = [
+        "patch",
+        "pod",
+        "zz-ended",
+        "--subresource=status",
+        "--patch",
+        ended,
+    ];
+    kubectl.run(&patch).unwrap();
+    assert_eq!(
+        ask(),
+        (
+            Some(0),
+            "no pod has a volume of csi.attache.dev\n".to_owned()
+        )
+    );
+
+    make(&pod("zz-runs", "node-b", Some("csi.attache.dev")));
+    let (code, said) = ask();
+    assert_eq!(code, Some(8), "{said}");
+    let named: Vec<&str> = said.lines().filter(|line| line.starts_with("  ")).collect();
+    assert_eq!(named, ["  default/zz-runs on node-b"]);
+
+    let role = ["delete", "clusterrolebinding", "attache-uninstall-check"];
+    kubectl.run(&role).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while ask().0 != Some(1) {
+        assert!(
+            Instant::now() < deadline,
+            "without the right it cannot be told"
+        );
+    }
+    let (_, said) = ask();
+    assert!(
+        said.contains("cannot be told") && said.contains("list pods"),
+        "{said}"
+    );
+    control_plane.stop().unwrap();
+}
+
 /// The security context of each container, its pod's taken in.
 fn contexts(objects: &[Value]) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
@@ -453,7 +557,7 @@ fn each_container_reaches_only_the_folders_that_it_works_on() {
 fn kubelets_folder_is_the_same_wherever_it_is_named() {
     let elsewhere = rendered(&NEW, &["kubeletDir=/var/lib/k0s/kubelet"]);
     assert!(!elsewhere.contains("/var/lib/kubelet"), "{elsewhere}");
-    assert!(elsewhere.contains("/var/lib/k0s/kubelet/plugins/csi.attache.dev/csi.sock"));
+    assert!(elsewhere.contains("/var/lib/k0s/kubelet/plugins/csi.attache.dev/kubelet@csi.sock"));
 }
 
 #[test]
@@ -482,6 +586,65 @@ fn the_driver_is_registered_as_kubelet_must_treat_it() {
     assert_eq!(profile, "restricted");
 }
 
+/// The value of a key of a ConfigMap.
+fn config_map<'a>(objects: &'a [Value], wanted: &str, key: &str) -> &'a str {
+    let object = objects
+        .iter()
+        .find(|it| name(it) == format!("ConfigMap/{wanted}"));
+    at(object.unwrap(), "/data")[key].as_str().unwrap()
+}
+
+#[test]
+fn the_settings_are_such_as_the_programs_take() {
+    let dir = tempfile::tempdir().unwrap();
+    for cluster in [&NEW[..], &OLD] {
+        for values in [&[][..], &ALL, &["listenAddress=[::]", "kubeletDir=/k"]] {
+            let objects = objects(cluster, values);
+            for program in ["attache-broker", "attache-node-plugin"] {
+                let key = format!("{}.toml", program.trim_start_matches("attache-"));
+                let file = dir.path().join(&key);
+                fs::write(&file, config_map(&objects, program, &key)).unwrap();
+                let mut check = Command::new(bin(program).unwrap());
+                check.args(["check-config", "--config"]).arg(&file);
+                let checked = run(check.env("ATTACHE_NODE_NAME", "node-a")).unwrap();
+                assert!(checked.status.success(), "{checked:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_command_in_the_chart_is_one_that_its_program_has() {
+    let objects = objects(&NEW, &ALL);
+    let mut asked = 0;
+    for (_, pod) in pods(&objects) {
+        for container in containers(pod) {
+            let image = text(container, "/image");
+            let program = image.rsplit('/').next().unwrap().split(':').next().unwrap();
+            assert!(
+                at(container, "/command").is_null(),
+                "the image says what is run"
+            );
+            let mut commands = vec![list(container, "/args").to_vec()];
+            for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+                let command = list(container, &format!("/{probe}/exec/command"));
+                if let [first, words @ ..] = command {
+                    assert_eq!(*first, json!(format!("/usr/bin/{program}")));
+                    commands.push(words.to_vec());
+                }
+            }
+            for words in commands {
+                let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+                let mut help = Command::new(bin(program).unwrap());
+                let known = run(help.args(&words).arg("--help")).unwrap();
+                assert!(known.status.success(), "{program} {words:?}: {known:?}");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked >= 11, "{asked}");
+}
+
 /// Publisher and reader of the trust bundle agree on where it is, in every cluster.
 #[test]
 fn the_broker_publishes_its_bundle_where_the_plugin_reads_it() {
@@ -496,13 +659,14 @@ fn the_broker_publishes_its_bundle_where_the_plugin_reads_it() {
         ),
     ] {
         let objects = objects(cluster, &[value]);
-        let settings = objects
+        // Where it may publish is where it does.
+        let may_bundle = rights(&objects)
             .iter()
-            .find(|it| name(it) == "ConfigMap/attache-broker");
-        let settings = text(settings.unwrap(), "/data/broker.toml");
-        assert!(
-            settings.contains(&format!("publish_bundle = \"{kind}\"")),
-            "{settings}"
+            .any(|it| it.contains("clustertrustbundles"));
+        let may_map = rights(&objects).iter().any(|it| it.contains("configmaps"));
+        assert_eq!(
+            (may_bundle, may_map),
+            (kind != "config-map", kind == "config-map")
         );
         let pods = pods(&objects);
         let (_, plugin) = pods

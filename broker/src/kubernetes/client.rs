@@ -47,6 +47,8 @@ pub enum Operation {
     ReviewToken,
     /// A pod.
     Pod,
+    /// The pods of all namespaces, page by page.
+    Pods,
     /// A node.
     Node,
     /// The issuer's keys.
@@ -61,9 +63,10 @@ pub enum Operation {
 
 impl Operation {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ReviewToken,
         Self::Pod,
+        Self::Pods,
         Self::Node,
         Self::Keys,
         Self::Issuer,
@@ -77,6 +80,7 @@ impl Operation {
         match self {
             Self::ReviewToken => "token_review",
             Self::Pod => "pod",
+            Self::Pods => "pods",
             Self::Node => "node",
             Self::Keys => "keys",
             Self::Issuer => "issuer",
@@ -91,6 +95,7 @@ impl Operation {
         match self {
             Self::ReviewToken => "create tokenreviews.authentication.k8s.io",
             Self::Pod => "get pods",
+            Self::Pods => "list pods",
             Self::Node => "get nodes",
             Self::Keys => {
                 "get /openid/v1/jwks (ClusterRole system:service-account-issuer-discovery)"
@@ -114,6 +119,7 @@ impl Operation {
     const fn limit_bytes(self) -> usize {
         match self {
             Self::Pod | Self::Node => 3 * 1024 * 1024,
+            Self::Pods => 64 * 1024 * 1024,
             Self::Keys | Self::Bundle => 512 * 1024,
             Self::ReviewToken | Self::Issuer | Self::Access => 128 * 1024,
         }
@@ -417,6 +423,7 @@ async fn parse<T: DeserializeOwned + Send + 'static>(
                     format!("line {}, column {}", error.line(), error.column())
                 }
                 Operation::Pod
+                | Operation::Pods
                 | Operation::Node
                 | Operation::Keys
                 | Operation::Issuer

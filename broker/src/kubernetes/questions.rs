@@ -20,6 +20,9 @@ const MAX_SAID_BYTES: usize = 256;
 /// The longest word of it that is kept: a token is one longer word.
 const MAX_WORD_BYTES: usize = 64;
 
+/// How many pods a page has; a few KiB each.
+const PODS_A_PAGE: u32 = 250;
+
 /// What the API server says of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Review {
@@ -108,6 +111,19 @@ impl Client {
         self.find(read(Operation::Pod, path)).await
     }
 
+    /// A page of the pods of all namespaces: the first, or the one after the mark that the page before it ended with.
+    ///
+    /// # Errors
+    /// As [`Client::review`].
+    pub async fn pods<T: DeserializeOwned + Send + 'static>(
+        &self,
+        after: &str,
+    ) -> Result<T, ApiError> {
+        let after = escaped(after);
+        let path = format!("/api/v1/pods?limit={PODS_A_PAGE}&continue={after}");
+        self.ask(read(Operation::Pods, path)).await
+    }
+
     /// The node of that name.
     ///
     /// # Errors
@@ -165,6 +181,7 @@ impl Client {
                 json!({"verb": "create", "group": "authentication.k8s.io", "resource": "tokenreviews"})
             }
             Operation::Pod => json!({"verb": "get", "resource": "pods"}),
+            Operation::Pods => json!({"verb": "list", "resource": "pods"}),
             Operation::Node => json!({"verb": "get", "resource": "nodes"}),
             // Those are tried.
             Operation::Keys | Operation::Issuer | Operation::Access | Operation::Bundle => {
@@ -184,6 +201,17 @@ impl Client {
         let answer: Answer<AccessStatus> = self.ask(call).await?;
         Ok(answer.status.allowed)
     }
+}
+
+/// Everything but letters, digits, `-`, `_`, `.` and `~` as `%XX`: the server's own mark goes back to it in a query.
+fn escaped(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 /// A question that reads.
@@ -315,6 +343,12 @@ mod tests {
                 "{rejected}"
             );
         }
+    }
+
+    #[test]
+    fn a_mark_goes_back_as_it_came() {
+        assert_eq!(escaped("eyJ2Ij-_.~09="), "eyJ2Ij-_.~09%3D");
+        assert_eq!(escaped("a b&c=d/é"), "a%20b%26c%3Dd%2F%C3%A9");
     }
 
     #[test]

@@ -10,12 +10,14 @@ mod open;
 mod serve;
 mod server_certificate;
 mod telemetry;
+mod volumes_in_use;
 
 pub use bootstrap::{bootstrap_operator, recover_operator};
 pub use check::{check_config, check_store};
 pub use health::health;
 pub use init::{NewCluster, init};
 pub use serve::serve;
+pub use volumes_in_use::volumes_in_use;
 
 use std::sync::Arc;
 
