@@ -120,7 +120,8 @@ pub fn joining(bed: &Bed, token: &str) -> Result<Channel> {
 /// # Errors
 /// As [`node_credentials`].
 pub fn late_request(bed: &Bed, at: Timestamp) -> Result<pb::RenewLateRequest> {
-    let key = LeafKey::read(&bed.dir.join("node-state/key.pem"))?;
+    // The agent's own, so that no other user's process reads it as a private file.
+    let key = LeafKey::from_pem(&fs::read(bed.dir.join("node-state/key.pem"))?)?;
     let credentials = node_credentials(bed)?;
     let certificate = credentials.current().identity().certificate().to_vec();
     let (csr, version) = (LeafKey::generate()?.certificate_request()?, "0.1.0");

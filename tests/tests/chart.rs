@@ -307,6 +307,17 @@ fn what_the_uninstall_check_may_is_gone_with_it() {
     assert!(!off.contains("uninstall-check") && !off.contains("helm.sh/hook"));
 }
 
+/// A pod, scheduled or not, with a volume of a driver or without.
+fn pod(name: &str, node: &str, driver: Option<&str>) -> Value {
+    let volumes = driver.map(|driver| json!([{"name": "v", "csi": {"driver": driver}}]));
+    let node = (!node.is_empty()).then_some(node);
+    let spec = json!({
+        "containers": [{"name": "app", "image": "app"}], "volumes": volumes.unwrap_or(json!([])), "nodeName": node,
+    });
+    let metadata = json!({"name": name, "namespace": "default"});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+}
+
 /// The check with the rights that the chart gives it, at a real API server.
 #[test]
 fn the_uninstall_check_names_the_pods_that_have_our_volumes_on_a_node_and_have_not_ended() {
@@ -342,17 +353,6 @@ fn the_uninstall_check_names_the_pods_that_have_our_volumes_on_a_node_and_have_n
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": "default", "namespace": "default"},
     }));
-    let pod = |name: &str, node: &str, driver: Option<&str>| {
-        let volumes = driver.map(|driver| json!([{"name": "v", "csi": {"driver": driver}}]));
-        let mut pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"containers": [{"name": "app", "image": "app"}], "volumes": volumes.unwrap_or(json!([]))},
-        });
-        if !node.is_empty() {
-            pod["spec"]["nodeName"] = json!(node);
-        }
-        pod
-    };
     // More than a page of others' pods.
     let others: Vec<Value> = (0..260)
         .map(|n| pod(&format!("a-{n}"), "node-a", None))
