@@ -249,5 +249,14 @@ fn the_page_lists_each_metric_with_its_type_and_no_other() {
         .collect();
     let mut told = types(&scene.bed.metrics().unwrap());
     told.extend(types(&scene.bed.plugin_metrics().unwrap()));
+    // This broker's cluster is a folder: it has asked no API server anything.
+    let of_api_server = [
+        (
+            "attache_broker_kubernetes_call_duration_seconds",
+            "histogram",
+        ),
+        ("attache_broker_kubernetes_answers", "counter"),
+    ];
+    told.extend(of_api_server.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
     assert_eq!(listed, told);
 }
