@@ -21,6 +21,7 @@ const FILES: &[&str] = &[
 /// Messages that carry a secret, a token or sealed key material: they have no `Debug`, so they cannot be logged.
 /// What contains one of them has none either.
 const UNPRINTABLE: &[&str] = &[
+    ".attache.v1.AddOperatorResponse",
     ".attache.v1.CommitPutRequest",
     ".attache.v1.CreateJoinTokenResponse",
     ".attache.v1.DeliverRequest",
@@ -29,6 +30,7 @@ const UNPRINTABLE: &[&str] = &[
     ".attache.v1.EnrollNodeRequest",
     ".attache.v1.JoinNodeRequest",
     ".attache.v1.Released",
+    ".attache.v1.SignInOperatorRequest",
     ".csi.v1.NodeExpandVolumeRequest",
     ".csi.v1.NodePublishVolumeRequest",
     ".csi.v1.NodeStageVolumeRequest",

@@ -4,6 +4,7 @@
 //! have typed a secret in the wrong place. What goes beyond one word (a file, a prompt, a broker) comes later.
 
 pub mod access;
+pub mod approval;
 pub mod audit;
 pub mod fleet;
 pub mod login;
@@ -86,9 +87,12 @@ pub enum Command {
     /// Enroll, look at and ban machines with a node plugin
     #[command(subcommand, arg_required_else_help = true)]
     Node(fleet::Node),
-    /// Look at and ban operators
+    /// Add, look at and ban operators
     #[command(subcommand, arg_required_else_help = true)]
     Operator(fleet::Operator),
+    /// Say whether a node that has an identity may enroll again
+    #[command(subcommand, arg_required_else_help = true)]
+    Approval(approval::Approval),
     /// Read the audit log and verify it
     #[command(subcommand, arg_required_else_help = true)]
     Audit(audit::Audit),

@@ -4,6 +4,7 @@
 //! sentences that say what was not done. Connections are opened as late as possible: after everything has been read and
 //! asked for.
 
+pub mod approval;
 pub mod audit;
 pub mod cluster;
 pub mod completion;
@@ -87,7 +88,9 @@ impl Shell {
 /// # Errors
 /// Whatever the verb could not do.
 pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
-    use crate::args::{access, audit as audit_args, fleet, secret as secret_args};
+    use crate::args::{
+        access, approval as approval_args, audit as audit_args, fleet, secret as secret_args,
+    };
     match cli.command {
         Command::Secret(verb) => match verb {
             secret_args::Secret::Put(args) => secret::put(args, shell).await,
@@ -121,8 +124,15 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         },
         Command::Operator(verb) => match verb {
             fleet::Operator::List => operator::list(shell).await,
+            fleet::Operator::Add(args) => operator::add(args, shell).await,
             fleet::Operator::Ban(args) => operator::ban(args, shell).await,
             fleet::Operator::Unban(args) => operator::unban(args, shell).await,
+        },
+        Command::Approval(verb) => match verb {
+            approval_args::Approval::List => approval::list(shell).await,
+            approval_args::Approval::Show(args) => approval::show(args, shell).await,
+            approval_args::Approval::Approve(args) => approval::approve(args, shell).await,
+            approval_args::Approval::Reject(args) => approval::reject(args, shell).await,
         },
         Command::Audit(verb) => match verb {
             audit_args::Audit::Tail(args) => audit::tail(args, shell).await,
@@ -184,6 +194,18 @@ pub fn uuid_text(bytes: &[u8]) -> String {
     }
 }
 
+/// Whether a text has the form of a join token or an operator's code: this prefix, then 80 bytes in base64url without
+/// padding, whose last character has two spare bits, which are 0.
+fn is_one_time(text: &str, prefix: &str) -> bool {
+    const CHARACTERS: usize = 107;
+    let in_alphabet = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    text.strip_prefix(prefix).is_some_and(|body| {
+        body.len() == CHARACTERS
+            && body.bytes().all(in_alphabet)
+            && body.ends_with(|c| "AEIMQUYcgkosw048".contains(c))
+    })
+}
+
 /// What stands in a table where nothing is.
 #[must_use]
 pub fn or_dash(text: Option<&str>) -> String {
@@ -228,6 +250,28 @@ mod tests {
         assert_eq!(uuid_text(&[1; 16]), "01010101-0101-0101-0101-010101010101");
         assert_eq!(uuid_text(&[1, 255]), "01ff");
         assert_eq!(or_dash(Some("")), "-");
+    }
+
+    #[test]
+    fn a_join_token_and_a_code_have_one_form() {
+        let prefix = "attache-join-1:";
+        let good = format!("{prefix}{}A", "aB_-09".repeat(17) + "zzzz");
+        assert!(is_one_time(&good, prefix), "{good}");
+        for other in [
+            String::new(),
+            good.replace("join-1", "join-2"),
+            good.replace("join-1", "operator-1"),
+            format!("{good}A"),
+            good[..good.len() - 1].to_owned(),
+            format!("{}B", &good[..good.len() - 1]),
+            format!("{good}\n"),
+            format!(" {good}"),
+            good.replace("_-", "+/"),
+            good.replace("aB", "\u{1b}["),
+            good.replace("aB", "\n\n"),
+        ] {
+            assert!(!is_one_time(&other, prefix), "{other:?}");
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use attache_mtls::connect::Connector;
 use attache_mtls::spiffe::BrokerId;
+use attache_mtls::stream::{HandshakeError, MtlsStream};
 use attache_mtls::tls::Credentials;
 use attache_proto::attache::v1 as pb;
 use http::Uri;
@@ -25,7 +26,7 @@ use crate::renewal;
 use crate::status;
 
 /// How long connecting may take: address, TCP and TLS together.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long one attempt at a call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How long to wait before each further attempt.
@@ -89,14 +90,12 @@ impl Session {
             .client_config(broker.clone())
             .map_err(|error| unusable(&error))?;
         let connector = Connector::new(tls, CONNECT_LIMIT);
-        let uri: Uri = format!("http://{address}")
-            .parse()
-            .map_err(|error: http::uri::InvalidUri| unusable(&error))?;
-        let address = address.to_owned();
-        let channel = Endpoint::from(uri).connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let (connector, address) = (connector.clone(), address.clone());
-            async move { connector.connect(address).await.map(TokioIo::new) }
-        }));
+        let to = address.to_owned();
+        let open = service_fn(move |_: Uri| {
+            let (connector, to) = (connector.clone(), to.clone());
+            async move { connector.connect(to).await.map(TokioIo::new) }
+        });
+        let channel = channel(address, open)?;
         Ok(Self {
             channel,
             broker: broker.clone(),
@@ -138,22 +137,7 @@ impl Session {
         Q: Clone,
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let mut pauses = PAUSES.iter();
-        loop {
-            let mut wrapped = Request::new(request.clone());
-            wrapped.set_timeout(CALL_LIMIT);
-            let answer =
-                tokio::time::timeout(CALL_LIMIT, send(self.channel.clone(), wrapped)).await;
-            let status = match answer {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded(format!("no answer within {CALL_LIMIT:?}")),
-            };
-            match pauses.next() {
-                Some(pause) if status::pays_to_retry(&status) => tokio::time::sleep(*pause).await,
-                _ => return Err(status),
-            }
-        }
+        attempt(&self.channel, request, send).await
     }
 
     /// A call that reads.
@@ -222,6 +206,56 @@ impl Session {
         }
         Err(Failure::new(Exit::Failed, "the list was not read")
             .because("the broker's pages do not end"))
+    }
+}
+
+/// A channel over connections that `connector` opens to `address`, when it is first used.
+///
+/// # Errors
+/// [`Exit::Failed`] for an address that is no authority of a URI.
+pub fn channel<S>(address: &str, connector: S) -> Result<Channel, Failure>
+where
+    S: tower::Service<Uri, Response = TokioIo<MtlsStream>, Future: Send, Error = HandshakeError>
+        + Send
+        + 'static,
+{
+    let uri = format!("http://{address}").parse::<Uri>();
+    let uri = uri.map_err(|error| {
+        Failure::new(Exit::Failed, "the broker cannot be called").caused_by(&error)
+    })?;
+    Ok(Endpoint::from(uri).connect_with_connector_lazy(connector))
+}
+
+/// Calls until there is an answer or no use in another attempt.
+///
+/// # Errors
+/// The last attempt's status.
+///
+/// # Cancel safety
+/// May be dropped at any time; whether the request was carried out is not known then.
+pub async fn attempt<Q, R, F>(
+    channel: &Channel,
+    request: &Q,
+    send: impl Fn(Channel, Request<Q>) -> F,
+) -> Result<R, Status>
+where
+    Q: Clone,
+    F: Future<Output = Result<Response<R>, Status>>,
+{
+    let mut pauses = PAUSES.iter();
+    loop {
+        let mut wrapped = Request::new(request.clone());
+        wrapped.set_timeout(CALL_LIMIT);
+        let answer = tokio::time::timeout(CALL_LIMIT, send(channel.clone(), wrapped)).await;
+        let status = match answer {
+            Ok(Ok(response)) => return Ok(response.into_inner()),
+            Ok(Err(status)) => status,
+            Err(_) => Status::deadline_exceeded(format!("no answer within {CALL_LIMIT:?}")),
+        };
+        match pauses.next() {
+            Some(pause) if status::pays_to_retry(&status) => tokio::time::sleep(*pause).await,
+            _ => return Err(status),
+        }
     }
 }
 

@@ -34,6 +34,8 @@ macro_rules! tables {
 tables! {
     /// The sealed anchor, one row; carries no row MAC, its wrap authenticates it.
     Anchor = "anchor",
+    /// Second enrollments of nodes, and what operators said of them.
+    Approval = "approval",
     /// Who may not call any more.
     Ban = "ban",
     /// Clusters: issuer, audience, source of pod facts.
@@ -58,6 +60,8 @@ tables! {
     Meta = "meta",
     /// Operators and the keys recorded for them.
     Operator = "operator",
+    /// One-time codes that operators sign in with.
+    OperatorCode = "operator-code",
     /// Ciphertexts of values; carries no row MAC, the data key's associated data holds their hash.
     Payload = "payload",
     /// Guard rails and other rules.
@@ -122,7 +126,7 @@ mod tests {
         let mut names: Vec<_> = Table::ALL.iter().map(|table| table.name()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 19);
+        assert_eq!(names.len(), 21);
     }
 
     #[test]

@@ -5,7 +5,8 @@ import tomllib
 from attache_formats import body, ipc, keyring, put, text
 from construction import Construction, Fields, h, s
 
-# Bodies: the parameters of each, `h` for hex, `s` for plain, `k` for a recorded key, `p` for a previous one.
+# Bodies: the parameters of each, `h` for hex, `s` for plain, `k` for a recorded key, `p` for a previous one, `d` for a decision, `u` for a hash that
+# may be absent.
 
 BODIES = {
     "head": (body.head, "s:keyspace s:name h:secret s:state s:active s:latest s:created s:changed s:who"),
@@ -21,6 +22,8 @@ BODIES = {
     "operator": (body.operator, "s:name s:role k:current k:next p:previous s:created s:signed_in"),
     "ban": (body.ban, "s:id s:reason s:by s:at"),
     "join-token": (body.join_token, "h:id h:hash s:cluster s:node_name s:node_uid s:not_after s:by"),
+    "operator-code": (body.operator_code, "h:id h:hash s:name s:not_after s:by u:used"),
+    "approval": (body.approval, "s:node s:name h:spki s:evidence s:asked s:not_after d:decision"),
     "cluster": (body.cluster, "s:name s:issuer s:audience s:source s:place s:created s:by"),
     "grant": (body.grant, "s:name s:keyspace s:secret s:fields s:to s:created s:by"),
     "policy": (body.policy, "s:name s:condition s:created s:by"),
@@ -43,6 +46,10 @@ def _parameter(f: Fields, kind: str, name: str) -> object:
             return _key(given)
         case "p":
             return (_key(given), given["superseded"]) if given else None
+        case "u":
+            return bytes.fromhex(given) if given else None
+        case "d":
+            return s(given, "verdict", "by", "at") if given else None
         case _:
             return given
 
@@ -127,14 +134,17 @@ def metadata_seal(f: Fields) -> Fields:
 
 # Text
 
-def join_token_seal(f: Fields) -> Fields:
-    id_, secret, pin = h(f, "id", "secret", "pin")
-    return {"text": text.join_token(id_, secret, pin), "hash": text.join_token_hash(id_, secret).hex()}
+def one_time(kind: str) -> Construction:
+    def seal(f: Fields) -> Fields:
+        id_, secret, pin = h(f, "id", "secret", "pin")
+        return {"text": text.one_time(kind, id_, secret, pin), "hash": text.one_time_hash(kind, id_, secret).hex()}
 
+    def open_(f: Fields) -> Fields:
+        id_, secret, pin = text.parse_one_time(kind, f["text"])
+        return {"id": id_.hex(), "secret": secret.hex(), "pin": pin.hex()}
 
-def join_token_open(f: Fields) -> Fields:
-    id_, secret, pin = text.parse_join_token(f["text"])
-    return {"id": id_.hex(), "secret": secret.hex(), "pin": pin.hex()}
+    prefix, label = text.ONE_TIME[kind]
+    return Construction(f"text = '{prefix}' || base64url without padding of (id 16 || secret 32 || pin 32); hash = SHA-256(LP('{label}', id, secret))", seal, open_)
 
 
 def listen_seal(f: Fields) -> Fields:
@@ -172,6 +182,8 @@ _BODY = "format u16 || suite u16 || LP(fields of the row)"
 CONSTRUCTIONS = {
     "body": Construction(_BODY, body_seal),
     "identity-body": Construction(_BODY, body_seal),
+    "operator-code-body": Construction(_BODY, body_seal),
+    "approval-body": Construction(_BODY + "; key = first 16 hex digits of SHA-256(LP('attache/approval/1', node, spki))", body_seal),
     "registry-body": Construction(_BODY, body_seal),
     "ca": Construction(_BODY, body_seal),
     "keyring-record": Construction("format u16 || suite u16 || count u32 || (purpose u8 || state u8 || epoch u32 || id 16 || key 32)*", keyring_record_seal, keyring_record_open),
@@ -180,7 +192,8 @@ CONSTRUCTIONS = {
     "ipc-answer": Construction("version u16 || verb u16 || id u32 || fault u16 || volumes u16 || errno u32 || flags u32 || files u32 || seq u64 || digest prefix 8 || bytes u64 || file set 32 || 0 x48 || volume 128 x16", answer_seal, answer_open),
     "ipc-generation": Construction("'attache-' || format u16 || files u16 || incarnation u32 || seq u64 || digest 32 || metadata's length u32 || 0 x4 || entries of 20 || paths || metadata || values; file set = SHA-256 of (path's length u16 || path || mode u16 || owner u32 || group u32 || size u64)*", memfd_seal, memfd_open),
     "metadata": Construction("JSON on one line: format, generation, deliveredAt, files, missing, [truncated], fileSet; LF", metadata_seal),
-    "join-token": Construction("text = 'attache-join-1:' || base64url without padding of (id 16 || secret 32 || pin 32); hash = SHA-256(LP('attache/join-token/1', id, secret))", join_token_seal, join_token_open),
+    "join-token": one_time("join-token"),
+    "operator-code": one_time("operator-code"),
     "listen": Construction("JSON of the two addresses, LF", listen_seal),
     "page-token": Construction("hex of the last item's key", page_token_seal, page_token_open),
     "call-id": Construction("hex(boot[..4]) '-' hex of the call's number", call_id_seal),

@@ -270,7 +270,7 @@ fn a_node_enrolls_by_its_plugins_pod_once_the_trust_bundle_is_there_and_keeps_it
     let token = prod.token(POD, PLUGIN, "attache-enroll");
     assert_eq!(
         prod.refused(PROD, &token),
-        (Code::PermissionDenied, "NODE_KNOWN".into())
+        (Code::PermissionDenied, "ENROLLMENT_PENDING".into())
     );
 }
 

@@ -88,6 +88,27 @@ impl Enrollment for EnrollmentService {
         }))
     }
 
+    async fn sign_in_operator(
+        &self,
+        request: Request<pb::SignInOperatorRequest>,
+    ) -> Result<Response<pb::SignInOperatorResponse>, Status> {
+        let mut asked = request.into_inner();
+        let code = Zeroizing::new(std::mem::take(&mut asked.code));
+        if code.is_empty() {
+            let mend = "is missing; another operator makes one with: attache operator add";
+            return Err(RpcError::invalid("code", mend).into());
+        }
+        let issued = self
+            .gate
+            .sign_in_by_code(&code, asked.csr)
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(pb::SignInOperatorResponse {
+            certificate: Some(certificate(&self.gate, &issued)?),
+            broker_id: self.broker_id.clone(),
+        }))
+    }
+
     async fn renew_late(
         &self,
         request: Request<pb::RenewLateRequest>,

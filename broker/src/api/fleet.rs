@@ -209,6 +209,52 @@ impl Operators for FleetService {
         }))
     }
 
+    async fn add_operator(
+        &self,
+        request: Request<pb::AddOperatorRequest>,
+    ) -> Result<Response<pb::AddOperatorResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("operator.add", &asked);
+        let id = operator_id(&peer, &asked.name)?;
+        let gate = self.peers.gate();
+        let by = peer.id.to_string();
+        let (text, code, record) = gate.draw_operator_code(&id, by).map_err(RpcError::from)?;
+        let answer = pb::AddOperatorResponse {
+            not_after: time(record.not_after),
+            ..Default::default()
+        };
+        let prepare = async {
+            gate.is_free(&id)?;
+            let mut change = Change::default();
+            change.require_absent(Table::OperatorCode, code);
+            change.put(Table::OperatorCode, code, record.encode());
+            gate.forget_expired_codes(&mut change).await?;
+            Ok(Prepared { change, answer })
+        };
+        let asked = Asked {
+            peer,
+            verb: "operator.add",
+            object: id.to_string(),
+            mutation,
+            digest,
+            reason: String::new(),
+        };
+        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        // The kept answer has no code: a repeat cannot show it again.
+        let code = if committed.repeated || committed.seq == 0 {
+            String::new()
+        } else {
+            text.to_string()
+        };
+        Ok(Response::new(pb::AddOperatorResponse {
+            committed: Some(committed),
+            code,
+            ..answer
+        }))
+    }
+
     async fn ban_operator(
         &self,
         request: Request<pb::BanOperatorRequest>,
@@ -326,11 +372,7 @@ impl FleetService {
     }
 
     fn known_operator(&self, peer: &OperatorPeer, name: &str) -> Result<OperatorId, RpcError> {
-        if name.is_empty() {
-            return Err(missing("name"));
-        }
-        let id = OperatorId::new(peer.id.trust_domain().clone(), name)
-            .map_err(|e| RpcError::invalid("name", e.to_string()))?;
+        let id = operator_id(peer, name)?;
         if !self
             .peers
             .gate()
@@ -349,6 +391,14 @@ impl FleetService {
         }
         Ok(id)
     }
+}
+
+fn operator_id(peer: &OperatorPeer, name: &str) -> Result<OperatorId, RpcError> {
+    if name.is_empty() {
+        return Err(missing("name"));
+    }
+    OperatorId::new(peer.id.trust_domain().clone(), name)
+        .map_err(|e| RpcError::invalid("name", e.to_string()))
 }
 
 fn known_node(view: &View, text: &str) -> Result<NodeId, RpcError> {

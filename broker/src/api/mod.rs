@@ -7,6 +7,7 @@
 //! and logs no request.
 
 pub mod admin;
+pub mod approvals;
 pub mod audit;
 pub mod calls;
 pub mod clusters;

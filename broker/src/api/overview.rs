@@ -66,7 +66,7 @@ impl StatusRpc for OverviewService {
             refusals: counted.refusals,
             unchanged: counted.unchanged,
             server_certificate_not_after: time(not_after),
-            findings: self.findings(not_after),
+            findings: self.findings(not_after).await?,
             secrets: self.secrets().await?,
             nodes: u64::try_from(nodes).unwrap_or(u64::MAX),
         }))
@@ -89,7 +89,7 @@ impl OverviewService {
     }
 
     /// What an operator should look at.
-    fn findings(&self, certificate_ends: Timestamp) -> Vec<String> {
+    async fn findings(&self, certificate_ends: Timestamp) -> Result<Vec<String>, RpcError> {
         let mut findings = vec![
             "the store opens by one key file only: who has the file and the store has everything, and without the file \
              the store is lost; keep a copy of it apart from the store"
@@ -112,6 +112,14 @@ impl OverviewService {
             1 => findings.push(format!("1 node says that {NO_INODE_FLAGS}")),
             nodes => findings.push(format!("{nodes} nodes say that {NO_INODE_FLAGS}")),
         }
-        findings
+        let approvals = self.peers.gate().approvals().await?.into_iter();
+        let waiting = approvals.filter(|(_, record)| record.decision.is_none());
+        match waiting.count() {
+            0 => {}
+            count => findings.push(format!(
+                "enrollments of nodes that have an identity wait for an operator: {count}; see attache approval list"
+            )),
+        }
+        Ok(findings)
     }
 }

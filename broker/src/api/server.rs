@@ -26,6 +26,7 @@ use tower::{
 
 use super::{
     admin::{AdminService, accepted},
+    approvals::ApprovalService,
     audit::AuditService,
     calls::Calls,
     clusters::ClusterService,
@@ -264,6 +265,11 @@ fn main_router(
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     };
+    let approvals = ApprovalService {
+        peers: peers.clone(),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    };
     let audit = AuditService {
         peers: peers.clone(),
         log: services.log.clone(),
@@ -306,6 +312,7 @@ fn main_router(
         .add_service(small!(pb::clusters_server::ClustersServer<_>, clusters))
         .add_service(small!(pb::nodes_server::NodesServer<_>, fleet.clone()))
         .add_service(small!(pb::operators_server::OperatorsServer<_>, fleet))
+        .add_service(small!(pb::approvals_server::ApprovalsServer<_>, approvals))
         .add_service(small!(pb::audit_server::AuditServer<_>, audit))
         .add_service(small!(pb::status_server::StatusServer<_>, overview))
         .add_service(

@@ -20,7 +20,7 @@ use super::rpc_error::RpcError;
 use crate::{
     attest::{ClusterError, NotEnrolling},
     audit::{AuditError, RefuseError},
-    identity::{AuthorityError, EnrollError, LateError, NotAdmitted},
+    identity::{AuthorityError, EnrollError, LateError, NameTaken, NotAdmitted, SecondEnrollment},
     keys::KeysError,
     mutation::MutationError,
     policy::{GrantError, PolicyError},
@@ -70,12 +70,15 @@ impl From<EnrollError> for RpcError {
         match error {
             EnrollError::Malformed(e) => Self::invalid("token", e.to_string()),
             EnrollError::Token => Self::new(Code::Unauthenticated, "JOIN_TOKEN", error.to_string()),
+            EnrollError::MalformedCode(e) => Self::invalid("code", e.to_string()),
+            EnrollError::Code => {
+                Self::new(Code::Unauthenticated, "OPERATOR_CODE", error.to_string())
+            }
+            EnrollError::NameTaken(e) => e.into(),
             EnrollError::NotAdmitted(e) => e.into(),
             EnrollError::Identity(e) => Self::invalid("token", e.to_string()),
             EnrollError::Version => Self::invalid("version", "must be at most 64 printable bytes"),
-            EnrollError::Known { .. } => {
-                Self::new(Code::PermissionDenied, "NODE_KNOWN", error.to_string())
-            }
+            EnrollError::Second(e) => e.into(),
             EnrollError::RecoversBanned { .. } => Self::new(
                 Code::FailedPrecondition,
                 "OPERATOR_BANNED",
@@ -98,6 +101,29 @@ impl From<EnrollError> for RpcError {
                 logged(&error, Self::internal("NO_RANDOMNESS", error.to_string()))
             }
         }
+    }
+}
+
+impl From<NameTaken> for RpcError {
+    fn from(error: NameTaken) -> Self {
+        let (code, reason) = match error {
+            NameTaken::SignedIn { .. } => (Code::AlreadyExists, "OPERATOR_SIGNED_IN"),
+            NameTaken::Banned { .. } => (Code::FailedPrecondition, "OPERATOR_BANNED"),
+        };
+        Self::new(code, reason, error.to_string())
+    }
+}
+
+impl From<SecondEnrollment> for RpcError {
+    fn from(error: SecondEnrollment) -> Self {
+        let reason = match error {
+            SecondEnrollment::Waiting { .. } => "ENROLLMENT_PENDING",
+            SecondEnrollment::Rejected { .. } => "ENROLLMENT_REJECTED",
+            SecondEnrollment::TooMany => {
+                return Self::exhausted("TOO_MANY_APPROVALS", error.to_string());
+            }
+        };
+        Self::new(Code::PermissionDenied, reason, error.to_string())
     }
 }
 

@@ -5,7 +5,8 @@
 //! admit    Current, Previous -> in | Next -> promote, then in | Copy -> alarm on record, ban, out
 //!          Copy on a connection that was made while its key was live -> out, and no alarm
 //! join     enrollment on record -> token row taken and identity row written in one commit -> certificate
-//! enroll   as join, with a proof by the node's cluster in place of the token, of a node that is not known yet
+//! enroll   as join, with a proof by the node's cluster in place of the token
+//! again    a live node that joins or enrolls anew: only by an operator's word
 //! renew    a node: still its cluster's -> renewal on record -> next key recorded -> certificate; an operator: for seven
 //!          days after the sign-in
 //! late     a node without a connection of its own: the proof of its key, then as renew
@@ -29,7 +30,7 @@ use zeroize::Zeroizing;
 
 use super::{
     authority::{Authority, AuthorityError, recorded},
-    join_token::{JoinToken, LIFETIME, MalformedToken},
+    one_time::{JOIN_TOKEN_LIFETIME, JoinToken, Malformed},
     presence,
     recorded::{RecordedKeys, Standing},
     rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role},
@@ -41,8 +42,13 @@ use crate::{
     store::{ApplyError, BrokerLedger, Change, INCARNATION, LedgerError, Table},
 };
 
+mod approvals;
+mod codes;
 mod late;
 
+use approvals::Again;
+pub use approvals::SecondEnrollment;
+pub use codes::NameTaken;
 pub use late::{LateError, LateRequest};
 
 /// How many expired join tokens one change takes away.
@@ -73,12 +79,23 @@ pub struct Gate {
 pub enum EnrollError {
     /// The text is no join token.
     #[error(transparent)]
-    Malformed(#[from] MalformedToken),
+    Malformed(#[from] Malformed),
     /// Used, expired, never made, or made by another broker: one answer for all.
     #[error(
         "the join token is not valid: it works once and for ten minutes; make a new one with: attache node join-token"
     )]
     Token,
+    /// The text is no operator's code.
+    #[error(transparent)]
+    MalformedCode(Malformed),
+    /// As a join token that is not valid.
+    #[error(
+        "the code is not valid: it works once and for an hour; another operator makes a new one with: attache operator add"
+    )]
+    Code,
+    /// Nobody signs in under that name by a code.
+    #[error(transparent)]
+    NameTaken(#[from] NameTaken),
     /// The identity is banned.
     #[error(transparent)]
     NotAdmitted(#[from] NotAdmitted),
@@ -88,15 +105,9 @@ pub enum EnrollError {
     /// The version text is too long or has control characters.
     #[error("version must be at most {VERSION_MAX} printable bytes")]
     Version,
-    /// Whoever may start the plugin's pods must not replace a node by that alone.
-    #[error(
-        "{id} has an identity, and a second one needs an operator: if its state folder was lost, let it join with: attache \
-         node join-token"
-    )]
-    Known {
-        /// The node's SPIFFE ID.
-        id: String,
-    },
+    /// A live node came anew.
+    #[error(transparent)]
+    Second(#[from] SecondEnrollment),
     /// An operator exists already.
     #[error(
         "there is an operator already, and only the first is made like this; if none can sign in any more, stop the \
@@ -241,7 +252,7 @@ impl Gate {
             node_uid: node.1.as_str().to_owned(),
             not_after: self
                 .now()
-                .saturating_add(LIFETIME)
+                .saturating_add(JOIN_TOKEN_LIFETIME)
                 .unwrap_or(Timestamp::MAX),
             by,
         };
@@ -297,7 +308,7 @@ impl Gate {
     /// Certifies the first key of a node whose cluster says that the plugin's own pod runs there.
     ///
     /// # Errors
-    /// [`EnrollError`]; [`EnrollError::Known`] for a node that has an identity.
+    /// [`EnrollError`]; [`EnrollError::Second`] for a live node that an operator has not approved.
     pub async fn enroll(
         self: &Arc<Self>,
         node: EnrollingNode,
@@ -381,6 +392,7 @@ impl Gate {
             name: record.node_name,
             version,
             evidence: format!("join-token {}", hex::encode(token.id())),
+            asked_for: record.not_after.checked_sub(JOIN_TOKEN_LIFETIME).ok(),
         };
         self.take_in(newcomer, csr, change).await
     }
@@ -393,14 +405,12 @@ impl Gate {
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let id = self.node_id(node.cluster().as_str(), node.uid().as_str())?;
-        if self.directory.view().nodes.contains_key(&id.to_string()) {
-            return Err(EnrollError::Known { id: id.to_string() });
-        }
         let newcomer = Newcomer {
             id,
             name: node.name().to_string(),
             version,
             evidence: format!("service-account-token of pod {}", node.pod()),
+            asked_for: None,
         };
         self.take_in(newcomer, csr, Change::default()).await
     }
@@ -427,6 +437,11 @@ impl Gate {
             }
             .into());
         }
+        let known = view.nodes.get(&text);
+        let standing = match known {
+            Some((_, known)) => self.come_again(&newcomer, known, csr, &mut change).await?,
+            None => Again::Never,
+        };
         let id = PeerId::Node(newcomer.id);
         let issued = self.authority.issue(csr, &id, now)?;
         let node = NodeRecord {
@@ -436,16 +451,13 @@ impl Gate {
             renewed: now,
             version: newcomer.version,
         };
-        let known = view.nodes.get(&text);
         match known {
             Some((seq, _)) => change.require_at(Table::Identity, text.clone(), *seq),
             None => change.require_absent(Table::Identity, text.clone()),
         }
         change.put(Table::Identity, text.clone(), node.encode());
         let mut events = Vec::new();
-        if known.is_some() {
-            let reason =
-                "a node that is known joined again; its earlier keys are no longer admitted".into();
+        if let Some(reason) = standing.alarm() {
             events.push(Event::from(Alarm {
                 identity: text.clone(),
                 reason,
@@ -458,11 +470,11 @@ impl Gate {
             evidence: newcomer.evidence,
             serial: issued.serial().as_bytes().to_vec(),
         }));
-        let joined_again = known.is_some();
+        let replaced = standing.is_replaced();
         self.commit(change, &text, events, |seq| {
             self.directory
                 .change(|view| drop(view.nodes.insert(text.clone(), (seq, node.clone()))));
-            if joined_again {
+            if replaced {
                 (self.cut_off)(&id);
             }
         })
@@ -583,7 +595,20 @@ impl Gate {
                 }));
             }
         }
-        let now = self.now();
+        self.certify(id, csr, Change::default(), events, None).await
+    }
+
+    /// Certifies an operator's first key, or its first one anew, in one commit with what `change` has already.
+    async fn certify(
+        &self,
+        id: &OperatorId,
+        csr: &[u8],
+        mut change: Change,
+        mut events: Vec<Event>,
+        evidence: Option<String>,
+    ) -> Result<IssuedCertificate, EnrollError> {
+        let (now, view, text) = (self.now(), self.directory.view(), id.to_string());
+        let known = view.operators.get(id.name());
         let issued = self
             .authority
             .issue(csr, &PeerId::Operator(id.clone()), now)?;
@@ -593,7 +618,6 @@ impl Gate {
             created: known.map_or(now, |(_, record)| record.created),
             signed_in: now,
         };
-        let mut change = Change::default();
         match known {
             Some((seq, _)) => change.require_at(Table::Operator, id.name(), *seq),
             None => change.require_absent(Table::Operator, id.name()),
@@ -603,6 +627,7 @@ impl Gate {
             operator: text.clone(),
             key: *issued.identity().spki_sha256().as_bytes(),
             not_after_ms: super::ms(issued.identity().not_after()),
+            evidence,
             serial: issued.serial().as_bytes().to_vec(),
         }));
         let signed_in_again = known.is_some();
@@ -729,6 +754,8 @@ struct Newcomer {
     version: String,
     /// What it has shown, for the record.
     evidence: String,
+    /// When an operator asked for it to enroll, where one did.
+    asked_for: Option<Timestamp>,
 }
 
 /// How an operator comes by a certificate that is no renewal.

@@ -7,10 +7,12 @@
 //! spot. The rows are the truth; the view in memory follows each commit. This module must never trust a name that a
 //! request carries: names come from certificates, tokens and the cluster's own record.
 
+pub mod approval;
 mod authority;
 mod gate;
-mod join_token;
 mod lacking;
+mod one_time;
+mod operator_code;
 mod presence;
 mod publish;
 mod recorded;
@@ -18,9 +20,12 @@ mod rows;
 mod view;
 
 pub use authority::{Authority, AuthorityError, recorded};
-pub use gate::{CutOff, EnrollError, Gate, LateError, LateRequest};
-pub use join_token::{JoinToken, LIFETIME as JOIN_TOKEN_LIFETIME, MalformedToken};
+pub use gate::{CutOff, EnrollError, Gate, LateError, LateRequest, NameTaken, SecondEnrollment};
 pub use lacking::{Lacking, Lacks};
+pub use one_time::{
+    JOIN_TOKEN_LIFETIME, JoinToken, Malformed, OPERATOR_CODE_LIFETIME, OperatorCode,
+};
+pub use operator_code::OperatorCodeRecord;
 pub use publish::keep_published;
 pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
 pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};

@@ -18,7 +18,7 @@ use attache_mtls::{identity::SpkiSha256, renew::OPERATOR_RENEWS_FOR};
 use jiff::Timestamp;
 
 use super::{
-    join_token::TokenHash,
+    one_time::TokenHash,
     recorded::{RecordedKey, RecordedKeys},
 };
 

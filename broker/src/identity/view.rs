@@ -283,7 +283,12 @@ impl View {
         }
     }
 
-    fn refuse_banned(&self, id: &str, noun: &'static str, name: &str) -> Result<(), NotAdmitted> {
+    pub(super) fn refuse_banned(
+        &self,
+        id: &str,
+        noun: &'static str,
+        name: &str,
+    ) -> Result<(), NotAdmitted> {
         if self.bans.contains_key(id) {
             return Err(NotAdmitted::Banned {
                 id: id.to_owned(),

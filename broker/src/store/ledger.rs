@@ -30,7 +30,8 @@ const PAGE: usize = 512;
 
 /// The tables that are verified whole when a ledger opens, removed rows included. The others grow with the number of
 /// secrets and of requests: a start must not read them.
-const VERIFIED_AT_OPEN: [Table; 11] = [
+const VERIFIED_AT_OPEN: [Table; 13] = [
+    Table::Approval,
     Table::Ban,
     Table::Cluster,
     Table::Grant,
@@ -40,6 +41,7 @@ const VERIFIED_AT_OPEN: [Table; 11] = [
     Table::Keyspace,
     Table::Meta,
     Table::Operator,
+    Table::OperatorCode,
     Table::Policy,
     Table::Slot,
 ];

@@ -172,6 +172,7 @@ impl<V: Snapshot> Check<'_, V> {
             }
             // Their owners check them when they load; a row of theirs that verifies is one that they wrote.
             Table::Anchor
+            | Table::Approval
             | Table::Ban
             | Table::Cluster
             | Table::Delivery
@@ -180,6 +181,7 @@ impl<V: Snapshot> Check<'_, V> {
             | Table::JoinToken
             | Table::Meta
             | Table::Operator
+            | Table::OperatorCode
             | Table::Payload
             | Table::Policy
             | Table::Slot => Ok(()),

@@ -172,10 +172,23 @@ pub struct UnbanNode {
 pub enum Operator {
     /// List operators
     List,
+    /// Make a code with which one operator signs in once, within an hour
+    Add(AddOperator),
     /// Refuse every call of an operator
     Ban(BanOperator),
     /// Let a banned operator call again
     Unban(UnbanOperator),
+}
+
+/// `attache operator add NAME`
+#[derive(Debug, Clone, Args)]
+pub struct AddOperator {
+    /// The operator's name: a new one, or one whose certificate has ended
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::operator_name))]
+    pub name: String,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
 }
 
 /// `attache operator ban NAME`

@@ -291,6 +291,29 @@ pub fn address(text: &str) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
+/// Where an operator's code comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CodeSource {
+    /// Standard input, to its end.
+    Stdin,
+    /// A file.
+    File(PathBuf),
+}
+
+/// `-` or `@FILE`: a code on the command line would be in the process list and in the shell's history.
+pub fn code_source(text: &str) -> Result<CodeSource, Problem> {
+    let file = text
+        .strip_prefix('@')
+        .filter(|path| !path.is_empty() && path.len() < PATH_LIMIT_BYTES && !path.contains('\0'));
+    match (text, file) {
+        ("-", _) => Ok(CodeSource::Stdin),
+        (_, Some(path)) => Ok(CodeSource::File(path.into())),
+        _ => Err(Problem::new(
+            "write @FILE or - (standard input): on the command line others would see the code",
+        )),
+    }
+}
+
 /// Why, for the audit.
 pub fn reason(text: &str) -> Result<String, Problem> {
     plain(text, "the reason", REASON_LIMIT_BYTES)
@@ -337,6 +360,18 @@ pub fn decision(text: &str) -> Result<Decision, Problem> {
     } else {
         Err(Problem::new(
             "a decision has 8 of the digits 0-9 and a-f, as in the pod's event: (decision 7f3a9c12)",
+        ))
+    }
+}
+
+/// The id of an approval: 16 lower-case hexadecimal digits.
+pub fn approval(text: &str) -> Result<String, Problem> {
+    let digit = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    if text.len() == 16 && text.chars().all(digit) {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::new(
+            "an approval has 16 of the digits 0-9 and a-f: see attache approval list",
         ))
     }
 }
@@ -495,6 +530,8 @@ mod tests {
             lines(canary).unwrap_err(),
             vkey(canary).unwrap_err(),
             decision(canary).unwrap_err(),
+            approval(canary).unwrap_err(),
+            code_source(canary).unwrap_err(),
         ];
         for problem in problems {
             assert!(!problem.to_string().contains("hunter2"), "{problem}");

@@ -1,6 +1,6 @@
 //! `attache login`: a key and a request, then the certificate for it; and renewing it by hand.
 //!
-//! The key is made here and never leaves. Between `--new` and `--finish` there is a context without a certificate; what
+//! With another operator's code both are one step ([`code`]). The key is made here and never leaves. Between `--new` and `--finish` there is a context without a certificate; what
 //! `--finish` takes must be for that key, that operator and that broker's trust domain, and verify under the bundle.
 
 use std::fs::File;
@@ -25,6 +25,9 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Human, Report};
 use crate::renewal::{self, Files, Renewed, read_bundle, read_pem};
 use crate::session::Session;
+use code::ByCode;
+
+mod code;
 
 const DEFAULT: &str = "default";
 
@@ -46,15 +49,25 @@ struct New {
     csr: PathBuf,
 }
 
-/// Signs in, in one of the three forms.
+/// Signs in, in one of the four forms.
 ///
 /// # Errors
 /// [`Exit::Precondition`] when something stands where the sign-in would write; else as each step says.
 pub async fn login(args: Login, shell: &Shell) -> Result<Report, Failure> {
-    match (args.new, args.csr, args.finish) {
-        (None, None, None) => renew(shell).await,
-        (None, None, Some(chain)) => finish(&chain, shell),
-        (Some(operator), Some(csr), None) => begin(
+    match (args.new, args.csr, args.code, args.finish) {
+        (None, None, None, None) => renew(shell).await,
+        (None, None, None, Some(chain)) => finish(&chain, shell),
+        (Some(operator), None, Some(source), None) => {
+            let new = ByCode {
+                operator,
+                address: args.broker,
+                broker: args.broker_id,
+                enroll: args.enroll,
+                source,
+            };
+            code::sign_in(new, shell).await
+        }
+        (Some(operator), Some(csr), None, None) => begin(
             New {
                 operator,
                 address: args.broker,
@@ -235,15 +248,19 @@ fn finish(chain: &Path, shell: &Shell) -> Result<Report, Failure> {
         pem::encode_certificates(&certificates).as_bytes(),
     )
     .map_err(|error| failed(&error))?;
-    let signed_at = {
-        let (_, context) = settings.pick(Some(&name))?;
-        renewal::load(&settings, &name, context)?.not_before()
-    };
-    if let Some(context) = settings.contexts.get_mut(&name) {
-        context.renew_until = renewal::until(signed_at);
-    }
+    signed_until(&mut settings, &name)?;
     settings.write()?;
     signed_in(&settings, &name)
+}
+
+/// Counts the days of renewals from the certificate that a context has got.
+fn signed_until(settings: &mut Settings, name: &str) -> Result<(), Failure> {
+    let (_, context) = settings.pick(Some(name))?;
+    let signed_at = renewal::load(settings, name, context)?.not_before();
+    if let Some(context) = settings.contexts.get_mut(name) {
+        context.renew_until = renewal::until(signed_at);
+    }
+    Ok(())
 }
 
 /// The context that waits for a certificate: the one that was named, else the only one.

@@ -2,14 +2,18 @@
 
 use attache_proto::attache::v1::{self as pb, operators_client::OperatorsClient};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
-use super::{Changed, Shell, or_dash, time, with_suggestion};
-use crate::args::DryRun;
-use crate::args::fleet::{BanOperator, UnbanOperator};
-use crate::failure::Failure;
-use crate::output::{Human, Report};
+use super::{Changed, Shell, is_one_time, or_dash, time, with_suggestion};
+use crate::args::fleet::{AddOperator, BanOperator, UnbanOperator};
+use crate::args::{DryRun, Format};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Human, Report};
 use crate::session::{Session, mutation};
 use crate::terminal::confirm;
+
+/// What an operator's code begins with.
+pub(super) const OPERATOR_CODE: &str = "attache-operator-1:";
 
 #[derive(Debug, Serialize)]
 struct OperatorJson {
@@ -20,6 +24,17 @@ struct OperatorJson {
     created: Option<String>,
     not_after: Option<String>,
     banned: bool,
+}
+
+#[derive(Serialize)]
+struct CodeJson<'c> {
+    name: String,
+    not_after: Option<String>,
+    /// Only where it was made and not printed already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'c str>,
+    #[serde(flatten)]
+    changed: Changed,
 }
 
 /// Lists operators.
@@ -63,6 +78,63 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         rows,
     };
     Report::new(&serde_json::json!({ "operators": operators }), names, human)
+}
+
+/// Makes a code and prints it, alone, on standard output.
+///
+/// # Errors
+/// As [`list`]; [`Exit::Failed`] when the code's only answer was lost.
+pub async fn add(args: AddOperator, shell: &Shell) -> Result<Report, Failure> {
+    let session = shell.session().await?;
+    let (dry_run, name) = (args.dry_run.dry_run, args.name);
+    let (id, mutation) = mutation(dry_run);
+    let request = pb::AddOperatorRequest {
+        mutation,
+        name: name.clone(),
+    };
+    let what = format!("no code was made for operator {name}");
+    let answer: pb::AddOperatorResponse = session
+        .change(&what, id, &request, |channel, request| async move {
+            OperatorsClient::new(channel).add_operator(request).await
+        })
+        .await?;
+    let code = Zeroizing::new(answer.code);
+    let mut data = CodeJson {
+        name,
+        not_after: time(answer.not_after),
+        code: None,
+        changed: Changed::new(id, answer.committed, dry_run),
+    };
+    let name = &data.name;
+    if dry_run {
+        let text = format!("a code for operator {name} would be made");
+        return Report::new(&data, Vec::new(), Human::Text(text));
+    }
+    if code.is_empty() {
+        return Err(Failure::new(Exit::Failed, what)
+            .because("it was made, and its only answer was lost")
+            .of_request(id)
+            .mend("make another one"));
+    }
+    // It is printed as it is.
+    if !is_one_time(&code, OPERATOR_CODE) {
+        return Err(Failure::new(Exit::Failed, what)
+            .because("what the broker answered has not the form of an operator's code")
+            .of_request(id));
+    }
+    shell.console.hint(&format!(
+        "for operator {name}, once, until {}; there: attache login --new {name} --broker ADDR --code @FILE",
+        or_dash(data.not_after.as_deref())
+    ));
+    match shell.console.format {
+        // Alone on standard output, out of a buffer that is wiped.
+        Format::Table | Format::Name => {
+            let line = Zeroizing::new(format!("{}\n", code.as_str()));
+            output::print(line.as_bytes())?;
+        }
+        Format::Json | Format::Yaml => data.code = Some(code.as_str()),
+    }
+    Report::new(&data, Vec::new(), Human::Text(String::new()))
 }
 
 /// Refuses every call of an operator from now on.

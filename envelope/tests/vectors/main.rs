@@ -57,6 +57,7 @@ const OF_THE_AUDIT_LOG: &[&str] = &[
 /// Checked by the crates whose formats they are.
 const OF_OTHERS: &[&str] = &[
     "agent-folder",
+    "approval-body",
     "ca",
     "certificate-ca",
     "certificate-leaf",
@@ -72,6 +73,8 @@ const OF_OTHERS: &[&str] = &[
     "join-token",
     "listen",
     "metadata",
+    "operator-code",
+    "operator-code-body",
     "page-token",
     "registry-body",
     "request-digest",

@@ -197,6 +197,13 @@ impl Enrollment for Service {
         }))
     }
 
+    async fn sign_in_operator(
+        &self,
+        _: Request<pb::SignInOperatorRequest>,
+    ) -> Result<Response<pb::SignInOperatorResponse>, Status> {
+        Err(Status::unimplemented("this broker has no operators"))
+    }
+
     async fn renew_late(
         &self,
         request: Request<pb::RenewLateRequest>,

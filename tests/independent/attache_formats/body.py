@@ -4,7 +4,7 @@ Times are u64 milliseconds since 1970, states u8; `who` and `by` are SPIFFE IDs.
 """
 
 from .lp import Field, Part, lp, u16, u32, u64
-from .primitives import FORMAT, SUITE
+from .primitives import FORMAT, SUITE, sha256
 
 Bytes2 = tuple[bytes, bytes]
 Key = tuple[bytes, str, int]
@@ -86,6 +86,19 @@ def ban(id_: str, reason: str, by: str, at: int) -> Bytes2:
 def join_token(id_: bytes, hash_: bytes, cluster: str, node_name: str, node_uid: str, not_after: int,
                by: str) -> Bytes2:
     return id_, record(hash_, cluster, node_name, node_uid, u64(not_after), by)
+
+
+def operator_code(id_: bytes, hash_: bytes, name: str, not_after: int, by: str, used: bytes | None) -> Bytes2:
+    spent: list[tuple[Part, ...]] = [(used,)] if used else []
+    return id_, record(hash_, name, u64(not_after), by, spent)
+
+
+def approval(node: str, name: str, spki: bytes, evidence: str, asked: int, not_after: int,
+             decision: tuple[str, str, int] | None) -> Bytes2:
+    """The key is the id: the first 16 digits of a hash over the node and the key that asks."""
+    id_ = sha256(lp("attache/approval/1", node, spki)).hex()[:16]
+    decided: list[tuple[Part, ...]] = [(decision[0], decision[1], u64(decision[2]))] if decision else []
+    return id_.encode(), record(node, name, spki, evidence, u64(asked), u64(not_after), decided)
 
 
 def cluster(name: str, issuer: str, audience: str, source: str, place: list[str], created: int, by: str) -> Bytes2:

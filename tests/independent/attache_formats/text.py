@@ -1,4 +1,4 @@
-"""What is stored or handed over as text: join tokens, a volume's metadata, a broker's addresses, an operator's contexts, and
+"""What is stored or handed over as text: join tokens, operators' codes, a volume's metadata, a broker's addresses, an operator's contexts, and
 the words of our own around a message."""
 
 import base64
@@ -8,30 +8,37 @@ import json
 from .lp import lp
 from .primitives import Refused, sha256
 
-JOIN_PREFIX = "attache-join-1:"
+# What each begins with, and the label of its hash.
+ONE_TIME = {
+    "join-token": ("attache-join-1:", "attache/join-token/1"),
+    "operator-code": ("attache-operator-1:", "attache/operator-code/1"),
+}
 
 
-def join_token(id_: bytes, secret: bytes, pin: bytes) -> str:
-    return JOIN_PREFIX + base64.urlsafe_b64encode(id_ + secret + pin).decode().rstrip("=")
+def one_time(kind: str, id_: bytes, secret: bytes, pin: bytes) -> str:
+    prefix, _ = ONE_TIME[kind]
+    return prefix + base64.urlsafe_b64encode(id_ + secret + pin).decode().rstrip("=")
 
 
-def parse_join_token(text: str) -> tuple[bytes, bytes, bytes]:
-    if not text.startswith(JOIN_PREFIX):
+def parse_one_time(kind: str, text: str) -> tuple[bytes, bytes, bytes]:
+    prefix, _ = ONE_TIME[kind]
+    if not text.startswith(prefix):
         raise Refused("prefix")
-    body = text[len(JOIN_PREFIX):]
+    body = text[len(prefix):]
     if len(body) != 107:
         raise Refused("length")
     try:
         data = base64.b64decode(body + "=", altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise Refused("alphabet") from None
-    if join_token(data[:16], data[16:48], data[48:]) != text:
+    if one_time(kind, data[:16], data[16:48], data[48:]) != text:
         raise Refused("alphabet" if set(body) & set("+/") else "spare bits")
     return data[:16], data[16:48], data[48:]
 
 
-def join_token_hash(id_: bytes, secret: bytes) -> bytes:
-    return sha256(lp("attache/join-token/1", id_, secret))
+def one_time_hash(kind: str, id_: bytes, secret: bytes) -> bytes:
+    _, label = ONE_TIME[kind]
+    return sha256(lp(label, id_, secret))
 
 
 def metadata(incarnation: int, seq: int, digest: bytes, delivered_at: str, files: list[tuple[str, str, int]],

@@ -57,6 +57,18 @@ def identity_cases() -> list[Case]:
     })
 
 
+def approval_cases() -> list[Case]:
+    day, hour = 24 * 3_600_000, 3_600_000
+    waiting: Fields = {"node": NODE, "name": "node-a", "spki": rand("asking key"), "evidence": "join-token " + "aa" * 16,
+                       "asked": CREATED, "not_after": CREATED + day, "decision": None}
+    decision = {"verdict": "approved", "by": ALICE, "at": CHANGED}
+    return rows("approval-body", {
+        "approval": waiting,
+        "approval, approved": waiting | {"not_after": CHANGED + hour, "decision": decision},
+        "approval, rejected": waiting | {"decision": decision | {"verdict": "rejected"}},
+    })
+
+
 def registry_cases() -> list[Case]:
     by = {"created": CREATED, "by": ALICE}
     return rows("registry-body", {
@@ -254,13 +266,13 @@ def metadata_cases() -> list[Case]:
 
 # Text
 
-def join_token_cases() -> list[Case]:
-    in_: Fields = {"id": uuid("join token"), "secret": rand("join secret"), "pin": rand("join pin")}
-    case = positive("join-token", "random", in_)
-    marks = positive("join-token", "every byte 0xfb (dashes and underscores)", {
+def one_time_cases(kind: str, prefix: str, label: str) -> list[Case]:
+    in_: Fields = {"id": uuid(f"{label} token"), "secret": rand(f"{label} secret"), "pin": rand(f"{label} pin")}
+    case = positive(kind, "random", in_)
+    marks = positive(kind, "every byte 0xfb (dashes and underscores)", {
         "id": "fbefbe" * 5 + "fb", "secret": "efbefb" * 10 + "efbe", "pin": "fbefbe" * 10 + "fbef"})
     text, dashes = case["out"]["text"], marks["out"]["text"]
-    head = len("attache-join-1:")
+    head = len(prefix)
     refused = {
         "padding": ("length", text + "="), "a newline": ("length", text + "\n"), "one character short": ("length", text[:-1]),
         "prefix of another version": ("prefix", text.replace("-1:", "-2:")), "space before": ("prefix", " " + text),
@@ -268,8 +280,21 @@ def join_token_cases() -> list[Case]:
         "a character of neither alphabet": ("alphabet", text[:30] + "*" + text[31:]),
         "spare bits set": ("spare bits", text[:head] + "A" * 106 + "B"), "empty": ("prefix", ""),
     }
-    return [case, positive("join-token", "zeros", {"id": "00" * 16, "secret": "00" * 32, "pin": "00" * 32}), marks,
+    return [case, positive(kind, "zeros", {"id": "00" * 16, "secret": "00" * 32, "pin": "00" * 32}), marks,
             *(negative(name, why, {}, text=bad) for name, (why, bad) in refused.items())]
+
+
+def join_token_cases() -> list[Case]:
+    return one_time_cases("join-token", "attache-join-1:", "join")
+
+
+def operator_code_cases() -> list[Case]:
+    return one_time_cases("operator-code", "attache-operator-1:", "operator")
+
+
+def operator_code_body_cases() -> list[Case]:
+    fresh: Fields = {"id": "cc" * 16, "hash": "dd" * 32, "name": "bob", "not_after": CREATED, "by": ALICE, "used": None}
+    return rows("operator-code-body", {"operator-code": fresh, "operator-code, used": fresh | {"used": "ee" * 32}})
 
 
 def listen_cases() -> list[Case]:

@@ -96,6 +96,7 @@ fn bad_requests_are_refused_by_name_and_change_nothing() {
         CANARY,
         PASSWORD,
         good.join_token.as_str(),
+        good.code.as_str(),
         good.deliver.pod_token.as_str(),
     ] {
         assert!(!log.contains(planted), "a log has {planted}");

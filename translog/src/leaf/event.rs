@@ -385,7 +385,7 @@ events! {
         size: u64 = Size,
     }
 
-    /// An operator was made on the admin socket.
+    /// An operator signed in: on the admin socket, by recovery, or by another operator's code.
     Bootstrap = 9 "bootstrap" {
         /// The new operator's SPIFFE ID.
         operator: String = Identity,
@@ -393,6 +393,8 @@ events! {
         key: [u8; 32] = KeyHash,
         /// When its certificate ends.
         not_after_ms: u64 = NotAfter,
+        /// By what, where that was a code: its id, and who made it.
+        evidence: Option<String> = Evidence,
         /// Its certificate's serial number.
         serial: Vec<u8> = IssuedSerial,
     }

@@ -202,6 +202,13 @@ fn identities() -> Vec<Event> {
     let (key, not_after_ms) = ([12; 32], 3_000);
     let evidence = "join-token 9a".into();
     let reason = || "a key older than the previous one was used".to_owned();
+    let bootstrap = Bootstrap {
+        operator: operator(),
+        key,
+        not_after_ms,
+        evidence: None,
+        serial: serial(),
+    };
     let renewal = Renewal {
         identity: node(),
         previous_serial: serial(),
@@ -211,11 +218,10 @@ fn identities() -> Vec<Event> {
         serial: vec![1],
     };
     vec![
+        bootstrap.clone().into(),
         Bootstrap {
-            operator: operator(),
-            key,
-            not_after_ms,
-            serial: serial(),
+            evidence: Some("operator-code 9a".into()),
+            ..bootstrap
         }
         .into(),
         Enrollment {

@@ -1,5 +1,7 @@
 //! Identities over a real store and a real log, with a driven clock.
 
+mod approvals;
+mod codes;
 mod late;
 mod record;
 
@@ -147,6 +149,12 @@ impl World {
     }
 
     async fn node_with(&self, csr: Vec<u8>) -> Arc<PeerIdentity> {
+        let token = self.token().await;
+        self.join(&token, csr).await.unwrap()
+    }
+
+    /// A join token for the one node.
+    async fn token(&self) -> Zeroizing<String> {
         let (cluster, node) = ("local".parse().unwrap(), "node-a".parse().unwrap());
         let uid: NodeUid = "5a0c1de0-0000-4000-8000-00000000000a".parse().unwrap();
         let (text, id, record) = self
@@ -156,8 +164,12 @@ impl World {
         let mut change = Change::default();
         change.put(Table::JoinToken, id, record.encode());
         self.gate.ledger.apply(change).await.unwrap();
-        let issued = self.gate.join(&text, csr, "test".into()).await.unwrap();
-        Arc::new(issued.identity().clone())
+        text
+    }
+
+    async fn join(&self, token: &str, csr: Vec<u8>) -> Result<Arc<PeerIdentity>, EnrollError> {
+        let issued = self.gate.join(token, csr, "test".into()).await?;
+        Ok(Arc::new(issued.identity().clone()))
     }
 
     async fn events(&self) -> Vec<Event> {

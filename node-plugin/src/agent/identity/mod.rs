@@ -143,7 +143,8 @@ pub async fn keep(
 /// What is missing on this machine is looked for more often than a broker is asked.
 fn longest_pause(error: &IdentityError) -> Duration {
     match error {
-        IdentityError::Enroll(EnrollError::Trust(_)) => LONGEST_PAUSE_HERE,
+        IdentityError::Enroll(EnrollError::Trust(_))
+        | IdentityError::Late(EnrollError::Trust(_)) => LONGEST_PAUSE_HERE,
         IdentityError::State(_)
         | IdentityError::Enroll(_)
         | IdentityError::Late(_)

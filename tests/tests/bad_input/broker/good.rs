@@ -25,11 +25,16 @@ const BANNED: (&str, &str) = OTHER_NODE;
 /// A node that has a token and has not joined.
 const JOINING: (&str, &str) = ("node-c", "5a0c1de0-0000-4000-8000-00000000000c");
 
+/// A node that has joined, and comes again with another key.
+const RETURNING: (&str, &str) = ("node-d", "5a0c1de0-0000-4000-8000-00000000000d");
+
 /// Good requests, one an RPC: each is the control, sent last, that its bad forms are refused for what is bad in them.
 pub(crate) struct Good {
+    approval: String,
     decision: String,
     pub(crate) deliver: pb::DeliverRequest,
     pub(crate) join_token: String,
+    pub(crate) code: String,
     late: pb::RenewLateRequest,
     put: pb::CommitPutRequest,
 }
@@ -43,6 +48,7 @@ impl Good {
             "attache.v1.Clusters" | "attache.v1.Nodes" | "attache.v1.Operators" => {
                 of_fleet(&method.name)
             }
+            "attache.v1.Approvals" => self.of_approvals(&method.name),
             _ => self.of_others(&method.name),
         }
     }
@@ -72,6 +78,20 @@ impl Good {
         }
     }
 
+    fn of_approvals(&self, name: &str) -> Vec<u8> {
+        let id = self.approval.clone();
+        match name {
+            "ListApprovals" => bytes(pb::ListApprovalsRequest { page: page() }),
+            "ShowApproval" => bytes(pb::ShowApprovalRequest { id }),
+            "ApproveEnrollment" | "RejectEnrollment" => bytes(pb::DecideEnrollmentRequest {
+                mutation: mutation(),
+                id,
+                reason: String::new(),
+            }),
+            other => panic!("{other} has no good request"),
+        }
+    }
+
     fn of_others(&self, name: &str) -> Vec<u8> {
         match name {
             "BootstrapOperator" => bytes(pb::BootstrapOperatorRequest {
@@ -93,6 +113,10 @@ impl Good {
                 token: "a.b.c".into(),
                 csr: csr(),
                 version: String::new(),
+            }),
+            "SignInOperator" => bytes(pb::SignInOperatorRequest {
+                code: self.code.clone(),
+                csr: csr(),
             }),
             "RenewLate" => bytes(self.late.clone()),
             "Renew" => bytes(pb::RenewRequest {
@@ -148,6 +172,10 @@ fn of_fleet(name: &str) -> Vec<u8> {
             reason,
         }),
         "ListOperators" => bytes(pb::ListOperatorsRequest { page }),
+        "AddOperator" => bytes(pb::AddOperatorRequest {
+            mutation,
+            name: "bob".into(),
+        }),
         "BanOperator" | "UnbanOperator" => bytes(pb::BanOperatorRequest {
             mutation,
             name: "ada".into(),
@@ -277,6 +305,25 @@ fn join_token(bed: &Bed, node: &str) -> String {
     token.unwrap().trim().to_owned()
 }
 
+/// Has a node join twice, by tokens that were both made before; answers the id of what waits.
+fn returning(scene: &Scene) -> String {
+    let (name, uid) = RETURNING;
+    scene.bed.cluster.add_node(name, uid).unwrap();
+    let tokens = [join_token(&scene.bed, name), join_token(&scene.bed, name)];
+    let answers = tokens.map(|token| {
+        scene.runtime.block_on(async {
+            let joining = wire::joining(&scene.bed, &token).unwrap();
+            let mut client = pb::enrollment_client::EnrollmentClient::new(joining);
+            client.join_node(join(&token)).await
+        })
+    });
+    let [Ok(_), Err(status)] = answers else {
+        panic!("the second one waits");
+    };
+    let (_, id) = status.message().rsplit_once(' ').unwrap();
+    id.to_owned()
+}
+
 /// Everything that the good requests are about: two versions, a refusal, a banned node and one that may join.
 pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
     scene.put("payments/db", &[("username", PASSWORD)]).unwrap();
@@ -300,12 +347,18 @@ pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
         .bed
         .attache_ok(&["node", "ban", &node_id(BANNED), "--yes"])
         .unwrap();
+    let approval = returning(scene);
 
     let pod = scene.bed.pod("web-0", "payments/db").unwrap();
     Good {
+        approval,
         decision,
         deliver: deliver(&pod, &scene.bed.token(&pod).unwrap()),
         join_token: join_token(&scene.bed, JOINING.0),
+        code: {
+            let code = scene.bed.attache_ok(&["operator", "add", "eve", "--quiet"]);
+            code.unwrap().trim().to_owned()
+        },
         // Good for five minutes, which the walk does not take.
         late: wire::late_request(&scene.bed, Timestamp::now()).unwrap(),
         put: scene.runtime.block_on(sealed_put(operator)),
