@@ -38,6 +38,12 @@ cargo build --release --locked --bins
 count "build" $?
 echo "build: $((SECONDS - start)) s"
 
+say "images, for the tests on Kubernetes"
+start=$SECONDS
+deploy/images/build.sh target/kubernetes/images --profile dev
+count "images" $?
+echo "images: $((SECONDS - start)) s"
+
 say "unit, property and end-to-end tests"
 start=$SECONDS
 cargo test --release --locked --workspace --no-fail-fast 2>&1 | tee "$logs/cargo"

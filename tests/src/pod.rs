@@ -152,7 +152,7 @@ impl Pod {
 }
 
 /// Objects are merged key by key; everything else is replaced.
-fn merge(into: &mut Value, from: &Value) {
+pub fn merge(into: &mut Value, from: &Value) {
     if let (Value::Object(into), Value::Object(from)) = (&mut *into, from) {
         for (key, value) in from {
             merge(into.entry(key.clone()).or_insert(Value::Null), value);

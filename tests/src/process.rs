@@ -109,6 +109,11 @@ impl Process {
         self.child.id()
     }
 
+    /// It has not ended.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Lets go of it: it runs on, and is the caller's by its process id.
     #[must_use]
     pub fn release(mut self) -> u32 {
@@ -219,7 +224,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.released && matches!(self.child.try_wait(), Ok(None)) {
+        if !self.released && self.runs() {
             // A plugin's mounter ends its agent on SIGTERM; only what does not listen is killed.
             let _ = self.signal(Signal::TERM);
             if self.wait_for_end().is_err() {

@@ -42,9 +42,11 @@ impl Cluster {
     pub fn start(release: &Release) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("attache-cluster-")
-            .tempdir()?
-            .keep();
-        Self::start_in(&dir, release)
+            .tempdir()?;
+        let cluster = Self::start_in(dir.path(), release)?;
+        // Its reaper removes it.
+        let _ = dir.keep();
+        Ok(cluster)
     }
 
     /// As [`Cluster::start`], in `dir`, which is new or empty.

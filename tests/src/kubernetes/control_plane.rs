@@ -69,11 +69,10 @@ impl ControlPlane {
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
-        let dir = tempfile::Builder::new()
-            .prefix("attache-")
-            .tempdir()?
-            .keep();
-        let estate = Estate::take(&dir, &cgroup)?;
+        let dir = tempfile::Builder::new().prefix("attache-").tempdir()?;
+        let estate = Estate::take(dir.path(), &cgroup)?;
+        // Its reaper removes it.
+        let _ = dir.keep();
         let mut control_plane = Self::lay_out(&estate.dir, &cgroup, release, wishes)?;
         control_plane.estate = Some(estate);
         control_plane.start_services()?;

@@ -1,6 +1,6 @@
 //! A real Kubernetes on this machine, from binaries that `tests/kubernetes/build.sh` has built.
 //!
-//! [`Cluster`] is two nodes with everything that runs on
+//! [`Installation`] is the product in a cluster, installed by its chart. [`Cluster`] is two nodes with everything that runs on
 //! one, on machines of their own: pods run, names resolve, addresses are reached. [`ControlPlane`] is etcd and an API server on
 //! loopback: it starts in seconds. Several of each can be up at a time.
 
@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod estate;
 pub mod images;
+pub mod installation;
 pub mod kubectl;
 pub mod machine;
 pub mod names;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, Wishes};
+pub use installation::Installation;
 pub use kubectl::Kubectl;
 pub use namespace::Namespace;
 pub use node::Node;

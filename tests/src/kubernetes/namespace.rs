@@ -1,11 +1,18 @@
 //! A namespace of a scenario's own: its pods, what runs in them, and what is said about them.
 
-use std::process::Output;
+use std::{process::Output, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{Kubectl, images::BUSYBOX, kubectl::printed};
+use crate::{
+    pod::{hardened, merge},
+    process::until,
+};
+
+/// How long kubelet may take until it has tried a mount again: it doubles from half a second.
+const REFUSED: Duration = Duration::from_secs(60);
 
 /// A namespace; deleted when dropped, which the API server goes on with by itself.
 pub struct Namespace {
@@ -103,6 +110,19 @@ impl Namespace {
         printed(&self.exec(pod, line)?).with_context(|| format!("{pod}: {line}"))
     }
 
+    /// Makes a pod that cannot start for its volume; answers what kubelet says of it once it has said it more than once.
+    ///
+    /// # Errors
+    /// When the API server refuses it; when it is not said.
+    pub fn refused_pod(&self, name: &str, spec: &Value) -> Result<Event> {
+        self.create_object("Pod", name, &json!({ "spec": spec }))?;
+        until(REFUSED, &format!("{name} is refused again"), || {
+            let events = self.events(name).ok()?;
+            let mut failed = events.into_iter().filter(|e| e.reason == "FailedMount");
+            failed.find(|event| event.count > 1)
+        })
+    }
+
     /// What was said about an object.
     ///
     /// # Errors
@@ -135,12 +155,29 @@ impl Drop for Namespace {
     }
 }
 
-/// A container that runs busybox until it is ended at once, as the user 1000.
+/// A container `main` that runs busybox as the user 1000 until it is told to end; it passes the guard rails.
 #[must_use]
 pub fn sleeper() -> Value {
     json!({
         "name": "main", "image": BUSYBOX, "imagePullPolicy": "Never",
         "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 2147483647 & wait"],
-        "securityContext": { "runAsUser": 1000 },
+        "securityContext": hardened(1000),
+    })
+}
+
+/// The spec of a pod whose container `main` has these secrets in `/secrets`.
+#[must_use]
+pub fn asking_for(secrets: &str) -> Value {
+    let mut container = sleeper();
+    merge(
+        &mut container,
+        &json!({ "volumeMounts": [{ "name": "secrets", "mountPath": "/secrets", "readOnly": true }] }),
+    );
+    json!({
+        "containers": [container],
+        "volumes": [{ "name": "secrets", "csi": {
+            "driver": "csi.attache.dev", "readOnly": true,
+            "volumeAttributes": { "container": "main", "secrets": secrets },
+        } }],
     })
 }

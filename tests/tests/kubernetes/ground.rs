@@ -1,9 +1,12 @@
 //! What the scenarios stand on: the cluster is a real one.
 
 use anyhow::{Context, Result};
-use attache_tests::kubernetes::{
-    cluster::NODES,
-    namespace::{Namespace, sleeper},
+use attache_tests::{
+    kubernetes::{
+        cluster::NODES,
+        namespace::{Namespace, sleeper},
+    },
+    pod::merge,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64URL};
 use serde_json::{Value, json};
@@ -12,8 +15,14 @@ use crate::{cluster, namespace};
 
 /// A sleeping pod on each node, called as its node is.
 fn pod_on_each(namespace: &Namespace) -> Result<Vec<Value>> {
+    let mut container = sleeper();
+    // It writes the page that it serves.
+    merge(
+        &mut container,
+        &json!({ "securityContext": { "readOnlyRootFilesystem": false } }),
+    );
     let start = |node: &&str| {
-        let spec = json!({ "nodeName": node, "containers": [sleeper()] });
+        let spec = json!({ "nodeName": node, "containers": [container] });
         namespace.start_pod(node, &spec)
     };
     NODES.iter().map(start).collect()
