@@ -1,7 +1,7 @@
 //! `attache login`: a key and a request, then the certificate for it; and renewing it by hand.
 //!
-//! With another operator's code both are one step ([`code`]). The key is made here and never leaves. Between `--new` and `--finish` there is a context without a certificate; what
-//! `--finish` takes must be for that key, that operator and that broker's trust domain, and verify under the bundle.
+//! With another operator's code both are one step (`code`). The key is made here and never leaves. Between `--new` and
+//! `--finish` there is a context without a certificate; what `--finish` takes must be for that key, that operator and that broker's trust domain, and verify under the bundle.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
