@@ -68,13 +68,12 @@ const VERBS: &[(&str, &[&str])] = &[
     ("grant", &["who"]),
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),
-    ("operator", &["add"]),
     ("audit", &["search", "export", "exposure"]),
     (
         "",
         &[
-            "role", "key", "slot", "approval", "delivery", "broker", "backup", "plan", "apply",
-            "run", "dev", "doctor",
+            "role", "key", "slot", "delivery", "broker", "backup", "plan", "apply", "run", "dev",
+            "doctor",
         ],
     ),
 ];
