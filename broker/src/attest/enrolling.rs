@@ -8,15 +8,14 @@
 //! audience of its own, so that neither is good for the other's purpose. Whoever may create tokens for that account can
 //! enroll the nodes that have no identity yet.
 
-use std::sync::Arc;
-
 use attache_envelope::name::{ClusterName, NodeName, NodeUid};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::cluster::{Cluster, ClusterRegistry, Enrollment};
+use super::cluster::ClusterRegistry;
 use super::facts::{Bound, FactsError, NotTaken, PodFacts};
 use super::token::{PodIdentity, PodToken, TokenError};
+use super::under_its_keys;
 
 /// Why a token enrolls no node. It is told as it is: who shows a token of a pod that may enroll runs the plugin, and
 /// whoever does not learns the cluster's settings from none of these.
@@ -76,7 +75,10 @@ pub async fn enrolling(
         .cluster(cluster.as_str())
         .ok_or(NotEnrolling::Cluster)?;
     let enrollment = cluster.enrollment().ok_or(NotEnrolling::Cluster)?;
-    let identity = verified(&cluster, enrollment, token, now).await?;
+    let issuer = cluster.spec().issuer();
+    let verify = |keys: &_| enrollment.verify(issuer, token, keys, now);
+    let verified = under_its_keys(&cluster, verify).await;
+    let identity = verified.map_err(NotEnrolling::Away)??;
     let (namespace, account) = enrollment.account();
     if identity.namespace != *namespace || identity.service_account != *account {
         return Err(NotEnrolling::Account);
@@ -94,24 +96,6 @@ pub async fn enrolling(
             identity.namespace, identity.pod_name, identity.pod_uid
         ),
     })
-}
-
-/// What the token proves under the cluster's keys, looked for anew when its key is not among them.
-async fn verified(
-    cluster: &Cluster,
-    enrollment: &Enrollment,
-    token: &PodToken,
-    now: Timestamp,
-) -> Result<Arc<PodIdentity>, NotEnrolling> {
-    let (facts, issuer) = (enrollment.facts(), cluster.spec().issuer());
-    let keys = facts.keys(None).await.map_err(NotEnrolling::Away)?;
-    match enrollment.verify(issuer, token, &keys, now) {
-        Err(TokenError::UnknownKey) => {
-            let newer = facts.keys(Some(&keys)).await.map_err(NotEnrolling::Away)?;
-            Ok(enrollment.verify(issuer, token, &newer, now)?)
-        }
-        verified => Ok(verified?),
-    }
 }
 
 /// The pod is the token's, stays, and is on the token's node; the node is there.

@@ -128,19 +128,26 @@ impl Attestor {
     }
 }
 
-/// What a token proves under the cluster's keys, looked for anew when the token's key is not among them.
 async fn verified(
     cluster: &Cluster,
     token: &PodToken,
     now: Timestamp,
 ) -> Result<Arc<PodIdentity>, Refusal> {
-    let keys = cluster.facts().keys(None).await.map_err(facts_away)?;
-    let mut verified = cluster.verify(token, &keys, now);
-    if verified == Err(TokenError::UnknownKey) {
-        let newer = cluster.facts().keys(Some(&keys)).await;
-        verified = cluster.verify(token, &newer.map_err(facts_away)?, now);
-    }
+    let verified = under_its_keys(cluster, |keys| cluster.verify(token, keys, now)).await;
+    let verified = verified.map_err(facts_away)?;
     verified.map_err(|error| Refusal::new(error.public(), error.to_string()))
+}
+
+/// What a token proves under the cluster's keys, looked for anew when the token's key is not among them.
+async fn under_its_keys(
+    cluster: &Cluster,
+    verify: impl Fn(&Arc<KeySet>) -> Result<Arc<PodIdentity>, TokenError>,
+) -> Result<Result<Arc<PodIdentity>, TokenError>, FactsError> {
+    let keys = cluster.facts().keys(None).await?;
+    match verify(&keys) {
+        Err(TokenError::UnknownKey) => Ok(verify(&cluster.facts().keys(Some(&keys)).await?)),
+        verified => Ok(verified),
+    }
 }
 
 /// The steps that are about a pod which has shown its own token.
