@@ -7,6 +7,7 @@
 pub mod api;
 pub mod attest;
 pub mod audit;
+mod causes;
 pub mod config;
 pub mod identity;
 pub mod keys;

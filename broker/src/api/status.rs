@@ -20,6 +20,7 @@ use super::rpc_error::RpcError;
 use crate::{
     attest::{ClusterError, NotEnrolling},
     audit::{AuditError, RefuseError},
+    causes::with_causes,
     identity::{AuthorityError, EnrollError, LateError, NameTaken, NotAdmitted, SecondEnrollment},
     keys::KeysError,
     mutation::MutationError,
@@ -30,20 +31,8 @@ use crate::{
     vault::VaultError,
 };
 
-/// An error with its sources, for the log.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
-}
-
 fn logged(error: &dyn Error, told: RpcError) -> RpcError {
-    tracing::error!(reason = told.reason(), error = %chain(error), "a call failed");
+    tracing::error!(reason = told.reason(), error = %with_causes(error), "a call failed");
     told
 }
 

@@ -23,6 +23,7 @@ use super::breaker::Breaker;
 use super::connector::Connector;
 use super::credentials::{Credentials, REREAD};
 use super::error::ApiError;
+use crate::causes::with_causes;
 use crate::metrics::ApiMetrics;
 
 /// A question's time.
@@ -396,7 +397,7 @@ async fn answer_body(
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ApiError::Connect {
             server: endpoint.to_string(),
-            problem: chain(&error),
+            problem: with_causes(&error),
         })?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -443,19 +444,8 @@ async fn parse<T: DeserializeOwned + Send + 'static>(
 fn no_connection(endpoint: &Endpoint, error: &legacy::Error) -> ApiError {
     ApiError::Connect {
         server: endpoint.to_string(),
-        problem: chain(error),
+        problem: with_causes(error),
     }
-}
-
-/// An error with its sources; those of HTTP and TLS say little without.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 /// What the server says, in whole seconds of at most an hour; a date, or nothing, is taken for [`RETRY`].
