@@ -17,13 +17,13 @@ use super::error::ApiError;
 use super::questions::{body, read};
 
 /// The ClusterTrustBundle's name; it must begin with the signer's, with a colon for the slash.
-pub const CLUSTER_TRUST_BUNDLE: &str = "attache.dev:broker:bundle";
+const CLUSTER_TRUST_BUNDLE: &str = "attache.dev:broker:bundle";
 /// The signer that it is of.
-pub const SIGNER: &str = "attache.dev/broker";
+const SIGNER: &str = "attache.dev/broker";
 /// The ConfigMap's name.
-pub const CONFIG_MAP: &str = "attache-bundle";
+const CONFIG_MAP: &str = "attache-bundle";
 /// Its key.
-pub const CONFIG_MAP_KEY: &str = "trust-bundle.pem";
+const CONFIG_MAP_KEY: &str = "trust-bundle.pem";
 /// The versions of certificates.k8s.io that may serve ClusterTrustBundles, best first.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 

@@ -18,7 +18,7 @@ mod questions;
 
 pub use address::{AddressError, ApiAddress};
 pub use breaker::RESTS_FOR;
-pub use bundle::{CLUSTER_TRUST_BUNDLE, CONFIG_MAP, CONFIG_MAP_KEY, Published, SIGNER};
+pub use bundle::Published;
 pub use client::{Call, Client, DEADLINE, Operation};
 pub use credentials::{CREDENTIALS_IN_POD, CredentialsError};
 pub use error::ApiError;
