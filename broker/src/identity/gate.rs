@@ -24,7 +24,7 @@ use attache_mtls::{
     spiffe::{NodeId, OperatorId, PeerId, SpiffeError},
 };
 use attache_translog::{Alarm, Anchor, Ban, Bootstrap, Enrollment, Event, Renewal};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
@@ -250,10 +250,7 @@ impl Gate {
             cluster: cluster.as_str().to_owned(),
             node_name: node.0.as_str().to_owned(),
             node_uid: node.1.as_str().to_owned(),
-            not_after: self
-                .now()
-                .saturating_add(JOIN_TOKEN_LIFETIME)
-                .unwrap_or(Timestamp::MAX),
+            not_after: self.after(JOIN_TOKEN_LIFETIME),
             by,
         };
         Ok((token.text(), token.id(), record))
@@ -264,15 +261,24 @@ impl Gate {
     /// # Errors
     /// [`LedgerError`].
     pub async fn forget_expired_tokens(&self, change: &mut Change) -> Result<(), LedgerError> {
+        let not_after = |body: &[u8]| Some(JoinTokenRecord::decode(body).ok()?.not_after);
+        self.forget_expired(Table::JoinToken, not_after, change)
+            .await
+    }
+
+    /// Adds to a change the removal of rows that are over, by the end that `not_after` reads in a body.
+    async fn forget_expired(
+        &self,
+        table: Table,
+        not_after: fn(&[u8]) -> Option<Timestamp>,
+        change: &mut Change,
+    ) -> Result<(), LedgerError> {
         let now = self.now();
-        let rows = self
-            .ledger
-            .scan(Table::JoinToken, b"", None, SCANNED_AT_ONCE)
-            .await?;
-        let expired = rows.into_iter().filter(|(_, row)| {
-            JoinTokenRecord::decode(&row.body).is_ok_and(|record| record.not_after < now)
-        });
-        let keys = expired.map(|(key, _)| (Table::JoinToken, key));
+        let rows = self.ledger.scan(table, b"", None, SCANNED_AT_ONCE).await?;
+        let expired = rows
+            .into_iter()
+            .filter(|(_, row)| not_after(&row.body).is_some_and(|end| end < now));
+        let keys = expired.map(|(key, _)| (table, key));
         change.deletes.extend(keys.take(PRUNED_AT_ONCE));
         Ok(())
     }
@@ -742,6 +748,11 @@ impl Gate {
 
     fn now(&self) -> Timestamp {
         self.audit.clock().now()
+    }
+
+    /// The end of what lasts so long from now.
+    fn after(&self, lasts: SignedDuration) -> Timestamp {
+        self.now().saturating_add(lasts).unwrap_or(Timestamp::MAX)
     }
 }
 

@@ -165,7 +165,7 @@ impl Gate {
             spki,
             evidence: newcomer.evidence.clone(),
             asked: now,
-            not_after: now.saturating_add(WAITS_FOR).unwrap_or(Timestamp::MAX),
+            not_after: self.after(WAITS_FOR),
             decision: None,
         };
         let id = record.id();

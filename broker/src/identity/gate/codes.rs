@@ -17,7 +17,7 @@ use attache_translog::{Alarm, Event};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::{EnrollError, Gate, PRUNED_AT_ONCE, SCANNED_AT_ONCE, spawned};
+use super::{EnrollError, Gate, spawned};
 use crate::{
     identity::{
         authority::AuthorityError,
@@ -68,11 +68,10 @@ impl Gate {
         by: String,
     ) -> Result<(Zeroizing<String>, [u8; 16], OperatorCodeRecord), EnrollError> {
         let code = OperatorCode::draw(self.authority.pin()).map_err(|_| EnrollError::Random)?;
-        let not_after = self.now().saturating_add(OPERATOR_CODE_LIFETIME);
         let record = OperatorCodeRecord {
             hash: code.hash(),
             name: id.name().to_owned(),
-            not_after: not_after.unwrap_or(Timestamp::MAX),
+            not_after: self.after(OPERATOR_CODE_LIFETIME),
             by,
             used: None,
         };
@@ -84,17 +83,9 @@ impl Gate {
     /// # Errors
     /// [`LedgerError`].
     pub async fn forget_expired_codes(&self, change: &mut Change) -> Result<(), LedgerError> {
-        let now = self.now();
-        let rows = self
-            .ledger
-            .scan(Table::OperatorCode, b"", None, SCANNED_AT_ONCE)
-            .await?;
-        let expired = rows.into_iter().filter(|(_, row)| {
-            OperatorCodeRecord::decode(&row.body).is_ok_and(|record| record.not_after < now)
-        });
-        let keys = expired.map(|(key, _)| (Table::OperatorCode, key));
-        change.deletes.extend(keys.take(PRUNED_AT_ONCE));
-        Ok(())
+        let not_after = |body: &[u8]| Some(OperatorCodeRecord::decode(body).ok()?.not_after);
+        self.forget_expired(Table::OperatorCode, not_after, change)
+            .await
     }
 
     /// Signs an operator in by a code.

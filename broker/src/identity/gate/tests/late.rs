@@ -152,7 +152,7 @@ async fn whoever_cannot_sign_for_the_certificate_gets_nothing_and_bans_nobody() 
     let bent: [fn(&mut LateRequest); 4] = [
         |asked| asked.csr = csr(),
         |asked| asked.version = "2.1".into(),
-        |asked| asked.at += jiff::SignedDuration::from_millis(1),
+        |asked| asked.at += SignedDuration::from_millis(1),
         |asked| asked.signature[40] ^= 1,
     ];
     for bend in bent {
@@ -171,8 +171,8 @@ async fn a_proof_is_good_for_five_minutes_either_way() {
     let held = world.held().await;
     world.pass(DAY_MS);
     let key = LeafKey::generate().unwrap();
-    let (now, limit) = (world.gate.now(), jiff::SignedDuration::from_mins(5));
-    let more = jiff::SignedDuration::from_millis(1);
+    let (now, limit) = (world.gate.now(), SignedDuration::from_mins(5));
+    let more = SignedDuration::from_millis(1);
     for at in [now - limit, now + limit] {
         let asked = asked_at(&held, &key, at);
         world.gate.renew_late(asked).await.unwrap();
