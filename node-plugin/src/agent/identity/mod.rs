@@ -223,9 +223,8 @@ async fn come_by(
 }
 
 fn not_renewed_late(error: &EnrollError) {
-    let error = error as &(dyn std::error::Error + 'static);
     tracing::warn!(
-        error,
+        error = %chain(error),
         "the certificate has ended and is not renewed any more; enrolling anew"
     );
 }
