@@ -111,6 +111,22 @@ impl Bed {
         Ok(bed)
     }
 
+    /// A bed with a broker that serves and its operator `ada`, and nothing else.
+    ///
+    /// # Errors
+    /// When a step fails, with what it printed.
+    pub fn signed_in() -> Result<Self> {
+        let mut bed = Self::new()?;
+        bed.begin()?;
+        Ok(bed)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.init_broker()?;
+        self.start_broker()?;
+        self.login("ada")
+    }
+
     /// A bed with everything running: broker, operator `ada`, cluster, node plugin.
     ///
     /// # Errors
@@ -126,9 +142,7 @@ impl Bed {
     /// # Errors
     /// As [`Bed::start`].
     pub fn start_all(&mut self) -> Result<()> {
-        self.init_broker()?;
-        self.start_broker()?;
-        self.login("ada")?;
+        self.begin()?;
         self.add_cluster()?;
         self.join_node(NODE.0)?;
         self.start_plugin()
@@ -306,8 +320,7 @@ impl Bed {
         for folder in ["enroll", "trust"] {
             fs::create_dir_all(self.dir.join(folder))?;
         }
-        let (dir, (_, enroll)) = (self.dir.display(), self.broker_addresses()?);
-        let (grpc, _) = self.broker_addresses()?;
+        let (dir, (grpc, enroll)) = (self.dir.display(), self.broker_addresses()?);
         // By name, as in a cluster.
         let by_name = |address: SocketAddr| format!("localhost:{}", address.port());
         let settings = self

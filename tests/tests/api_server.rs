@@ -54,29 +54,9 @@ fn shared() -> &'static ControlPlane {
 
 /// The broker's account with its rights, and another without.
 fn furnish(control_plane: &ControlPlane) {
-    let kubectl = control_plane.kubectl();
     let rules: Value = serde_json::from_str(RULES).unwrap();
-    let name = |name: &str| json!({"name": name});
-    let account = |name: &str| json!({"namespace": SYSTEM, "name": name});
-    for object in [
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": name(SYSTEM)}),
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account("attache-broker")}),
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account("nobody")}),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": name("attache-broker"), "rules": rules,
-        }),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": name("attache-broker"),
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "attache-broker",
-            },
-            "subjects": [{"kind": "ServiceAccount", "namespace": SYSTEM, "name": "attache-broker"}],
-        }),
-    ] {
-        kubectl.create(&object).unwrap();
-    }
+    let accounts = ["attache-broker", "nobody"];
+    control_plane.furnish(SYSTEM, &accounts, &rules).unwrap();
 }
 
 /// A broker of its own over an API server, a namespace with the account `web`, and a joined node.
@@ -109,10 +89,7 @@ impl World {
         ] {
             kubectl.create(&object).unwrap();
         }
-        let mut bed = Bed::new().unwrap();
-        bed.init_broker().unwrap();
-        bed.start_broker().unwrap();
-        bed.login("ada").unwrap();
+        let bed = Bed::signed_in().unwrap();
         write_credentials(&bed, control_plane, "attache-broker");
         let credentials = credentials(&bed);
         bed.attache_ok(&[
@@ -280,10 +257,9 @@ fn broker_token(control_plane: &ControlPlane, account: &str, more: &[&str]) -> S
 }
 
 fn write_credentials(bed: &Bed, control_plane: &ControlPlane, account: &str) {
-    fs::create_dir_all(credentials(bed)).unwrap();
-    fs::copy(control_plane.ca_file(), credentials(bed).join("ca.crt")).unwrap();
-    let token = broker_token(control_plane, account, &[]);
-    fs::write(credentials(bed).join("token"), token).unwrap();
+    control_plane
+        .credentials(&credentials(bed), SYSTEM, account)
+        .unwrap();
 }
 
 #[test]

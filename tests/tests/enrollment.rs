@@ -6,7 +6,7 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use attache_mtls::{
     bundle::TrustBundle, connect::Connector, key::LeafKey, tls::anonymous_client_config,
@@ -16,6 +16,7 @@ use attache_tests::{
     Bed,
     bed::TRUST_DOMAIN,
     kubernetes::{ControlPlane, Kubectl, control_plane::ISSUER},
+    process::until,
     wire,
 };
 use pb::enrollment_client::EnrollmentClient;
@@ -61,40 +62,14 @@ impl Prod {
     /// Starts everything; `publishing` are the rules by which the broker publishes its bundle.
     fn start(publishing: Vec<Value>) -> Self {
         let control_plane = ControlPlane::start().unwrap();
-        let kubectl = control_plane.kubectl();
-        kubectl
-            .create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}))
-            .unwrap();
-        for name in ["attache-broker", PLUGIN, "other"] {
-            let metadata = json!({"namespace": SYSTEM, "name": name});
-            let account =
-                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
-            kubectl.create(&account).unwrap();
-        }
-        let rules = [reading(), publishing].concat();
-        let group = "rbac.authorization.k8s.io";
-        kubectl
-            .create(&json!({
-                "apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "attache-broker"},
-                "rules": rules,
-            }))
-            .unwrap();
-        kubectl
-            .create(&json!({
-                "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": "attache-broker"},
-                "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "attache-broker"},
-                "subjects": [{"kind": "ServiceAccount", "namespace": SYSTEM, "name": "attache-broker"}],
-            }))
-            .unwrap();
-        let mut bed = Bed::new().unwrap();
+        let rules = Value::from([reading(), publishing].concat());
+        let accounts = ["attache-broker", PLUGIN, "other"];
+        control_plane.furnish(SYSTEM, &accounts, &rules).unwrap();
+        let bed = Bed::signed_in().unwrap();
         let credentials = bed.dir.join("credentials");
-        fs::create_dir(&credentials).unwrap();
-        fs::copy(control_plane.ca_file(), credentials.join("ca.crt")).unwrap();
-        let token = kubectl.run(&["create", "token", "-n", SYSTEM, "attache-broker"]);
-        fs::write(credentials.join("token"), token.unwrap()).unwrap();
-        bed.init_broker().unwrap();
-        bed.start_broker().unwrap();
-        bed.login("ada").unwrap();
+        control_plane
+            .credentials(&credentials, SYSTEM, "attache-broker")
+            .unwrap();
         let (account, url) = (format!("{SYSTEM}/{PLUGIN}"), control_plane.url());
         bed.attache_ok(&[
             "cluster",
@@ -114,7 +89,7 @@ impl Prod {
         .unwrap();
         let prod = Self {
             bed,
-            kubectl,
+            kubectl: control_plane.kubectl(),
             _control_plane: control_plane,
         };
         prod.node(NODE);
@@ -157,21 +132,13 @@ impl Prod {
 
     /// The bundle that the broker has published, once it is there.
     fn published(&self, kind: &str, name: &str, part: &str) -> String {
-        let broker = self.bed.broker.as_ref().unwrap();
-        let _runs = broker.pid();
-        let mut found = None;
-        for _ in 0..300 {
-            let object = self.kubectl.get(SYSTEM, kind, name).unwrap();
-            found = object.and_then(|it| Some(it.pointer(part)?.as_str()?.to_owned()));
-            if found
-                .as_deref()
-                .is_some_and(|pem| TrustBundle::from_pem(pem.as_bytes()).is_ok())
-            {
-                break;
-            }
-            std::thread::park_timeout(std::time::Duration::from_millis(100));
-        }
-        found.unwrap()
+        let is_bundle = |pem: &String| TrustBundle::from_pem(pem.as_bytes()).is_ok();
+        until(Duration::from_secs(60), "the bundle is published", || {
+            let object = self.kubectl.get(SYSTEM, kind, name).unwrap()?;
+            let pem = object.pointer(part)?.as_str()?.to_owned();
+            Some(pem).filter(is_bundle)
+        })
+        .unwrap()
     }
 
     /// Shows a token for a certificate, as a plugin would that has the trust bundle.
@@ -184,7 +151,7 @@ impl Prod {
                 .unwrap();
             let bundle = TrustBundle::from_pem(&pem).unwrap().into();
             let tls = anonymous_client_config(bundle, broker).unwrap();
-            let connector = Connector::new(tls, std::time::Duration::from_secs(5));
+            let connector = Connector::new(tls, Duration::from_secs(5));
             let (_, address) = self.bed.broker_addresses().unwrap();
             let request = pb::EnrollNodeRequest {
                 cluster: cluster.to_owned(),

@@ -51,10 +51,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn bed_without_plugin() -> Bed {
-    let mut bed = Bed::new().unwrap();
-    bed.init_broker().unwrap();
-    bed.start_broker().unwrap();
-    bed.login("ada").unwrap();
+    let bed = Bed::signed_in().unwrap();
     bed.add_cluster().unwrap();
     bed
 }

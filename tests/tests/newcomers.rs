@@ -20,10 +20,7 @@ use tokio::runtime::Runtime;
 use tonic::{Code, Status};
 
 fn bed() -> Bed {
-    let mut bed = Bed::new().unwrap();
-    bed.init_broker().unwrap();
-    bed.start_broker().unwrap();
-    bed.login("ada").unwrap();
+    let bed = Bed::signed_in().unwrap();
     bed.add_cluster().unwrap();
     bed
 }

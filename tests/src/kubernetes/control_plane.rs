@@ -8,7 +8,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use super::{
     Release,
@@ -202,6 +203,49 @@ impl ControlPlane {
     #[must_use]
     pub fn release(&self) -> &Release {
         &self.release
+    }
+
+    /// Writes what shows a service account to this API server, into a folder that is made: `ca.crt` and `token`.
+    ///
+    /// # Errors
+    /// When there is no such account, or the files cannot be written.
+    pub fn credentials(&self, folder: &Path, namespace: &str, account: &str) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::copy(self.ca_file(), folder.join("ca.crt"))?;
+        let token = self
+            .kubectl()
+            .run(&["create", "token", "-n", namespace, account])?;
+        Ok(fs::write(folder.join("token"), token)?)
+    }
+
+    /// Makes a namespace and service accounts in it; the first of them has a cluster role of its name with these rules.
+    ///
+    /// # Errors
+    /// When the API server refuses one of them.
+    pub fn furnish(&self, namespace: &str, accounts: &[&str], rules: &Value) -> Result<()> {
+        const GROUP: &str = "rbac.authorization.k8s.io";
+        let kubectl = self.kubectl();
+        let metadata = json!({ "name": namespace });
+        kubectl
+            .create(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }))?;
+        for name in accounts {
+            let metadata = json!({ "namespace": namespace, "name": name });
+            kubectl.create(
+                &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata }),
+            )?;
+        }
+        let name = accounts.first().context("an account for the role")?;
+        let api = format!("{GROUP}/v1");
+        let metadata = json!({ "name": name });
+        kubectl.create(&json!({
+            "apiVersion": api, "kind": "ClusterRole", "metadata": metadata, "rules": rules,
+        }))?;
+        kubectl.create(&json!({
+            "apiVersion": api, "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": { "apiGroup": GROUP, "kind": "ClusterRole", "name": name },
+            "subjects": [{ "kind": "ServiceAccount", "namespace": namespace, "name": name }],
+        }))?;
+        Ok(())
     }
 
     /// Takes it down.

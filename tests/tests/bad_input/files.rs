@@ -127,22 +127,13 @@ impl Row<'_> {
     }
 }
 
-/// A broker and its operator, and nothing else.
-fn signed_in() -> Bed {
-    let mut bed = Bed::new().unwrap();
-    bed.init_broker().unwrap();
-    bed.start_broker().unwrap();
-    bed.login("ada").unwrap();
-    bed
-}
-
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
 #[test]
 fn a_bad_file_of_an_operators_identity_is_refused_by_name() {
-    let bed = signed_in();
+    let bed = Bed::signed_in().unwrap();
     let waits = (
         "missing",
         "a context without a certificate waits for one: exit 7",
@@ -168,7 +159,7 @@ fn a_bad_file_of_an_operators_identity_is_refused_by_name() {
 
 #[test]
 fn a_bad_file_that_an_operator_hands_over_is_refused_by_name() {
-    let bed = signed_in();
+    let bed = Bed::signed_in().unwrap();
     let (grpc, _) = bed.broker_addresses().unwrap();
     let grpc = grpc.to_string();
     let etc = |name: &str| bed.dir.join("etc").join(name);
@@ -295,7 +286,7 @@ fn a_bad_record_of_a_cluster_releases_nothing() {
 
 #[test]
 fn a_bad_join_token_file_joins_nothing_and_is_named() {
-    let mut bed = signed_in();
+    let mut bed = Bed::signed_in().unwrap();
     bed.add_cluster().unwrap();
     bed.join_node(NODE.0).unwrap();
     let file = bed.dir.join("etc/join-token");

@@ -141,16 +141,9 @@ impl Check {
         });
         kubectl.create(&account).unwrap();
         let credentials = tempfile::tempdir().unwrap();
-        let ask = [
-            "create",
-            "token",
-            "attache-uninstall-check",
-            "-n",
-            NAMESPACE,
-        ];
-        let token = kubectl.run(&ask).unwrap();
-        fs::write(credentials.path().join("token"), token).unwrap();
-        fs::copy(control_plane.ca_file(), credentials.path().join("ca.crt")).unwrap();
+        control_plane
+            .credentials(credentials.path(), NAMESPACE, "attache-uninstall-check")
+            .unwrap();
         Self {
             control_plane,
             credentials,
