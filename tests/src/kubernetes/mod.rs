@@ -19,6 +19,7 @@ pub mod network;
 pub mod node;
 pub mod service;
 pub mod slot;
+pub mod stage;
 
 use std::path::{Path, PathBuf};
 

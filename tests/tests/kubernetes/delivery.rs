@@ -7,12 +7,11 @@ use attache_tests::{
     kubernetes::{
         cluster::NODES,
         namespace::{asking_for, sleeper},
+        stage::{PASSWORD, granted_namespace},
     },
     pod::merge,
 };
 use serde_json::json;
-
-use crate::{PASSWORD, granted_namespace};
 
 #[test]
 fn a_pod_on_each_node_reads_its_secret_as_its_own_user() -> Result<()> {

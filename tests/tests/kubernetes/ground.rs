@@ -5,13 +5,12 @@ use attache_tests::{
     kubernetes::{
         cluster::NODES,
         namespace::{Namespace, sleeper},
+        stage::{cluster, namespace},
     },
     pod::merge,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64URL};
 use serde_json::{Value, json};
-
-use crate::{cluster, namespace};
 
 /// A sleeping pod on each node, called as its node is.
 fn pod_on_each(namespace: &Namespace) -> Result<Vec<Value>> {

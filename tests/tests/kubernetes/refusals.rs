@@ -5,12 +5,11 @@ use attache_tests::{
     kubernetes::{
         Namespace,
         namespace::{asking_for, sleeper},
+        stage::{granted_namespace, installation, namespace},
     },
     pod::merge,
 };
 use serde_json::{Value, json};
-
-use crate::{granted_namespace, installation, namespace};
 
 /// The line that a pod gets; the one that tells of a refusal, with a count.
 fn line(namespace: &Namespace, pod: &str, spec: &Value) -> Result<String> {

@@ -1,0 +1,12 @@
+//! Every claim about Kubernetes for when a part of it, or of the product, is away: one scenario after another, on a cluster
+//! of their own.
+
+mod outage;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Whoever holds it has the cluster for itself. A scenario puts back what it took away, also when it fails.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
