@@ -409,7 +409,7 @@ fn a_node_whose_tmpfs_has_no_inode_flags_is_named_to_operators_until_it_has_them
             .status()
             .unwrap()
             .to_string()
-            .contains("no inode flags")
+            .contains(&format!("node {}: tmpfs has no inode flags", NODE.0))
     };
     assert_eq!((listed(&scene), told(&scene)), (json!([]), false));
     // As on a kernel before 6.6.

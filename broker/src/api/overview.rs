@@ -20,9 +20,8 @@ const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// Keyspaces read at once while secrets are counted.
 const PAGE: usize = 256;
 
-/// What follows for an operator from a node without them.
-const NO_INODE_FLAGS: &str = "their kernel's tmpfs has no inode flags (6.6 has): what is mounted there rests on csi.readOnly \
-                              alone; see which with: attache node list";
+/// How many nodes a finding names; the others are counted.
+const NAMED: usize = 8;
 
 /// The service.
 #[derive(Clone)]
@@ -106,12 +105,7 @@ impl OverviewService {
                 "the server certificate ends at {certificate_ends}; restart the broker to renew it"
             ));
         }
-        let directory = self.peers.gate().directory();
-        match directory.lacking().without_inode_flags() {
-            0 => {}
-            1 => findings.push(format!("1 node says that {NO_INODE_FLAGS}")),
-            nodes => findings.push(format!("{nodes} nodes say that {NO_INODE_FLAGS}")),
-        }
+        findings.extend(self.weak_nodes());
         let approvals = self.peers.gate().approvals().await?.into_iter();
         let waiting = approvals.filter(|(_, record)| record.decision.is_none());
         match waiting.count() {
@@ -121,5 +115,53 @@ impl OverviewService {
             )),
         }
         Ok(findings)
+    }
+
+    /// What nodes say that their kernels lack, and what follows from it.
+    fn weak_nodes(&self) -> impl Iterator<Item = String> + use<> {
+        let directory = self.peers.gate().directory();
+        let now = Timestamp::now();
+        let weaknesses = [
+            (
+                directory.nodes_lacking(|lacks| lacks.inode_flags, now),
+                "tmpfs has no inode flags (kernel 6.6 has): that a container does not change its secrets rests on \
+                 csi.readOnly alone",
+            ),
+            (
+                directory.nodes_lacking(|lacks| lacks.noswap, now),
+                "tmpfs has no noswap (kernel 6.4 has): keep swap off, secrets are not mounted while it is on",
+            ),
+        ];
+        weaknesses
+            .into_iter()
+            .filter(|(nodes, _)| !nodes.is_empty())
+            .map(|(nodes, weakness)| format!("{}: {weakness}", named(&nodes)))
+    }
+}
+
+/// `node a`, `nodes a, b`, `nodes a, b and 7 more`.
+fn named(nodes: &[String]) -> String {
+    let noun = if nodes.len() == 1 { "node" } else { "nodes" };
+    let names: Vec<_> = nodes.iter().take(NAMED).map(String::as_str).collect();
+    let names = names.join(", ");
+    match nodes.len().saturating_sub(NAMED) {
+        0 => format!("{noun} {names}"),
+        more => format!("{noun} {names} and {more} more (attache node list)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_names_eight_nodes_and_counts_the_others() {
+        let nodes: Vec<_> = (0..10).map(|n| format!("n{n}")).collect();
+        assert_eq!(named(&nodes[..1]), "node n0");
+        assert_eq!(named(&nodes[..2]), "nodes n0, n1");
+        assert_eq!(
+            named(&nodes),
+            "nodes n0, n1, n2, n3, n4, n5, n6, n7 and 2 more (attache node list)"
+        );
     }
 }

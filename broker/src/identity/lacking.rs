@@ -57,13 +57,6 @@ impl Lacking {
     pub fn of(&self, node: &str) -> Lacks {
         self.by_node.load().get(node).copied().unwrap_or_default()
     }
-
-    /// How many nodes lack inode flags.
-    #[must_use]
-    pub fn without_inode_flags(&self) -> usize {
-        let known = self.by_node.load();
-        known.values().filter(|lacks| lacks.inode_flags).count()
-    }
 }
 
 #[cfg(test)]
@@ -82,11 +75,10 @@ mod tests {
         lacking.said(&new, Lacks::default());
         lacking.said(&old, lacks);
         assert_eq!(lacking.of(&old.to_string()), lacks);
-        assert_eq!(lacking.without_inode_flags(), 1);
         let words: Vec<_> = lacks.words().collect();
         assert_eq!(words, ["inode-flags", "noswap"]);
         assert_eq!(lacking.of(&new.to_string()).words().count(), 0);
         lacking.said(&old, Lacks::default());
-        assert_eq!(lacking.without_inode_flags(), 0);
+        assert_eq!(lacking.of(&old.to_string()), Lacks::default());
     }
 }

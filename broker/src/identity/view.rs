@@ -20,7 +20,7 @@ use attache_mtls::{
 use jiff::Timestamp;
 
 use super::{
-    lacking::Lacking,
+    lacking::{Lacking, Lacks},
     recorded::Standing,
     rows::{BanRecord, NodeRecord, OperatorRecord, Role},
 };
@@ -176,6 +176,21 @@ impl Directory {
         &self.lacking
     }
 
+    /// The names of the nodes that say that they lack something and can still say more: neither banned nor, as a node
+    /// that was replaced, without a certificate that is valid at `now`. Sorted.
+    #[must_use]
+    pub fn nodes_lacking(&self, lacks: impl Fn(Lacks) -> bool, now: Timestamp) -> Vec<String> {
+        let view = self.view.load();
+        let nodes = view.nodes.iter().filter(|(id, (_, node))| {
+            lacks(self.lacking.of(id))
+                && node.keys.not_after() > now
+                && !view.bans.contains_key(*id)
+        });
+        let mut names: Vec<_> = nodes.map(|(_, (_, node))| node.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Changes the view after a commit.
     pub fn change(&self, change: impl Fn(&mut View)) {
         self.view.rcu(|view| {
@@ -319,4 +334,60 @@ async fn whole<S: Store, T>(
         }
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use attache_mtls::identity::SpkiSha256;
+
+    use super::*;
+    use crate::identity::recorded::{RecordedKey, RecordedKeys};
+
+    #[test]
+    fn a_node_that_was_replaced_or_banned_is_not_named_for_what_it_lacks() {
+        let directory = Directory::default();
+        let now = Timestamp::from_second(1_000).unwrap();
+        for (uid, ends, banned) in [
+            ("b", 1_001, false),
+            ("a", 1_001, false),
+            ("gone", 1_000, false),
+            ("bad", 1_001, true),
+        ] {
+            let id = NodeId::new("example.org".parse().unwrap(), "local", uid).unwrap();
+            let node = NodeRecord {
+                name: uid.to_owned(),
+                keys: RecordedKeys::first(RecordedKey {
+                    spki: SpkiSha256::from_bytes([1; 32]),
+                    serial: "0a".to_owned(),
+                    not_after: Timestamp::from_second(ends).unwrap(),
+                }),
+                joined: now,
+                renewed: now,
+                version: "0.1.0".to_owned(),
+            };
+            directory.change(|view| drop(view.nodes.insert(id.to_string(), (1, node.clone()))));
+            if banned {
+                let ban = BanRecord {
+                    reason: "lost".to_owned(),
+                    by: "ada".to_owned(),
+                    at: now,
+                };
+                directory.ban(&id.to_string(), 2, &ban);
+            }
+            let lacks = Lacks {
+                inode_flags: true,
+                noswap: false,
+            };
+            directory.lacking().said(&id, lacks);
+        }
+        assert_eq!(
+            directory.nodes_lacking(|lacks| lacks.inode_flags, now),
+            ["a", "b"]
+        );
+        assert!(
+            directory
+                .nodes_lacking(|lacks| lacks.noswap, now)
+                .is_empty()
+        );
+    }
 }
