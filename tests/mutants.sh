@@ -131,9 +131,13 @@ git ls-files -z --cached --others --exclude-standard |
   tar --create --null --files-from=- | tar --extract --touch --directory="$tree" || exit 1
 (
   cd "$tree" || exit 1
-  sed -i 's/^members = .*/members = ["settings", "envelope", "translog", "broker", "node-plugin"]/' Cargo.toml
+  sed -i 's/^members = .*/members = ["settings", "envelope", "translog", "metrics", "broker", "node-plugin"]/' Cargo.toml
   keep mtls spiffe
-  keep broker attest policy
+  keep broker attest policy kubernetes metrics causes
+  # What is measured of other modules stays behind with them.
+  { printf 'mod api;\npub use api::ApiMetrics;\n'; sed -n '/^const BUCKETS_S/,/^];/p' broker/src/metrics/mod.rs; } >"$tree/.metrics"
+  mv "$tree/.metrics" broker/src/metrics/mod.rs
+  rm broker/src/metrics/standing.rs
   keep node-plugin ipc mounter volume
   join envelope formats_page vectors/main
   join translog formats vectors

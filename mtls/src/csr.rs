@@ -49,9 +49,11 @@ pub enum CsrError {
     Possession,
 }
 
-/// The public key of a certificate request whose signature proved possession of the private one.
+/// A certificate request whose signature proved possession of the private key; of what it says only the public one is
+/// taken.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CertificateRequest {
+    der: Vec<u8>,
     key: Vec<u8>,
     algorithm: &'static SignatureAlgorithm,
 }
@@ -82,9 +84,16 @@ impl CertificateRequest {
             .verify(info.raw, signature)
             .map_err(|_| CsrError::Possession)?;
         Ok(Self {
+            der: der.to_vec(),
             key: key.to_vec(),
             algorithm: kind.signature(),
         })
+    }
+
+    /// The request as it came, DER.
+    #[must_use]
+    pub fn as_der(&self) -> &[u8] {
+        &self.der
     }
 
     /// The hash of the key that the certificate will carry.

@@ -9,7 +9,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
 use tonic::{Request, Response, Status};
 
-use super::{enrollment::certificate, rpc_error::RpcError};
+use super::{
+    enrollment::{certificate, certificate_request},
+    rpc_error::RpcError,
+};
 use crate::{
     identity::Gate,
     vault::{BrokerVault, CheckReport, check_store},
@@ -35,9 +38,10 @@ impl Admin for AdminService {
         let asked = request.into_inner();
         let id = OperatorId::new(self.trust_domain.clone(), &asked.name)
             .map_err(|e| RpcError::invalid("name", e.to_string()))?;
+        let request = certificate_request(&asked.csr)?;
         let issued = self
             .gate
-            .bootstrap_operator(id, asked.csr)
+            .bootstrap_operator(id, request)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::BootstrapOperatorResponse {

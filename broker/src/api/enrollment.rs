@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use attache_envelope::name::ClusterName;
-use attache_mtls::ca::IssuedCertificate;
+use attache_mtls::ca::{CertificateRequest, IssuedCertificate};
 use attache_proto::attache::v1 as pb;
 use jiff::Timestamp;
 use pb::{enrollment_server::Enrollment, renewal_server::Renewal};
@@ -11,13 +11,13 @@ use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use super::{
-    field::{missing, parse, point, required, time},
+    field::{missing, optional, parse, point, required, time},
     peer::connection,
     rpc_error::RpcError,
 };
 use crate::{
     attest::{ClusterRegistry, MAX_TOKEN_BYTES, PodToken, enrolling},
-    identity::{Gate, LateRequest},
+    identity::{Gate, LateRequest, PluginVersion},
 };
 
 /// The longest signature of a leaf's key: ECDSA on P-256, as DER.
@@ -49,9 +49,11 @@ impl Enrollment for EnrollmentService {
             )
             .into());
         }
+        let request = certificate_request(&asked.csr)?;
+        let version = plugin_version(&asked.version)?;
         let issued = self
             .gate
-            .join(&token, asked.csr, asked.version)
+            .join(&token, request, version)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::JoinNodeResponse {
@@ -73,13 +75,14 @@ impl Enrollment for EnrollmentService {
         }
         let token = PodToken::new(token);
         let cluster: ClusterName = parse("cluster", &asked.cluster)?;
-        Gate::check_form(&asked.csr, &asked.version).map_err(RpcError::from)?;
+        let request = certificate_request(&asked.csr)?;
+        let version = plugin_version(&asked.version)?;
         let node = enrolling(&self.clusters, &cluster, &token, Timestamp::now())
             .await
             .map_err(RpcError::from)?;
         let issued = self
             .gate
-            .enroll(node, asked.csr, asked.version)
+            .enroll(node, request, version)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::EnrollNodeResponse {
@@ -98,9 +101,10 @@ impl Enrollment for EnrollmentService {
             let mend = "is missing; another operator makes one with: attache operator add";
             return Err(RpcError::invalid("code", mend).into());
         }
+        let request = certificate_request(&asked.csr)?;
         let issued = self
             .gate
-            .sign_in_by_code(&code, asked.csr)
+            .sign_in_by_code(&code, request)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::SignInOperatorResponse {
@@ -124,8 +128,8 @@ impl Enrollment for EnrollmentService {
         let at = point("at", required("at", asked.at)?)?;
         let asked = LateRequest {
             certificate: asked.certificate,
-            csr: asked.csr,
-            version: asked.version,
+            request: certificate_request(&asked.csr)?,
+            version: plugin_version(&asked.version)?,
             at,
             signature: asked.signature,
         };
@@ -144,20 +148,32 @@ impl Renewal for EnrollmentService {
     ) -> Result<Response<pb::RenewResponse>, Status> {
         let connection = connection(request.extensions())?.clone();
         let asked = request.into_inner();
+        let request = certificate_request(&asked.csr)?;
+        let version = plugin_version(&asked.version)?;
         let issued = self
             .gate
-            .renew(
-                connection.peer()?,
-                connection.was_live,
-                asked.csr,
-                asked.version,
-            )
+            .renew(connection.peer()?, connection.was_live, request, version)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::RenewResponse {
             certificate: Some(certificate(&self.gate, &issued)?),
         }))
     }
+}
+
+/// What somebody wants signed: PKCS#10, DER.
+///
+/// # Errors
+/// INVALID_ARGUMENT for `csr`.
+pub(super) fn certificate_request(csr: &[u8]) -> Result<CertificateRequest, RpcError> {
+    if csr.is_empty() {
+        return Err(missing("csr"));
+    }
+    CertificateRequest::verify(csr).map_err(|e| RpcError::invalid("csr", e.to_string()))
+}
+
+fn plugin_version(text: &str) -> Result<PluginVersion, RpcError> {
+    Ok(optional("version", text)?.unwrap_or_default())
 }
 
 /// A certificate as it goes on the wire, with what its holder trusts from now on.

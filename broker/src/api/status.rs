@@ -66,7 +66,6 @@ impl From<EnrollError> for RpcError {
             EnrollError::NameTaken(e) => e.into(),
             EnrollError::NotAdmitted(e) => e.into(),
             EnrollError::Identity(e) => Self::invalid("token", e.to_string()),
-            EnrollError::Version => Self::invalid("version", "must be at most 64 printable bytes"),
             EnrollError::Second(e) => e.into(),
             EnrollError::RecoversBanned { .. } => Self::new(
                 Code::FailedPrecondition,
@@ -136,7 +135,6 @@ impl From<LateError> for RpcError {
 impl From<AuthorityError> for RpcError {
     fn from(error: AuthorityError) -> Self {
         match &error {
-            AuthorityError::Request(e) => Self::invalid("csr", e.to_string()),
             AuthorityError::Ca(_) | AuthorityError::Bundle(_) => logged(
                 &error,
                 Self::internal("CA", "the broker's CA could not sign; see the broker's log"),

@@ -8,10 +8,7 @@ use std::sync::Arc;
 use attache_mtls::{
     CertificateDer,
     bundle::{BundleError, TrustBundle},
-    ca::{
-        CaError, CertificateAuthority, CertificateRequest, CsrError, IssuedCertificate,
-        default_validity,
-    },
+    ca::{CaError, CertificateAuthority, CertificateRequest, IssuedCertificate, default_validity},
     identity::SpkiSha256,
     spiffe::{PeerId, TrustDomain},
 };
@@ -23,9 +20,6 @@ use crate::keys::Keys;
 /// Why a certificate was not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// The request is no good.
-    #[error(transparent)]
-    Request(#[from] CsrError),
     /// The CA could not sign.
     #[error("the CA could not sign")]
     Ca(#[from] CaError),
@@ -56,21 +50,20 @@ impl Authority {
         })
     }
 
-    /// Signs a certificate for `identity` with the key of a request (PKCS#10, DER), for the identity's usual length.
+    /// Signs a certificate for `identity` with the key of a request, for the identity's usual length.
     ///
     /// # Errors
-    /// [`AuthorityError::Request`] for a bad request, [`AuthorityError::Ca`] when the CA cannot sign.
+    /// [`AuthorityError::Ca`] when the CA cannot sign.
     pub fn issue(
         &self,
-        csr: &[u8],
+        request: &CertificateRequest,
         identity: &PeerId,
         now: Timestamp,
     ) -> Result<IssuedCertificate, AuthorityError> {
-        let request = CertificateRequest::verify(csr)?;
         let validity = default_validity(identity);
         Ok(self
             .ca
-            .issue(self.keys.ca_seed(), &request, identity, validity, now)?)
+            .issue(self.keys.ca_seed(), request, identity, validity, now)?)
     }
 
     /// The CA certificate, DER.

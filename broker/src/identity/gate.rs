@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 use super::{
     authority::{Authority, AuthorityError, recorded},
     one_time::{JOIN_TOKEN_LIFETIME, JoinToken, Malformed},
+    plugin_version::PluginVersion,
     presence,
     recorded::{RecordedKeys, Standing},
     rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role},
@@ -55,8 +56,6 @@ pub use late::{LateError, LateRequest};
 const PRUNED_AT_ONCE: usize = 64;
 /// Among how many it looks for them: more are live at no time that anybody plans for.
 const SCANNED_AT_ONCE: usize = 1024;
-/// The longest version text that a node may give of itself, in bytes.
-const VERSION_MAX: usize = 64;
 
 /// Ends what an identity has open, connections and sealing sessions, once it is banned or its keys were replaced.
 pub type CutOff = Box<dyn Fn(&PeerId) + Send + Sync>;
@@ -102,9 +101,6 @@ pub enum EnrollError {
     /// Cluster or uid of the token make no SPIFFE ID.
     #[error("the node's cluster and uid make no SPIFFE ID")]
     Identity(#[from] SpiffeError),
-    /// The version text is too long or has control characters.
-    #[error("version must be at most {VERSION_MAX} printable bytes")]
-    Version,
     /// A live node came anew.
     #[error(transparent)]
     Second(#[from] SecondEnrollment),
@@ -290,25 +286,14 @@ impl Gate {
     pub async fn join(
         self: &Arc<Self>,
         token: &str,
-        csr: Vec<u8>,
-        version: String,
+        request: CertificateRequest,
+        version: PluginVersion,
     ) -> Result<IssuedCertificate, EnrollError> {
         let token = JoinToken::parse(token)?;
-        check_version(&version)?;
         // Whoever has no token stands in nobody's way.
         self.token_row(&token).await?;
         let gate = Arc::clone(self);
-        spawned(async move { gate.join_now(&token, &csr, version).await }).await
-    }
-
-    /// Whether what a newcomer sends has its form: before anybody is asked about its sender.
-    ///
-    /// # Errors
-    /// [`EnrollError::Version`], [`EnrollError::Authority`].
-    pub fn check_form(csr: &[u8], version: &str) -> Result<(), EnrollError> {
-        check_version(version)?;
-        CertificateRequest::verify(csr).map_err(AuthorityError::from)?;
-        Ok(())
+        spawned(async move { gate.join_now(&token, &request, version).await }).await
     }
 
     /// Certifies the first key of a node whose cluster says that the plugin's own pod runs there.
@@ -318,11 +303,11 @@ impl Gate {
     pub async fn enroll(
         self: &Arc<Self>,
         node: EnrollingNode,
-        csr: Vec<u8>,
-        version: String,
+        request: CertificateRequest,
+        version: PluginVersion,
     ) -> Result<IssuedCertificate, EnrollError> {
         let gate = Arc::clone(self);
-        spawned(async move { gate.enroll_now(node, &csr, version).await }).await
+        spawned(async move { gate.enroll_now(node, &request, version).await }).await
     }
 
     /// Signs the next key of an admitted caller, who says of which version it is.
@@ -334,11 +319,11 @@ impl Gate {
         self: &Arc<Self>,
         peer: &Arc<PeerIdentity>,
         was_live: bool,
-        csr: Vec<u8>,
-        version: String,
+        request: CertificateRequest,
+        version: PluginVersion,
     ) -> Result<IssuedCertificate, EnrollError> {
-        check_version(&version)?;
-        self.renew_as(peer, was_live, (csr, version), None).await
+        self.renew_as(peer, was_live, (request, version), None)
+            .await
     }
 
     /// Renews; `evidence` is by what the caller proved its key, where a connection did not.
@@ -346,13 +331,13 @@ impl Gate {
         self: &Arc<Self>,
         peer: &Arc<PeerIdentity>,
         was_live: bool,
-        (csr, version): (Vec<u8>, String),
+        (request, version): (CertificateRequest, PluginVersion),
         evidence: Option<String>,
     ) -> Result<IssuedCertificate, EnrollError> {
         let caller = self.admit(peer, was_live).await?;
         presence::refuse_gone(&self.clusters, &self.directory, &caller).await?;
         let (gate, peer) = (Arc::clone(self), Arc::clone(peer));
-        spawned(async move { gate.renew_now(&peer, &csr, version, evidence).await }).await
+        spawned(async move { gate.renew_now(&peer, &request, version, evidence).await }).await
     }
 
     /// Makes the first operator.
@@ -362,10 +347,10 @@ impl Gate {
     pub async fn bootstrap_operator(
         self: &Arc<Self>,
         id: OperatorId,
-        csr: Vec<u8>,
+        request: CertificateRequest,
     ) -> Result<IssuedCertificate, EnrollError> {
         let gate = Arc::clone(self);
-        spawned(async move { gate.sign_in_now(&id, &csr, SignIn::First).await }).await
+        spawned(async move { gate.sign_in_now(&id, &request, SignIn::First).await }).await
     }
 
     /// Signs an operator in anew, or makes one more, whoever there is already: for whoever holds slot material, of which
@@ -376,17 +361,17 @@ impl Gate {
     pub async fn recover_operator(
         self: &Arc<Self>,
         id: OperatorId,
-        csr: Vec<u8>,
+        request: CertificateRequest,
     ) -> Result<IssuedCertificate, EnrollError> {
         let gate = Arc::clone(self);
-        spawned(async move { gate.sign_in_now(&id, &csr, SignIn::Recovery).await }).await
+        spawned(async move { gate.sign_in_now(&id, &request, SignIn::Recovery).await }).await
     }
 
     async fn join_now(
         &self,
         token: &JoinToken,
-        csr: &[u8],
-        version: String,
+        request: &CertificateRequest,
+        version: PluginVersion,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let (seq, record) = self.token_row(token).await?;
@@ -400,14 +385,14 @@ impl Gate {
             evidence: format!("join-token {}", hex::encode(token.id())),
             asked_for: record.not_after.checked_sub(JOIN_TOKEN_LIFETIME).ok(),
         };
-        self.take_in(newcomer, csr, change).await
+        self.take_in(newcomer, request, change).await
     }
 
     async fn enroll_now(
         &self,
         node: EnrollingNode,
-        csr: &[u8],
-        version: String,
+        request: &CertificateRequest,
+        version: PluginVersion,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let id = self.node_id(node.cluster().as_str(), node.uid().as_str())?;
@@ -418,7 +403,7 @@ impl Gate {
             evidence: format!("service-account-token of pod {}", node.pod()),
             asked_for: None,
         };
-        self.take_in(newcomer, csr, Change::default()).await
+        self.take_in(newcomer, request, Change::default()).await
     }
 
     fn node_id(&self, cluster: &str, uid: &str) -> Result<NodeId, EnrollError> {
@@ -430,7 +415,7 @@ impl Gate {
     async fn take_in(
         &self,
         newcomer: Newcomer,
-        csr: &[u8],
+        request: &CertificateRequest,
         mut change: Change,
     ) -> Result<IssuedCertificate, EnrollError> {
         let now = self.now();
@@ -445,17 +430,20 @@ impl Gate {
         }
         let known = view.nodes.get(&text);
         let standing = match known {
-            Some((_, known)) => self.come_again(&newcomer, known, csr, &mut change).await?,
+            Some((_, known)) => {
+                self.come_again(&newcomer, known, request, &mut change)
+                    .await?
+            }
             None => Again::Never,
         };
         let id = PeerId::Node(newcomer.id);
-        let issued = self.authority.issue(csr, &id, now)?;
+        let issued = self.authority.issue(request, &id, now)?;
         let node = NodeRecord {
             name: newcomer.name,
             keys: RecordedKeys::first(recorded(&issued)),
             joined: now,
             renewed: now,
-            version: newcomer.version,
+            version: newcomer.version.into_string(),
         };
         match known {
             Some((seq, _)) => change.require_at(Table::Identity, text.clone(), *seq),
@@ -502,8 +490,8 @@ impl Gate {
     async fn renew_now(
         &self,
         peer: &PeerIdentity,
-        csr: &[u8],
-        version: String,
+        request: &CertificateRequest,
+        version: PluginVersion,
         evidence: Option<String>,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
@@ -513,7 +501,7 @@ impl Gate {
             return Err(NotAdmitted::Superseded.into());
         }
         self.directory.view().refuse_ended_sign_in(&caller, now)?;
-        let issued = self.authority.issue(csr, peer.id(), now)?;
+        let issued = self.authority.issue(request, peer.id(), now)?;
         let renewal = Event::from(Renewal {
             identity: peer.id().to_string(),
             previous_serial: peer.serial().as_bytes().to_vec(),
@@ -577,7 +565,7 @@ impl Gate {
     async fn sign_in_now(
         &self,
         id: &OperatorId,
-        csr: &[u8],
+        request: &CertificateRequest,
         how: SignIn,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
@@ -601,14 +589,15 @@ impl Gate {
                 }));
             }
         }
-        self.certify(id, csr, Change::default(), events, None).await
+        self.certify(id, request, Change::default(), events, None)
+            .await
     }
 
     /// Certifies an operator's first key, or its first one anew, in one commit with what `change` has already.
     async fn certify(
         &self,
         id: &OperatorId,
-        csr: &[u8],
+        request: &CertificateRequest,
         mut change: Change,
         mut events: Vec<Event>,
         evidence: Option<String>,
@@ -617,7 +606,7 @@ impl Gate {
         let known = view.operators.get(id.name());
         let issued = self
             .authority
-            .issue(csr, &PeerId::Operator(id.clone()), now)?;
+            .issue(request, &PeerId::Operator(id.clone()), now)?;
         let record = OperatorRecord {
             role: Role::Admin,
             keys: RecordedKeys::first(recorded(&issued)),
@@ -658,7 +647,7 @@ impl Gate {
         &self,
         caller: &Caller,
         change_keys: impl FnOnce(RecordedKeys) -> RecordedKeys,
-        renewed: Option<(Timestamp, String)>,
+        renewed: Option<(Timestamp, PluginVersion)>,
         events: Vec<Event>,
     ) -> Result<(), EnrollError> {
         let view = self.directory.view();
@@ -671,7 +660,7 @@ impl Gate {
                 record.keys = change_keys(record.keys);
                 if let Some((at, version)) = renewed {
                     record.renewed = at;
-                    record.version = version;
+                    record.version = version.into_string();
                 }
                 change.require_at(Table::Identity, key.clone(), seq);
                 change.put(Table::Identity, key.clone(), record.encode());
@@ -762,7 +751,7 @@ struct Newcomer {
     /// The Node object's.
     name: String,
     /// What its plugin says of its version.
-    version: String,
+    version: PluginVersion,
     /// What it has shown, for the record.
     evidence: String,
     /// When an operator asked for it to enroll, where one did.
@@ -776,13 +765,6 @@ enum SignIn {
     First,
     /// By slot material.
     Recovery,
-}
-
-fn check_version(version: &str) -> Result<(), EnrollError> {
-    if version.len() > VERSION_MAX || version.chars().any(char::is_control) {
-        return Err(EnrollError::Version);
-    }
-    Ok(())
 }
 
 /// Runs to its end whether or not the caller waits.

@@ -13,6 +13,7 @@ mod gate;
 mod lacking;
 mod one_time;
 mod operator_code;
+mod plugin_version;
 mod presence;
 mod publish;
 mod recorded;
@@ -26,6 +27,7 @@ pub use one_time::{
     JOIN_TOKEN_LIFETIME, JoinToken, Malformed, OPERATOR_CODE_LIFETIME, OperatorCode,
 };
 pub use operator_code::OperatorCodeRecord;
+pub use plugin_version::PluginVersion;
 pub use publish::keep_published;
 pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
 pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};

@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use attache_mtls::{CertificateDer, pem, public_file::read_public, spiffe::OperatorId};
+use attache_mtls::{
+    CertificateDer, ca::CertificateRequest, pem, public_file::read_public, spiffe::OperatorId,
+};
 use attache_proto::attache::v1 as pb;
 use pb::admin_client::AdminClient;
 use tonic::transport::{Channel, Endpoint};
@@ -85,14 +87,15 @@ pub fn bootstrap_operator(config: &Config, name: &str, csr: &Path) -> Result<Exi
 /// # Errors
 /// When the broker runs, the key file does not open its store, the operator is banned, or the request is no good.
 pub fn recover_operator(config: Config, name: &str, csr: &Path) -> Result<ExitCode> {
-    let csr = read_request(csr)?;
+    let request = CertificateRequest::verify(&read_request(csr)?)
+        .with_context(|| format!("{} does not do", csr.display()))?;
     let id =
         OperatorId::new(config.id.trust_domain().clone(), name).context("the operator's name")?;
     block_on(async {
         let broker = Broker::open(config).await.context(
             "recovery opens the store itself: stop the broker, and start it again afterwards",
         )?;
-        let issued = broker.services.gate.recover_operator(id, csr).await;
+        let issued = broker.services.gate.recover_operator(id, request).await;
         broker.close().await;
         print_chain(&issued?.chain())
     })

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use attache_mtls::{
     bundle::TrustBundle,
-    ca::BROKER_VALIDITY,
+    ca::{BROKER_VALIDITY, CertificateRequest},
     key::LeafKey,
     public_file::{read_public, write_public},
     spiffe::PeerId,
@@ -23,11 +23,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(3600);
 /// Makes a new key and certificate and writes both; the key first, so that a certificate on disk always has its key.
 pub(super) fn issue(config: &Config, authority: &Authority, now: Timestamp) -> Result<()> {
     let key = LeafKey::generate()?;
-    let issued = authority.issue(
-        &key.certificate_request()?,
-        &PeerId::Broker(config.id.clone()),
-        now,
-    )?;
+    let request = CertificateRequest::verify(&key.certificate_request()?)?;
+    let issued = authority.issue(&request, &PeerId::Broker(config.id.clone()), now)?;
     key.write(&config.store.server_key())?;
     publish(
         &config.store.server_certificate(),

@@ -18,7 +18,6 @@ use super::{EnrollError, Gate, Newcomer};
 use crate::{
     identity::{
         approval::{ApprovalRecord, Verdict, WAITS_FOR},
-        authority::AuthorityError,
         rows::NodeRecord,
     },
     store::{Change, LedgerError, Table},
@@ -119,11 +118,10 @@ impl Gate {
         &self,
         newcomer: &Newcomer,
         known: &NodeRecord,
-        csr: &[u8],
+        request: &CertificateRequest,
         change: &mut Change,
     ) -> Result<Again, EnrollError> {
         let now = self.now();
-        let request = CertificateRequest::verify(csr).map_err(AuthorityError::from)?;
         let spki = request.spki_sha256();
         if known.keys.current.spki == spki {
             return Ok(Again::SameKey);

@@ -20,7 +20,6 @@ use zeroize::Zeroizing;
 use super::{EnrollError, Gate, spawned};
 use crate::{
     identity::{
-        authority::AuthorityError,
         one_time::{OPERATOR_CODE_LIFETIME, OperatorCode},
         operator_code::OperatorCodeRecord,
         view::{NotAdmitted, View},
@@ -95,24 +94,22 @@ impl Gate {
     pub async fn sign_in_by_code(
         self: &Arc<Self>,
         code: &str,
-        csr: Vec<u8>,
+        request: CertificateRequest,
     ) -> Result<IssuedCertificate, EnrollError> {
         let code = OperatorCode::parse(code).map_err(EnrollError::MalformedCode)?;
-        CertificateRequest::verify(&csr).map_err(AuthorityError::from)?;
         // Whoever has no code stands in nobody's way.
         self.code_row(&code).await?;
         let gate = Arc::clone(self);
-        spawned(async move { gate.sign_in_by_code_now(&code, &csr).await }).await
+        spawned(async move { gate.sign_in_by_code_now(&code, &request).await }).await
     }
 
     async fn sign_in_by_code_now(
         &self,
         code: &OperatorCode,
-        csr: &[u8],
+        request: &CertificateRequest,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let (seq, mut record) = self.code_row(code).await?;
-        let request = CertificateRequest::verify(csr).map_err(AuthorityError::from)?;
         let spki = request.spki_sha256();
         let id = OperatorId::new(self.authority.trust_domain().clone(), &record.name)?;
         let view = self.directory.view();
@@ -144,7 +141,8 @@ impl Gate {
         change.require_at(Table::OperatorCode, code.id(), seq);
         change.put(Table::OperatorCode, code.id(), record.encode());
         let evidence = format!("operator-code {} of {}", hex::encode(code.id()), record.by);
-        self.certify(&id, csr, change, events, Some(evidence)).await
+        self.certify(&id, request, change, events, Some(evidence))
+            .await
     }
 
     /// The row of a code that is not over, and its commit.

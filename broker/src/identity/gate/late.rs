@@ -19,8 +19,8 @@ use attache_mtls::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::{EnrollError, Gate, check_version};
-use crate::identity::{authority::AuthorityError, ms};
+use super::{EnrollError, Gate};
+use crate::identity::{PluginVersion, ms};
 
 /// How far the time of a proof may lie from the broker's. Less than a replaced key is still known for: an answer that was
 /// lost and a request that came late make no copy of an honest node.
@@ -32,10 +32,10 @@ const EVIDENCE: &str = "its recorded key, after the certificate's end";
 pub struct LateRequest {
     /// The ended certificate, DER.
     pub certificate: Vec<u8>,
-    /// The certificate request of the next key, DER.
-    pub csr: Vec<u8>,
+    /// The certificate request of the next key.
+    pub request: CertificateRequest,
     /// The plugin's version.
-    pub version: String,
+    pub version: PluginVersion,
     /// When it was signed.
     pub at: Timestamp,
     /// By the key of the ended certificate.
@@ -85,10 +85,8 @@ impl Gate {
         self: &Arc<Self>,
         asked: LateRequest,
     ) -> Result<IssuedCertificate, EnrollError> {
-        check_version(&asked.version)?;
-        CertificateRequest::verify(&asked.csr).map_err(AuthorityError::from)?;
         let peer = Arc::new(self.proven(&asked)?);
-        let asked_for = (asked.csr, asked.version);
+        let asked_for = (asked.request, asked.version);
         self.renew_as(&peer, false, asked_for, Some(EVIDENCE.to_owned()))
             .await
     }
@@ -114,8 +112,8 @@ impl Gate {
         let signed = LateRenewal {
             broker: &self.broker_id,
             certificate: &asked.certificate,
-            request: &asked.csr,
-            version: &asked.version,
+            request: asked.request.as_der(),
+            version: asked.version.as_str(),
             at_ms: ms(asked.at),
         };
         if !peer.has_signed(&signed.transcript(), &asked.signature) {

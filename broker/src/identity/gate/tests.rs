@@ -137,7 +137,10 @@ impl World {
 
     /// Renews, and makes the first call with what was issued.
     async fn renew(&self, peer: &Arc<PeerIdentity>) -> Result<Arc<PeerIdentity>, EnrollError> {
-        let issued = self.gate.renew(peer, true, csr(), String::new()).await?;
+        let issued = self
+            .gate
+            .renew(peer, true, csr(), PluginVersion::default())
+            .await?;
         let renewed = Arc::new(issued.identity().clone());
         self.gate.admit(&renewed, true).await?;
         Ok(renewed)
@@ -148,7 +151,7 @@ impl World {
         self.node_with(csr()).await
     }
 
-    async fn node_with(&self, csr: Vec<u8>) -> Arc<PeerIdentity> {
+    async fn node_with(&self, csr: CertificateRequest) -> Arc<PeerIdentity> {
         let token = self.token().await;
         self.join(&token, csr).await.unwrap()
     }
@@ -167,8 +170,12 @@ impl World {
         text
     }
 
-    async fn join(&self, token: &str, csr: Vec<u8>) -> Result<Arc<PeerIdentity>, EnrollError> {
-        let issued = self.gate.join(token, csr, "test".into()).await?;
+    async fn join(
+        &self,
+        token: &str,
+        csr: CertificateRequest,
+    ) -> Result<Arc<PeerIdentity>, EnrollError> {
+        let issued = self.gate.join(token, csr, version("test")).await?;
         Ok(Arc::new(issued.identity().clone()))
     }
 
@@ -199,8 +206,16 @@ fn operator(name: &str) -> OperatorId {
     OperatorId::new("example.internal".parse().unwrap(), name).unwrap()
 }
 
-fn csr() -> Vec<u8> {
-    LeafKey::generate().unwrap().certificate_request().unwrap()
+fn csr() -> CertificateRequest {
+    request_of(&LeafKey::generate().unwrap())
+}
+
+fn version(text: &str) -> PluginVersion {
+    text.parse().unwrap()
+}
+
+fn request_of(key: &LeafKey) -> CertificateRequest {
+    CertificateRequest::verify(&key.certificate_request().unwrap()).unwrap()
 }
 
 fn is_over(result: Result<Arc<PeerIdentity>, EnrollError>) -> bool {
@@ -253,15 +268,11 @@ async fn a_node_renews_for_ever() {
 async fn a_renewal_puts_the_nodes_new_version_on_record() {
     let world = World::new().await;
     let node = world.node().await;
-    let renewed = world.gate.renew(&node, true, csr(), "2.0".into()).await;
+    let renewed = world.gate.renew(&node, true, csr(), version("2.0")).await;
     assert!(renewed.is_ok());
     let view = world.gate.directory().view();
     let (_, record) = view.nodes.get(&node.id().to_string()).unwrap();
     assert_eq!(record.version, "2.0");
-    for bad in ["v".repeat(65), "2\n0".into()] {
-        let refused = world.gate.renew(&node, true, csr(), bad).await;
-        assert!(matches!(refused, Err(EnrollError::Version)));
-    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ impl World {
         token: &str,
         key: &LeafKey,
     ) -> Result<Arc<PeerIdentity>, SecondEnrollment> {
-        match self.join(token, key.certificate_request().unwrap()).await {
+        match self.join(token, request_of(key)).await {
             Ok(peer) => Ok(peer),
             Err(EnrollError::Second(why)) => Err(why),
             Err(other) => panic!("{other:?}"),
@@ -101,7 +101,7 @@ async fn a_second_key_of_a_live_node_waits_for_an_operator_and_is_good_once() {
     );
     // The approval is used up, and so is the token.
     assert!(world.standing().await.iter().all(|it| it.id() != id));
-    let used = world.join(&old, one.certificate_request().unwrap()).await;
+    let used = world.join(&old, request_of(&one)).await;
     assert!(matches!(used, Err(EnrollError::Token)));
 }
 
@@ -141,7 +141,7 @@ async fn the_recorded_key_itself_comes_again_without_an_operator() {
     let old = world.token().await;
     world.pass(1);
     let own = key();
-    world.node_with(own.certificate_request().unwrap()).await;
+    world.node_with(request_of(&own)).await;
     let again = world.come(&old, &own).await.unwrap();
     assert!(world.gate.is_live(&again));
     assert!(world.alarms().await.is_empty());
@@ -216,7 +216,7 @@ async fn no_approval_lifts_a_ban() {
     let id = world.waits(&old, &one).await;
     world.decide(&id, Verdict::Approved).await;
     world.gate.ban_copy(node.id()).await.unwrap();
-    let refused = world.join(&old, one.certificate_request().unwrap()).await;
+    let refused = world.join(&old, request_of(&one)).await;
     let banned = matches!(
         refused,
         Err(EnrollError::NotAdmitted(NotAdmitted::Banned { .. }))

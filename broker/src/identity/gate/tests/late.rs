@@ -16,7 +16,7 @@ struct Held {
 impl World {
     async fn held(&self) -> Held {
         let key = LeafKey::generate().unwrap();
-        let peer = self.node_with(key.certificate_request().unwrap()).await;
+        let peer = self.node_with(request_of(&key)).await;
         Held { key, peer }
     }
 
@@ -33,20 +33,20 @@ impl World {
 
 /// What a plugin asks for that holds this, at that time.
 fn asked_at(held: &Held, next: &LeafKey, at: Timestamp) -> LateRequest {
-    let csr = next.certificate_request().unwrap();
+    let request = request_of(next);
     let certificate = held.peer.certificate().to_vec();
     let signed = LateRenewal {
         broker: BROKER,
         certificate: &certificate,
-        request: &csr,
+        request: request.as_der(),
         version: "2.0",
         at_ms: crate::identity::ms(at),
     };
     let signature = held.key.sign(&signed.transcript()).unwrap();
     LateRequest {
         certificate,
-        csr,
-        version: "2.0".into(),
+        request,
+        version: version("2.0"),
         at,
         signature,
     }
@@ -150,8 +150,8 @@ async fn whoever_cannot_sign_for_the_certificate_gets_nothing_and_bans_nobody() 
     // Of a request that was signed nothing may be changed.
     let next = LeafKey::generate().unwrap();
     let bent: [fn(&mut LateRequest); 4] = [
-        |asked| asked.csr = csr(),
-        |asked| asked.version = "2.1".into(),
+        |asked| asked.request = csr(),
+        |asked| asked.version = version("2.1"),
         |asked| asked.at += SignedDuration::from_millis(1),
         |asked| asked.signature[40] ^= 1,
     ];
@@ -188,7 +188,7 @@ async fn a_proof_is_good_for_five_minutes_either_way() {
 async fn only_nodes_renew_late_and_only_those_of_this_ca() {
     let world = World::new().await;
     let key = LeafKey::generate().unwrap();
-    let csr = key.certificate_request().unwrap();
+    let csr = request_of(&key);
     let issued = world.gate.bootstrap_operator(operator("ada"), csr).await;
     let peer = Arc::new(issued.unwrap().identity().clone());
     let error = late(world.renew_late(&Held { key, peer }).await);

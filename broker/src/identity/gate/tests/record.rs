@@ -5,7 +5,10 @@ use super::*;
 impl World {
     /// Renews, and makes no call with what was issued.
     async fn issue(&self, peer: &Arc<PeerIdentity>) -> Arc<PeerIdentity> {
-        let issued = self.gate.renew(peer, true, csr(), String::new()).await;
+        let issued = self
+            .gate
+            .renew(peer, true, csr(), PluginVersion::default())
+            .await;
         Arc::new(issued.unwrap().identity().clone())
     }
 }
@@ -41,7 +44,7 @@ async fn nothing_changes_while_the_log_takes_nothing_and_all_goes_on_when_it_doe
     for _ in 0..2 {
         let error = world
             .gate
-            .renew(&node, true, csr(), String::new())
+            .renew(&node, true, csr(), PluginVersion::default())
             .await
             .map(drop);
         assert!(matches!(error, Err(EnrollError::Audit(_))), "{error:?}");
@@ -62,7 +65,7 @@ async fn a_committed_change_is_in_effect_though_its_anchor_is_not_on_record() {
     let seq = world.gate.ledger.seq();
     let error = world
         .gate
-        .renew(&node, true, csr(), String::new())
+        .renew(&node, true, csr(), PluginVersion::default())
         .await
         .map(drop);
     assert!(matches!(error, Err(EnrollError::Audit(_))), "{error:?}");
@@ -103,7 +106,7 @@ async fn a_key_that_was_replaced_while_its_connection_stood_is_no_copy() {
     }
     let refused = world
         .gate
-        .renew(&first, true, csr(), String::new())
+        .renew(&first, true, csr(), PluginVersion::default())
         .await
         .map(drop);
     assert!(matches!(
@@ -166,6 +169,9 @@ async fn whoever_has_no_token_waits_for_nobody() {
     let world = World::new().await;
     let token = JoinToken::draw(world.gate.authority.pin()).unwrap().text();
     let _held = world.gate.changing.lock().await;
-    let refused = world.gate.join(&token, csr(), String::new()).await;
+    let refused = world
+        .gate
+        .join(&token, csr(), PluginVersion::default())
+        .await;
     assert!(matches!(refused, Err(EnrollError::Token)));
 }
