@@ -132,7 +132,6 @@ git ls-files -z --cached --others --exclude-standard |
 (
   cd "$tree" || exit 1
   sed -i 's/^members = .*/members = ["settings", "envelope", "translog", "metrics", "broker", "node-plugin"]/' Cargo.toml
-  keep mtls spiffe
   keep broker attest policy kubernetes metrics causes
   # What is measured of other modules stays behind with them.
   { printf 'mod api;\npub use api::ApiMetrics;\n'; sed -n '/^const BUCKETS_S/,/^];/p' broker/src/metrics/mod.rs; } >"$tree/.metrics"

@@ -61,6 +61,12 @@ impl Volumes {
         self
     }
 
+    /// Where the key is made too.
+    fn writable(self) -> Self {
+        fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        self
+    }
+
     fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -136,6 +142,51 @@ fn an_empty_volume_is_initialised_once_under_the_secrets_key_by_a_user_without_p
     assert!(said(&refused).contains("another store"), "{refused:?}");
 }
 
+/// Each round ends an init at another instant of its length; the init container that comes next mends what is left.
+#[test]
+fn an_init_that_is_killed_at_any_instant_is_made_good_by_the_next_one() {
+    const ROUNDS: u32 = 40;
+    let volumes = Volumes::new().writable();
+    let begun = Instant::now();
+    assert!(volumes.broker(&["init"]).status.success());
+    let length = begun.elapsed();
+    let (mut halves, mut wholes) = (0, 0);
+    for round in 0..ROUNDS {
+        let volumes = Volumes::new().writable();
+        let mut child = volumes
+            .command(&["init", "--if-empty"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(length * round / ROUNDS);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (half, whole) = (
+            volumes.at("data/store.redb.new").exists(),
+            volumes.at("data/store.redb").exists(),
+        );
+        halves += u32::from(half);
+        wholes += u32::from(whole);
+        let again = volumes.broker(&["init", "--if-empty"]);
+        assert!(again.status.success(), "round {round}: {}", said(&again));
+        assert_eq!(said(&again).contains("is there already"), whole);
+        let checked = volumes.broker(&["check-store"]);
+        assert!(
+            checked.status.success(),
+            "round {round}: {}",
+            said(&checked)
+        );
+        if half {
+            stop(volumes.serve());
+        }
+    }
+    println!("{ROUNDS} rounds in {length:?}: {halves} halves, {wholes} wholes");
+    assert!(
+        halves >= 5,
+        "too few inits were hit at their work: {halves}"
+    );
+}
+
 #[test]
 fn a_key_file_that_others_may_read_or_the_pod_may_write_begins_nothing() {
     for (gid, mode) in [(USER, 0o444), (USER, 0o460), (USER, 0o550), (0, 0o440)] {
@@ -152,8 +203,7 @@ fn a_key_file_that_others_may_read_or_the_pod_may_write_begins_nothing() {
 /// `kubectl exec -i ... < request > chain`: no file has to be brought into the container.
 #[test]
 fn the_first_operator_is_signed_through_standard_input_and_output() {
-    let volumes = Volumes::new();
-    fs::set_permissions(volumes.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let volumes = Volumes::new().writable();
     assert!(volumes.broker(&["init", "--if-empty"]).status.success());
     let broker = volumes.serve();
     let csr = volumes.at("ada.csr");

@@ -225,6 +225,12 @@ impl StorePaths {
         self.dir.join("store.redb")
     }
 
+    /// The store file until `init` has made all that belongs to it.
+    #[must_use]
+    pub fn beginning(&self) -> PathBuf {
+        self.dir.join("store.redb.new")
+    }
+
     /// The local copy of the signed anchor.
     #[must_use]
     pub fn anchor(&self) -> PathBuf {

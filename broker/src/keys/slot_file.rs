@@ -2,8 +2,8 @@
 //!
 //! Its one copy in this process goes into the arena; the text is wiped.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -15,21 +15,33 @@ use zeroize::Zeroizing;
 
 use super::error::UnlockError;
 
-/// Writes a new slot file, durably; a file that is there already is never touched.
+/// Writes a new slot file, durably and whole or not at all; a file that is there already is never touched.
 pub(super) fn create(path: &Path, secret: &Key) -> std::io::Result<()> {
     let mut text = Zeroizing::new([0; KEY_FILE_BYTES]);
     write_key_file(SlotSecret::new(secret.expose()), &mut text);
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let unfinished = Path::new(&unfinished);
+    // Of one that was killed while it wrote.
+    match fs::remove_file(unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o400)
-        .open(path)?;
-    file.write_all(text.as_slice())?;
-    file.sync_all()?;
-    match path.parent().filter(|folder| *folder != Path::new("")) {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => File::open(".")?.sync_all(),
-    }
+        .open(unfinished)?;
+    let whole = file
+        .write_all(text.as_slice())
+        .and_then(|()| file.sync_all());
+    // Unlike a rename, a link takes no other file's place.
+    let named = whole.and_then(|()| fs::hard_link(unfinished, path));
+    fs::remove_file(unfinished)?;
+    named?;
+    File::open(folder)?.sync_all()
 }
 
 /// Reads a slot file that must be a regular file of this process's own uid, closed to everybody else.

@@ -1,10 +1,7 @@
 //! `attache-broker init`: a new store with its keys, its CA and its guard rails.
 
 use std::{
-    fs::{self, DirBuilder},
     io::{ErrorKind, Write},
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
@@ -23,7 +20,11 @@ use attache_mtls::{
 use attache_translog::Anchor;
 use jiff::Timestamp;
 
-use super::{AuditSeed, block_on, chain_id, meta, server_certificate};
+use super::{
+    AuditSeed,
+    beginning::{Beginning, private_folder},
+    block_on, chain_id, meta, server_certificate,
+};
 use crate::{
     audit::{AuditLog, Clock, LogOptions},
     config::Config,
@@ -32,7 +33,7 @@ use crate::{
     metrics::ApiMetrics,
     policy::{Condition, GuardrailRecord, GuardrailSpec},
     registry::{ClusterRecord, ClusterSource, KubernetesRecord, adopt},
-    store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, StoreError, Table},
+    store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, Table},
 };
 
 /// Makes everything that `serve` needs, and says what it made. With `if_empty` it leaves a store that is there alone, and
@@ -47,18 +48,24 @@ pub fn init(config: &Config, if_empty: bool, cluster: Option<NewCluster>) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     let key_file = KeyFile::found(config, if_empty);
-    refuse_existing(config, key_file)?;
+    let mut beginning = Beginning::take(config)?;
+    if key_file == KeyFile::New && config.keys.slot_file.exists() {
+        bail!(
+            "the key file {} is there already: it may open another store; name another one in keys.slot_file, or make the \
+             new store under this one with: init --if-empty",
+            config.keys.slot_file.display()
+        );
+    }
     let arena = super::open::arena(config)?;
-    let mut half = Half::default();
     let Made { keys, vkey, ca } = block_on(async {
         // Nothing is made for a cluster that could not be served.
         let cluster = match cluster {
             Some(cluster) => Some(cluster.adopted(config).await?),
             None => None,
         };
-        make(config, key_file, cluster, &arena, &mut half).await
+        make(config, key_file, cluster, &arena, &mut beginning).await
     })?;
-    half.keep();
+    beginning.finish()?;
     let mut out = std::io::stdout();
     writeln!(out, "made store {}", keys.store_id())?;
     writeln!(
@@ -138,31 +145,6 @@ impl KeyFile {
     }
 }
 
-fn refuse_existing(config: &Config, key_file: KeyFile) -> Result<()> {
-    let store = config.store.store();
-    if store.exists() {
-        bail!(
-            "{} is there already; init makes new stores only",
-            store.display()
-        );
-    }
-    if key_file == KeyFile::New && config.keys.slot_file.exists() {
-        bail!(
-            "the key file {} is there already: it may open another store; name another one in keys.slot_file",
-            config.keys.slot_file.display()
-        );
-    }
-    let log_is_there =
-        fs::read_dir(&config.audit_dir).is_ok_and(|mut entries| entries.next().is_some());
-    if log_is_there {
-        bail!(
-            "the audit folder {} is not empty; a new store begins a new log",
-            config.audit_dir.display()
-        );
-    }
-    Ok(())
-}
-
 /// What was made, for those who need to know it.
 struct Made {
     keys: Arc<Keys>,
@@ -170,48 +152,14 @@ struct Made {
     ca: SpkiSha256,
 }
 
-/// What this call has made so far, and nothing else: a cut-short init leaves no half of a store behind, and another init
-/// that runs at the same time keeps its own.
-#[derive(Default)]
-struct Half {
-    files: Vec<PathBuf>,
-    /// It was empty, and who made the store fills it.
-    audit_dir: Option<PathBuf>,
-}
-
-impl Half {
-    /// It is whole.
-    fn keep(&mut self) {
-        self.files.clear();
-        self.audit_dir = None;
-    }
-}
-
-impl Drop for Half {
-    fn drop(&mut self) {
-        let segments = self
-            .audit_dir
-            .iter()
-            .filter_map(|dir| fs::read_dir(dir).ok());
-        let segments = segments.flatten().flatten().map(|entry| entry.path());
-        for path in segments.chain(self.files.drain(..)) {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 async fn make(
     config: &Config,
     key_file: KeyFile,
     cluster: Option<(ClusterName, ClusterRecord)>,
     arena: &Arena,
-    half: &mut Half,
+    beginning: &mut Beginning<'_>,
 ) -> Result<Made> {
-    for folder in [
-        &config.store.dir,
-        &config.store.dir.join("tls"),
-        &config.audit_dir,
-    ] {
+    for folder in [&config.store.dir.join("tls"), &config.audit_dir] {
         private_folder(folder)?;
     }
     let store_id = StoreId::random(&SystemRandom)?;
@@ -222,19 +170,13 @@ async fn make(
             let created = Keys::create(arena, store_id, slot_file);
             if !matches!(&created, Err(CreateError::SlotFile { source, .. }) if source.kind() == ErrorKind::AlreadyExists)
             {
-                half.files.push(slot_file.clone());
+                beginning.made_slot_file(slot_file);
             }
             created?
         }
     };
     let keys = Arc::new(keys);
-    let created = RedbStore::create(&config.store.store(), store_id);
-    if !matches!(&created, Err(StoreError::Exists { .. })) {
-        half.files
-            .extend([config.store.store(), config.store.anchor()]);
-        half.audit_dir = Some(config.audit_dir.clone());
-    }
-    let store = created?;
+    let store = RedbStore::create(&beginning.store(), store_id)?;
     let now = Timestamp::now();
     let name = format!("Attaché CA {store_id}");
     let ca = CertificateAuthority::create(
@@ -314,41 +256,68 @@ async fn begin_log(config: &Config, keys: &Arc<Keys>, applied: Applied) -> Resul
     Ok(vkey)
 }
 
-fn private_folder(folder: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
-    /// Two at once both find nothing there; the one that comes second to the key file touches nothing of the first's.
-    #[test]
-    fn an_init_that_was_overtaken_takes_nothing_away() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
+    /// A configuration in a folder.
+    fn config(dir: &Path) -> Config {
         let text = format!(
             "name = \"b\"\ntrust_domain = \"example.internal\"\n[store]\ndir = \"{0}/store\"\n[keys]\nslot_file = \"{0}/slot.key\"\n[audit]\ndir = \"{0}/audit\"\n",
-            dir.path().display()
+            dir.display()
         );
-        fs::write(at("broker.toml"), text).unwrap();
-        let config = Config::read(&at("broker.toml")).unwrap();
-        fs::create_dir(at("store")).unwrap();
+        fs::write(dir.join("broker.toml"), text).unwrap();
+        Config::read(&dir.join("broker.toml")).unwrap()
+    }
+
+    #[test]
+    fn a_second_init_at_the_same_time_is_told_so_and_touches_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let first = Beginning::take(&config).unwrap();
+        fs::write(first.store(), b"theirs").unwrap();
+        let refused = init(&config, true, None).unwrap_err().to_string();
+        assert!(refused.contains("another attache-broker init"), "{refused}");
+        assert_eq!(fs::read(first.store()).unwrap(), b"theirs");
+        assert!(!config.keys.slot_file.exists());
+    }
+
+    #[test]
+    fn an_init_that_comes_second_to_the_key_file_leaves_it_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let theirs = &config.keys.slot_file;
+        let mut beginning = Beginning::take(&config).unwrap();
+        fs::write(theirs, b"theirs").unwrap();
         let arena = Arena::new_plain().unwrap();
-        for theirs in [config.keys.slot_file.clone(), config.store.store()] {
-            fs::write(&theirs, b"theirs").unwrap();
-            let mut half = Half::default();
-            block_on(make(&config, KeyFile::New, None, &arena, &mut half))
-                .map(drop)
-                .unwrap_err();
-            drop(half);
-            assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
-            fs::remove_file(&theirs).unwrap();
-            assert!(!config.keys.slot_file.exists() && !config.store.store().exists());
+        let made = make(&config, KeyFile::New, None, &arena, &mut beginning);
+        block_on(made).map(drop).unwrap_err();
+        let begun = beginning.store();
+        drop(beginning);
+        assert_eq!(fs::read(theirs).unwrap(), b"theirs");
+        assert!(!begun.exists() && !config.store.store().exists());
+    }
+
+    #[test]
+    fn what_lies_in_the_audit_folder_is_taken_away_only_with_a_store_that_was_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        fs::create_dir(&config.audit_dir).unwrap();
+        let segment = config.audit_dir.join("00000000000000000000.seg");
+        let other = config.audit_dir.join("notes");
+        for file in [&segment, &other] {
+            fs::write(file, b"").unwrap();
         }
+        let refused = || init(&config, true, None).unwrap_err().to_string();
+        assert!(refused().contains("is not empty") && segment.exists());
+        fs::write(config.store.beginning(), b"").unwrap();
+        assert!(refused().contains("is not empty"));
+        assert!(other.exists() && !segment.exists());
+        fs::remove_file(other).unwrap();
+        init(&config, true, None).unwrap();
+        assert!(!config.store.beginning().exists());
+        assert!(config.store.store().exists());
     }
 }

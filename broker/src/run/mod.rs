@@ -1,5 +1,6 @@
 //! What `attache-broker` does, one file a command: each builds what it needs from typed settings, top down.
 
+mod beginning;
 mod bootstrap;
 mod check;
 mod descriptors;
