@@ -71,9 +71,11 @@ pub fn serve(config: Config, file: &Path) -> Result<ExitCode> {
         filter,
     };
     block_on(async {
+        // From here on: whoever finds it live may stop it.
+        let signals = Signals::take()?;
         let broker = Broker::open(config).await?;
         let listeners = broker.listen().await?;
-        broker.run(listeners, settings).await?;
+        broker.run(listeners, settings, signals).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -194,7 +196,12 @@ impl Broker {
     }
 
     /// Serves until a signal or a failure, then stops in order.
-    async fn run(self, listeners: Listeners, settings: Reloadable) -> Result<()> {
+    async fn run(
+        self,
+        listeners: Listeners,
+        settings: Reloadable,
+        mut signals: Signals,
+    ) -> Result<()> {
         let stop = CancellationToken::new();
         let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
@@ -215,7 +222,9 @@ impl Broker {
         tracing::info!(%grpc, %enroll, broker = %self.config.id, %ca, "serving");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-        let told = self.until_told(&settings, &serves, &mut servers).await;
+        let told = self
+            .until_told(&settings, &mut signals, &serves, &mut servers)
+            .await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping");
         serves.send_replace(false);
@@ -284,23 +293,19 @@ impl Broker {
     async fn until_told(
         &self,
         settings: &Reloadable,
+        signals: &mut Signals,
         serves: &watch::Sender<bool>,
         servers: &mut JoinHandle<Result<()>>,
     ) -> Result<()> {
-        let (mut term, mut int, mut hup) = (
-            on(SignalKind::terminate())?,
-            on(SignalKind::interrupt())?,
-            on(SignalKind::hangup())?,
-        );
         let mut health = self.ledger.store().health();
         let mut log = self.log.state();
         let mut sweep = tokio::time::interval(SWEEP);
         let mut certificate = tokio::time::interval(server_certificate::LOOK);
         loop {
             tokio::select! {
-                _ = term.recv() => return Ok(()),
-                _ = int.recv() => return Ok(()),
-                _ = hup.recv() => self.reload(settings),
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = signals.hangup.recv() => self.reload(settings),
                 _ = certificate.tick() => self.renew(),
                 _ = sweep.tick() => {
                     self.services.sessions.sweep();
@@ -504,8 +509,22 @@ fn enroll_limits(config: &Config) -> AcceptLimits {
     }
 }
 
-fn on(kind: SignalKind) -> Result<Signal> {
-    signal(kind).context("cannot wait for signals")
+/// What a serving broker is told by. Once taken, a signal waits until it is looked at.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Self> {
+        let on = |kind| signal(kind).context("cannot wait for signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
 }
 
 #[cfg(test)]
