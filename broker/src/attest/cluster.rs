@@ -342,6 +342,12 @@ impl Enrollment {
         &self.account
     }
 
+    /// Whether a token is of that account.
+    pub(super) fn is_of(&self, token: &PodIdentity) -> bool {
+        let (namespace, name) = &self.account;
+        token.namespace == *namespace && token.service_account == *name
+    }
+
     /// What the cluster says of tokens of the enrollment audience.
     pub(super) fn facts(&self) -> &KubernetesFacts {
         &self.facts

@@ -79,23 +79,14 @@ pub async fn enrolling(
     let verify = |keys: &_| enrollment.verify(issuer, token, keys, now);
     let verified = under_its_keys(&cluster, verify).await;
     let identity = verified.map_err(NotEnrolling::Away)??;
-    let (namespace, account) = enrollment.account();
-    if identity.namespace != *namespace || identity.service_account != *account {
+    if !enrollment.is_of(&identity) {
         return Err(NotEnrolling::Account);
     }
     let bound = enrollment.facts().bound(token, &identity).await;
     let bound = bound.map_err(NotEnrolling::Away)?;
     check(&identity, &bound)?;
     bound.token?;
-    Ok(EnrollingNode {
-        cluster: cluster.spec().name().clone(),
-        name: identity.node_name.clone(),
-        uid: identity.node_uid.clone(),
-        pod: format!(
-            "{}/{} uid {}",
-            identity.namespace, identity.pod_name, identity.pod_uid
-        ),
-    })
+    Ok(EnrollingNode::of(cluster.spec().name(), &identity))
 }
 
 /// The pod is the token's, stays, and is on the token's node; the node is there.
@@ -116,6 +107,18 @@ fn check(token: &PodIdentity, bound: &Bound) -> Result<(), NotEnrolling> {
 }
 
 impl EnrollingNode {
+    fn of(cluster: &ClusterName, token: &PodIdentity) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            name: token.node_name.clone(),
+            uid: token.node_uid.clone(),
+            pod: format!(
+                "{}/{} uid {}",
+                token.namespace, token.pod_name, token.pod_uid
+            ),
+        }
+    }
+
     /// Its cluster.
     #[must_use]
     pub fn cluster(&self) -> &ClusterName {
@@ -138,5 +141,74 @@ impl EnrollingNode {
     #[must_use]
     pub fn pod(&self) -> &str {
         &self.pod
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testdata::{self, NODE_UID, OTHER_NODE_UID, POD_UID, pod};
+    use super::*;
+
+    /// What a cluster says of the fixture's token, with these changes to its pod.
+    fn checked(changes: &[(&str, Value)], node: Option<&str>) -> Result<(), NotEnrolling> {
+        let mut object = pod();
+        for (path, value) in changes {
+            let (parent, last) = path.rsplit_once('/').unwrap();
+            object.pointer_mut(parent).unwrap()[last] = value.clone();
+        }
+        let node = node.map(|uid| testdata::node("node-a", uid));
+        let bound = Bound {
+            token: Ok(()),
+            pod: Some(serde_json::from_value(object).unwrap()),
+            node: node.map(|node| serde_json::from_value(node).unwrap()),
+        };
+        check(&testdata::identity(), &bound)
+    }
+
+    #[test]
+    fn the_pod_is_the_tokens_own_stays_and_runs_on_the_tokens_node() {
+        checked(&[], Some(NODE_UID)).unwrap();
+        let other = json!("22222222-2222-4222-8222-222222222222");
+        for (path, value) in [
+            ("/metadata/uid", other),
+            ("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z")),
+            ("/spec/serviceAccountName", json!("other")),
+            ("/spec/nodeName", json!("node-b")),
+            ("/spec/nodeName", Value::Null),
+        ] {
+            let refused = checked(&[(path, value)], Some(NODE_UID));
+            assert!(matches!(refused, Err(NotEnrolling::Pod)), "{path}");
+        }
+        let gone = Bound {
+            token: Ok(()),
+            pod: None,
+            node: None,
+        };
+        let refused = check(&testdata::identity(), &gone);
+        assert!(matches!(refused, Err(NotEnrolling::Pod)));
+    }
+
+    #[test]
+    fn the_node_is_there_with_the_uid_of_the_token() {
+        for node in [None, Some(OTHER_NODE_UID)] {
+            let refused = checked(&[], node);
+            assert!(matches!(refused, Err(NotEnrolling::Node)), "{node:?}");
+        }
+    }
+
+    #[test]
+    fn an_enrolling_node_is_that_of_the_token() {
+        let node = EnrollingNode::of(&"local".parse().unwrap(), &testdata::identity());
+        assert_eq!(
+            (
+                node.cluster().as_str(),
+                node.name().as_str(),
+                node.uid().as_str()
+            ),
+            ("local", "node-a", NODE_UID)
+        );
+        assert_eq!(node.pod(), format!("shop/web-0 uid {POD_UID}"));
     }
 }

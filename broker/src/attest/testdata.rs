@@ -1,6 +1,7 @@
 //! What the tests of this folder share: issuers with real keys, kubelet's claims, and a pod that is in order.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use attache_mtls::spiffe::NodeId;
 use base64::Engine;
@@ -13,6 +14,8 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
+use super::jwks::KeySet;
+use super::token::{Expected, PodIdentity, verify};
 use super::{AttestRequest, PodHints, PodToken};
 
 pub(crate) const ISSUER: &str = "https://issuer.example";
@@ -139,6 +142,18 @@ pub(crate) fn claims() -> Value {
             "serviceaccount": {"name": "web", "uid": "33333333-3333-4333-8333-333333333333"},
         },
     })
+}
+
+/// What an honest token over [`claims`] says.
+pub(crate) fn identity() -> Arc<PodIdentity> {
+    let issuer = Issuer::p256();
+    let keys = KeySet::parse(issuer.jwks().to_string().as_bytes()).unwrap();
+    let token = PodToken::new(issuer.mint(&claims()));
+    let expected = Expected {
+        issuer: ISSUER,
+        audience: AUDIENCE,
+    };
+    verify(&token, &keys, expected, now()).unwrap()
 }
 
 /// A pod of two containers that is in order.

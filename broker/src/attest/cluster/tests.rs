@@ -1,6 +1,6 @@
 //! Tests of cluster settings, of the registry, and of the tokens that it keeps.
 
-use super::super::testdata::{AUDIENCE, ISSUER, Issuer, NOW_S, at, claims};
+use super::super::testdata::{AUDIENCE, ISSUER, Issuer, NOW_S, at, claims, identity};
 use super::*;
 
 fn spec(name: &str, audience: &str) -> ClusterSpec {
@@ -152,5 +152,62 @@ fn the_longest_path_of_a_folder_is_taken_and_a_longer_one_is_not() {
             Path::new(&folder),
         );
         assert_eq!(spec.is_ok(), taken, "{bytes} bytes");
+    }
+}
+
+/// A cluster at an API server that nobody asks.
+fn at_api_server(enroll_account: &str, enroll_audience: &str) -> Result<ClusterSpec, ClusterError> {
+    let settings = KubernetesSettings {
+        api_server: "https://127.0.0.1:1",
+        credentials: Path::new("/nonexistent"),
+        enroll_account,
+        enroll_audience,
+    };
+    ClusterSpec::in_kubernetes("prod".parse().unwrap(), ISSUER, AUDIENCE, settings)
+}
+
+#[test]
+fn nodes_enroll_by_a_whole_account_and_an_audience_of_its_own() {
+    assert_eq!(
+        at_api_server("shop/web", AUDIENCE),
+        Err(ClusterError::EnrollAudience)
+    );
+    for bad in [
+        "shop",
+        "shop/",
+        "/web",
+        "shop/web/x",
+        "Shop/web",
+        "shop/We b",
+    ] {
+        let refused = at_api_server(bad, "enroll");
+        assert_eq!(refused, Err(ClusterError::EnrollAccount), "{bad}");
+    }
+    let registry = ClusterRegistry::default();
+    for (account, enrolls) in [("", false), ("shop/web", true)] {
+        registry.replace([at_api_server(account, "enroll").unwrap()]);
+        let cluster = registry.cluster("prod").unwrap();
+        assert!(cluster.api().is_some());
+        assert_eq!(cluster.enrollment().is_some(), enrolls);
+    }
+    registry.replace([spec("local", AUDIENCE)]);
+    let [cluster] = &registry.all()[..] else {
+        panic!("there is one")
+    };
+    assert!(cluster.api().is_none() && cluster.enrollment().is_none());
+}
+
+#[test]
+fn a_token_is_of_the_enrolling_account_by_namespace_and_name() {
+    let registry = ClusterRegistry::default();
+    for (account, is_its_own) in [
+        ("shop/web", true),
+        ("shop/other", false),
+        ("other/web", false),
+    ] {
+        registry.replace([at_api_server(account, "enroll").unwrap()]);
+        let cluster = registry.cluster("prod").unwrap();
+        let enrollment = cluster.enrollment().unwrap();
+        assert_eq!(enrollment.is_of(&identity()), is_its_own, "{account}");
     }
 }

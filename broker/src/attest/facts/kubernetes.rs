@@ -232,20 +232,8 @@ impl PodFacts for KubernetesFacts {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::super::testdata::{AUDIENCE, ISSUER, Issuer, claims, now};
-    use super::super::super::token::{Expected, verify};
+    use super::super::super::testdata::{claims, identity};
     use super::*;
-
-    fn identity() -> Arc<PodIdentity> {
-        let issuer = Issuer::p256();
-        let keys = KeySet::parse(issuer.jwks().to_string().as_bytes()).unwrap();
-        let token = PodToken::new(issuer.mint(&claims()));
-        let expected = Expected {
-            issuer: ISSUER,
-            audience: AUDIENCE,
-        };
-        verify(&token, &keys, expected, now()).unwrap()
-    }
 
     /// What an API server says of the token of [`claims`].
     fn said() -> Value {
