@@ -212,6 +212,26 @@ impl Bed {
         get_metrics(self.listening("metrics")?)
     }
 
+    /// How often the broker has asked API servers about these (`token_review`, `pod`, ...), as it counts itself.
+    ///
+    /// # Errors
+    /// When it cannot be asked; when it counts what is no number.
+    pub fn questions(&self, operations: &[&str]) -> Result<u64> {
+        let told = self.metrics()?;
+        let series = operations.iter().map(|operation| {
+            format!(
+                "attache_broker_kubernetes_call_duration_seconds_count{{operation=\"{operation}\""
+            )
+        });
+        let series: Vec<_> = series.collect();
+        let counted = told
+            .lines()
+            .filter(|line| series.iter().any(|series| line.starts_with(series)));
+        let counts = counted.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<u64>());
+        let counts: Vec<_> = counts.collect::<Result<_, _>>()?;
+        Ok(counts.iter().sum())
+    }
+
     /// What the node plugin answers to `GET /metrics`, the head of the answer too.
     ///
     /// # Errors

@@ -212,16 +212,8 @@ impl World {
 
     /// Questions about tokens, pods and nodes until now.
     fn questions(&self) -> u64 {
-        let told = self.bed.metrics().unwrap();
-        let count = "attache_broker_kubernetes_call_duration_seconds_count{operation=\"";
-        let counted = told.lines().filter(|line| {
-            ["token_review", "pod", "node"]
-                .iter()
-                .any(|operation| line.starts_with(&format!("{count}{operation}\"")))
-        });
-        counted
-            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
-            .sum()
+        let operations = ["token_review", "pod", "node"];
+        self.bed.questions(&operations).unwrap()
     }
 
     fn audit(&self) -> String {

@@ -339,3 +339,64 @@ fn the_trust_bundle_is_published_as_a_cluster_trust_bundle_where_one_is_served_a
         .unwrap();
     assert_eq!(TrustBundle::from_pem(published().as_bytes()).unwrap(), ours);
 }
+
+#[test]
+fn the_startup_taint_goes_once_kubelet_knows_the_plugin_and_no_other_goes_with_it() {
+    let ours = json!({"key": "attache.dev/agent-not-ready", "effect": "NoSchedule"});
+    let other = json!({"key": "example.org/dedicated", "value": "batch", "effect": "NoSchedule"});
+    let mut prod = Prod::start(vec![
+        rule(&["storage.k8s.io"], &["csinodes"], &[], &["get"]),
+        rule(&[""], &["nodes"], &[], &["patch"]),
+    ]);
+    let taint = |node: &str| {
+        let patch = json!({"spec": {"taints": [other, ours]}}).to_string();
+        let args = ["patch", "node", node, "--type=merge", "-p", &patch];
+        prod.kubectl.run(&args).unwrap();
+    };
+    prod.node("node-b");
+    for node in [NODE, "node-b"] {
+        taint(node);
+    }
+    // On: it is off where nobody asks for it.
+    prod.bed.pin_addresses().unwrap();
+    let config = prod.bed.broker_config();
+    let settings = fs::read_to_string(&config).unwrap();
+    fs::write(&config, settings + "\n[nodes]\nlift_startup_taint = true\n").unwrap();
+    drop(prod.bed.broker.take());
+    prod.bed.start_broker().unwrap();
+
+    let token = prod.token(POD, PLUGIN, "attache-enroll");
+    prod.enroll(PROD, &token).unwrap();
+    let taints = |node: &str| {
+        let node = prod.kubectl.get("", "node", node).unwrap().unwrap();
+        node.pointer("/spec/taints").cloned().unwrap_or_default()
+    };
+    let registered = |drivers: Value| {
+        let node = prod.kubectl.get("", "node", NODE).unwrap().unwrap();
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": node["metadata"]["uid"]});
+        let metadata = json!({"name": NODE, "ownerReferences": [owner]});
+        let object = json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": metadata, "spec": {"drivers": drivers},
+        });
+        prod.kubectl.create(&object).unwrap();
+    };
+    let looked = || prod.bed.questions(&["csi_node"]).unwrap();
+    registered(json!([{"name": "other.csi.example", "nodeID": NODE, "topologyKeys": []}]));
+    let before = looked();
+    until(Duration::from_secs(30), "it was looked for twice", || {
+        (looked() >= before + 2).then_some(())
+    })
+    .unwrap();
+    assert_eq!(taints(NODE), json!([other, ours]));
+    prod.kubectl.run(&["delete", "csinode", NODE]).unwrap();
+    registered(json!([{"name": "csi.attache.dev", "nodeID": NODE, "topologyKeys": []}]));
+    until(Duration::from_secs(30), "the taint is gone", || {
+        (taints(NODE) == json!([other])).then_some(())
+    })
+    .unwrap();
+    assert_eq!(
+        taints("node-b"),
+        json!([other, ours]),
+        "it has no certificate"
+    );
+}

@@ -169,6 +169,12 @@ const KEYS: &[Key] = &[
         help: "seconds that requests in flight get when the broker stops",
     },
     Key {
+        path: "nodes.lift_startup_taint",
+        kind: Kind::Flag,
+        fallback: Fallback::Default("false"),
+        help: "take the taint attache.dev/agent-not-ready off a node once kubelet knows its plugin (get csinodes, patch nodes)",
+    },
+    Key {
         path: "telemetry.log",
         kind: Kind::Text,
         fallback: Fallback::Default("info"),
@@ -196,6 +202,8 @@ pub struct Config {
     pub audit_dir: PathBuf,
     /// Bounds on what callers may take.
     pub limits: Limits,
+    /// Whether nodes are freed of the taint that keeps pods away until their plugin is there.
+    pub lift_startup_taint: bool,
     /// Logging.
     pub telemetry: Telemetry,
 }
@@ -379,6 +387,7 @@ impl Config {
                 deliveries_per_node_per_s: settings.integer("limits.deliveries_per_node_per_s")?,
                 drain: settings.seconds("limits.drain_s")?,
             },
+            lift_startup_taint: settings.flag("nodes.lift_startup_taint")?,
             telemetry: Telemetry {
                 log: settings.text("telemetry.log")?.to_owned(),
                 json: settings.text("telemetry.format")? == "json",

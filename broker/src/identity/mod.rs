@@ -18,6 +18,7 @@ mod presence;
 mod publish;
 mod recorded;
 mod rows;
+mod startup;
 mod view;
 
 pub use authority::{Authority, AuthorityError, recorded};
@@ -32,4 +33,5 @@ pub use publish::keep_published;
 pub use recorded::{PREVIOUS_GRACE, RecordedKey, RecordedKeys, Standing};
 pub use rows::{BanRecord, JoinTokenRecord, NodeRecord, OperatorRecord, Role};
 pub(crate) use rows::{ms, read, text, time};
+pub use startup::keep_untainted;
 pub use view::{Caller, Directory, DirectoryError, NotAdmitted, View};

@@ -60,11 +60,15 @@ pub enum Operation {
     Access,
     /// The published trust bundle.
     Bundle,
+    /// What kubelet has registered on a node.
+    CsiNode,
+    /// A node's startup taint.
+    LiftTaint,
 }
 
 impl Operation {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ReviewToken,
         Self::Pod,
         Self::Pods,
@@ -73,6 +77,8 @@ impl Operation {
         Self::Issuer,
         Self::Access,
         Self::Bundle,
+        Self::CsiNode,
+        Self::LiftTaint,
     ];
 
     /// What metrics call it.
@@ -87,6 +93,8 @@ impl Operation {
             Self::Issuer => "issuer",
             Self::Access => "access",
             Self::Bundle => "bundle",
+            Self::CsiNode => "csi_node",
+            Self::LiftTaint => "lift_taint",
         }
     }
 
@@ -108,20 +116,22 @@ impl Operation {
                 "create selfsubjectaccessreviews.authorization.k8s.io (ClusterRole system:basic-user)"
             }
             Self::Bundle => "get, create and update the published trust bundle",
+            Self::CsiNode => "get csinodes.storage.k8s.io",
+            Self::LiftTaint => "patch nodes",
         }
     }
 
     /// Whether a question may be asked twice: it changes nothing, though some are posted.
     const fn only_reads(self) -> bool {
-        !matches!(self, Self::Bundle)
+        !matches!(self, Self::Bundle | Self::LiftTaint)
     }
 
     /// The most bytes of an answer. A pod is as large as etcd takes it, and its managed fields with it.
     const fn limit_bytes(self) -> usize {
         match self {
-            Self::Pod | Self::Node => 3 * 1024 * 1024,
+            Self::Pod | Self::Node | Self::LiftTaint => 3 * 1024 * 1024,
             Self::Pods => 64 * 1024 * 1024,
-            Self::Keys | Self::Bundle => 512 * 1024,
+            Self::Keys | Self::Bundle | Self::CsiNode => 512 * 1024,
             Self::ReviewToken | Self::Issuer | Self::Access => 128 * 1024,
         }
     }
@@ -269,6 +279,11 @@ impl Inner {
         let uri = format!("{endpoint}{path}");
         // One copy for all tries, wiped with the last of them.
         let body = body.map_or_else(Bytes::new, Bytes::from_owner);
+        // The only patches here are lists of operations (RFC 6902).
+        let content_type = match method {
+            Method::PATCH => "application/json-patch+json",
+            _ => "application/json",
+        };
         let mut loaded = self.loaded(endpoint, None).await?;
         let mut may_ask_again = operation.only_reads();
         loop {
@@ -277,7 +292,7 @@ impl Inner {
                 .uri(&uri)
                 .header(AUTHORIZATION, &loaded.credentials.bearer)
                 .header(ACCEPT, ACCEPTED)
-                .header(CONTENT_TYPE, "application/json")
+                .header(CONTENT_TYPE, content_type)
                 .header(
                     USER_AGENT,
                     concat!("attache-broker/", env!("CARGO_PKG_VERSION")),
@@ -429,7 +444,9 @@ async fn parse<T: DeserializeOwned + Send + 'static>(
                 | Operation::Keys
                 | Operation::Issuer
                 | Operation::Access
-                | Operation::Bundle => error.to_string(),
+                | Operation::Bundle
+                | Operation::CsiNode
+                | Operation::LiftTaint => error.to_string(),
             },
         })
     };

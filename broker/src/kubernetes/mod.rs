@@ -15,6 +15,7 @@ mod connector;
 mod credentials;
 mod error;
 mod questions;
+mod taint;
 
 pub use address::{AddressError, ApiAddress};
 pub use breaker::RESTS_FOR;
@@ -23,6 +24,7 @@ pub use client::{Call, Client, DEADLINE, Operation};
 pub use credentials::{CREDENTIALS_IN_POD, CredentialsError};
 pub use error::ApiError;
 pub use questions::{Discovery, Probed, Review, ReviewedUser};
+pub use taint::StartupTaint;
 
 #[cfg(test)]
 mod tests;

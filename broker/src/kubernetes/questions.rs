@@ -184,9 +184,12 @@ impl Client {
             Operation::Pods => json!({"verb": "list", "resource": "pods"}),
             Operation::Node => json!({"verb": "get", "resource": "nodes"}),
             // Those are tried.
-            Operation::Keys | Operation::Issuer | Operation::Access | Operation::Bundle => {
-                return Ok(true);
-            }
+            Operation::Keys
+            | Operation::Issuer
+            | Operation::Access
+            | Operation::Bundle
+            | Operation::CsiNode
+            | Operation::LiftTaint => return Ok(true),
         };
         let asked = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",

@@ -40,7 +40,7 @@ use crate::{
     attest::Attestor,
     audit::{AuditLog, Clock, LogOptions, LogState, Recovered, Refusals},
     config::Config,
-    identity::{Authority, CutOff, Directory, Gate, keep_published},
+    identity::{Authority, CutOff, Directory, Gate, keep_published, keep_untainted},
     keys::Keys,
     metrics::{Metrics, Standing},
     mutation::Mutations,
@@ -215,6 +215,14 @@ impl Broker {
         ));
         let clusters = Arc::clone(self.services.registry.clusters());
         let gate = Arc::clone(&self.services.gate);
+        if self.config.lift_startup_taint {
+            let directory = gate.directory().clone();
+            tokio::spawn(keep_untainted(
+                directory,
+                Arc::clone(&clusters),
+                stop.clone(),
+            ));
+        }
         tokio::spawn(keep_published(gate, clusters, stop.clone()));
         let listening = listening(grpc, enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;

@@ -24,7 +24,7 @@ mod rights;
 /// Where the chart is installed.
 const NAMESPACE: &str = "attache-system";
 /// Values that switch everything on that can be.
-const ALL: [&str; 8] = [
+const ALL: [&str; 9] = [
     "namespace.create=true",
     "broker.slot.secret=attache-slot",
     "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
@@ -33,6 +33,7 @@ const ALL: [&str; 8] = [
     "monitoring.monitors=true",
     "monitoring.rules=true",
     "admissionPolicy.enabled=true",
+    "startupTaint.lift=true",
 ];
 /// A cluster that has everything the chart can use, and one that has only what it needs.
 const NEW: [&str; 2] = [

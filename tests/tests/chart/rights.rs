@@ -42,6 +42,8 @@ fn each_right_at_the_api_server_is_one_of_these_and_the_node_plugin_has_none() {
         r#"ClusterRole/attache-broker: create tokenreviews of "authentication.k8s.io": any"#,
         r#"ClusterRole/attache-broker: get pods of "": any"#,
         r#"ClusterRole/attache-broker: get nodes of "": any"#,
+        r#"ClusterRole/attache-broker: get csinodes of "storage.k8s.io": any"#,
+        r#"ClusterRole/attache-broker: patch nodes of "": any"#,
         r#"ClusterRole/attache-uninstall-check: list pods of "": any"#,
     ];
     let by_trust_bundle = [
@@ -77,6 +79,16 @@ fn each_right_at_the_api_server_is_one_of_these_and_the_node_plugin_has_none() {
             assert_ne!(text(holder, "/name"), "attache-node-plugin");
         }
     }
+}
+
+#[test]
+fn nodes_can_be_patched_only_where_the_startup_taint_is_to_be_lifted() {
+    let rights = rights(&objects(&NEW, &[]));
+    let of_nodes: Vec<_> = rights.iter().filter(|it| it.contains("nodes of")).collect();
+    assert_eq!(
+        of_nodes,
+        [r#"ClusterRole/attache-broker: get nodes of "": any"#]
+    );
 }
 
 /// The rights for the uninstall check are there while it runs, and at no other time.
