@@ -1,4 +1,5 @@
-//! What a pod's author may write, through the CSI socket: layout, files, modes, owner and group, and the lines of refusals.
+//! What a pod's author may write, through the CSI socket: layout, files, modes, owner and group, and the lines of refusals;
+//! and that the container itself may write nothing.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +14,7 @@ use std::{
 use attache_tests::{
     Scene,
     bed::{AUDIENCE, NODE},
+    container::Container,
     pod::Pod,
     scene::{PASSWORD, USERNAME},
 };
@@ -270,4 +272,66 @@ fn why_shows_the_latest_evaluation_behind_an_unchanged_line() {
         .unwrap();
     scene.publish(&pod).unwrap();
     assert_eq!(scene.read(&pod, "late/a").unwrap(), "1");
+}
+
+/// What a container tries on a folder with `db/password` in it, in an order in which all of it can succeed.
+const ATTEMPTS: [&str; 8] = [
+    "chmod 600 db/password",
+    "echo x >db/password",
+    "touch db/password",
+    "touch db/new",
+    "touch new",
+    "busybox mkdir folder",
+    "rm db/password",
+    "mv db other",
+];
+
+/// The CSI socket may ask for a volume that is not read-only, and a runtime may mount it so: the files hold by themselves.
+#[test]
+fn a_container_whose_mount_is_writable_can_neither_write_nor_chmod_nor_create() {
+    let scene = Scene::start().unwrap();
+    let pod = pod("web-0");
+    scene.bed.cluster.add_pod(&pod).unwrap();
+    scene.kubelet.prepare(&pod).unwrap();
+    let token = scene.bed.token(&pod).unwrap();
+    let mut request = scene.kubelet.publish_request(&pod, AUDIENCE, &token);
+    request.readonly = false;
+    let mut node = scene.kubelet.node();
+    let published = scene.runtime.block_on(node.node_publish_volume(request));
+    published.unwrap();
+
+    // The control: a folder of the container's own, where every attempt succeeds.
+    let own = scene.bed.dir.join("own");
+    fs::create_dir_all(own.join("db")).unwrap();
+    fs::write(own.join("db/password"), "own").unwrap();
+    for path in [own.join("db/password"), own.join("db"), own.clone()] {
+        std::os::unix::fs::chown(path, Some(1000), Some(1000)).unwrap();
+    }
+    let target = scene.kubelet.target(&pod);
+    let mounts = [(target.as_path(), "/secrets", false), (&own, "/tmp", false)];
+    let id = format!("attache-test-{}", std::process::id());
+    let container = Container::start(&scene.bed.dir.join("containers"), &id, 1000, &mounts);
+    let container = container.unwrap();
+    let tried = |folder: &str, attempt: &str| {
+        let output = container.exec(&format!("cd {folder} && {attempt}"));
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    for attempt in ATTEMPTS {
+        let (done, said) = tried("/secrets", attempt);
+        assert!(!done, "{attempt}");
+        // Not by a mount that is read-only after all, and not for want of a file.
+        let by_the_files = ["Operation not permitted", "Permission denied"];
+        assert!(
+            by_the_files.iter().any(|words| said.contains(words)),
+            "{attempt}: {said}"
+        );
+    }
+    for attempt in ATTEMPTS {
+        let (done, said) = tried("/tmp", attempt);
+        assert!(done, "{attempt} in the control: {said}");
+    }
+    assert_eq!(scene.read(&pod, "db/password").unwrap(), PASSWORD);
+    assert_eq!(owned(&scene, &pod, "db/password"), (1000, 1000, 0o400));
 }
