@@ -43,6 +43,14 @@ pub fn below(root: &Path) -> Result<Vec<Mount>> {
     Ok(mounts)
 }
 
+/// Every mount that a process sees.
+///
+/// # Errors
+/// When it is gone.
+pub fn seen_by(pid: u32) -> Result<Vec<Mount>> {
+    table(&PathBuf::from(format!("/proc/{pid}/mountinfo")))
+}
+
 /// The mounts with one of these sources in any mount namespace of this machine, each namespace once.
 ///
 /// # Errors

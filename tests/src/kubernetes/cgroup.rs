@@ -63,6 +63,19 @@ impl Cgroup {
         text.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
+    /// The processes in the group and in all groups below it.
+    #[must_use]
+    pub fn processes_below(&self) -> Vec<u32> {
+        let mut found = self.processes();
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let dir = entry.path();
+            if dir.is_dir() {
+                found.extend(Self { dir }.processes_below());
+            }
+        }
+        found
+    }
+
     /// Neither it nor a group below it has a process that has not ended.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -6,18 +6,21 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{Cluster, Release, cluster::NODES, kubectl::printed};
-use crate::process::{Process, bin, run};
+use crate::process::{Process, bin, run, until};
 
 /// The namespace that it is installed in.
 pub const NAMESPACE: &str = "attache-system";
 /// The operator of every installation.
 pub const OPERATOR: &str = "ada";
+/// How long a node may be without a pod of the plugin.
+const PLUGIN: Duration = Duration::from_secs(60);
 /// Where the broker's data lie on the first node.
 const DATA: &str = "/var/lib/attache-data";
 
@@ -119,7 +122,7 @@ impl<'a> Installation<'a> {
     /// The name of the plugin's pod on a node.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or one that ends beside its successor.
     pub fn plugin_on(&self, node: &str) -> Result<String> {
         let selector = format!("--field-selector=spec.nodeName={node}");
         let args = [
@@ -133,9 +136,33 @@ impl<'a> Installation<'a> {
             "-l",
             "app.kubernetes.io/name=attache-node-plugin",
         ];
-        let name = self.cluster.kubectl().run(&args)?;
-        let name = name.trim().strip_prefix("pod/").map(str::to_owned);
-        name.with_context(|| format!("no plugin on {node}"))
+        let names = self.cluster.kubectl().run(&args)?;
+        let names: Vec<&str> = names.lines().collect();
+        ensure!(names.len() == 1, "the plugins on {node}: {names:?}");
+        Ok(names.concat().trim_start_matches("pod/").to_owned())
+    }
+
+    /// Deletes the plugin's pod on a node, and waits until another one is ready there.
+    ///
+    /// # Errors
+    /// When none gets ready.
+    pub fn replace_plugin_on(&self, node: &str) -> Result<()> {
+        let (kubectl, gone) = (self.cluster.kubectl(), self.plugin_on(node)?);
+        kubectl.run(&["delete", "pod", "-n", NAMESPACE, &gone])?;
+        self.wait_for_plugin_on(node)
+    }
+
+    /// Waits until a node has one pod of the plugin, and it is ready.
+    ///
+    /// # Errors
+    /// When that is not to be.
+    pub fn wait_for_plugin_on(&self, node: &str) -> Result<()> {
+        let there = || self.plugin_on(node).ok();
+        let name = until(PLUGIN, "the node has a plugin", there)?;
+        let pod = format!("pod/{name}");
+        self.cluster
+            .kubectl()
+            .wait_for(NAMESPACE, &pod, "condition=Ready")
     }
 
     fn attache_command(&self) -> Result<Command> {

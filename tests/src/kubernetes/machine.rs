@@ -22,7 +22,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{Release, cgroup::Cgroup, network, service::Service};
-use crate::process::{run, until};
+use crate::{
+    mounts::{self, Mount},
+    process::{run, until},
+};
 
 /// Folders that are mounted over, or filled later.
 const FOLDERS: [&str; 14] = [
@@ -180,6 +183,22 @@ impl Machine {
         until(Duration::from_secs(30), "its link is gone", || {
             (!self.place.link_exists()).then_some(())
         })
+    }
+
+    /// What is mounted on it, outside of containers.
+    ///
+    /// # Errors
+    /// When it is not booted.
+    pub fn mounts(&self) -> Result<Vec<Mount>> {
+        mounts::seen_by(self.holder()?)
+    }
+
+    /// Every process on it, those in containers too.
+    ///
+    /// # Errors
+    /// When this machine has no control groups of version 2.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        Ok(Cgroup::named(&self.cgroup)?.processes_below())
     }
 
     /// A program that is to run on it.

@@ -76,6 +76,27 @@ impl Namespace {
         self.get("pod", name)
     }
 
+    /// Gives kubelet a reason to look at a pod, as each minute does: it publishes the pod's volumes again.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn touch(&self, pod: &str) -> Result<()> {
+        let mark = format!("looked-at={}", uuid::Uuid::new_v4());
+        let args = ["annotate", "-n", &self.name, "pod", pod, "--overwrite"];
+        self.kubectl.run(&[&args[..], &[&mark]].concat())?;
+        Ok(())
+    }
+
+    /// Asks for a pod's end; answers at once.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn delete_pod(&self, pod: &str) -> Result<()> {
+        let args = ["delete", "-n", &self.name, "pod", pod, "--wait=false"];
+        self.kubectl.run(&args)?;
+        Ok(())
+    }
+
     /// An object of it.
     ///
     /// # Errors

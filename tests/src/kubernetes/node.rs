@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::{
@@ -13,9 +13,12 @@ use super::{
     network::{PODS, Place},
     service::Service,
 };
+use crate::mounts::Mount;
 
 /// The name server of the cluster, as a service.
 pub const NAMES: &str = "10.96.0.10";
+/// Where kubelet has its pods' volumes.
+pub const PODS_FOLDER: &str = "/var/lib/kubelet/pods";
 /// The cluster's domain.
 pub const DOMAIN: &str = "cluster.local";
 
@@ -129,6 +132,35 @@ impl Node {
     pub fn join(&self) -> Result<()> {
         self.kubelet.start()?;
         self.proxy.start()
+    }
+
+    /// The node plugin's volumes that are mounted on it.
+    ///
+    /// # Errors
+    /// When its machine is not booted.
+    pub fn volumes(&self) -> Result<Vec<Mount>> {
+        let mut mounts = self.machine.mounts()?;
+        mounts.retain(|mount| mount.is_volume_below(Path::new(PODS_FOLDER)));
+        Ok(mounts)
+    }
+
+    /// The process of a container on it that runs the program `name`, whose first argument is `command`.
+    ///
+    /// # Errors
+    /// When there is none, or another one.
+    pub fn contained(&self, name: &str, command: &str) -> Result<u32> {
+        let runs = |pid: &u32| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split('\0');
+            words.next().is_some_and(|program| program.ends_with(name))
+                && words.next() == Some(command)
+        };
+        let mut found = self.machine.processes()?;
+        found.retain(runs);
+        match found.as_slice() {
+            [pid] => Ok(*pid),
+            other => bail!("{} runs {name} {command} as {other:?}", self.name()),
+        }
     }
 
     /// Lets go of all of it.

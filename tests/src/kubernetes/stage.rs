@@ -45,6 +45,28 @@ pub fn installation() -> &'static Installation<'static> {
     &INSTALLATION
 }
 
+/// A namespace whose pods' containers `main` may have `payments/NAME`, a secret of the scenario's own, which it can change.
+///
+/// # Errors
+/// When secret, grant or namespace is refused.
+pub fn namespace_with_secret(name: &str) -> Result<Namespace> {
+    put_password(name, PASSWORD)?;
+    let secret = format!("payments/{name}");
+    let workload = format!("local/{name}/default/main");
+    installation().attache_ok(&["grant", "add", name, &secret, "--to", &workload])?;
+    namespace(name)
+}
+
+/// Gives `payments/NAME` a version with this password.
+///
+/// # Errors
+/// When the broker refuses it.
+pub fn put_password(name: &str, password: &str) -> Result<()> {
+    let (secret, field) = (format!("payments/{name}"), format!("password={password}"));
+    installation().attache_ok(&["secret", "put", &secret, "--literal", &field])?;
+    Ok(())
+}
+
 /// A namespace of a scenario's own.
 ///
 /// # Errors

@@ -2,6 +2,9 @@
 //! of their own.
 
 mod outage;
+mod plugin;
+mod upgrade;
+mod volumes;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
