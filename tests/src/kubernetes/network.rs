@@ -169,9 +169,10 @@ pub fn connect(place: &Place, holder: u32) -> Result<()> {
     let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
     let target = format!("--target={holder}");
     checked(Command::new("nsenter").args([&target, "--net", "sh", "-c", forward]))?;
+    // That of the boot before stands.
     ip(&[
         "route",
-        "add",
+        "replace",
         &place.pods,
         "via",
         &place.address.to_string(),

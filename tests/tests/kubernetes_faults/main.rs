@@ -3,6 +3,7 @@
 
 mod outage;
 mod plugin;
+mod reboot;
 mod upgrade;
 mod volumes;
 

@@ -18,7 +18,7 @@ use attache_tests::{
         Node,
         cluster::NODES,
         installation::NAMESPACE,
-        stage::{PASSWORD, cluster, installation, put_password},
+        stage::{PASSWORD, cluster, installation},
     },
     process::{run, send, until},
 };
@@ -30,7 +30,7 @@ use crate::{
     upgrade::Upgrade,
     volumes::{
         COPIES, PATIENCE, census, copies, found_in, fresh, one_mount_each, password_in, pod_on,
-        refreshed,
+        put_once_reached, refreshed,
     },
 };
 
@@ -77,7 +77,7 @@ fn a_pod_keeps_its_one_mount_through_20_restarts_of_the_plugin_and_is_refreshed_
     })
     .with_context(|| format!("{census_before:?}, and now {:?}", census(node())))?;
 
-    put_password(&namespace.name, "changed-after-restarts")?;
+    put_once_reached(&namespace.name, "changed-after-restarts")?;
     refreshed(&namespace, "web", "changed-after-restarts")?;
     Ok(())
 }
@@ -105,7 +105,7 @@ fn pods_on_both_nodes_keep_their_mounts_through_an_upgrade_of_the_plugin_and_are
         assert_ne!(old, new, "the plugin is another pod");
     }
     assert_eq!(look()?, before);
-    put_password(&namespace.name, "changed-after-upgrade")?;
+    put_once_reached(&namespace.name, "changed-after-upgrade")?;
     for node in &cluster().nodes {
         refreshed(&namespace, node.name(), "changed-after-upgrade")?;
         one_mount_each(node, &namespace, &[node.name()])?;

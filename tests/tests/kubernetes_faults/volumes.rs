@@ -17,7 +17,7 @@ use attache_tests::{
         Namespace, Node,
         namespace::asking_for,
         node::PODS_FOLDER,
-        stage::{cluster, namespace_with_secret},
+        stage::{cluster, installation, namespace_with_secret, put_password},
     },
     mounts::{self, Mount},
     pod::merge,
@@ -100,6 +100,15 @@ pub(crate) fn census(node: &Node) -> Result<BTreeMap<String, usize>> {
         *census.entry(mount.kind).or_default() += 1;
     }
     Ok(census)
+}
+
+/// Gives `payments/NAME` another password when the broker can be reached again: the way to it ends with its pod or its node.
+pub(crate) fn put_once_reached(name: &str, password: &str) -> Result<()> {
+    until(PATIENCE, "the broker answers", || {
+        let status = installation().attache(&["status"]).ok()?;
+        status.status.success().then_some(())
+    })?;
+    put_password(name, password)
 }
 
 /// Waits until a running pod has another password in the mount that it had before.
