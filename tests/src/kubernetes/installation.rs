@@ -24,6 +24,13 @@ const PLUGIN: Duration = Duration::from_secs(60);
 /// Where the broker's data lie on the first node.
 const DATA: &str = "/var/lib/attache-data";
 
+/// The way to the broker.
+struct Forward {
+    process: Process,
+    /// The broker's container that it leads to.
+    to: String,
+}
+
 /// An installation with an operator who is signed in.
 pub struct Installation<'a> {
     /// Where it is installed.
@@ -31,7 +38,7 @@ pub struct Installation<'a> {
     dir: PathBuf,
     /// The local end of the way to the broker.
     port: u16,
-    forward: Mutex<Option<Process>>,
+    forward: Mutex<Option<Forward>>,
 }
 
 impl<'a> Installation<'a> {
@@ -246,13 +253,19 @@ impl<'a> Installation<'a> {
         Ok(())
     }
 
-    /// Forwards the local port to the broker, again when the broker's pod was another one the last time.
+    /// Forwards the local port to the broker, again when the broker was another container the last time.
     fn reach_broker(&self) -> Result<()> {
         let mut forward = self.forward.lock().unwrap_or_else(PoisonError::into_inner);
-        let reached = || TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok();
-        if forward.as_mut().is_some_and(Process::runs) {
+        let container = "-o=jsonpath={.metadata.uid} {.status.containerStatuses[*].containerID}";
+        let broker = ["get", "pod", "-n", NAMESPACE, "attache-broker-0", container];
+        let to = self.cluster.kubectl().run(&broker)?;
+        let leads_there = |way: &mut Forward| way.to == to && way.process.runs();
+        if forward.as_mut().is_some_and(leads_there) {
             return Ok(());
         }
+        // The port is its own until it has ended.
+        drop(forward.take());
+        let reached = || TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok();
         let ports = format!("{}:7443", self.port);
         let mut command = self.cluster.kubectl().command();
         command.args([
@@ -268,7 +281,7 @@ impl<'a> Installation<'a> {
             &self.dir.join("forward.log"),
         )?;
         process.wait_until("forwarding", reached)?;
-        *forward = Some(process);
+        *forward = Some(Forward { process, to });
         Ok(())
     }
 }
