@@ -265,6 +265,8 @@ fn kubelet_config(cgroup: &str) -> serde_json::Value {
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs", "cgroupRoot": format!("/{cgroup}"), "failCgroupV1": false,
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+        // A container that ended is started again after a second, not after ten and in the end five minutes.
+        "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" },
         "failSwapOn": false, "localStorageCapacityIsolation": false,
         "evictionHard": {}, "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
         "makeIPTablesUtilChains": false,

@@ -5,3 +5,4 @@
 mod delivery;
 mod ground;
 mod refusals;
+mod shapes;
