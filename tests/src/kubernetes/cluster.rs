@@ -101,6 +101,15 @@ impl Cluster {
         self.control_plane.kubectl()
     }
 
+    /// A node by its name.
+    ///
+    /// # Errors
+    /// When none is called so.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        let named = self.nodes.iter().find(|node| node.name() == name);
+        named.with_context(|| format!("no node {name}"))
+    }
+
     /// The API server has ClusterTrustBundles.
     #[must_use]
     pub fn serves_trust_bundles(&self) -> bool {

@@ -5,6 +5,7 @@
 //! loopback: it starts in seconds. Several of each can be up at a time.
 
 pub mod authority;
+pub mod caller;
 pub mod cgroup;
 pub mod cluster;
 pub mod control_plane;
@@ -23,6 +24,7 @@ pub mod stage;
 
 use std::path::{Path, PathBuf};
 
+pub use caller::Caller;
 pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, Wishes};
 pub use installation::Installation;

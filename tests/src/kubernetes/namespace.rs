@@ -124,6 +124,28 @@ impl Namespace {
         self.kubectl.wait_for(&self.name, object, condition)
     }
 
+    /// Deletes a pod; `more` says how, as `kubectl delete` has it.
+    ///
+    /// # Errors
+    /// When the API server refuses it; when the pod does not go, unless `--wait=false` is said.
+    pub fn delete_pod(&self, name: &str, more: &[&str]) -> Result<()> {
+        let args = ["delete", "pod", "-n", &self.name, name, "--timeout=90s"];
+        self.kubectl.run(&[&args, more].concat()).map(drop)
+    }
+
+    /// Has the API server make a token of the account `default`, bound to a pod when one is named.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn token(&self, audience: &str, pod: Option<&str>) -> Result<String> {
+        let args = ["create", "token", "default", "-n", &self.name, "--audience"];
+        let mut args = [&args[..], &[audience]].concat();
+        if let Some(pod) = pod {
+            args.extend(["--bound-object-kind=Pod", "--bound-object-name", pod]);
+        }
+        Ok(self.kubectl.run(&args)?.trim().to_owned())
+    }
+
     /// Runs a line of shell in the first container of a pod; the line's own failure is in the output.
     ///
     /// # Errors

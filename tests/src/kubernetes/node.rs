@@ -171,6 +171,18 @@ impl Node {
         }
     }
 
+    /// The CSI volumes that are mounted for a pod, by their paths.
+    ///
+    /// # Errors
+    /// When it is not booted.
+    pub fn volumes_of(&self, pod_uid: &str) -> Result<Vec<String>> {
+        let below = format!("/pods/{pod_uid}/volumes/kubernetes.io~csi/");
+        let table = self.machine.shell("cat /proc/self/mountinfo")?;
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let ours = points.filter(|point| point.contains(&below));
+        Ok(ours.map(str::to_owned).collect())
+    }
+
     /// Runs containerd's client on the namespace of Kubernetes.
     ///
     /// # Errors

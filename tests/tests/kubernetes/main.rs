@@ -6,3 +6,4 @@ mod delivery;
 mod ground;
 mod refusals;
 mod shapes;
+mod tokens;
