@@ -87,26 +87,6 @@ impl Namespace {
         Ok(())
     }
 
-    /// Asks for a pod's end; answers at once.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub fn delete_pod(&self, pod: &str) -> Result<()> {
-        let args = ["delete", "-n", &self.name, "pod", pod, "--wait=false"];
-        self.kubectl.run(&args)?;
-        Ok(())
-    }
-
-    /// Takes a pod's object away without waiting for what runs of it.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub fn force_delete_pod(&self, pod: &str) -> Result<()> {
-        let args = ["delete", "-n", &self.name, "pod", pod, "--force"];
-        self.kubectl.run(&args)?;
-        Ok(())
-    }
-
     /// An object of it.
     ///
     /// # Errors

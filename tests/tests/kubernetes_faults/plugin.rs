@@ -57,7 +57,7 @@ fn a_pod_keeps_its_one_mount_through_20_restarts_of_the_plugin_and_is_refreshed_
     for restart in 1..=RESTARTS {
         if restart % 5 == 0 {
             // One pod ends and another one starts while the plugin is away.
-            namespace.delete_pod(&format!("passing-{}", restart - 5))?;
+            namespace.delete_pod(&format!("passing-{}", restart - 5), &["--wait=false"])?;
             let (name, spec) = (format!("passing-{restart}"), pod_on(node(), &namespace));
             namespace.create_object("Pod", &name, &json!({ "spec": spec }))?;
         }
@@ -205,7 +205,7 @@ fn agent_or_mounter_killed_while_pods_start_leaves_each_pod_one_whole_mount() ->
         }
         for name in &names {
             assert_eq!(password_in(&namespace, name)?, PASSWORD);
-            namespace.delete_pod(name)?;
+            namespace.delete_pod(name, &["--wait=false"])?;
         }
         one_mount_each(node(), &namespace, &[])?;
     }

@@ -182,7 +182,7 @@ fn an_uninstall_is_refused_while_pods_have_our_volumes_and_lists_them() -> Resul
     }
     namespace.start_pod("after", &pod_on(node, &namespace))?;
     for pod in ["web", "after"] {
-        namespace.delete_pod(pod)?;
+        namespace.delete_pod(pod, &["--wait=false"])?;
     }
     one_mount_each(node, &namespace, &[])?;
     // The control: without a pod it is not refused.
@@ -209,8 +209,8 @@ fn after_a_forced_uninstall_pods_keep_their_files_and_end_once_the_chart_is_inst
     assert_eq!(found_in(&namespace, "stays")?, before);
     assert_eq!(password_in(&namespace, "ends")?, PASSWORD);
 
-    namespace.delete_pod("ends")?;
-    namespace.force_delete_pod("forced")?;
+    namespace.delete_pod("ends", &["--wait=false"])?;
+    namespace.delete_pod("forced", &["--force"])?;
     until(PATIENCE, "its container has ended", || {
         let pod = namespace.get("pod", "ends").ok()?;
         let state = &pod["status"]["containerStatuses"][0]["state"];
