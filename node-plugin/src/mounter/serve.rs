@@ -91,6 +91,7 @@ pub fn serve(settings: &MounterSettings, reload: &dyn Fn()) -> Result<(), ServeE
     tracing::info!(
         noswap = facts.noswap,
         inode_flags = facts.inode_flags,
+        selinux = mounter.volumes.labels_files(),
         "the mounter serves"
     );
     if !facts.inode_flags {

@@ -34,21 +34,40 @@ impl Default for VolumeLimits {
     }
 }
 
+/// What files carry under SELinux: the type that containers may read, without categories, so whichever the runtime draws
+/// for the pod. Kubelet hands a label over for persistent volumes alone, and what is mounted read-only nobody relabels.
+const LABEL: &str = "system_u:object_r:container_file_t:s0";
+
+/// What a tmpfs is made with where the kernel can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Options {
+    /// Its pages stay in memory.
+    pub(super) noswap: bool,
+    /// Its files have [`LABEL`]: SELinux is on.
+    pub(super) label: bool,
+}
+
+impl Options {
+    /// Every set, best first.
+    const ALL: [Self; 4] = [
+        Self::of(true, true),
+        Self::of(true, false),
+        Self::of(false, true),
+        Self::of(false, false),
+    ];
+
+    const fn of(noswap: bool, label: bool) -> Self {
+        Self { noswap, label }
+    }
+}
+
 /// Finds out what this kernel's tmpfs can do, on one that nobody sees; `without_inode_flags` is for tests of what happens
 /// without.
 ///
 /// # Errors
 /// [`MountError::Os`] when this process cannot make a tmpfs at all.
-pub(super) fn probe(without_inode_flags: bool) -> Result<Facts, MountError> {
-    let limits = VolumeLimits::default();
-    let (mount, noswap) = match make("attache-probe", limits, true) {
-        Ok(mount) => (mount, true),
-        Err(MountError::Os {
-            source: Errno::INVAL,
-            ..
-        }) => (make("attache-probe", limits, false)?, false),
-        Err(error) => return Err(error),
-    };
+pub(super) fn probe(without_inode_flags: bool) -> Result<(Facts, Options), MountError> {
+    let (mount, options) = best()?;
     let root = open_root(mount.as_fd())?;
     let inode_flags = match folder::set_immutable(root.as_fd(), true) {
         Ok(()) => !without_inode_flags,
@@ -58,25 +77,44 @@ pub(super) fn probe(without_inode_flags: bool) -> Result<Facts, MountError> {
         }) => false,
         Err(error) => return Err(error),
     };
-    Ok(Facts {
-        noswap,
+    let facts = Facts {
+        noswap: options.noswap,
         inode_flags,
-    })
+    };
+    Ok((facts, options))
+}
+
+/// A tmpfs with the best options that the kernel takes.
+fn best() -> Result<(OwnedFd, Options), MountError> {
+    let limits = VolumeLimits::default();
+    let [first @ .., last] = Options::ALL;
+    for options in first {
+        match make("attache-probe", limits, options) {
+            Ok(mount) => return Ok((mount, options)),
+            // It does not know one of them.
+            Err(MountError::Os {
+                source: Errno::INVAL,
+                ..
+            }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((make("attache-probe", limits, last)?, last))
 }
 
 /// Makes a tmpfs that is mounted nowhere yet: nosuid, nodev, noexec, its root 0555 and root's.
 ///
 /// # Errors
-/// [`MountError::Os`]; EINVAL for `noswap` on a kernel before 6.4.
+/// [`MountError::Os`]; EINVAL for `noswap` on a kernel before 6.4, and for a label where SELinux is off.
 pub(super) fn make(
     source: &str,
     limits: VolumeLimits,
-    noswap: bool,
+    options: Options,
 ) -> Result<OwnedFd, MountError> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(MountError::os("fsopen"))?;
     let size = limits.size_bytes.to_string();
     let inodes = limits.inodes.to_string();
-    let options = [
+    let settings = [
         ("source", source),
         ("size", &size),
         ("nr_inodes", &inodes),
@@ -84,11 +122,15 @@ pub(super) fn make(
         ("uid", "0"),
         ("gid", "0"),
     ];
-    for (key, value) in options {
+    for (key, value) in settings {
         fsconfig_set_string(&context, key, value).map_err(MountError::os("fsconfig"))?;
     }
-    if noswap {
+    if options.noswap {
         fsconfig_set_flag(&context, "noswap").map_err(MountError::os("fsconfig(noswap)"))?;
+    }
+    if options.label {
+        fsconfig_set_string(&context, "context", LABEL)
+            .map_err(MountError::os("fsconfig(context)"))?;
     }
     fsconfig_create(&context).map_err(MountError::os("fsconfig(create)"))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID

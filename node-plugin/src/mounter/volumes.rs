@@ -28,6 +28,7 @@ const MAX_STACKED: usize = 8;
 pub struct Volumes {
     kubelet: KubeletDir,
     facts: Facts,
+    options: tmpfs::Options,
     limits: VolumeLimits,
     failpoints: Failpoints,
 }
@@ -42,9 +43,11 @@ impl Volumes {
         limits: VolumeLimits,
         failpoints: Failpoints,
     ) -> Result<Self, MountError> {
+        let (facts, options) = tmpfs::probe(failpoints.is_set(Failpoint::NoInodeFlags))?;
         Ok(Self {
             kubelet: KubeletDir::open(kubelet_dir)?,
-            facts: tmpfs::probe(failpoints.is_set(Failpoint::NoInodeFlags))?,
+            facts,
+            options,
             limits,
             failpoints,
         })
@@ -53,13 +56,27 @@ impl Volumes {
     /// As if the kernel could do only this.
     #[cfg(test)]
     pub(super) fn with_facts(self, facts: Facts) -> Self {
-        Self { facts, ..self }
+        let options = tmpfs::Options {
+            noswap: facts.noswap,
+            ..self.options
+        };
+        Self {
+            facts,
+            options,
+            ..self
+        }
     }
 
     /// What this kernel's tmpfs can do.
     #[must_use]
     pub fn facts(&self) -> Facts {
         self.facts
+    }
+
+    /// Whether SELinux is on here, and files get a label that containers may read.
+    #[must_use]
+    pub fn labels_files(&self) -> bool {
+        self.options.label
     }
 
     /// Mounts the volume, and answers whether it was not mounted before. A failure leaves nothing behind.
@@ -86,7 +103,7 @@ impl Volumes {
         if !self.facts.noswap && tmpfs::swap_is_on(&swaps()) {
             return Err(MountError::SwapOn);
         }
-        let mount = tmpfs::make(&folder.id.to_string(), self.limits, self.facts.noswap)?;
+        let mount = tmpfs::make(&folder.id.to_string(), self.limits, self.options)?;
         if self.facts.inode_flags {
             set_immutable(tmpfs::open_root(mount.as_fd())?.as_fd(), true)?;
         }

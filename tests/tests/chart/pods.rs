@@ -174,7 +174,7 @@ fn the_driver_is_registered_as_kubelet_must_treat_it() {
         "tokenRequests": [{"audience": "attache", "expirationSeconds": 3600}],
         "requiresRepublish": true,
         "fsGroupPolicy": "None",
-        "seLinuxMount": true,
+        "seLinuxMount": false,
     });
     assert_eq!(driver(&OLD)["spec"], spec);
     spec["serviceAccountTokenInSecrets"] = json!(true);
