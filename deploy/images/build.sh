@@ -42,12 +42,19 @@ built=${CARGO_TARGET_DIR:-$root/target}/images
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export LC_ALL=C TZ=UTC CARGO_INCREMENTAL=0
 
-# Of two prefixes that fit, the later counts: the registry and the build folder may lie below the sources.
+# Of two prefixes that fit, the later counts: the registry and the build folder may lie below the sources. Where a link is
+# on the way, a compiler is told the one path and finds itself at the other.
 home=${CARGO_HOME:-$HOME/.cargo}
 flags=$'-C\x1ftarget-feature=+crt-static' maps=''
+cut_off() {
+  flags+=$'\x1f'"--remap-path-prefix=$1=$2"
+  maps+=" $(printf %q "-ffile-prefix-map=$1=$2")"
+}
 for map in "$root=/attache" "$home=/cargo" "$built=/build"; do
-  flags+=$'\x1f'"--remap-path-prefix=$map"
-  maps+=" $(printf %q "-ffile-prefix-map=$map")"
+  path=${map%=*} name=${map##*=}
+  linked=$(realpath -m -- "$path")
+  if [ "$linked" != "$path" ]; then cut_off "$linked" "$name"; fi
+  cut_off "$path" "$name"
 done
 # Both take paths with blanks in them.
 export CARGO_ENCODED_RUSTFLAGS=$flags CFLAGS="${CFLAGS:-}$maps" CC_SHELL_ESCAPED_FLAGS=1

@@ -6,7 +6,7 @@
 # The node plugin is built again from nothing (every crate, all that it shares with the broker); with --all the broker too,
 # which takes three times as long. The second build differs from the first in the folder of the sources, of what is built, of
 # cargo's home, in time zone, umask and time of day. It has the same toolchain and C library: another compiler makes another
-# program. Images for tests are of profile release; what is shipped is of dist: --profile dist before a release.
+# program. Images for tests are of profile dev; what is shipped is of dist: --profile dist before a release.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
