@@ -80,6 +80,14 @@ impl Kubectl {
         self.feed(&["create", "-f", "-", "-o", "json"], object)
     }
 
+    /// Puts an object where the API server has it at `path`: for a part that no other verb reaches.
+    ///
+    /// # Errors
+    /// As [`Kubectl::apply`].
+    pub fn put(&self, path: &str, object: &Value) -> Result<Value> {
+        self.feed(&["replace", "--raw", path, "-f", "-"], object)
+    }
+
     /// An object, or nothing when it is not there.
     ///
     /// # Errors

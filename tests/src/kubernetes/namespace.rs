@@ -113,6 +113,25 @@ impl Namespace {
         self.kubectl.run(&[&args, more].concat()).map(drop)
     }
 
+    /// Adds an ephemeral container to a pod that runs, and waits until that runs too.
+    ///
+    /// # Errors
+    /// When the API server refuses it; when it does not start.
+    pub fn debug_pod(&self, name: &str, container: &Value) -> Result<()> {
+        let mut pod = self.get("pod", name)?;
+        merge(
+            &mut pod,
+            &json!({ "spec": { "ephemeralContainers": [container] } }),
+        );
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{name}/ephemeralcontainers",
+            self.name
+        );
+        self.kubectl.put(&path, &pod)?;
+        let started = "jsonpath={.status.ephemeralContainerStatuses[0].state.running}";
+        self.wait_for(&format!("pod/{name}"), started)
+    }
+
     /// Has the API server make a token of the account `default`, bound to a pod when one is named.
     ///
     /// # Errors
@@ -213,4 +232,15 @@ pub fn asking_for(secrets: &str) -> Value {
             "volumeAttributes": { "container": "main", "secrets": secrets },
         } }],
     })
+}
+
+/// As [`asking_for`], in a pod that does not end when it is asked to, and a second after it has got SIGUSR1.
+#[must_use]
+pub fn stubborn(secrets: &str) -> Value {
+    let mut spec = asking_for(secrets);
+    let script = "trap '' TERM; trap 'exit 0' USR1; while :; do sleep 1; done";
+    if let Some(container) = spec.pointer_mut("/containers/0") {
+        merge(container, &json!({ "command": ["/bin/sh", "-c", script] }));
+    }
+    spec
 }

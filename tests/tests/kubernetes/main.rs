@@ -2,8 +2,10 @@
 //!
 //! What takes something of the cluster away is in `kubernetes_faults`.
 
+mod containers;
 mod delivery;
 mod ground;
 mod refusals;
 mod shapes;
+mod replacement;
 mod tokens;

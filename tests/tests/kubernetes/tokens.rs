@@ -15,7 +15,7 @@ use attache_tests::{
         Caller, Namespace,
         caller::{AUDIENCE, pod_of},
         cluster::NODES,
-        namespace::asking_for,
+        namespace::{asking_for, stubborn},
         stage::{PASSWORD, cluster, granted_namespace},
     },
     pod::{Pod, merge},
@@ -124,16 +124,11 @@ fn only_its_own_token_opens_the_volume_of_a_pod_and_only_on_its_node() -> Result
 #[test]
 fn a_pod_being_deleted_keeps_its_files_and_gets_no_release_within_its_grace_period() -> Result<()> {
     let namespace = granted_namespace("tokens-deleted")?;
-    let mut spec = asking_for("payments/db");
+    let mut spec = stubborn("payments/db");
     merge(
         &mut spec,
         &json!({ "nodeName": NODES[0], "terminationGracePeriodSeconds": 3600 }),
     );
-    spec["containers"][0]["command"] = json!([
-        "/bin/sh",
-        "-c",
-        "trap '' TERM; trap 'exit 0' USR1; while :; do sleep 1; done"
-    ]);
     let pod = pod_of(&namespace.start_pod("web", &spec)?)?;
     let token = namespace.token(AUDIENCE, Some("web"))?;
     let node = &cluster().nodes[0];
