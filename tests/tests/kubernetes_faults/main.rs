@@ -1,6 +1,8 @@
 //! Every claim about Kubernetes for when a part of it, or of the product, is away: one scenario after another, on a cluster
 //! of their own.
 
+mod away;
+mod loss;
 mod outage;
 mod plugin;
 mod reboot;
