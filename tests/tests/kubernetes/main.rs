@@ -6,6 +6,7 @@ mod containers;
 mod delivery;
 mod ground;
 mod refusals;
-mod shapes;
 mod replacement;
+mod shapes;
+mod sixty;
 mod tokens;
