@@ -219,12 +219,18 @@ fn a_second_operator_signs_in_by_the_code_of_the_first_and_both_are_on_record() 
     let taken = bed.attache(&["operator", "add", "bob"]).unwrap();
     assert_eq!(taken.status.code(), Some(5));
 
-    // The name is the code's: who asks for another one finds nothing signed for it.
+    // The name is the code's: whoever says another one is told so, and the code is still good.
     let code = bed.attache_ok(&["operator", "add", "kim"]).unwrap();
     fs::write(&file, &code).unwrap();
     let (exit, said) = sign_in(&thief, "eve", &source);
-    assert_eq!(exit, Some(1), "{said}");
-    assert!(said.contains("operator/kim"), "{said}");
+    assert_eq!(exit, Some(2), "{said}");
+    assert!(said.contains("login --new kim --code"), "{said}");
+    let kim = Desk {
+        bed: &bed,
+        config: bed.dir.join("kim/config.toml"),
+    };
+    let (exit, said) = sign_in(&kim, "kim", &source);
+    assert_eq!(exit, Some(0), "{said}");
     // A CA that the code does not name is no broker.
     let at = code.trim().len() - 10;
     let other = if &code[at..=at] == "A" { "B" } else { "A" };

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use attache_envelope::name::ClusterName;
-use attache_mtls::ca::{CertificateRequest, IssuedCertificate};
+use attache_mtls::{
+    ca::{CertificateRequest, IssuedCertificate},
+    spiffe::OperatorId,
+};
 use attache_proto::attache::v1 as pb;
 use jiff::Timestamp;
 use pb::{enrollment_server::Enrollment, renewal_server::Renewal};
@@ -102,9 +105,12 @@ impl Enrollment for EnrollmentService {
             return Err(RpcError::invalid("code", mend).into());
         }
         let request = certificate_request(&asked.csr)?;
+        let domain = self.gate.authority().trust_domain().clone();
+        let id = OperatorId::new(domain, &asked.name)
+            .map_err(|e| RpcError::invalid("name", e.to_string()))?;
         let issued = self
             .gate
-            .sign_in_by_code(&code, request)
+            .sign_in_by_code(&code, id, request)
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(pb::SignInOperatorResponse {

@@ -63,6 +63,7 @@ impl From<EnrollError> for RpcError {
             EnrollError::Code => {
                 Self::new(Code::Unauthenticated, "OPERATOR_CODE", error.to_string())
             }
+            EnrollError::CodeOfAnother { .. } => Self::invalid("name", error.to_string()),
             EnrollError::NameTaken(e) => e.into(),
             EnrollError::NotAdmitted(e) => e.into(),
             EnrollError::Identity(e) => Self::invalid("token", e.to_string()),

@@ -92,6 +92,14 @@ pub enum EnrollError {
         "the code is not valid: it works once and for an hour; another operator makes a new one with: attache operator add"
     )]
     Code,
+    /// The code is good, for another operator.
+    #[error(
+        "is not that of the code, which is for {name} and still good: attache login --new {name} --code"
+    )]
+    CodeOfAnother {
+        /// Whom the code is for.
+        name: String,
+    },
     /// Nobody signs in under that name by a code.
     #[error(transparent)]
     NameTaken(#[from] NameTaken),

@@ -1,7 +1,7 @@
 //! Operators by code: one operator makes a code for a name, and whoever has it signs in under that name, once.
 //!
 //! ```text
-//! code, its secret's hash in a row -> not over, unused or used by this very key -> no operator of that name signs in still
+//! code, its secret's hash in a row -> not over, for this name, unused or used by this very key -> no operator of that name signs in still
 //!   -> sign-in on record -> code used and operator's key recorded, in one commit -> certificate
 //! ```
 //! It is also the way back of an operator whose certificate has ended and is not renewed any more, with an alarm. An
@@ -87,37 +87,41 @@ impl Gate {
             .await
     }
 
-    /// Signs an operator in by a code.
+    /// Signs an operator in by a code that is for this operator.
     ///
     /// # Errors
     /// [`EnrollError`]; the code is used up only when a certificate was made.
     pub async fn sign_in_by_code(
         self: &Arc<Self>,
         code: &str,
+        id: OperatorId,
         request: CertificateRequest,
     ) -> Result<IssuedCertificate, EnrollError> {
         let code = OperatorCode::parse(code).map_err(EnrollError::MalformedCode)?;
         // Whoever has no code stands in nobody's way.
         self.code_row(&code).await?;
         let gate = Arc::clone(self);
-        spawned(async move { gate.sign_in_by_code_now(&code, &request).await }).await
+        spawned(async move { gate.sign_in_by_code_now(&code, &id, &request).await }).await
     }
 
     async fn sign_in_by_code_now(
         &self,
         code: &OperatorCode,
+        id: &OperatorId,
         request: &CertificateRequest,
     ) -> Result<IssuedCertificate, EnrollError> {
         let _one = self.changing.lock().await;
         let (seq, mut record) = self.code_row(code).await?;
         let spki = request.spki_sha256();
-        let id = OperatorId::new(self.authority.trust_domain().clone(), &record.name)?;
+        if record.name != id.name() {
+            return Err(EnrollError::CodeOfAnother { name: record.name });
+        }
         let view = self.directory.view();
         let known = view.operators.get(id.name());
         let mut events = Vec::new();
         match record.used {
             None => {
-                free(&view, &id, self.now())?;
+                free(&view, id, self.now())?;
                 if known.is_some() {
                     let reason = format!(
                         "signed in anew by a code of {}; the earlier keys are no longer admitted",
@@ -133,7 +137,7 @@ impl Gate {
                 if used != spki || !its_own {
                     return Err(EnrollError::Code);
                 }
-                refuse_banned(&view, &id)?;
+                refuse_banned(&view, id)?;
             }
         }
         record.used = Some(spki);
@@ -141,7 +145,7 @@ impl Gate {
         change.require_at(Table::OperatorCode, code.id(), seq);
         change.put(Table::OperatorCode, code.id(), record.encode());
         let evidence = format!("operator-code {} of {}", hex::encode(code.id()), record.by);
-        self.certify(&id, request, change, events, Some(evidence))
+        self.certify(id, request, change, events, Some(evidence))
             .await
     }
 

@@ -86,7 +86,7 @@ pub(super) async fn sign_in(new: ByCode, shell: &Shell) -> Result<Report, Failur
         owns_bundle: true,
     };
     let key = key(&files)?;
-    let given = redeem(&code, &enroll, &key).await?;
+    let given = redeem(&code, &new.operator, &enroll, &key).await?;
     if new.broker.is_some_and(|broker| broker != given.broker) {
         return Err(refused(format!(
             "the broker there is {}, which --broker-id does not name",
@@ -131,7 +131,7 @@ fn key(files: &Files) -> Result<LeafKey, Failure> {
     Ok(key)
 }
 
-async fn redeem(code: &Code, enroll: &str, key: &LeafKey) -> Result<Given, Failure> {
+async fn redeem(code: &Code, name: &str, enroll: &str, key: &LeafKey) -> Result<Given, Failure> {
     let tls = spki_pinned_client_config(code.pin).map_err(|error| failed(&error))?;
     let connector = Connector::new(tls, CONNECT_LIMIT);
     let peer: Arc<Mutex<Option<Arc<PeerIdentity>>>> = Arc::default();
@@ -150,6 +150,7 @@ async fn redeem(code: &Code, enroll: &str, key: &LeafKey) -> Result<Given, Failu
         let request = pb::SignInOperatorRequest {
             code: code.text.as_str().to_owned(),
             csr: csr.clone(),
+            name: name.to_owned(),
         };
         async move {
             EnrollmentClient::new(channel)

@@ -117,6 +117,7 @@ impl Good {
             "SignInOperator" => bytes(pb::SignInOperatorRequest {
                 code: self.code.clone(),
                 csr: csr(),
+                name: "eve".into(),
             }),
             "RenewLate" => bytes(self.late.clone()),
             "Renew" => bytes(pb::RenewRequest {

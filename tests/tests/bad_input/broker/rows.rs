@@ -148,6 +148,7 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("EnrollNodeRequest.version", text),
     ("SignInOperatorRequest.code", name),
     ("SignInOperatorRequest.csr", blob),
+    ("SignInOperatorRequest.name", name),
     ("RenewLateRequest.certificate", blob),
     ("RenewLateRequest.csr", blob),
     ("RenewLateRequest.version", text),

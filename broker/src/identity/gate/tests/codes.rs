@@ -18,8 +18,19 @@ impl World {
     }
 
     async fn sign_in(&self, code: &str, key: &LeafKey) -> Result<Arc<PeerIdentity>, EnrollError> {
-        let csr = request_of(key);
-        let issued = self.gate.sign_in_by_code(code, csr).await?;
+        self.sign_in_as("bob", code, key).await
+    }
+
+    async fn sign_in_as(
+        &self,
+        name: &str,
+        code: &str,
+        key: &LeafKey,
+    ) -> Result<Arc<PeerIdentity>, EnrollError> {
+        let signed = self
+            .gate
+            .sign_in_by_code(code, operator(name), request_of(key));
+        let issued = signed.await?;
         Ok(Arc::new(issued.identity().clone()))
     }
 
@@ -77,7 +88,7 @@ async fn of_many_at_once_one_signs_in() {
     let mut tries = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let (gate, code) = (Arc::clone(&world.gate), code.clone());
-        tries.spawn(async move { gate.sign_in_by_code(&code, csr()).await });
+        tries.spawn(async move { gate.sign_in_by_code(&code, operator("bob"), csr()).await });
     }
     let mut won = 0;
     while let Some(tried) = tries.join_next().await {
@@ -171,5 +182,17 @@ async fn a_code_is_no_join_token() {
     let token = world.token().await;
     let signed = world.sign_in(&token, &key()).await;
     assert!(matches!(signed, Err(EnrollError::MalformedCode(_))));
+    world.sign_in(&code, &key()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_code_for_another_operator_is_refused_and_stays_good() {
+    let world = World::new().await;
+    let code = world.code("bob").await;
+    let refused = world.sign_in_as("kim", &code, &key()).await.unwrap_err();
+    assert!(
+        matches!(&refused, EnrollError::CodeOfAnother { name } if name == "bob"),
+        "{refused}"
+    );
     world.sign_in(&code, &key()).await.unwrap();
 }
