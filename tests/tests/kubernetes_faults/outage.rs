@@ -1,6 +1,7 @@
 //! The broker goes away and comes back: what runs goes on, what starts waits.
 
 use std::{
+    collections::BTreeSet,
     thread,
     time::{Duration, Instant},
 };
@@ -105,6 +106,10 @@ fn under_load_the_broker_is_deleted_and_running_pods_keep_their_files_and_new_on
         let status = namespace.get("pod", &pod)?;
         assert_eq!(status["status"]["phase"], json!("Running"), "{pod}");
     }
+    // Without one that had to wait, this would have shown nothing.
+    let waited = waited(&namespace)?;
+    assert!(waited > 0, "no pod met the outage");
+    println!("{waited} of {} pods met the outage", 2 * PODS);
     println!(
         "{} ms from the first apply until all {} pods had read",
         began.elapsed().as_millis(),
@@ -170,6 +175,16 @@ fn a_container_that_crashes_after_kubelets_restart_runs_again_while_the_broker_i
         back.elapsed().as_millis()
     );
     read(&namespace, "late")
+}
+
+/// How many pods of a namespace were once told that their volume cannot be mounted now.
+fn waited(namespace: &Namespace) -> Result<usize> {
+    let selector = "--field-selector=reason=FailedMount";
+    let path = "-o=jsonpath={.items[*].involvedObject.name}";
+    let args = ["get", "events", "-n", &namespace.name, selector, path];
+    let names = cluster().kubectl().run(&args)?;
+    let pods: BTreeSet<&str> = names.split_whitespace().collect();
+    Ok(pods.len())
 }
 
 /// How often the first container of a pod was started again.
