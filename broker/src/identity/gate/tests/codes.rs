@@ -117,12 +117,12 @@ async fn a_code_is_good_for_an_hour_and_goes_with_the_next_one() {
     let world = World::new().await;
     let [late, used] = [world.code("bob").await, world.code("eve").await];
     let own = key();
-    world.sign_in(&used, &own).await.unwrap();
+    world.sign_in_as("eve", &used, &own).await.unwrap();
     world.pass(60 * MINUTE_MS);
-    assert!(world.sign_in(&used, &own).await.is_ok());
+    assert!(world.sign_in_as("eve", &used, &own).await.is_ok());
     world.pass(1);
     assert!(is_code(world.sign_in(&late, &key()).await));
-    assert!(is_code(world.sign_in(&used, &own).await));
+    assert!(is_code(world.sign_in_as("eve", &used, &own).await));
     world.code("kim").await;
     assert_eq!(world.codes().await.len(), 1);
 }
@@ -132,7 +132,7 @@ async fn an_operator_who_can_call_keeps_the_name_and_one_whose_certificate_ended
     let world = World::new().await;
     let ada = world.first("ada").await.unwrap();
     let early = world.code("ada").await;
-    let taken = world.sign_in(&early, &key()).await.unwrap_err();
+    let taken = world.sign_in_as("ada", &early, &key()).await.unwrap_err();
     let signed_in = matches!(
         taken,
         EnrollError::NameTaken(NameTaken::SignedIn { ref name, .. }) if name == "ada"
@@ -143,7 +143,7 @@ async fn an_operator_who_can_call_keeps_the_name_and_one_whose_certificate_ended
     world.pass(DAY_MS + 1000);
     assert!(world.gate.is_free(&operator("ada")).is_ok());
     let code = world.code("ada").await;
-    let again = world.sign_in(&code, &key()).await.unwrap();
+    let again = world.sign_in_as("ada", &code, &key()).await.unwrap();
     assert!(world.gate.is_live(&again) && !world.gate.is_live(&ada));
     let alarm = world.events().await.into_iter().find_map(|event| {
         let Event::Alarm(alarm) = event else {
