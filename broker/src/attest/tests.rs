@@ -111,12 +111,17 @@ async fn s2_each_line_of_the_binding_has_its_reason() {
         refusal.subject().is_none(),
         "nothing is proved of the pod yet"
     );
+    let of = refusal
+        .misplaced_from()
+        .map(|node| node.as_str().to_owned());
+    assert_eq!(of.as_deref(), Some("node-a"), "for the alarm");
 
     let mut elsewhere = pod();
     elsewhere["spec"]["nodeName"] = "node-b".into();
     world.write("pods/shop/web-0.json", &elsewhere);
     let refusal = world.refused(NODE_UID, &claims()).await;
     assert_eq!(refusal.public(), &PublicReason::PodElsewhere);
+    assert_eq!(refusal.misplaced_from(), None);
     assert_eq!(refusal.subject().unwrap().pod_uid.as_str(), POD_UID);
 
     elsewhere["spec"]["nodeName"] = Value::Null;

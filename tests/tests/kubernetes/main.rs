@@ -8,5 +8,4 @@ mod ground;
 mod refusals;
 mod replacement;
 mod shapes;
-mod sixty;
 mod tokens;

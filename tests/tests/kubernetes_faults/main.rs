@@ -1,11 +1,12 @@
-//! Every claim about Kubernetes for when a part of it, or of the product, is away: one scenario after another, on a cluster
-//! of their own.
+//! Every claim about Kubernetes that needs a cluster for itself, one scenario after another: a part of it, or of the product,
+//! is away, or its speed counts.
 
 mod away;
 mod loss;
 mod outage;
 mod plugin;
 mod reboot;
+mod sixty;
 mod upgrade;
 mod volumes;
 

@@ -103,6 +103,22 @@ fn a_withdrawn_key_ends_what_it_has_verified() {
 }
 
 #[test]
+fn a_token_is_known_again_as_itself() {
+    let issuer = Issuer::ed25519();
+    let cluster = Cluster::new(spec("local", AUDIENCE), &ApiMetrics::default());
+    let keys = keys(&issuer);
+    let mut other = claims();
+    other["kubernetes.io"]["pod"]["name"] = "web-1".into();
+    for _ in 0..2 {
+        for (claims, pod) in [(&claims(), "web-0"), (&other, "web-1")] {
+            let token = PodToken::new(issuer.mint(claims));
+            let identity = cluster.verify(&token, &keys, at(0)).unwrap();
+            assert_eq!(identity.pod_name.as_str(), pod);
+        }
+    }
+}
+
+#[test]
 fn a_refused_token_is_not_kept() {
     let issuer = Issuer::ed25519();
     let cluster = Cluster::new(spec("local", "another"), &ApiMetrics::default());
