@@ -21,14 +21,16 @@ use tokio::time::Instant;
 /// For how long a session is used.
 pub const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// Within which time a node may show two new keys and no third.
-pub const KEY_CHANGES: Duration = Duration::from_secs(60);
+/// How many new keys a node may show at once: a plugin has a new one each time that it starts.
+const KEYS_AT_ONCE: u32 = 8;
+/// How long until it may show one more after that. Each costs the broker a key pair and a Diffie-Hellman.
+const KEY_EVERY: Duration = Duration::from_secs(10);
 
 /// Why there is no session.
 #[derive(Debug, Error)]
 pub enum SessionError {
-    /// A third new key within [`KEY_CHANGES`].
-    #[error("the node plugin showed three keys within {} seconds; try again later", KEY_CHANGES.as_secs())]
+    /// More new keys than [`KEYS_AT_ONCE`], and one every [`KEY_EVERY`].
+    #[error("the node plugin has started too often lately: one new key every {} seconds; trying again", KEY_EVERY.as_secs())]
     TooManyKeys,
     /// The key is none: all zeros, or of small order.
     #[error("plugin_key: not an X25519 public key that can be used")]
@@ -68,6 +70,8 @@ struct Shared {
 struct Keys {
     current: Entry,
     previous: Option<Entry>,
+    /// When all new keys so far are paid for, at one every [`KEY_EVERY`].
+    paid: Instant,
 }
 
 struct Entry {
@@ -174,6 +178,7 @@ impl Shared {
             let keys = Keys {
                 current: entry,
                 previous: None,
+                paid: now + KEY_EVERY,
             };
             nodes.insert(node.clone(), keys);
             return Ok(cell);
@@ -186,10 +191,11 @@ impl Shared {
             }
             return Ok(Arc::clone(&known.session));
         }
-        let previous_is_new = |previous: &Entry| now.duration_since(previous.shown) < KEY_CHANGES;
-        if keys.previous.as_ref().is_some_and(previous_is_new) {
+        let paid = keys.paid.max(now) + KEY_EVERY;
+        if paid > now + KEY_EVERY * KEYS_AT_ONCE {
             return Err(SessionError::TooManyKeys);
         }
+        keys.paid = paid;
         let replaced = std::mem::replace(&mut keys.current, Entry::new(key, now));
         keys.previous = Some(replaced);
         Ok(Arc::clone(&keys.current.session))
@@ -267,40 +273,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_current_and_the_previous_key_are_kept_and_a_third_within_a_minute_is_refused() {
+    async fn the_current_and_the_previous_key_are_kept() {
         let sessions = sessions();
-        let first = sessions.session(&node("a"), key(1)).await.unwrap();
-        let second = sessions.session(&node("a"), key(2)).await.unwrap();
-        assert_ne!(first.id, second.id);
-        assert_eq!(
-            sessions.session(&node("a"), key(1)).await.unwrap().id,
-            first.id
-        );
-        let refused = sessions
-            .session(&node("a"), key(3))
-            .await
-            .map(drop)
-            .unwrap_err();
+        let id = async |number| sessions.session(&node("a"), key(number)).await.unwrap().id;
+        let (first, second) = (id(1).await, id(2).await);
+        assert_ne!(first, second);
+        assert_eq!(id(1).await, first);
+        let third = id(3).await;
+        assert_eq!(id(2).await, second);
+        assert_ne!(id(1).await, first);
+        assert_eq!(id(3).await, third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_shows_eight_new_keys_at_once_and_one_more_every_ten_seconds() {
+        let sessions = sessions();
+        let shown = async |name: &str, number| {
+            let session = sessions.session(&node(name), key(number)).await;
+            session.map(drop)
+        };
+        for number in 1..=8 {
+            shown("a", number).await.unwrap();
+        }
+        let refused = shown("a", 9).await.unwrap_err();
         assert!(matches!(refused, SessionError::TooManyKeys), "{refused}");
-        assert_eq!(
-            sessions.session(&node("a"), key(2)).await.unwrap().id,
-            second.id
-        );
-        sessions
-            .session(&node("b"), key(3))
-            .await
-            .map(drop)
-            .unwrap();
-        tokio::time::advance(KEY_CHANGES).await;
-        sessions
-            .session(&node("a"), key(3))
-            .await
-            .map(drop)
-            .unwrap();
-        assert_eq!(
-            sessions.session(&node("a"), key(2)).await.unwrap().id,
-            second.id
-        );
+        // What it has shown is good meanwhile, and other nodes are.
+        shown("a", 8).await.unwrap();
+        shown("b", 9).await.unwrap();
+        tokio::time::advance(KEY_EVERY).await;
+        shown("a", 9).await.unwrap();
+        assert!(shown("a", 10).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
