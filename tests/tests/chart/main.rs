@@ -17,6 +17,7 @@ use std::{
 use attache_tests::process::{bin_dir, run};
 use serde_json::Value;
 
+mod admission;
 mod pods;
 mod programs;
 mod rights;
