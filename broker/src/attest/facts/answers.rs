@@ -212,4 +212,24 @@ mod tests {
         let last = answers.find(3 * KEPT - 1, async { Ok(0) }, |_| GOOD).await;
         assert!(last.unwrap().cached);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_gives_way_first() {
+        let answers = Answers::new();
+        let cached = async |key: usize, good_for| {
+            let found = answers.find(key, async { Ok(key) }, |_| good_for).await;
+            found.unwrap().cached
+        };
+        for key in 0..KEPT / 2 {
+            cached(key, Duration::from_secs(1)).await;
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for key in KEPT / 2..=KEPT {
+            cached(key, GOOD).await;
+        }
+        for key in KEPT / 2..=KEPT {
+            assert!(cached(key, GOOD).await, "{key}");
+        }
+        assert!(!cached(0, GOOD).await);
+    }
 }
