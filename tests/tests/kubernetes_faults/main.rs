@@ -7,6 +7,7 @@ mod outage;
 mod plugin;
 mod reboot;
 mod sixty;
+mod startup_taint;
 mod upgrade;
 mod volumes;
 
