@@ -7,12 +7,16 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use attache_proto::csi::v1 as csi;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tonic::{Code, Status};
 
-use super::Node;
-use crate::{kubelet::Kubelet, pod::Pod, process::until};
+use super::{Namespace, Node, namespace::asking_for};
+use crate::{
+    kubelet::Kubelet,
+    pod::{Pod, merge},
+    process::until,
+};
 
 /// The audience of the tokens that the chart has kubelet ask for.
 pub const AUDIENCE: &str = "attache";
@@ -116,6 +120,20 @@ fn when_not_busy(ask: impl Fn() -> Result<(), Status>) -> Result<(), Status> {
         || Some(ask()).filter(|told| !matches!(told, Err(s) if s.code() == Code::Aborted));
     until(BUSY, "the plugin is not busy with the volume", answered)
         .unwrap_or_else(|error| Err(Status::aborted(format!("{error:#}"))))
+}
+
+/// A pod of a node whose kubelet has refused to run it: everything of it is as it should be, and kubelet mounts nothing of it.
+///
+/// # Errors
+/// When the API server refuses it; when kubelet does not.
+pub fn pod_that_kubelet_leaves(namespace: &Namespace, name: &str, node: &str) -> Result<Pod> {
+    let mut spec = asking_for("payments/db");
+    let elsewhere =
+        json!({ "nodeName": node, "nodeSelector": { "kubernetes.io/hostname": "none" } });
+    merge(&mut spec, &elsewhere);
+    namespace.create_object("Pod", name, &json!({ "spec": spec }))?;
+    namespace.wait_for(&format!("pod/{name}"), "jsonpath={.status.phase}=Failed")?;
+    pod_of(&namespace.get("pod", name)?)
 }
 
 /// The pod behind an object of the API server's, with its first volume.

@@ -12,13 +12,13 @@ use attache_broker::attest::facts::POD_KNOWN_FOR;
 use attache_tests::{
     kubelet::TOKENS,
     kubernetes::{
-        Caller, Namespace,
-        caller::{AUDIENCE, pod_of},
+        Caller,
+        caller::{AUDIENCE, pod_of, pod_that_kubelet_leaves},
         cluster::NODES,
         namespace::{asking_for, stubborn},
         stage::{PASSWORD, cluster, granted_namespace},
     },
-    pod::{Pod, merge},
+    pod::merge,
     process::until,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64URL};
@@ -26,17 +26,6 @@ use serde_json::{Value, json};
 
 /// The audience of tokens for the API server.
 const API: &str = "https://kubernetes.default.svc.cluster.local";
-
-/// A pod of a node whose kubelet has refused to run it: everything of it is as it should be, and kubelet mounts nothing of it.
-fn pod_that_kubelet_leaves(namespace: &Namespace, name: &str, node: &str) -> Result<Pod> {
-    let mut spec = asking_for("payments/db");
-    let elsewhere =
-        json!({ "nodeName": node, "nodeSelector": { "kubernetes.io/hostname": "none" } });
-    merge(&mut spec, &elsewhere);
-    namespace.create_object("Pod", name, &json!({ "spec": spec }))?;
-    namespace.wait_for(&format!("pod/{name}"), "jsonpath={.status.phase}=Failed")?;
-    pod_of(&namespace.get("pod", name)?)
-}
 
 /// The token with other claims, signed by the API server's own key.
 fn signed_anew(token: &str, change: &Value) -> Result<String> {

@@ -5,6 +5,7 @@ mod away;
 mod loss;
 mod outage;
 mod plugin;
+mod publish;
 mod reboot;
 mod sixty;
 mod startup_taint;
