@@ -355,7 +355,7 @@ impl From<NotEnrolling> for RpcError {
         let text = error.to_string();
         match error {
             NotEnrolling::Cluster => Self::new(Code::PermissionDenied, "NO_ENROLLMENT", text),
-            NotEnrolling::Account => Self::new(Code::PermissionDenied, "OTHER_ACCOUNT", text),
+            NotEnrolling::Account(_) => Self::new(Code::PermissionDenied, "OTHER_ACCOUNT", text),
             NotEnrolling::Token(_) | NotEnrolling::NotTaken(_) => {
                 Self::new(Code::Unauthenticated, "PLUGIN_NOT_PROVED", text)
             }

@@ -62,6 +62,11 @@ pub enum ClusterError {
     EnrollAudience,
 }
 
+/// A token that was to enroll a node is of another service account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the token is of another service account than the one that enrolls nodes of that cluster")]
+pub struct OtherAccount;
+
 /// What is configured of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSpec {
@@ -343,9 +348,15 @@ impl Enrollment {
     }
 
     /// Whether a token is of that account.
-    pub(super) fn is_of(&self, token: &PodIdentity) -> bool {
+    ///
+    /// # Errors
+    /// [`OtherAccount`].
+    pub(super) fn check_account(&self, token: &PodIdentity) -> Result<(), OtherAccount> {
         let (namespace, name) = &self.account;
-        token.namespace == *namespace && token.service_account == *name
+        if token.namespace == *namespace && token.service_account == *name {
+            return Ok(());
+        }
+        Err(OtherAccount)
     }
 
     /// What the cluster says of tokens of the enrollment audience.

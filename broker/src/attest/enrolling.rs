@@ -12,7 +12,7 @@ use attache_envelope::name::{ClusterName, NodeName, NodeUid};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::cluster::ClusterRegistry;
+use super::cluster::{ClusterRegistry, OtherAccount};
 use super::facts::{Bound, FactsError, NotTaken, PodFacts};
 use super::token::{PodIdentity, PodToken, TokenError};
 use super::under_its_keys;
@@ -34,10 +34,8 @@ pub enum NotEnrolling {
     #[error("the plugin's token is not taken: {0}")]
     NotTaken(#[from] NotTaken),
     /// Another account's.
-    #[error(
-        "the token is of another service account than the one that enrolls nodes of that cluster"
-    )]
-    Account,
+    #[error(transparent)]
+    Account(#[from] OtherAccount),
     /// The pod of the token is not there any more, or on another node than the token says.
     #[error("the plugin's pod is not there, or not on the node that its token names")]
     Pod,
@@ -79,9 +77,7 @@ pub async fn enrolling(
     let verify = |keys: &_| enrollment.verify(issuer, token, keys, now);
     let verified = under_its_keys(&cluster, verify).await;
     let identity = verified.map_err(NotEnrolling::Away)??;
-    if !enrollment.is_of(&identity) {
-        return Err(NotEnrolling::Account);
-    }
+    enrollment.check_account(&identity)?;
     let bound = enrollment.facts().bound(token, &identity).await;
     let bound = bound.map_err(NotEnrolling::Away)?;
     check(&identity, &bound)?;

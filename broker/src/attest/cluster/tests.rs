@@ -224,6 +224,7 @@ fn a_token_is_of_the_enrolling_account_by_namespace_and_name() {
         registry.replace([at_api_server(account, "enroll").unwrap()]);
         let cluster = registry.cluster("prod").unwrap();
         let enrollment = cluster.enrollment().unwrap();
-        assert_eq!(enrollment.is_of(&identity()), is_its_own, "{account}");
+        let checked = enrollment.check_account(&identity());
+        assert_eq!(checked.is_ok(), is_its_own, "{account}");
     }
 }
