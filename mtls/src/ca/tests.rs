@@ -328,7 +328,7 @@ fn a_flipped_bit_is_refused_or_changes_nothing() {
                 !(begin..begin + signed.len()).contains(&(bit / 8)),
                 "bit {bit} is signed"
             );
-            assert_eq!(request, good, "bit {bit}");
+            assert_eq!(request.spki_sha256(), good.spki_sha256(), "bit {bit}");
             lax.insert(bit / 8);
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use attache_mtls::tls::spki_pinned_client_config;
+use attache_mtls::{key::LeafKey, tls::spki_pinned_client_config};
 use attache_proto::attache::v1 as pb;
 use attache_tests::{Bed, Scene, bed::NODE, measure::resident_kib, pod::Pod, wire};
 use pb::enrollment_client::EnrollmentClient;
@@ -65,12 +65,13 @@ fn half_open(scene: &Scene, to: SocketAddr) -> JoinHandle<Vec<TcpStream>> {
 /// A joining machine's call is answered, by a refusal in words since its token is made up; answers the attempts that it
 /// took. Its handshake may give way to newer ones, as anybody's: a machine that joins tries again.
 fn joining_is_answered(scene: &Scene, token: &str) -> usize {
+    let csr = LeafKey::generate().unwrap().certificate_request().unwrap();
     scene.runtime.block_on(async {
         for attempt in 1..=ATTEMPTS {
             let channel = wire::joining(&scene.bed, token).unwrap();
             let request = pb::JoinNodeRequest {
                 token: token.to_owned(),
-                csr: vec![0x30; 16],
+                csr: csr.clone(),
                 ..Default::default()
             };
             let answer = EnrollmentClient::new(channel).join_node(request).await;
