@@ -27,4 +27,6 @@ pub use questions::{Discovery, Probed, Review, ReviewedUser};
 pub use taint::StartupTaint;
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;

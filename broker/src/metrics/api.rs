@@ -41,7 +41,7 @@ impl Default for ApiMetrics {
 }
 
 impl ApiMetrics {
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "kubernetes_call_duration",
             "Questions to API servers, from the wish to ask to the last byte of the answer, by operation and result",
