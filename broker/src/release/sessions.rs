@@ -29,7 +29,7 @@ const KEY_EVERY: Duration = Duration::from_secs(10);
 /// Why there is no session.
 #[derive(Debug, Error)]
 pub enum SessionError {
-    /// More new keys than [`KEYS_AT_ONCE`], and one every [`KEY_EVERY`].
+    /// More than eight new keys at once, or than one every ten seconds after that.
     #[error("the node plugin has started too often lately: one new key every {} seconds; trying again", KEY_EVERY.as_secs())]
     TooManyKeys,
     /// The key is none: all zeros, or of small order.
