@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use attache_envelope::name::ClusterName;
-use attache_mtls::{
-    ca::{CertificateRequest, IssuedCertificate},
-    spiffe::OperatorId,
-};
+use attache_mtls::ca::{CertificateRequest, IssuedCertificate};
 use attache_proto::attache::v1 as pb;
 use jiff::Timestamp;
 use pb::{enrollment_server::Enrollment, renewal_server::Renewal};
@@ -14,7 +11,7 @@ use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use super::{
-    field::{missing, optional, parse, point, required, time},
+    field::{missing, operator_id, optional, parse, point, required, time},
     peer::connection,
     rpc_error::RpcError,
 };
@@ -105,9 +102,7 @@ impl Enrollment for EnrollmentService {
             return Err(RpcError::invalid("code", mend).into());
         }
         let request = certificate_request(&asked.csr)?;
-        let domain = self.gate.authority().trust_domain().clone();
-        let id = OperatorId::new(domain, &asked.name)
-            .map_err(|e| RpcError::invalid("name", e.to_string()))?;
+        let id = operator_id(self.gate.authority().trust_domain(), &asked.name)?;
         let issued = self
             .gate
             .sign_in_by_code(&code, id, request)

@@ -4,6 +4,7 @@
 
 use std::{fmt::Display, str::FromStr};
 
+use attache_mtls::spiffe::{OperatorId, TrustDomain};
 use attache_proto::attache::v1 as pb;
 use jiff::Timestamp;
 
@@ -41,6 +42,17 @@ where
     }
     text.parse()
         .map_err(|e: T::Err| RpcError::invalid(field, e.to_string()))
+}
+
+/// The field `name` of an operator, as an identity of this trust domain.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the field.
+pub fn operator_id(domain: &TrustDomain, name: &str) -> Result<OperatorId, RpcError> {
+    if name.is_empty() {
+        return Err(missing("name"));
+    }
+    OperatorId::new(domain.clone(), name).map_err(|e| RpcError::invalid("name", e.to_string()))
 }
 
 /// As [`parse`], for a field that may be left empty.

@@ -10,7 +10,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     clusters::no_cluster,
-    field::{missing, note, optional, page, page_token, parse, time},
+    field::{missing, note, operator_id, optional, page, page_token, parse, time},
     mutate::{Asked, Prepared, digest, mutate},
     peer::{OperatorPeer, Peers},
     rpc_error::RpcError,
@@ -51,7 +51,7 @@ impl Nodes for FleetService {
         let mut ids: Vec<NodeId> = view
             .nodes
             .keys()
-            .filter_map(|id| node_id(id))
+            .filter_map(|id| id.parse::<NodeId>().ok())
             .filter(|id| cluster.as_ref().is_none_or(|c| id.cluster() == c.as_str()))
             .collect();
         ids.sort_by_key(ToString::to_string);
@@ -217,7 +217,7 @@ impl Operators for FleetService {
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
         let digest = digest("operator.add", &asked);
-        let id = operator_id(&peer, &asked.name)?;
+        let id = operator_id(peer.id.trust_domain(), &asked.name)?;
         let gate = self.peers.gate();
         let by = peer.id.to_string();
         let (text, code, record) = gate.draw_operator_code(&id, by).map_err(RpcError::from)?;
@@ -372,7 +372,7 @@ impl FleetService {
     }
 
     fn known_operator(&self, peer: &OperatorPeer, name: &str) -> Result<OperatorId, RpcError> {
-        let id = operator_id(peer, name)?;
+        let id = operator_id(peer.id.trust_domain(), name)?;
         if !self
             .peers
             .gate()
@@ -391,14 +391,6 @@ impl FleetService {
         }
         Ok(id)
     }
-}
-
-fn operator_id(peer: &OperatorPeer, name: &str) -> Result<OperatorId, RpcError> {
-    if name.is_empty() {
-        return Err(missing("name"));
-    }
-    OperatorId::new(peer.id.trust_domain().clone(), name)
-        .map_err(|e| RpcError::invalid("name", e.to_string()))
 }
 
 fn known_node(view: &View, text: &str) -> Result<NodeId, RpcError> {
@@ -423,13 +415,6 @@ fn known_node(view: &View, text: &str) -> Result<NodeId, RpcError> {
         ));
     }
     Ok(id)
-}
-
-fn node_id(text: &str) -> Option<NodeId> {
-    match text.parse() {
-        Ok(PeerId::Node(id)) => Some(id),
-        Ok(PeerId::Operator(_) | PeerId::Broker(_)) | Err(_) => None,
-    }
 }
 
 fn node_view(directory: &Directory, view: &View, id: &NodeId) -> Option<pb::NodeView> {
