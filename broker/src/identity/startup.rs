@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use attache_envelope::name::NodeName;
-use attache_mtls::spiffe::PeerId;
+use attache_mtls::spiffe::NodeId;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,7 @@ const WAITS_FOR: Duration = Duration::from_secs(600);
 const AT_ONCE: usize = 4;
 
 /// A node that may have the taint.
-#[derive(Clone)]
-struct Newcomer {
+struct Waiting {
     cluster: String,
     name: NodeName,
     until: Instant,
@@ -42,7 +41,7 @@ pub async fn keep_untainted(
     stop: CancellationToken,
 ) {
     let mut seen = HashMap::new();
-    let mut waiting: HashMap<String, Newcomer> = HashMap::new();
+    let mut waiting: HashMap<String, Waiting> = HashMap::new();
     let mut told: HashMap<String, String> = HashMap::new();
     loop {
         let now = Instant::now();
@@ -79,30 +78,30 @@ fn came(
     view: &View,
     seen: &mut HashMap<String, Timestamp>,
     now: Instant,
-) -> Vec<(String, Newcomer)> {
+) -> Vec<(String, Waiting)> {
     seen.retain(|id, _| view.nodes.contains_key(id));
     let wall = Timestamp::now();
     let nodes = view.nodes.iter().filter_map(|(id, (_, node))| {
-        let is_new = seen.insert(id.clone(), node.renewed) != Some(node.renewed);
-        if !is_new || view.bans.contains_key(id) || node.keys.not_after() < wall {
+        if seen.get(id) == Some(&node.renewed) {
             return None;
         }
-        let Ok(PeerId::Node(parsed)) = id.parse() else {
+        seen.insert(id.clone(), node.renewed);
+        if view.bans.contains_key(id) || node.keys.not_after() < wall {
             return None;
-        };
-        let newcomer = Newcomer {
-            cluster: parsed.cluster().to_owned(),
+        }
+        let waiting = Waiting {
+            cluster: id.parse::<NodeId>().ok()?.cluster().to_owned(),
             name: node.name.parse().ok()?,
             until: now + WAITS_FOR,
         };
-        Some((id.clone(), newcomer))
+        Some((id.clone(), waiting))
     });
     nodes.collect()
 }
 
 /// One look at each of them. Clusters without an API server have no taints.
 async fn look(
-    waiting: &HashMap<String, Newcomer>,
+    waiting: &HashMap<String, Waiting>,
     clusters: &ClusterRegistry,
 ) -> Vec<(String, Result<StartupTaint, ApiError>)> {
     let slots = Arc::new(Semaphore::new(AT_ONCE));
