@@ -61,12 +61,12 @@ impl Options {
     }
 }
 
-/// Finds out what this kernel's tmpfs can do, on one that nobody sees; `without_inode_flags` is for tests of what happens
-/// without.
+/// Finds out what this kernel's tmpfs can do, and whether it takes [`LABEL`], on one that nobody sees;
+/// `without_inode_flags` is for tests of what happens without.
 ///
 /// # Errors
 /// [`MountError::Os`] when this process cannot make a tmpfs at all.
-pub(super) fn probe(without_inode_flags: bool) -> Result<(Facts, Options), MountError> {
+pub(super) fn probe(without_inode_flags: bool) -> Result<(Facts, bool), MountError> {
     let (mount, options) = best()?;
     let root = open_root(mount.as_fd())?;
     let inode_flags = match folder::set_immutable(root.as_fd(), true) {
@@ -81,7 +81,7 @@ pub(super) fn probe(without_inode_flags: bool) -> Result<(Facts, Options), Mount
         noswap: options.noswap,
         inode_flags,
     };
-    Ok((facts, options))
+    Ok((facts, options.label))
 }
 
 /// A tmpfs with the best options that the kernel takes.

@@ -28,7 +28,8 @@ const MAX_STACKED: usize = 8;
 pub struct Volumes {
     kubelet: KubeletDir,
     facts: Facts,
-    options: tmpfs::Options,
+    /// SELinux is on here.
+    label: bool,
     limits: VolumeLimits,
     failpoints: Failpoints,
 }
@@ -43,11 +44,11 @@ impl Volumes {
         limits: VolumeLimits,
         failpoints: Failpoints,
     ) -> Result<Self, MountError> {
-        let (facts, options) = tmpfs::probe(failpoints.is_set(Failpoint::NoInodeFlags))?;
+        let (facts, label) = tmpfs::probe(failpoints.is_set(Failpoint::NoInodeFlags))?;
         Ok(Self {
             kubelet: KubeletDir::open(kubelet_dir)?,
             facts,
-            options,
+            label,
             limits,
             failpoints,
         })
@@ -56,15 +57,7 @@ impl Volumes {
     /// As if the kernel could do only this.
     #[cfg(test)]
     pub(super) fn with_facts(self, facts: Facts) -> Self {
-        let options = tmpfs::Options {
-            noswap: facts.noswap,
-            ..self.options
-        };
-        Self {
-            facts,
-            options,
-            ..self
-        }
+        Self { facts, ..self }
     }
 
     /// What this kernel's tmpfs can do.
@@ -76,7 +69,7 @@ impl Volumes {
     /// Whether SELinux is on here, and files get a label that containers may read.
     #[must_use]
     pub fn labels_files(&self) -> bool {
-        self.options.label
+        self.label
     }
 
     /// Mounts the volume, and answers whether it was not mounted before. A failure leaves nothing behind.
@@ -103,7 +96,11 @@ impl Volumes {
         if !self.facts.noswap && tmpfs::swap_is_on(&swaps()) {
             return Err(MountError::SwapOn);
         }
-        let mount = tmpfs::make(&folder.id.to_string(), self.limits, self.options)?;
+        let options = tmpfs::Options {
+            noswap: self.facts.noswap,
+            label: self.label,
+        };
+        let mount = tmpfs::make(&folder.id.to_string(), self.limits, options)?;
         if self.facts.inode_flags {
             set_immutable(tmpfs::open_root(mount.as_fd())?.as_fd(), true)?;
         }
