@@ -217,19 +217,7 @@ impl Bed {
     /// # Errors
     /// When it cannot be asked; when it counts what is no number.
     pub fn questions(&self, operations: &[&str]) -> Result<u64> {
-        let told = self.metrics()?;
-        let series = operations.iter().map(|operation| {
-            format!(
-                "attache_broker_kubernetes_call_duration_seconds_count{{operation=\"{operation}\""
-            )
-        });
-        let series: Vec<_> = series.collect();
-        let counted = told
-            .lines()
-            .filter(|line| series.iter().any(|series| line.starts_with(series)));
-        let counts = counted.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<u64>());
-        let counts: Vec<_> = counts.collect::<Result<_, _>>()?;
-        Ok(counts.iter().sum())
+        questions(&self.metrics()?, operations)
     }
 
     /// What the node plugin answers to `GET /metrics`, the head of the answer too.
@@ -588,6 +576,23 @@ impl Drop for Bed {
             }
         }
     }
+}
+
+/// How often a broker has asked API servers about these, by the page of its metrics.
+///
+/// # Errors
+/// When it counts what is no number.
+pub fn questions(page: &str, operations: &[&str]) -> Result<u64> {
+    let series = operations.iter().map(|operation| {
+        format!("attache_broker_kubernetes_call_duration_seconds_count{{operation=\"{operation}\"")
+    });
+    let series: Vec<_> = series.collect();
+    let counted = page
+        .lines()
+        .filter(|line| series.iter().any(|series| line.starts_with(series)));
+    let counts = counted.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<u64>());
+    let counts: Vec<_> = counts.collect::<Result<_, _>>()?;
+    Ok(counts.iter().sum())
 }
 
 fn get_metrics(address: SocketAddr) -> Result<String> {

@@ -80,6 +80,15 @@ impl Kubectl {
         self.feed(&["create", "-f", "-", "-o", "json"], object)
     }
 
+    /// How often the first container of a pod was started again, once it is ready.
+    #[must_use]
+    pub fn restarts(&self, namespace: &str, pod: &str) -> Option<u64> {
+        let pod = self.get(namespace, "pod", pod).ok()??;
+        let status = pod.pointer("/status/containerStatuses/0")?;
+        status.get("ready")?.as_bool()?.then_some(())?;
+        status.get("restartCount")?.as_u64()
+    }
+
     /// Puts an object where the API server has it at `path`: for a part that no other verb reaches.
     ///
     /// # Errors

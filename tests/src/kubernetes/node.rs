@@ -1,6 +1,6 @@
 //! A node: on its machine containerd, kubelet, kube-proxy, and the network of its pods.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -13,8 +13,10 @@ use super::{
     network::{PODS, Place},
     service::Service,
 };
-use crate::mounts::Mount;
+use crate::{mounts::Mount, process::until};
 
+/// How long kubelet may take to take a mount away.
+const GONE: Duration = Duration::from_secs(60);
 /// The name server of the cluster, as a service.
 pub const NAMES: &str = "10.96.0.10";
 /// Where kubelet has its pods' volumes.
@@ -177,10 +179,19 @@ impl Node {
     /// When it is not booted.
     pub fn volumes_of(&self, pod_uid: &str) -> Result<Vec<String>> {
         let below = format!("/pods/{pod_uid}/volumes/kubernetes.io~csi/");
-        let table = self.machine.shell("cat /proc/self/mountinfo")?;
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-        let ours = points.filter(|point| point.contains(&below));
-        Ok(ours.map(str::to_owned).collect())
+        let mounts = self.machine.mounts()?.into_iter();
+        let points = mounts.map(|mount| mount.point.display().to_string());
+        Ok(points.filter(|point| point.contains(&below)).collect())
+    }
+
+    /// Waits until nothing is mounted on it for a pod.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub fn wait_until_gone(&self, pod_uid: &str) -> Result<()> {
+        until(GONE, "the mount is gone", || {
+            self.volumes_of(pod_uid).ok()?.is_empty().then_some(())
+        })
     }
 
     /// Runs containerd's client on the namespace of Kubernetes.

@@ -51,10 +51,7 @@ pub fn installation() -> &'static Installation<'static> {
 /// When secret, grant or namespace is refused.
 pub fn namespace_with_secret(name: &str) -> Result<Namespace> {
     put_password(name, PASSWORD)?;
-    let secret = format!("payments/{name}");
-    let workload = format!("local/{name}/default/main");
-    installation().attache_ok(&["grant", "add", name, &secret, "--to", &workload])?;
-    namespace(name)
+    granted(name, &format!("payments/{name}"))
 }
 
 /// Gives `payments/NAME` a version with this password.
@@ -80,7 +77,11 @@ pub fn namespace(name: &str) -> Result<Namespace> {
 /// # Errors
 /// When the grant or the namespace is refused.
 pub fn granted_namespace(name: &str) -> Result<Namespace> {
+    granted(name, "payments/db")
+}
+
+fn granted(name: &str, secret: &str) -> Result<Namespace> {
     let workload = format!("local/{name}/default/main");
-    installation().attache_ok(&["grant", "add", name, "payments/db", "--to", &workload])?;
+    installation().attache_ok(&["grant", "add", name, secret, "--to", &workload])?;
     namespace(name)
 }

@@ -106,9 +106,7 @@ fn a_pod_that_was_deleted_by_force_loses_its_mount_when_kubelet_has_ended_it() -
         assert_eq!(node.volumes_of(&pod.uid)?.len(), 1);
         let deleted = Instant::now();
         namespace.delete_pod(node.name(), &["--grace-period=0", "--force"])?;
-        until(GONE, "the mount is gone", || {
-            node.volumes_of(&pod.uid).ok()?.is_empty().then_some(())
-        })?;
+        node.wait_until_gone(&pod.uid)?;
         println!(
             "{}: {} ms to the mount's end",
             node.name(),

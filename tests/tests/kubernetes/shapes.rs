@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use attache_tests::{
     kubernetes::{
-        Namespace,
         cluster::NODES,
         namespace::{asking_for, sleeper},
         stage::{PASSWORD, cluster, granted_namespace},
@@ -161,7 +160,8 @@ fn a_container_that_ends_ten_times_finds_the_same_mount_each_time() -> Result<()
         // Its shell ends on TERM.
         namespace.exec("web", "kill 1")?;
         until(PATIENCE, "the container is started again", || {
-            restarts(&namespace).filter(|restarts| *restarts == restart)
+            let restarts = cluster().kubectl().restarts(&namespace.name, "web");
+            restarts.filter(|restarts| *restarts == restart)
         })?;
         assert_eq!(
             namespace.shell("web", "cat /secrets/db/password")?,
@@ -171,12 +171,4 @@ fn a_container_that_ends_ten_times_finds_the_same_mount_each_time() -> Result<()
     }
     println!("{RESTARTS} restarts of a container: {:?}", from.elapsed());
     Ok(())
-}
-
-/// How often the container of `web` was started again, when it runs.
-fn restarts(namespace: &Namespace) -> Option<u64> {
-    let pod = namespace.get("pod", "web").ok()?;
-    let status = &pod["status"]["containerStatuses"][0];
-    status["ready"].as_bool()?.then_some(())?;
-    status["restartCount"].as_u64()
 }

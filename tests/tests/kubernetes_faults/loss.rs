@@ -1,6 +1,6 @@
 //! A pod's mount ends with the pod, by kubelet's word alone: no broker is asked, and the pod may be unknown already.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use attache_tests::{
@@ -11,7 +11,6 @@ use attache_tests::{
         stage::{cluster, granted_namespace},
     },
     pod::{Pod, merge},
-    process::until,
 };
 use serde_json::{Value, json};
 
@@ -19,9 +18,6 @@ use crate::{
     alone,
     away::{BrokerAway, KubeletAway},
 };
-
-/// How long kubelet may take to take a mount away.
-const GONE: Duration = Duration::from_secs(60);
 
 fn start(namespace: &Namespace, node: &Node, mut spec: Value) -> Result<Pod> {
     merge(&mut spec, &json!({ "nodeName": node.name() }));
@@ -32,9 +28,7 @@ fn start(namespace: &Namespace, node: &Node, mut spec: Value) -> Result<Pod> {
 
 /// Waits until nothing is mounted for the pod; answers after how many milliseconds since `began` that was.
 fn gone(node: &Node, pod: &Pod, began: Instant) -> Result<u128> {
-    until(GONE, "the mount is gone", || {
-        node.volumes_of(&pod.uid).ok()?.is_empty().then_some(())
-    })?;
+    node.wait_until_gone(&pod.uid)?;
     Ok(began.elapsed().as_millis())
 }
 

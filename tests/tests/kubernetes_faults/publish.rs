@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use attache_tests::{
+    bed,
     kubernetes::{
         Caller,
         caller::{AUDIENCE, pod_that_kubelet_leaves},
@@ -27,14 +28,7 @@ const PODS: usize = 10;
 fn questions() -> Result<u64> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/attache-broker-0:9443/proxy/metrics");
     let told = cluster().kubectl().run(&["get", "--raw", &path])?;
-    let series = "attache_broker_kubernetes_call_duration_seconds_count{operation=";
-    let counts = told.lines().filter_map(|line| {
-        let rest = line.strip_prefix(series)?;
-        let asked = ["\"token_review\"", "\"pod\"", "\"node\""];
-        let of_ours = asked.iter().any(|operation| rest.starts_with(operation));
-        of_ours.then(|| rest.rsplit(' ').next()?.parse::<u64>().ok())?
-    });
-    Ok(counts.sum())
+    bed::questions(&told, &["token_review", "pod", "node"])
 }
 
 /// A publish at the socket, which is undone.

@@ -66,18 +66,13 @@ fn holders(folder: &Path) -> Result<String> {
     Ok(String::from_utf8(found.stdout)?)
 }
 
-/// How often the first container of a pod was started again, once it is ready.
-fn restarts(namespace: &str, pod: &str) -> Option<u64> {
-    let pod = cluster().kubectl().get(namespace, "pod", pod).ok()??;
-    let status = &pod["status"]["containerStatuses"][0];
-    status["ready"].as_bool()?.then_some(())?;
-    status["restartCount"].as_u64()
-}
-
 /// Waits until a pod was started again; its status is that from before the reboot for a while.
 fn wait_for_restart(namespace: &str, pod: &str, before: u64) -> Result<()> {
     until(PATIENCE, &format!("{pod} was started again"), || {
-        restarts(namespace, pod).filter(|restarts| *restarts > before)
+        cluster()
+            .kubectl()
+            .restarts(namespace, pod)
+            .filter(|restarts| *restarts > before)
     })
     .with_context(|| {
         format!(
@@ -99,7 +94,8 @@ fn reboots(node: &Node, name: &str) -> Result<()> {
     let (disk, below) = (node.machine.on_disk("/"), node.machine.on_disk(&target));
     let seen = holders(&node.machine.path(&target)?)?;
     ensure!(!seen.is_empty(), "the search finds what is there");
-    let broker_restarts = restarts(NAMESPACE, "attache-broker-0").unwrap_or_default();
+    let broker_restarts = cluster().kubectl().restarts(NAMESPACE, "attache-broker-0");
+    let broker_restarts = broker_restarts.unwrap_or_default();
 
     let off = PowerCut::of(node)?;
     let left = node.machine.on_disk(&format!("{volume}/vol_data.json"));
