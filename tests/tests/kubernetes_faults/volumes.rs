@@ -28,8 +28,16 @@ use serde_json::{Value, json};
 /// How long a changed secret may take, and a mount to go.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A namespace with a secret of its own, once no volume is left of the scenario before.
+/// A namespace with a secret of its own, once nothing is left of the scenario before: no namespace or pod that is ending, no volume.
 pub(crate) fn fresh(name: &str) -> Result<Namespace> {
+    until(PATIENCE, "nothing is ending", || {
+        let all = ["get", "namespaces,pods", "--all-namespaces"];
+        let found = cluster().kubectl().json(&all).ok()?;
+        let mut objects = found["items"].as_array()?.iter();
+        objects
+            .all(|object| object["metadata"]["deletionTimestamp"].is_null())
+            .then_some(())
+    })?;
     let namespace = namespace_with_secret(name)?;
     for node in &cluster().nodes {
         one_mount_each(node, &namespace, &[])?;
