@@ -59,7 +59,7 @@ if [ ! -f "$here/$minor/go.mod" ] || [ "$(pinned "$minor")" != "$version" ]; the
 fi
 shift || true
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(kubernetes etcd containerd runc cni coredns helm csi-sanity)
+[ ${#parts[@]} -gt 0 ] || parts=(kubernetes etcd containerd runc cni coredns helm helm3 csi-sanity)
 
 # One build at a time, and none while another looks whether it is needed.
 exec 9>"$out/.lock"
@@ -69,6 +69,9 @@ for part in "${parts[@]}"; do
     # Without these the version is a template that no client can parse.
     v=k8s.io/component-base/version
     build "$minor" "$out/$version/bin" "-X $v.gitVersion=v$version -X $v.gitMajor=${minor%.*} -X $v.gitMinor=${minor#*.}"
+  elif [ "$part" = helm3 ]; then
+    # Its program has the name of the newer one's.
+    build "$part" "$out/helm3" ""
   elif [ -f "$here/$part/go.mod" ]; then
     build "$part" "$out/bin" ""
   else

@@ -1,7 +1,7 @@
 //! The Helm chart, as helm renders it: the same bytes twice, no key that is not a value, no right and no privilege that is not
 //! listed here.
 //!
-//! Needs helm: `tests/kubernetes/build.sh 1.37.2 helm` builds it.
+//! Needs Helm 4 and 3: `tests/kubernetes/build.sh 1.37.2 helm helm3` builds them.
 
 #![expect(
     clippy::unwrap_used,
@@ -51,17 +51,30 @@ fn chart() -> PathBuf {
     root().join("deploy/chart")
 }
 
-fn helm(words: &[&str]) -> Output {
-    let built = bin_dir().unwrap().join("../kubernetes/bin/helm");
-    assert!(
-        built.exists(),
-        "{} is not built: run tests/kubernetes/build.sh 1.37.2 helm",
-        built.display()
-    );
-    run(Command::new(built).args(words)).unwrap()
+/// A Helm, by where it is built.
+#[derive(Clone, Copy)]
+struct Helm(&'static str);
+
+const HELM: Helm = Helm("bin/helm");
+const HELM_3: Helm = Helm("helm3/helm");
+
+impl Helm {
+    fn run(self, words: &[&str]) -> Output {
+        let built = bin_dir().unwrap().join("../kubernetes").join(self.0);
+        assert!(
+            built.exists(),
+            "{} is not built: run tests/kubernetes/build.sh 1.37.2 helm helm3",
+            built.display()
+        );
+        run(Command::new(built).args(words)).unwrap()
+    }
 }
 
 fn template(cluster: &[&str], values: &[&str]) -> Output {
+    template_by(HELM, cluster, values)
+}
+
+fn template_by(helm: Helm, cluster: &[&str], values: &[&str]) -> Output {
     let chart = chart();
     let mut words = vec!["template", "attache", chart.to_str().unwrap()];
     words.extend(["--namespace", NAMESPACE]);
@@ -69,7 +82,7 @@ fn template(cluster: &[&str], values: &[&str]) -> Output {
     for value in values {
         words.extend(["--set", *value]);
     }
-    helm(&words)
+    helm.run(&words)
 }
 
 fn rendered(cluster: &[&str], values: &[&str]) -> String {
@@ -130,8 +143,29 @@ fn helm_finds_no_fault() {
         for value in values {
             words.extend(["--set", *value]);
         }
-        let lint = helm(&words);
-        assert!(lint.status.success(), "{lint:?}");
+        for helm in [HELM, HELM_3] {
+            let lint = helm.run(&words);
+            assert!(lint.status.success(), "{lint:?}");
+        }
+    }
+}
+
+#[test]
+fn helm_3_renders_what_helm_4_renders() {
+    let documents = |helm, cluster, values| {
+        let output = template_by(helm, cluster, values);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        serde_saphyr::from_multiple::<Value>(&text).unwrap()
+    };
+    for cluster in [&NEW[..], &OLD] {
+        for values in [&[][..], &ALL] {
+            let (new, old) = (
+                documents(HELM, cluster, values),
+                documents(HELM_3, cluster, values),
+            );
+            assert_eq!(new, old);
+        }
     }
 }
 
