@@ -340,6 +340,28 @@ fn the_trust_bundle_is_published_as_a_cluster_trust_bundle_where_one_is_served_a
     assert_eq!(TrustBundle::from_pem(published().as_bytes()).unwrap(), ours);
 }
 
+/// As the chart makes it, and with the rights of the chart's role alone.
+#[test]
+fn the_bundle_is_written_into_the_config_map_that_is_there_and_all_else_of_it_stays() {
+    let keep = ["get", "update"];
+    let rights = rule(&[""], &["configmaps"], &["attache-bundle"], &keep);
+    let prod = Prod::start(vec![rights]);
+    let known_by = json!({"app.kubernetes.io/managed-by": "Helm"});
+    let made = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {
+            "name": "attache-bundle", "namespace": SYSTEM,
+            "labels": known_by, "annotations": known_by,
+        },
+    });
+    prod.kubectl.create(&made).unwrap();
+    prod.published("configmap", "attache-bundle", "/data/trust-bundle.pem");
+    let found = prod.kubectl.get(SYSTEM, "configmap", "attache-bundle");
+    let found = found.unwrap().unwrap();
+    assert_eq!(found.pointer("/metadata/labels"), Some(&known_by));
+    assert_eq!(found.pointer("/metadata/annotations"), Some(&known_by));
+}
+
 #[test]
 fn the_startup_taint_goes_once_kubelet_knows_the_plugin_and_no_other_goes_with_it() {
     let ours = json!({"key": "attache.dev/agent-not-ready", "effect": "NoSchedule"});

@@ -74,8 +74,7 @@ impl Client {
             "metadata": {"name": CONFIG_MAP, "namespace": plugins.as_str()},
             "data": {CONFIG_MAP_KEY: pem},
         });
-        self.ensure(&collection, CONFIG_MAP, "/data", object)
-            .await?;
+        self.ensure(&collection, CONFIG_MAP, "data", object).await?;
         Ok(Published::ConfigMap)
     }
 
@@ -102,7 +101,7 @@ impl Client {
             "metadata": {"name": CLUSTER_TRUST_BUNDLE},
             "spec": {"signerName": SIGNER, "trustBundle": pem},
         });
-        self.ensure(&collection, CLUSTER_TRUST_BUNDLE, "/spec", object)
+        self.ensure(&collection, CLUSTER_TRUST_BUNDLE, "spec", object)
             .await
     }
 
@@ -112,31 +111,31 @@ impl Client {
         collection: &str,
         name: &str,
         part: &str,
-        mut wanted: Value,
+        wanted: Value,
     ) -> Result<(), ApiError> {
         let path = format!("{collection}/{name}");
         let found: Option<Value> = self.find(read(Operation::Bundle, path.clone())).await?;
-        let (method, path) = match &found {
-            Some(found) if found.pointer(part) == wanted.pointer(part) => return Ok(()),
-            Some(found) => {
-                let version = found.pointer("/metadata/resourceVersion").cloned();
-                if let (Some(metadata), Some(version)) = (
-                    wanted.get_mut("metadata").and_then(Value::as_object_mut),
-                    version,
-                ) {
-                    metadata.insert("resourceVersion".to_owned(), version);
-                }
-                (Method::PUT, path)
-            }
-            None => (Method::POST, collection.to_owned()),
+        let (method, path, object) = match found {
+            Some(found) if found.get(part) == wanted.get(part) => return Ok(()),
+            // All else of it stays, its resource version and what Helm knows it by too.
+            Some(found) => (Method::PUT, path, with_part(found, part, wanted)),
+            None => (Method::POST, collection.to_owned(), wanted),
         };
         let call = Call {
             operation: Operation::Bundle,
             method,
             path,
-            body: Some(body(Operation::Bundle, &wanted)?),
+            body: Some(body(Operation::Bundle, &object)?),
         };
         let _written: Value = self.ask(call).await?;
         Ok(())
     }
+}
+
+/// The object that was found, with that part of the wanted one.
+fn with_part(mut found: Value, part: &str, mut wanted: Value) -> Value {
+    if let (Some(object), Some(wanted)) = (found.as_object_mut(), wanted.get_mut(part)) {
+        object.insert(part.to_owned(), wanted.take());
+    }
+    found
 }
