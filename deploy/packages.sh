@@ -11,6 +11,8 @@ need findmnt util-linux
 need setpriv util-linux
 need unshare util-linux
 need nsenter util-linux
+# One program's clock can be another's.
+need faketime faketime
 # A test cluster: its network, and what runc is built with.
 need ip iproute2
 need nft nftables

@@ -42,6 +42,8 @@ pub struct Bed {
     pub plugin: Option<Process>,
     /// The broker, when it runs.
     pub broker: Option<Process>,
+    /// What broker and CLI have in their environment beside this process's own.
+    pub environment: Vec<(&'static str, String)>,
     /// Everything lies in here.
     pub dir: PathBuf,
     /// Nothing is taken down when it is dropped.
@@ -101,6 +103,7 @@ impl Bed {
         let bed = Self {
             plugin: None,
             broker: None,
+            environment: Vec::new(),
             dir: dir.to_owned(),
             left: false,
             owned,
@@ -154,6 +157,7 @@ impl Bed {
     /// With what it printed.
     pub fn init_broker(&self) -> Result<String> {
         let output = run(Command::new(bin("attache-broker")?)
+            .envs(self.environment.clone())
             .args(["init", "--config"])
             .arg(self.broker_config()))?;
         printed(&output, "attache-broker init")
@@ -167,9 +171,12 @@ impl Bed {
         let listening = self.store_dir().join("listen.json");
         let _ = fs::remove_file(&listening);
         let config = self.broker_config();
-        let mut broker = Process::start(
+        let environment = self.environment.iter();
+        let environment: Vec<_> = environment.map(|(name, it)| (*name, it.as_str())).collect();
+        let mut broker = Process::start_with(
             "attache-broker",
             &["serve", "--config", path_str(&config)?],
+            &environment,
             &self.dir.join("log/broker.log"),
         )?;
         broker.wait_until("listening", || {
@@ -448,6 +455,7 @@ impl Bed {
     pub fn attache_command(&self) -> Result<Command> {
         let mut command = Command::new(bin("attache")?);
         command
+            .envs(self.environment.clone())
             .env("ATTACHE_CONFIG", self.cli_config())
             .env("NO_COLOR", "1");
         Ok(command)
