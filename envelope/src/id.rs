@@ -162,6 +162,8 @@ uuids! {
     SlotId, "the slot id";
     /// An audit chain: one broker instance.
     ChainId, "the chain id";
+    /// A backup of a store.
+    BackupId, "the backup id";
 }
 
 tokens! {

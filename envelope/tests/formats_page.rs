@@ -103,6 +103,11 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ("anchor-note", "seq 42", &["note"]),
     ("summary", "seven leaves, two open intents", &["note"]),
     ("chain-id", "broker-0", &["chain"]),
+    (
+        "backup",
+        "two tables with rows and one without",
+        &["note", "file 0..160", "file 160..203"],
+    ),
 ];
 
 /// The bodies that the page lists under their rows' names, after the first two.
@@ -164,15 +169,21 @@ fn labels_are_those_of_the_code() {
             .collect()
     };
     let mut of_code = std::collections::BTreeSet::new();
-    let mut folders: Vec<std::path::PathBuf> =
-        ["envelope", "translog", "broker", "node-plugin", "cli"]
+    let mut folders: Vec<std::path::PathBuf> = [
+        "envelope",
+        "translog",
+        "backup",
+        "broker",
+        "node-plugin",
+        "cli",
+    ]
+    .iter()
+    .map(|name| {
+        [env!("CARGO_MANIFEST_DIR"), "..", name, "src"]
             .iter()
-            .map(|name| {
-                [env!("CARGO_MANIFEST_DIR"), "..", name, "src"]
-                    .iter()
-                    .collect()
-            })
-            .collect();
+            .collect()
+    })
+    .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

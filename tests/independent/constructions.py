@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import local_constructions
 import wire_constructions
-from attache_formats import (anchor, audit, denial, generation, hpke, keyring, lp, note, put, release, renewal, row,
+from attache_formats import (anchor, audit, backup, denial, generation, hpke, keyring, lp, note, put, release, renewal, row,
                              slot, value, wrap)
 from attache_formats.primitives import Refused, ed25519_public, ed25519_sign, sha256
 from construction import Construction, Fields, h, s
@@ -372,6 +372,27 @@ def anchor_note_open(f: Fields) -> Fields:
     return {"incarnation": incarnation, "seq": seq, "t": t.hex()}
 
 
+def _backup_head(f: Fields) -> backup.Head:
+    store, id_, anchor_t, chain, root = h(f, "store", "backup", "anchor_t", "chain", "audit_root")
+    return backup.Head(store, id_, f["incarnation"], f["seq"], f["created"], anchor_t, chain, f["audit_size"], root)
+
+
+def backup_seal(f: Fields) -> Fields:
+    seed, = h(f, "seed")
+    tables = [(table["name"], [tuple(h(row, "key", "value")) for row in table["rows"]]) for table in f["tables"]]
+    file, signed = backup.write(_backup_head(f), tables, seed)
+    return {"vkey": note.vkey(backup.origin(*h(f, "store")), ed25519_public(seed)), "note": signed, "file": file.hex()}
+
+
+def backup_open(f: Fields) -> Fields:
+    head, tables = backup.read(*h(f, "file"), note.parse_vkey(f["vkey"])[1])
+    return {"store": head.store.hex(), "backup": head.backup.hex(), "incarnation": head.incarnation, "seq": head.seq,
+            "created": head.created, "anchor_t": head.anchor_t.hex(), "chain": head.chain.hex(),
+            "audit_size": head.audit_size, "audit_root": head.audit_root.hex(), "tables": [
+                {"name": name, "rows": [{"key": key.hex(), "value": value.hex()} for key, value in rows.items()]}
+                for name, rows in tables.items()]}
+
+
 _HPKE = "HPKE base 0x0020/0x0001/"
 _NOTE = "key_id = SHA-256(name || 0x0A || 0x01 || pk)[..4]; note = text || LF || '— ' name ' ' base64(key_id || Ed25519(text)) LF"
 
@@ -405,6 +426,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "summary": Construction("text = name LF 'size ' n LF 'root ' base64(root) LF ['anchor ' seq ' ' base64(t) LF] ('peak ' base64(hash) LF)* ('intent ' index LF)*; name = attache/<store>/<chain>/summary; " + _NOTE, summary_seal, note_open),
     "chain-id": Construction("SHA-256(LP('attache/chain/1', store, broker id))[..16]", chain_id_seal),
     "anchor-note": Construction("text = origin LF incarnation LF seq LF base64(t) LF; origin = name = attache/anchor/<store>; " + _NOTE, anchor_note_seal, anchor_note_open),
+    "backup": Construction("head 160 || (kind u8 || key's length u32 || value's length u32 || key || value)*, kind 1 a table, 2 a row, 3 the table's end, 4 the end, a note: text = origin LF backup LF incarnation LF seq LF size LF base64(SHA-256 of the bytes before) LF; origin = name = attache/backup/<store>; " + _NOTE, backup_seal, backup_open),
     **local_constructions.CONSTRUCTIONS,
     **wire_constructions.CONSTRUCTIONS,
 }

@@ -27,6 +27,7 @@ def build() -> dict[str, str]:
         "merkle-consistency": log.consistency_cases(), "signed-note": log.note_cases(),
         "checkpoint": log.checkpoint_cases(), "anchor-note": log.anchor_note_cases(),
         "segment": log.segment_cases(), "summary": log.summary_cases(), "chain-id": log.chain_id_cases(),
+        "backup": log.backup_cases(),
         "body": local.body_cases(), "identity-body": local.identity_cases(),
         "approval-body": local.approval_cases(), "registry-body": local.registry_cases(), "ca": local.ca_cases(), "anchor-row": store.anchor_row_cases(),
         "keyring-record": local.keyring_record_cases(), "request-digest": local.request_digest_cases(),

@@ -100,7 +100,7 @@ name=debug
 if [ -d "$built/release/deps" ] || [ -d "$CARGO_TARGET_DIR/release/deps" ]; then
   profile=(--release)
   name=release
-  for crate in proto settings mtls envelope arena translog broker node-plugin cli tests; do
+  for crate in proto settings mtls envelope arena translog backup broker node-plugin cli tests; do
     profile+=(--config "profile.release.package.attache-$crate.opt-level=0")
   done
 fi

@@ -137,6 +137,14 @@ impl Verifier {
         }
     }
 
+    /// The same key under another name: one key signs notes of several kinds, each under a name of its own.
+    ///
+    /// # Errors
+    /// [`NoteError::Name`].
+    pub fn named(&self, name: &str) -> Result<Self, NoteError> {
+        Self::new(name, self.key)
+    }
+
     /// The key as text.
     #[must_use]
     pub fn vkey(&self) -> String {

@@ -1,4 +1,4 @@
-"""Cases of the audit log: leaves, the tree and its proofs, and signed notes."""
+"""Cases of the audit log: leaves, the tree and its proofs, and signed notes; and of backups, which end in one."""
 
 import base64
 
@@ -187,3 +187,47 @@ def chain_id_cases() -> list[Case]:
     in_: Fields = {"store": STORE, "broker_id": BROKER}
     return [positive("chain-id", "broker-0", in_), positive("chain-id", "broker-1", in_ | {"broker_id": BROKER[:-1] + "1"}),
             positive("chain-id", "another store", in_ | {"store": OTHER_STORE})]
+
+
+def backup_cases() -> list[Case]:
+    in_: Fields = {"store": STORE, "seed": rand("audit seed"), "backup": uuid("backup"), "incarnation": 1, "seq": 42,
+                   "created": 1700000000000, "anchor_t": rand("anchor t"), "chain": uuid("chain"), "audit_size": 33,
+                   "audit_root": rand("audit root"), "tables": [
+                       {"name": "anchor", "rows": [{"key": "", "value": "a0a1"}]},
+                       {"name": "grant", "rows": []},
+                       {"name": "head", "rows": [{"key": b"payments/api".hex(), "value": "b0"}, {"key": b"payments/db".hex(), "value": ""}]}]}
+    case = positive("backup", "two tables with rows and one without", in_)
+    largest = {"incarnation": U32_MAX, "seq": U64_MAX, "created": U64_MAX, "audit_size": U64_MAX}
+    base = opening(case, [*in_], ["file", "vkey"])
+    whole = bytes.fromhex(base["file"])
+    seed = bytes.fromhex(in_["seed"])
+    origin = case["out"]["note"].split("\n")[0]
+    end = len(whole) - 9 - len(case["out"]["note"].encode())
+
+    def put(at: int, bytes_: str) -> str:
+        raw = bytes.fromhex(bytes_)
+        return (whole[:at] + raw + whole[at + len(raw):]).hex()
+
+    def ended(text: str) -> str:
+        signed = note.sign(text, origin, seed, ed25519_public(seed)).encode()
+        return (whole[:end] + b"\x04" + bytes(4) + len(signed).to_bytes(4, "big") + signed).hex()
+
+    text = case["out"]["note"].partition("\n\n")[0] + "\n"
+    refused = {
+        "another magic": ("magic", put(0, "61")), "format 2": ("format", put(8, "0002")), "suite 2": ("suite", put(10, "0002")),
+        "a reserved byte": ("zero", put(55, "01")), "cut in the head": ("cut", whole[:159].hex()),
+        "cut behind the head": ("cut", whole[:160].hex()), "cut before the end": ("cut", whole[:end].hex()),
+        "cut in the end": ("cut", whole[:-1].hex()), "a byte behind the end": ("trailing", whole.hex() + "00" * 9),
+        "kind 5": ("frame", put(160, "05")), "a name that is too long": ("frame", put(161, "00000041")),
+        "a row before a table": ("order", (whole[:160] + whole[175:]).hex()),
+        "a table twice": ("order", (whole[:160] + 2 * whole[160:203]).hex()),
+        "a table's count": ("count", put(202, "02")),
+        "an edited row": ("other bytes", put(185, "a2")), "an edited head": ("other bytes", put(120, "01")),
+        "an edited seq in the note": ("signature", (whole[:end] + whole[end:].replace(b"\n42\n", b"\n41\n")).hex()),
+        "the note of another seq": ("other bytes", ended(text.replace("\n42\n", "\n41\n"))),
+        "the note of another backup": ("other bytes", ended(text.replace(text.split("\n")[1], origin[-36:]))),
+    }
+    other = note.vkey(origin, ed25519_public(bytes.fromhex(rand("another audit seed"))))
+    return [case, positive("backup", "no table, largest numbers", in_ | largest | {"tables": []}),
+            *(negative(name, why, base, file=bad) for name, (why, bad) in refused.items()),
+            negative("another key", "no signature by this key", base, vkey=other)]
