@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "attache/v1/delivery.proto",
     "attache/v1/enrollment.proto",
     "attache/v1/fleet.proto",
+    "attache/v1/keys.proto",
     "attache/v1/policy.proto",
     "attache/v1/secrets.proto",
     "attache/v1/status.proto",

@@ -7,6 +7,7 @@ pub mod access;
 pub mod approval;
 pub mod audit;
 pub mod fleet;
+pub mod key;
 pub mod login;
 pub mod parse;
 pub mod secret;
@@ -75,6 +76,9 @@ pub enum Command {
     /// Make and list keyspaces, which have keys of their own
     #[command(subcommand, arg_required_else_help = true)]
     Keyspace(secret::Keyspace),
+    /// Look at keyspaces' keys
+    #[command(subcommand, arg_required_else_help = true)]
+    Key(key::Key),
     /// Say which workload may read what
     #[command(subcommand, arg_required_else_help = true)]
     Grant(access::Grant),

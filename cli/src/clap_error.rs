@@ -65,6 +65,7 @@ const VERBS: &[(&str, &[&str])] = &[
         ],
     ),
     ("keyspace", &["show", "set", "destroy"]),
+    ("key", &["rotate", "destroy"]),
     ("grant", &["who"]),
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),
@@ -72,8 +73,7 @@ const VERBS: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "role", "key", "slot", "delivery", "broker", "backup", "plan", "apply", "run", "dev",
-            "doctor",
+            "role", "slot", "delivery", "broker", "backup", "plan", "apply", "run", "dev", "doctor",
         ],
     ),
 ];

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod completion;
 pub mod grant;
 pub mod guardrail;
+pub mod key;
 pub mod keyspace;
 pub mod login;
 pub mod node;
@@ -89,7 +90,8 @@ impl Shell {
 /// Whatever the verb could not do.
 pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
     use crate::args::{
-        access, approval as approval_args, audit as audit_args, fleet, secret as secret_args,
+        access, approval as approval_args, audit as audit_args, fleet, key as key_args,
+        secret as secret_args,
     };
     match cli.command {
         Command::Secret(verb) => match verb {
@@ -102,6 +104,10 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Keyspace(verb) => match verb {
             secret_args::Keyspace::Create(args) => keyspace::create(args, shell).await,
             secret_args::Keyspace::List => keyspace::list(shell).await,
+        },
+        Command::Key(verb) => match verb {
+            key_args::Key::List(args) => key::list(args, shell).await,
+            key_args::Key::Status(args) => key::status(args, shell).await,
         },
         Command::Grant(verb) => match verb {
             access::Grant::Add(args) => grant::add(args, shell).await,

@@ -6,10 +6,12 @@
 //!
 //! Times are milliseconds since 1970, UTC. Who is the operator's SPIFFE ID.
 
+mod kek;
 mod keys;
 mod secrets;
 
-pub use keys::{KekBody, KekIndexKey, KekState, KeyspaceBody, KeyspaceState, ValueKeyBody};
+pub use kek::{KekBody, KekPhase, KekState, Rewrap, WrappedKek};
+pub use keys::{KekIndexKey, KeyspaceBody, KeyspaceState, ValueKeyBody};
 pub use secrets::{HeadBody, HeadState, RequestBody, VersionBody, request_key, request_prefix};
 
 use crate::error::EnvelopeError;

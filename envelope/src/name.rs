@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! REF      = KEYSPACE/NAME[@VERSION][#FIELD]   segments [a-z0-9][a-z0-9._-]{0,62}, at most 4 of them
+//! KEY      = KEYSPACE@EPOCH
 //! FIELD    = [A-Za-z0-9_][A-Za-z0-9._-]{0,127}
 //! WORKLOAD = CLUSTER/NAMESPACE/SERVICEACCOUNT/CONTAINER   CLUSTER may be @GROUP
 //! ```
@@ -20,7 +21,7 @@ pub use kubernetes::{
     ContainerName, Namespace, NodeName, NodeUid, PodName, PodUid, ServiceAccount, VolumeId,
     VolumeName,
 };
-pub use reference::{ClusterRef, SecretPath, SecretRef, SecretVersion, WorkloadRef};
+pub use reference::{ClusterRef, KeyRef, SecretPath, SecretRef, SecretVersion, WorkloadRef};
 
 #[cfg(test)]
 mod tests;

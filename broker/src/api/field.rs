@@ -142,6 +142,19 @@ pub fn page(page: Option<pb::Page>) -> Result<PageRequest, RpcError> {
     })
 }
 
+/// The key that a page token holds, as the type that the list is ordered by.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it is the token of another list.
+pub fn after<T: FromStr>(token: Option<&str>) -> Result<Option<T>, RpcError> {
+    token.map(str::parse).transpose().map_err(|_| {
+        RpcError::invalid(
+            "page.token",
+            "is not a token of this list; leave it empty for the first page",
+        )
+    })
+}
+
 /// The token of the page after the item with this key.
 #[must_use]
 pub fn page_token(last_key: Option<&str>) -> String {

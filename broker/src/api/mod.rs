@@ -16,6 +16,7 @@ pub mod enrollment;
 pub mod field;
 pub mod fleet;
 pub mod health;
+pub mod keys;
 pub mod mutate;
 pub mod overview;
 pub mod peer;

@@ -14,7 +14,7 @@ use pb::{keyspaces_server::Keyspaces, secrets_server::Secrets};
 use tonic::{Request, Response, Status};
 
 use super::{
-    field::{fixed, missing, note, optional, page, page_token, parse, required, time_ms},
+    field::{after, fixed, missing, note, optional, page, page_token, parse, required, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::{OperatorPeer, Peers},
     rpc_error::RpcError,
@@ -330,16 +330,6 @@ pub(super) fn path(path: Option<pb::SecretPath>) -> Result<SecretPath, RpcError>
     Ok(SecretPath {
         keyspace: parse("path.keyspace", &path.keyspace)?,
         name: parse("path.name", &path.name)?,
-    })
-}
-
-/// The key that a page token holds, as the type that the list is ordered by.
-fn after<T: std::str::FromStr>(token: Option<&str>) -> Result<Option<T>, RpcError> {
-    token.map(str::parse).transpose().map_err(|_| {
-        RpcError::invalid(
-            "page.token",
-            "is not a token of this list; leave it empty for the first page",
-        )
     })
 }
 

@@ -34,6 +34,7 @@ use super::{
     enrollment::EnrollmentService,
     fleet::FleetService,
     health::HealthService,
+    keys::KeyService,
     overview::OverviewService,
     peer::{BrokerStream, Peers},
     policy::PolicyService,
@@ -233,18 +234,29 @@ fn enrollment(services: &Services) -> EnrollmentService {
     }
 }
 
+fn secrets(services: &Services, peers: &Peers) -> SecretService {
+    SecretService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    }
+}
+
+fn keys(services: &Services, peers: &Peers) -> KeyService {
+    KeyService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+    }
+}
+
 fn main_router(
     services: &Services,
     peers: &Peers,
     mut server: Server<Layers>,
     stop: &CancellationToken,
 ) -> Router<Layers> {
-    let secrets = SecretService {
-        peers: peers.clone(),
-        vault: Arc::clone(&services.vault),
-        mutations: services.mutations.clone(),
-        clock: services.clock.clone(),
-    };
+    let secrets = secrets(services, peers);
     let policy = PolicyService {
         peers: peers.clone(),
         registry: Arc::clone(&services.registry),
@@ -307,6 +319,10 @@ fn main_router(
                 .max_decoding_message_size(PUT_MAX),
         )
         .add_service(small!(pb::keyspaces_server::KeyspacesServer<_>, secrets))
+        .add_service(small!(
+            pb::keys_server::KeysServer<_>,
+            keys(services, peers)
+        ))
         .add_service(small!(pb::grants_server::GrantsServer<_>, policy.clone()))
         .add_service(small!(pb::guardrails_server::GuardrailsServer<_>, policy))
         .add_service(small!(pb::clusters_server::ClustersServer<_>, clusters))

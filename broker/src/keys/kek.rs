@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use attache_arena::Key;
-use attache_envelope::body::{KekBody, KekState, KeyspaceBody};
+use attache_envelope::body::{KekBody, KekPhase, KekState, KeyspaceBody, WrappedKek};
 use attache_envelope::id::KeyId;
 use attache_envelope::key;
 use attache_envelope::key::{Dek, KekWrapKey};
@@ -34,8 +34,6 @@ pub struct Kek {
     pub id: KeyId,
     /// Its epoch in its keyspace.
     pub epoch: u32,
-    /// Whether new DEKs may be wrapped under it.
-    pub active: bool,
     key: Key,
 }
 
@@ -90,11 +88,12 @@ impl Keks {
         )?;
         let body = KekBody {
             kek,
-            state: KekState::Active {
+            state: KekState::Active(WrappedKek {
                 wrap_key: wrap_key.id,
                 wrapped,
-            },
+            }),
             created_ms,
+            changed_ms: created_ms,
         };
         Ok(Put {
             table: Table::Kek,
@@ -123,9 +122,9 @@ impl Keks {
         let row = ledger.read(Table::Kek, &row_key).await?.ok_or_else(none)?;
         let found =
             KekBody::decode(&row.body).map_err(|_| LedgerError::damaged(Table::Kek, &row_key))?;
-        match found.state {
-            KekState::Active { .. } => Ok((self.opened(keyspace, epoch, found)?, row.seq)),
-            KekState::Retired { .. } | KekState::Destroyed => Err(none()),
+        match found.state.phase() {
+            KekPhase::Active => Ok((self.opened(keyspace, epoch, found)?, row.seq)),
+            KekPhase::DecryptOnly | KekPhase::Retired | KekPhase::Destroyed => Err(none()),
         }
     }
 
@@ -143,14 +142,14 @@ impl Keks {
         if let Some(kek) = self.cached(keyspace, id) {
             return Ok(kek);
         }
-        let prefix = kek_prefix(keyspace);
+        let prefix = KekBody::prefix(keyspace);
         let rows = ledger.scan(Table::Kek, &prefix, None, EPOCHS).await?;
         for (row_key, row) in rows {
-            let damaged = || LedgerError::damaged(Table::Kek, &row_key);
-            let body = KekBody::decode(&row.body).map_err(|_| damaged())?;
+            let damaged = |_| LedgerError::damaged(Table::Kek, &row_key);
+            let body = KekBody::decode(&row.body).map_err(damaged)?;
             if body.kek == id {
-                let epoch = row_key.last_chunk().ok_or_else(damaged)?;
-                return self.opened(keyspace, u32::from_be_bytes(*epoch), body);
+                let (_, epoch) = KekBody::parse_key(&row_key).map_err(damaged)?;
+                return self.opened(keyspace, epoch, body);
             }
         }
         Err(KeysError::NoKek {
@@ -177,17 +176,12 @@ impl Keks {
         if let Some(kek) = self.cached(keyspace, body.kek) {
             return Ok(kek);
         }
-        let (active, wrap_key, wrapped) = match body.state {
-            KekState::Active { wrap_key, wrapped } => (true, wrap_key, wrapped),
-            KekState::Retired { wrap_key, wrapped } => (false, wrap_key, wrapped),
-            KekState::Destroyed => {
-                return Err(KeysError::NoKek {
-                    keyspace: keyspace.clone(),
-                });
-            }
+        let none = || KeysError::NoKek {
+            keyspace: keyspace.clone(),
         };
+        let WrappedKek { wrap_key, wrapped } = body.state.wrapped().ok_or_else(none)?;
         let ring = self.keys.ring();
-        let wrapping = ring.kek_wrap.of_id(wrap_key);
+        let wrapping = ring.kek_wrap.of_id(*wrap_key);
         let wrapping = wrapping.ok_or(EnvelopeError::Refused)?;
         let binding = KekBinding {
             store: self.keys.store_id(),
@@ -197,12 +191,11 @@ impl Keks {
         };
         let key = self.keys.arena().key_with(|cell| {
             let wrapping = KekWrapKey::new(wrapping.key.expose());
-            wrap::unwrap_kek(wrapping, wrap_key, &binding, &wrapped, cell).map_err(KeysError::from)
+            wrap::unwrap_kek(wrapping, *wrap_key, &binding, wrapped, cell).map_err(KeysError::from)
         })?;
         let kek = Arc::new(Kek {
             id: body.kek,
             epoch,
-            active,
             key,
         });
         self.keep(keyspace, Arc::clone(&kek));
@@ -255,9 +248,4 @@ impl Kek {
                 .map_err(KeysError::from)
         })
     }
-}
-
-/// What the keys of all KEK rows of a keyspace begin with.
-fn kek_prefix(keyspace: &Keyspace) -> Vec<u8> {
-    [keyspace.as_str().as_bytes(), &[0]].concat()
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use attache_envelope::anchor::TableSum;
 use attache_envelope::body::{
-    HeadBody, KekBody, KekIndexKey, KekState, KeyspaceBody, KeyspaceState, RequestBody,
+    HeadBody, KekBody, KekIndexKey, KekPhase, KeyspaceBody, KeyspaceState, RequestBody,
     ValueKeyBody, VersionBody,
 };
 use attache_envelope::id::{SecretId, ValueId};
@@ -199,7 +199,7 @@ impl<V: Snapshot> Check<'_, V> {
         if body.state == KeyspaceState::Active {
             let kek_key = KekBody::key(&name, body.key_epoch);
             let kek = self.peek(Table::Kek, &kek_key, KekBody::decode).await?;
-            if !kek.is_some_and(|kek| matches!(kek.state, KekState::Active { .. })) {
+            if !kek.is_some_and(|kek| kek.state.phase() == KekPhase::Active) {
                 self.find(Table::Keyspace, key, "its key epoch has no active key");
             }
         }

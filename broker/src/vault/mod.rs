@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod key;
 mod keyspace;
 mod load;
 mod put;
@@ -21,6 +22,7 @@ use attache_mtls::spiffe::BrokerId;
 
 pub use check::{CheckReport, Finding, check_store};
 pub use error::{Absence, VaultError};
+pub use key::KeyView;
 pub use keyspace::KeyspaceView;
 pub use load::{Lookup, Resolved, StoredField, StoredSecret};
 pub use put::{BeginPut, CheckedPut, PreparedPut, PutRequest, PutValue};

@@ -61,6 +61,8 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("secret rollback", "dry_run", Flag),
     ("keyspace create", "name", Keyspace),
     ("keyspace create", "dry_run", Flag),
+    ("key list", "keyspace", Keyspace),
+    ("key status", "keyspace", Keyspace),
     ("grant add", "name", Grant),
     ("grant add", "reference", SecretField),
     ("grant add", "to", Workload),

@@ -1,4 +1,4 @@
-//! Keyspaces, KEKs, wrapped data keys and their index.
+//! Keyspaces, wrapped data keys and their index.
 
 use super::{MAX_SPIFFE_ID_BYTES, decode};
 use crate::error::EnvelopeError;
@@ -72,96 +72,6 @@ impl KeyspaceBody {
                 key_epoch: epoch(reader, "key epoch")?,
                 created_ms: reader.u64("created")?,
                 created_by: reader.str("who", MAX_SPIFFE_ID_BYTES)?.to_owned(),
-            })
-        })
-    }
-}
-
-/// What may be done with a KEK.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KekState {
-    /// Wraps and unwraps.
-    Active {
-        /// The keyring key that wraps it.
-        wrap_key: KeyId,
-        /// The KEK.
-        wrapped: WrappedKey,
-    },
-    /// Only unwraps; nothing new is wrapped under it.
-    Retired {
-        /// The keyring key that wraps it.
-        wrap_key: KeyId,
-        /// The KEK.
-        wrapped: WrappedKey,
-    },
-    /// Gone; the row keeps its id from being used again.
-    Destroyed,
-}
-
-/// Table `kek`: `LP(kek_id, state u8, wrap key_id, wrap 112, created u64)`; the two of a destroyed KEK are empty.
-///
-/// Key: `keyspace || 0x00 || epoch u32 big-endian`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KekBody {
-    /// Its id.
-    pub kek: KeyId,
-    /// What may be done with it, and the wrapped key while there is one.
-    pub state: KekState,
-    /// When it was made, in milliseconds since 1970.
-    pub created_ms: u64,
-}
-
-impl KekBody {
-    const RECORD: &str = "the KEK";
-
-    /// The row's key.
-    #[must_use]
-    pub fn key(keyspace: &Keyspace, epoch: u32) -> Vec<u8> {
-        [keyspace.as_str().as_bytes(), &[0], &epoch.to_be_bytes()].concat()
-    }
-
-    /// The body's bytes.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let lp = Lp::record().id(self.kek);
-        let lp = match &self.state {
-            KekState::Active { wrap_key, wrapped } => {
-                lp.u8(1).id(wrap_key).bytes(wrapped.as_bytes())
-            }
-            KekState::Retired { wrap_key, wrapped } => {
-                lp.u8(2).id(wrap_key).bytes(wrapped.as_bytes())
-            }
-            KekState::Destroyed => lp.u8(3).bytes(&[]).bytes(&[]),
-        };
-        lp.u64(self.created_ms).into_bytes()
-    }
-
-    /// Reads a body.
-    ///
-    /// # Errors
-    /// [`EnvelopeError::Format`], [`EnvelopeError::Suite`], [`EnvelopeError::Malformed`]; a wrapped key in a
-    /// destroyed KEK is [`Fault::Length`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        decode(Self::RECORD, bytes, |reader| {
-            Ok(Self {
-                kek: reader.id("kek_id")?,
-                state: match reader.u8("state")? {
-                    1 => {
-                        let (wrap_key, wrapped) = wrapped(reader)?;
-                        KekState::Active { wrap_key, wrapped }
-                    }
-                    2 => {
-                        let (wrap_key, wrapped) = wrapped(reader)?;
-                        KekState::Retired { wrap_key, wrapped }
-                    }
-                    3 => {
-                        let [] = reader.array("wrap key_id")?;
-                        let [] = reader.array("wrap")?;
-                        KekState::Destroyed
-                    }
-                    _ => return Err(Malformed::new("state", Fault::Unknown)),
-                },
-                created_ms: reader.u64("created")?,
             })
         })
     }
@@ -255,6 +165,12 @@ impl KekIndexKey {
         [self.kek.as_bytes().as_slice(), self.value.as_bytes()].concat()
     }
 
+    /// What the keys of all rows of a KEK begin with.
+    #[must_use]
+    pub fn prefix(kek: KeyId) -> Vec<u8> {
+        kek.as_bytes().to_vec()
+    }
+
     /// Reads a row's key.
     ///
     /// # Errors
@@ -285,11 +201,6 @@ impl KekIndexKey {
     pub fn check_body(bytes: &[u8]) -> Result<(), EnvelopeError> {
         decode(Self::RECORD, bytes, |_| Ok(()))
     }
-}
-
-fn wrapped(reader: &mut Reader<'_>) -> Result<(KeyId, WrappedKey), Malformed> {
-    let wrap_key = reader.id("wrap key_id")?;
-    Ok((wrap_key, WrappedKey::from_bytes(reader.array("wrap")?)))
 }
 
 fn epoch(reader: &mut Reader<'_>, field: &'static str) -> Result<u32, Malformed> {

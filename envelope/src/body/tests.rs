@@ -48,11 +48,13 @@ fn head() -> impl Strategy<Value = HeadBody> {
 
 fn kek_state() -> impl Strategy<Value = KekState> {
     let key = (any::<[u8; 16]>(), wrapped());
-    (0..3, key).prop_map(|(state, (wrap_key, wrapped))| {
+    (0..4, key, any::<(u32, u64)>()).prop_map(|(state, (wrap_key, wrapped), (rate, values))| {
         let wrap_key = KeyId::from_bytes(wrap_key);
+        let kek = WrappedKek { wrap_key, wrapped };
         match state {
-            0 => KekState::Active { wrap_key, wrapped },
-            1 => KekState::Retired { wrap_key, wrapped },
+            0 => KekState::Active(kek),
+            1 => KekState::DecryptOnly(kek, Rewrap { rate, values }),
+            2 => KekState::Retired(kek),
             _ => KekState::Destroyed,
         }
     })
@@ -91,8 +93,8 @@ proptest! {
     }
 
     #[test]
-    fn keks_read_back(kek: [u8; 16], state in kek_state(), created_ms: u64) {
-        let body = KekBody { kek: KeyId::from_bytes(kek), state, created_ms };
+    fn keks_read_back(kek: [u8; 16], state in kek_state(), created_ms: u64, changed_ms: u64) {
+        let body = KekBody { kek: KeyId::from_bytes(kek), state, created_ms, changed_ms };
         prop_assert_eq!(KekBody::decode(&body.encode()), Ok(body));
     }
 
@@ -292,35 +294,42 @@ fn malformed_keyspaces_are_refused_by_field() {
 
 #[test]
 fn malformed_keks_are_refused_by_field() {
-    let body = |state: u8, id: usize, wrap: usize| {
+    let rewrapped = |state: u8, id: usize, wrap: usize, (rate, values): (u32, u64)| {
         let lp = Lp::record().id(KeyId::from_bytes([1; 16])).u8(state);
-        lp.bytes(&vec![2; id])
-            .bytes(&vec![3; wrap])
-            .u64(1)
-            .into_bytes()
+        let lp = lp.bytes(&vec![2; id]).bytes(&vec![3; wrap]);
+        lp.u64(1).u64(2).u32(rate).u64(values).into_bytes()
     };
+    let body = |state, id, wrap| rewrapped(state, id, wrap, (0, 0));
     whole_or_nothing(body(1, 16, 112), KekBody::decode);
-    whole_or_nothing(body(3, 0, 0), KekBody::decode);
-    assert_eq!(
-        fault(KekBody::decode(&body(4, 16, 112))),
-        ("state", Fault::Unknown)
-    );
-    assert_eq!(
-        fault(KekBody::decode(&body(1, 0, 0))),
-        ("wrap key_id", Fault::Length)
-    );
-    assert_eq!(
-        fault(KekBody::decode(&body(2, 16, 111))),
-        ("wrap", Fault::Length)
-    );
-    assert_eq!(
-        fault(KekBody::decode(&body(3, 16, 112))),
-        ("wrap key_id", Fault::Length)
-    );
-    assert_eq!(
-        fault(KekBody::decode(&body(3, 0, 112))),
-        ("wrap", Fault::Length)
-    );
+    whole_or_nothing(rewrapped(2, 16, 112, (500, 7)), KekBody::decode);
+    whole_or_nothing(body(4, 0, 0), KekBody::decode);
+    for (malformed, expected) in [
+        (body(5, 16, 112), ("state", Fault::Unknown)),
+        (body(1, 0, 0), ("wrap key_id", Fault::Length)),
+        (body(2, 16, 111), ("wrap", Fault::Length)),
+        (body(4, 16, 112), ("wrap key_id", Fault::Length)),
+        (body(4, 0, 112), ("wrap", Fault::Length)),
+        (rewrapped(1, 16, 112, (1, 0)), ("rate", Fault::Unknown)),
+        (rewrapped(3, 16, 112, (0, 1)), ("rate", Fault::Unknown)),
+        (rewrapped(4, 0, 0, (0, 1)), ("rate", Fault::Unknown)),
+    ] {
+        assert_eq!(fault(KekBody::decode(&malformed)), expected);
+    }
+}
+
+#[test]
+fn a_keks_row_says_its_keyspace_and_epoch() {
+    let key = KekBody::key(&name("payments"), 258);
+    assert_eq!(KekBody::parse_key(&key).unwrap(), (name("payments"), 258));
+    for other in [
+        &b"payments\0\0\0\0\0"[..],
+        b"payments\0\0\0\x01",
+        b"Payments\0\0\0\0\x01",
+        b"\0\0\0\0\x01",
+        b"",
+    ] {
+        assert!(KekBody::parse_key(other).is_err(), "{other:?}");
+    }
 }
 
 #[test]

@@ -55,6 +55,9 @@ pub enum NameFault {
     /// It is no version number.
     #[error("is no version: write a number from 1, without leading zeros")]
     Version,
+    /// It is no key's epoch.
+    #[error("is no epoch: write a number from 1, without leading zeros")]
+    Epoch,
     /// It is no text of its fixed form.
     #[error("is not {shape}")]
     Form {

@@ -1,7 +1,7 @@
-//! References: a secret's path, a reference to a version or field of it, and a workload.
+//! References: a secret's path, a reference to a version or field of it, a keyspace's key, and a workload.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 
 use super::grammar::{
@@ -134,6 +134,42 @@ impl FromStr for SecretRef {
             version,
             field,
         })
+    }
+}
+
+/// A keyspace's key: `KEYSPACE@EPOCH`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyRef {
+    /// Whose.
+    pub keyspace: Keyspace,
+    /// Its epoch, from 1.
+    pub epoch: NonZeroU32,
+}
+
+impl fmt::Display for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.keyspace, self.epoch)
+    }
+}
+
+impl FromStr for KeyRef {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let shape = NameFault::Shape {
+            shape: "KEYSPACE@EPOCH",
+        };
+        let (keyspace, epoch) = text
+            .split_once('@')
+            .ok_or(NameError::new("the key", shape))?;
+        let error = NameError::new("the epoch", NameFault::Epoch);
+        let keyspace = keyspace.parse()?;
+        // As of a version.
+        if !epoch.starts_with(|c: char| matches!(c, '1'..='9')) {
+            return Err(error);
+        }
+        let epoch = epoch.parse().map_err(|_| error)?;
+        Ok(Self { keyspace, epoch })
     }
 }
 

@@ -107,6 +107,30 @@ fn each_part_of_a_reference_is_named_in_its_error() {
 }
 
 #[test]
+fn a_key_is_a_keyspace_and_an_epoch() {
+    let key: KeyRef = "payments@12".parse().unwrap();
+    assert_eq!(key.keyspace.as_str(), "payments");
+    assert_eq!(
+        (key.epoch.get(), key.to_string().as_str()),
+        (12, "payments@12")
+    );
+    for (text, part) in [
+        ("payments", "the key"),
+        ("", "the key"),
+        ("@1", "the keyspace"),
+        ("a/b@1", "the keyspace"),
+        ("payments@", "the epoch"),
+        ("payments@0", "the epoch"),
+        ("payments@01", "the epoch"),
+        ("payments@+1", "the epoch"),
+        ("payments@4294967296", "the epoch"),
+        ("payments@1@2", "the epoch"),
+    ] {
+        assert_eq!(error::<KeyRef>(text).part, part, "{text}");
+    }
+}
+
+#[test]
 fn each_part_of_a_workload_is_named_in_its_error() {
     for (text, part) in [
         ("", "the workload"),

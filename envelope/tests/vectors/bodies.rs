@@ -3,7 +3,7 @@
 use attache_envelope::anchor::{Anchor, AnchorTag, AuditHead, TableSum};
 use attache_envelope::body::{
     HeadBody, HeadState, KekBody, KekIndexKey, KekState, KeyspaceBody, KeyspaceState, RequestBody,
-    ValueKeyBody, VersionBody, request_key,
+    Rewrap, ValueKeyBody, VersionBody, WrappedKek, request_key,
 };
 use attache_envelope::key::AnchorSealKey;
 use attache_envelope::keyring::{
@@ -105,20 +105,26 @@ fn value_key(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
 }
 
 fn kek(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let wrapped_kek = || WrappedKek {
+        wrap_key: given.id("wrap_key_id"),
+        wrapped: wrapped(given),
+    };
     let kek = KekBody {
         kek: given.id("kek_id"),
         state: match given.u64("state") {
-            1 => KekState::Active {
-                wrap_key: given.id("wrap_key_id"),
-                wrapped: wrapped(given),
-            },
-            2 => KekState::Retired {
-                wrap_key: given.id("wrap_key_id"),
-                wrapped: wrapped(given),
-            },
+            1 => KekState::Active(wrapped_kek()),
+            2 => KekState::DecryptOnly(
+                wrapped_kek(),
+                Rewrap {
+                    rate: given.u32("rate"),
+                    values: given.u64("values"),
+                },
+            ),
+            3 => KekState::Retired(wrapped_kek()),
             _ => KekState::Destroyed,
         },
         created_ms: given.u64("created"),
+        changed_ms: given.u64("changed"),
     };
     assert_eq!(KekBody::decode(body).unwrap().encode(), body);
     let key = KekBody::key(&given.parse("keyspace"), given.u32("epoch"));

@@ -34,8 +34,9 @@ def value_key(value: bytes, secret: bytes, key_id: bytes, ct_hash: bytes, ct_byt
 
 
 def kek(keyspace: str, epoch: int, kek_id: bytes, state: int, wrap_key_id: bytes, wrapped: bytes,
-        created: int) -> Bytes2:
-    return keyspace.encode() + b"\0" + u32(epoch), record(kek_id, _u8(state), wrap_key_id, wrapped, u64(created))
+        created: int, changed: int, rate: int, values: int) -> Bytes2:
+    body = record(kek_id, _u8(state), wrap_key_id, wrapped, u64(created), u64(changed), u32(rate), u64(values))
+    return keyspace.encode() + b"\0" + u32(epoch), body
 
 
 def kek_index(kek_id: bytes, value: bytes) -> Bytes2:

@@ -18,7 +18,7 @@ def rows(construction: str, cases: dict[str, Fields]) -> list[Case]:
 def body_cases() -> list[Case]:
     wrapped, by = "77" * 112, {"created": CREATED, "who": ALICE}
     kek: Fields = {"keyspace": "payments", "epoch": 1, "kek_id": "55" * 16, "state": 1, "wrap_key_id": "66" * 16,
-                   "wrapped": wrapped, "created": CREATED}
+                   "wrapped": wrapped, "created": CREATED, "changed": CREATED, "rate": 0, "values": 0}
     return rows("body", {
         "head": {"keyspace": "payments", "name": "db", "secret": "11" * 16, "state": 1, "active": 2, "latest": 3,
                  "created": CREATED, "changed": CHANGED, "who": ALICE},
@@ -27,7 +27,9 @@ def body_cases() -> list[Case]:
         "value-key": {"value": "22" * 16, "secret": "11" * 16, "key_id": "55" * 16, "ct_hash": "88" * 32,
                       "ct_bytes": 44, "wrapped": wrapped},
         "kek": kek,
-        "kek, destroyed": kek | {"epoch": 2, "state": 3, "wrap_key_id": "", "wrapped": ""},
+        "kek, decrypt-only": kek | {"state": 2, "changed": CHANGED, "rate": 500, "values": 7},
+        "kek, retired": kek | {"state": 3, "changed": CHANGED},
+        "kek, destroyed": kek | {"epoch": 2, "state": 4, "wrap_key_id": "", "wrapped": "", "changed": CHANGED},
         "kek-index": {"kek_id": "55" * 16, "value": "22" * 16},
         "keyspace": {"name": "payments", "state": 1, "epoch": 1} | by,
         "request": {"operator": ALICE, "request": uuid("request", 7), "digest": "44" * 32, "result": b"ok".hex(),

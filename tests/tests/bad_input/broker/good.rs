@@ -44,6 +44,7 @@ impl Good {
     pub(crate) fn request(&self, method: &Method) -> Vec<u8> {
         match method.service.as_str() {
             "attache.v1.Secrets" | "attache.v1.Keyspaces" => self.of_secrets(&method.name),
+            "attache.v1.Keys" => of_keys(&method.name),
             "attache.v1.Grants" | "attache.v1.Guardrails" => of_policy(&method.name),
             "attache.v1.Clusters" | "attache.v1.Nodes" | "attache.v1.Operators" => {
                 of_fleet(&method.name)
@@ -211,6 +212,16 @@ fn mutation() -> Option<pb::Mutation> {
         request_id,
         dry_run: true,
     })
+}
+
+fn of_keys(name: &str) -> Vec<u8> {
+    match name {
+        "ListKeys" => bytes(pb::ListKeysRequest {
+            keyspace: "payments".into(),
+            page: page(),
+        }),
+        other => panic!("{other} has no good request"),
+    }
 }
 
 fn secret_path() -> pb::SecretPath {

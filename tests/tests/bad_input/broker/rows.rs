@@ -242,6 +242,8 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("CreateKeyspaceRequest.mutation", part),
     ("CreateKeyspaceRequest.name", name),
     ("ListKeyspacesRequest.page", optional),
+    ("ListKeysRequest.keyspace", filter),
+    ("ListKeysRequest.page", optional),
 ];
 
 pub(crate) const EXCEPTIONS: &[Exception] = &[

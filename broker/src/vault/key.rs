@@ -1,0 +1,104 @@
+//! Keyspaces' keys as they are listed: how far each is on its way, and how many values it still wraps.
+
+use std::num::NonZeroU32;
+
+use attache_envelope::Table;
+use attache_envelope::body::{KekBody, KekIndexKey, KekPhase};
+use attache_envelope::id::KeyId;
+use attache_envelope::name::{KeyRef, Keyspace};
+
+use super::Vault;
+use super::error::VaultError;
+use super::records::decoded;
+use crate::store::{LedgerError, Store};
+
+/// Rows of the index read at once while they are counted.
+const PAGE: usize = 4096;
+
+/// A key as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyView {
+    /// Its name.
+    pub key: KeyRef,
+    /// What wrapped values name it by.
+    pub id: KeyId,
+    /// What may be done with it.
+    pub phase: KekPhase,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it came to its state, in milliseconds since 1970.
+    pub changed_ms: u64,
+    /// How many values it wraps, by the index.
+    pub values: u64,
+}
+
+impl<S: Store> Vault<S> {
+    /// The first `limit` keys after `after`, by keyspace and epoch, of one keyspace or of all.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKeyspace`], [`VaultError::Ledger`].
+    pub async fn key_views(
+        &self,
+        keyspace: Option<&Keyspace>,
+        after: Option<&KeyRef>,
+        limit: usize,
+    ) -> Result<Vec<KeyView>, VaultError> {
+        let prefix = match keyspace {
+            Some(keyspace) => {
+                self.keyspace(keyspace).await?;
+                KekBody::prefix(keyspace)
+            }
+            None => Vec::new(),
+        };
+        let after = after.map(|key| KekBody::key(&key.keyspace, key.epoch.get()));
+        let rows = self
+            .ledger
+            .scan(Table::Kek, &prefix, after.as_deref(), limit)
+            .await?;
+        let mut views = Vec::with_capacity(rows.len());
+        for (row_key, row) in rows {
+            let key = key_ref(&row_key)?;
+            let kek = decoded(Table::Kek, &row_key, row, KekBody::decode)?.body;
+            views.push(KeyView {
+                key,
+                id: kek.kek,
+                phase: kek.state.phase(),
+                created_ms: kek.created_ms,
+                changed_ms: kek.changed_ms,
+                values: self.count_wrapped(kek.kek).await?,
+            });
+        }
+        Ok(views)
+    }
+
+    /// How many values a KEK wraps by the index, none of whose rows is verified.
+    pub(super) async fn count_wrapped(&self, kek: KeyId) -> Result<u64, VaultError> {
+        let prefix = KekIndexKey::prefix(kek);
+        let mut after: Option<Vec<u8>> = None;
+        let mut count = 0;
+        loop {
+            let page = self
+                .ledger
+                .store()
+                .scan(Table::KekIndex, &prefix, after.as_deref(), PAGE)
+                .await
+                .map_err(LedgerError::from)?;
+            count += page.len() as u64;
+            match page.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(count),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Which key a row is of.
+fn key_ref(row_key: &[u8]) -> Result<KeyRef, VaultError> {
+    let parsed = KekBody::parse_key(row_key).ok();
+    let key = parsed.and_then(|(keyspace, epoch)| {
+        let epoch = NonZeroU32::new(epoch)?;
+        Some(KeyRef { keyspace, epoch })
+    });
+    key.ok_or_else(|| LedgerError::damaged(Table::Kek, row_key).into())
+}

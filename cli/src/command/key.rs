@@ -1,0 +1,221 @@
+//! `attache key`.
+
+use attache_proto::attache::v1::{self as pb, keys_client::KeysClient};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Shell, or_dash, time, uuid_text};
+use crate::args::key::Of;
+use crate::failure::Failure;
+use crate::output::{Human, Report};
+use crate::session::Session;
+
+#[derive(Debug, Serialize)]
+struct KeyJson {
+    key: String,
+    keyspace: String,
+    epoch: u32,
+    key_id: String,
+    state: String,
+    created: Option<String>,
+    changed: Option<String>,
+    values: u64,
+}
+
+/// How the keys of one keyspace are.
+#[derive(Debug, Default, Serialize)]
+struct StatusJson {
+    keyspace: String,
+    /// The active one.
+    key: Option<String>,
+    created: Option<String>,
+    values: u64,
+    /// Values of keys that are decrypt-only: still to be wrapped under the active one.
+    behind: u64,
+    /// Keys that nothing refers to, and that are not destroyed.
+    retired: Vec<String>,
+}
+
+/// Lists keys.
+///
+/// # Errors
+/// As [`crate::status`] says, here and below.
+pub async fn list(args: Of, shell: &Shell) -> Result<Report, Failure> {
+    let session = shell.session().await?;
+    let views = views(&session, &args).await?;
+    let now = Timestamp::now();
+    let rows = views
+        .iter()
+        .map(|view| {
+            vec![
+                name(view),
+                view.state.clone(),
+                age(view.created, now),
+                age(view.changed, now),
+                view.values.to_string(),
+            ]
+        })
+        .collect();
+    let keys: Vec<_> = views.iter().map(key_json).collect();
+    let names = views.iter().map(name).collect();
+    let heads = &["KEY", "STATE", "AGE", "IN STATE", "VALUES"];
+    let human = Human::Table { heads, rows };
+    Report::new(&serde_json::json!({ "keys": keys }), names, human)
+}
+
+/// Shows how each keyspace's keys are.
+///
+/// # Errors
+/// As [`list`].
+pub async fn status(args: Of, shell: &Shell) -> Result<Report, Failure> {
+    let session = shell.session().await?;
+    let views = views(&session, &args).await?;
+    let now = Timestamp::now();
+    let mut keyspaces: Vec<StatusJson> = Vec::new();
+    let mut ages = Vec::new();
+    for of_one in views.chunk_by(|a, b| a.keyspace == b.keyspace) {
+        let active = of_one.iter().find(|view| view.state == "active");
+        ages.push(age(active.and_then(|view| view.created), now));
+        keyspaces.push(status_json(of_one, active));
+    }
+    let rows = keyspaces
+        .iter()
+        .zip(ages)
+        .map(|(status, age)| {
+            vec![
+                status.keyspace.clone(),
+                or_dash(status.key.as_deref()),
+                age,
+                status.values.to_string(),
+                status.behind.to_string(),
+                or_dash(Some(&status.retired.join(", "))),
+            ]
+        })
+        .collect();
+    let names = keyspaces.iter().map(|it| it.keyspace.clone()).collect();
+    let human = Human::Table {
+        heads: &[
+            "KEYSPACE",
+            "ACTIVE KEY",
+            "AGE",
+            "VALUES",
+            "BEHIND",
+            "RETIRED",
+        ],
+        rows,
+    };
+    Report::new(&serde_json::json!({ "keyspaces": keyspaces }), names, human)
+}
+
+fn status_json(of_one: &[pb::KeyView], active: Option<&pb::KeyView>) -> StatusJson {
+    let in_state = |state: &'static str| of_one.iter().filter(move |view| view.state == state);
+    StatusJson {
+        keyspace: of_one
+            .first()
+            .map(|view| view.keyspace.clone())
+            .unwrap_or_default(),
+        key: active.map(name),
+        created: active.and_then(|view| time(view.created)),
+        values: active.map(|view| view.values).unwrap_or_default(),
+        behind: in_state("decrypt-only").map(|view| view.values).sum(),
+        retired: in_state("retired").map(name).collect(),
+    }
+}
+
+fn key_json(view: &pb::KeyView) -> KeyJson {
+    KeyJson {
+        key: name(view),
+        keyspace: view.keyspace.clone(),
+        epoch: view.epoch,
+        key_id: uuid_text(&view.key_id),
+        state: view.state.clone(),
+        created: time(view.created),
+        changed: time(view.changed),
+        values: view.values,
+    }
+}
+
+/// `KEYSPACE@EPOCH`
+fn name(view: &pb::KeyView) -> String {
+    format!("{}@{}", view.keyspace, view.epoch)
+}
+
+/// How long ago that was, in its largest unit; a time ahead, by another clock, is now.
+fn age(at: Option<pb::Time>, now: Timestamp) -> String {
+    let Some(at) = at.and_then(|at| Timestamp::from_millisecond(at.unix_ms).ok()) else {
+        return "-".to_owned();
+    };
+    let seconds = now.duration_since(at).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}min", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+async fn views(session: &Session, of: &Of) -> Result<Vec<pb::KeyView>, Failure> {
+    let keyspace = of.keyspace.as_ref().map(ToString::to_string);
+    let keyspace = keyspace.unwrap_or_default();
+    session
+        .pages(|page| {
+            let request = pb::ListKeysRequest {
+                keyspace: keyspace.clone(),
+                page: Some(page),
+            };
+            async move {
+                let answer: pb::ListKeysResponse = session
+                    .read(
+                        "keys cannot be listed",
+                        &request,
+                        |channel, request| async move {
+                            KeysClient::new(channel).list_keys(request).await
+                        },
+                    )
+                    .await?;
+                Ok((answer.keys, answer.next_token))
+            }
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_one_unit_and_no_future() {
+        let now = Timestamp::from_millisecond(1_800_000_000_000).unwrap();
+        let ago = |seconds: i64| {
+            let unix_ms = 1_800_000_000_000 - seconds * 1000;
+            age(Some(pb::Time { unix_ms }), now)
+        };
+        assert_eq!(
+            [ago(-5), ago(59), ago(60), ago(7_300), ago(200_000)],
+            ["0s", "59s", "1min", "2h", "2d"]
+        );
+        assert_eq!(age(None, now), "-");
+    }
+
+    #[test]
+    fn a_keyspaces_status_sums_up_its_keys() {
+        let view = |epoch: u32, state: &str, values: u64| pb::KeyView {
+            keyspace: "payments".into(),
+            epoch,
+            state: state.into(),
+            values,
+            ..Default::default()
+        };
+        let keys = [
+            view(1, "destroyed", 0),
+            view(2, "retired", 0),
+            view(3, "decrypt-only", 5),
+            view(4, "decrypt-only", 2),
+            view(5, "active", 9),
+        ];
+        let status = status_json(&keys, keys.last());
+        assert_eq!(status.key.as_deref(), Some("payments@5"));
+        assert_eq!((status.values, status.behind), (9, 7));
+        assert_eq!(status.retired, ["payments@2"]);
+    }
+}
