@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "attache/v1/keys.proto",
     "attache/v1/policy.proto",
     "attache/v1/secrets.proto",
+    "attache/v1/slots.proto",
     "attache/v1/status.proto",
     "csi/v1/csi.proto",
     "pluginregistration/v1/registration.proto",

@@ -11,6 +11,7 @@ pub mod key;
 pub mod login;
 pub mod parse;
 pub mod secret;
+pub mod slot;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -76,7 +77,7 @@ pub enum Command {
     /// Make and list keyspaces, which have keys of their own
     #[command(subcommand, arg_required_else_help = true)]
     Keyspace(secret::Keyspace),
-    /// Look at keyspaces' keys
+    /// Look at the broker's keys, and replace them by new ones
     #[command(subcommand, arg_required_else_help = true)]
     Key(key::Key),
     /// Say which workload may read what
@@ -97,6 +98,9 @@ pub enum Command {
     /// Say whether a node that has an identity may enroll again
     #[command(subcommand, arg_required_else_help = true)]
     Approval(approval::Approval),
+    /// The ways to open the store
+    #[command(subcommand, arg_required_else_help = true)]
+    Slot(slot::Slot),
     /// Read the audit log and verify it
     #[command(subcommand, arg_required_else_help = true)]
     Audit(audit::Audit),

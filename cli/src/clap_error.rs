@@ -54,6 +54,11 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "--wipe",
         "leave it out, and delete the pod: its mount goes with it",
     ),
+    (
+        "key rotate",
+        "--ca",
+        "leave it out: the CA's key is that of the store's init",
+    ),
 ];
 
 /// Verbs of later versions, below their noun; a noun of its own stands with an empty path.
@@ -65,15 +70,16 @@ const VERBS: &[(&str, &[&str])] = &[
         ],
     ),
     ("keyspace", &["show", "set", "destroy"]),
-    ("key", &["rotate", "destroy"]),
     ("grant", &["who"]),
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),
     ("audit", &["search", "export", "exposure"]),
+    ("key", &["destroy"]),
+    ("slot", &["add", "verify", "remove"]),
     (
         "",
         &[
-            "role", "slot", "delivery", "broker", "backup", "plan", "apply", "run", "dev", "doctor",
+            "role", "delivery", "broker", "backup", "plan", "apply", "run", "dev", "doctor",
         ],
     ),
 ];

@@ -16,6 +16,7 @@ pub mod login;
 pub mod node;
 pub mod operator;
 pub mod secret;
+pub mod slot;
 pub mod status;
 pub mod verify;
 pub mod why;
@@ -91,7 +92,7 @@ impl Shell {
 pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
     use crate::args::{
         access, approval as approval_args, audit as audit_args, fleet, key as key_args,
-        secret as secret_args,
+        secret as secret_args, slot as slot_args,
     };
     match cli.command {
         Command::Secret(verb) => match verb {
@@ -108,6 +109,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Key(verb) => match verb {
             key_args::Key::List(args) => key::list(args, shell).await,
             key_args::Key::Status(args) => key::status(args, shell).await,
+            key_args::Key::Rotate(args) => slot::rotate_root(args, shell).await,
         },
         Command::Grant(verb) => match verb {
             access::Grant::Add(args) => grant::add(args, shell).await,
@@ -139,6 +141,9 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             approval_args::Approval::Show(args) => approval::show(args, shell).await,
             approval_args::Approval::Approve(args) => approval::approve(args, shell).await,
             approval_args::Approval::Reject(args) => approval::reject(args, shell).await,
+        },
+        Command::Slot(verb) => match verb {
+            slot_args::Slot::List => slot::list(shell).await,
         },
         Command::Audit(verb) => match verb {
             audit_args::Audit::Tail(args) => audit::tail(args, shell).await,

@@ -16,6 +16,7 @@ mod reference;
 
 pub use grammar::{
     ClusterGroup, ClusterName, FieldName, GrantName, Keyspace, NameError, NameFault, SecretName,
+    SlotName,
 };
 pub use kubernetes::{
     ContainerName, Namespace, NodeName, NodeUid, PodName, PodUid, ServiceAccount, VolumeId,

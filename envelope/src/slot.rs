@@ -5,7 +5,8 @@
 //! enc, ct   = HPKE base 0x0020/0x0001/0x0002 to pk of the SRK, aad empty,
 //!             info = LP("attache/srk/1", format, suite, store, slot, pk)
 //! signature = Ed25519(rekey, LP("attache/srk-sig/1", store, slot, pk, number, enc, ct))
-//! stored    = format u16 || suite u16 || LP(slot, kind, KDF parameters, pk, blob, number, enc, ct, signature)
+//! stored    = format u16 || suite u16 || LP(slot, kind, KDF parameters, pk, blob, number, enc, ct, signature,
+//!             name, created u64, verified u64)
 //! key file  = "attache-slot-key-1:" || base64url of the slot's secret, no padding || "\n"
 //! ```
 //!
@@ -24,6 +25,7 @@ use crate::error::EnvelopeError;
 use crate::id::{SlotId, StoreId};
 use crate::key::{KEY_BYTES, SecretKey, SigningSeed, SlotSecret, Srk};
 use crate::lp::{Fault, Lp, Malformed, Reader};
+use crate::name::SlotName;
 use crate::random::Random;
 use crate::sign::{SIGNATURE_BYTES, VerifyingKey};
 use crate::wrap::{self, OVERHEAD_BYTES, SlotBinding};
@@ -96,6 +98,17 @@ pub struct SrkSeal {
     pub signature: [u8; SIGNATURE_BYTES],
 }
 
+/// What operators know a slot by. Only the row's MAC protects it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotAbout {
+    /// Its name, one of a kind in its store.
+    pub name: SlotName,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When its secret was last shown to open it, in milliseconds since 1970.
+    pub verified_ms: Option<u64>,
+}
+
 /// A slot's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
@@ -103,6 +116,8 @@ pub struct Slot {
     pub identity: SlotIdentity,
     /// What is sealed anew with each keyring.
     pub seal: SrkSeal,
+    /// What operators know it by.
+    pub about: SlotAbout,
 }
 
 /// What opening a slot proves beside the SRK itself.
@@ -186,6 +201,9 @@ impl Slot {
             .bytes(self.seal.enc.as_bytes())
             .bytes(&self.seal.ct)
             .bytes(&self.seal.signature)
+            .str(self.about.name.as_str())
+            .u64(self.about.created_ms)
+            .u64(self.about.verified_ms.unwrap_or(0))
             .into_bytes()
     }
 
@@ -251,6 +269,11 @@ impl Slot {
                 enc: Enc::from_bytes(reader.array("enc")?),
                 ct: reader.array("ct")?,
                 signature: reader.array("signature")?,
+            },
+            about: SlotAbout {
+                name: reader.parse("name")?,
+                created_ms: reader.u64("created")?,
+                verified_ms: Some(reader.u64("verified")?).filter(|at| *at != 0),
             },
         };
         reader.finish("the record")?;

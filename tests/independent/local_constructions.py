@@ -16,7 +16,7 @@ BODIES = {
     "kek-index": (body.kek_index, "h:kek_id h:value"),
     "keyspace": (body.keyspace, "s:name s:state s:epoch s:created s:who"),
     "request": (body.request, "s:operator h:request h:digest h:result s:created"),
-    "slot": (body.slot, "h:slot s:kind h:kdf_parameters h:pk h:blob s:number h:enc h:ct h:signature"),
+    "slot": (body.slot, "h:slot s:kind h:kdf_parameters h:pk h:blob s:number h:enc h:ct h:signature s:name s:created s:verified"),
     "keyring": (body.keyring, "s:number h:ct"),
     "identity": (body.identity, "s:id s:name k:current k:next p:previous s:joined s:renewed s:version"),
     "operator": (body.operator, "s:name s:role k:current k:next p:previous s:created s:signed_in"),

@@ -25,6 +25,7 @@ pub mod room;
 pub mod rpc_error;
 pub mod secrets;
 pub mod server;
+pub mod slots;
 mod status;
 
 pub use server::{ENROLL_CONNECTION_AGE, Listeners, Services, serve};

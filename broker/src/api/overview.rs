@@ -13,7 +13,7 @@ use super::{
     peer::Peers,
     rpc_error::RpcError,
 };
-use crate::{audit::AuditLog, release::Counters, vault::BrokerVault};
+use crate::{audit::AuditLog, keys::SlotSet, release::Counters, vault::BrokerVault};
 
 /// A server certificate that ends sooner than this is a finding.
 const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
@@ -50,6 +50,8 @@ impl StatusRpc for OverviewService {
         let counted = self.counters.read();
         let not_after = self.credentials.current().identity().not_after();
         let nodes = self.peers.gate().directory().view().nodes.len();
+        let slots = SlotSet::read(self.vault.ledger()).await;
+        let slots = slots.map_err(RpcError::from)?;
         Ok(Response::new(pb::ShowStatusResponse {
             broker_id: self.vault.broker().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -65,9 +67,11 @@ impl StatusRpc for OverviewService {
             refusals: counted.refusals,
             unchanged: counted.unchanged,
             server_certificate_not_after: time(not_after),
-            findings: self.findings(not_after).await?,
+            findings: self.findings(not_after, &slots).await?,
             secrets: self.secrets().await?,
             nodes: u64::try_from(nodes).unwrap_or(u64::MAX),
+            keyring_number: slots.keyring_number(),
+            slots: u32::try_from(slots.slots().len()).unwrap_or(u32::MAX),
         }))
     }
 }
@@ -88,12 +92,19 @@ impl OverviewService {
     }
 
     /// What an operator should look at.
-    async fn findings(&self, certificate_ends: Timestamp) -> Result<Vec<String>, RpcError> {
-        let mut findings = vec![
-            "the store opens by one key file only: who has the file and the store has everything, and without the file \
-             the store is lost; keep a copy of it apart from the store"
-                .to_owned(),
-        ];
+    async fn findings(
+        &self,
+        certificate_ends: Timestamp,
+        slots: &SlotSet,
+    ) -> Result<Vec<String>, RpcError> {
+        let mut findings = Vec::new();
+        if slots.slots().len() == 1 {
+            findings.push(
+                "the store opens by one slot only: without its key the store is lost; keep a copy of it apart from the \
+                 store, or add another slot: attache slot add"
+                    .to_owned(),
+            );
+        }
         if self.vault.keys().arena().protection() == attache_arena::Protection::Plain {
             findings.push(
                 "keys are in ordinary memory (keys.danger_plain_key_arena): never serve like this"

@@ -40,6 +40,7 @@ use super::{
     policy::PolicyService,
     room::Room,
     secrets::SecretService,
+    slots::SlotService,
 };
 use crate::{
     audit::{AuditLog, Clock, Refusals},
@@ -243,10 +244,26 @@ fn secrets(services: &Services, peers: &Peers) -> SecretService {
     }
 }
 
+fn approvals(services: &Services, peers: &Peers) -> ApprovalService {
+    ApprovalService {
+        peers: peers.clone(),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    }
+}
+
 fn keys(services: &Services, peers: &Peers) -> KeyService {
     KeyService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
+    }
+}
+
+fn slots(services: &Services, peers: &Peers) -> SlotService {
+    SlotService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+        mutations: services.mutations.clone(),
     }
 }
 
@@ -274,11 +291,6 @@ fn main_router(
     let fleet = FleetService {
         peers: peers.clone(),
         registry: Arc::clone(&services.registry),
-        mutations: services.mutations.clone(),
-        clock: services.clock.clone(),
-    };
-    let approvals = ApprovalService {
-        peers: peers.clone(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     };
@@ -328,7 +340,14 @@ fn main_router(
         .add_service(small!(pb::clusters_server::ClustersServer<_>, clusters))
         .add_service(small!(pb::nodes_server::NodesServer<_>, fleet.clone()))
         .add_service(small!(pb::operators_server::OperatorsServer<_>, fleet))
-        .add_service(small!(pb::approvals_server::ApprovalsServer<_>, approvals))
+        .add_service(small!(
+            pb::approvals_server::ApprovalsServer<_>,
+            approvals(services, peers)
+        ))
+        .add_service(small!(
+            pb::slots_server::SlotsServer<_>,
+            slots(services, peers)
+        ))
         .add_service(small!(pb::audit_server::AuditServer<_>, audit))
         .add_service(small!(pb::status_server::StatusServer<_>, overview))
         .add_service(

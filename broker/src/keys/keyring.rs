@@ -19,9 +19,10 @@ use attache_envelope::keyring::{
 };
 use attache_envelope::row::UnverifiedRow;
 use attache_envelope::sign::VerifyingKey;
-use attache_envelope::slot::{OpenedSlot, Slot, SlotIdentity, SlotKind};
+use attache_envelope::slot::{OpenedSlot, Slot, SlotAbout, SlotIdentity, SlotKind};
 use attache_envelope::{EnvelopeError, SystemRandom, Table};
 use attache_translog::{CheckpointError, Signer, Verifier, anchor_origin};
+use jiff::Timestamp;
 
 use super::error::{CreateError, KeysError, UnlockError};
 use super::ring::Ring;
@@ -29,7 +30,10 @@ use super::slot_file;
 use crate::store::{Change, MakeSigner, RowCodec, Store};
 
 /// The key of the keyring's row in the meta table.
-const KEYRING_ROW: &[u8] = b"keyring";
+pub(super) const KEYRING_ROW: &[u8] = b"keyring";
+
+/// What the slot is called that init makes.
+const FIRST_SLOT: &str = "key-file";
 
 /// The most slots that are tried.
 const MAX_SLOTS: usize = 256;
@@ -38,6 +42,7 @@ const MAX_SLOTS: usize = 256;
 pub struct Keys {
     store: StoreId,
     number: u64,
+    opened_by: SlotId,
     arena: Arena,
     ring: Arc<Ring>,
     codec: Arc<RowCodec>,
@@ -109,7 +114,8 @@ impl Keys {
         if rekey.ok() != Some(slot.rekey) {
             return Err(UnlockError::Keyring);
         }
-        Self::assemble(arena, store.id(), sealed.number(), ring).map_err(|_| UnlockError::Keyring)
+        Self::assemble(arena, store.id(), sealed.number(), slot.id, ring)
+            .map_err(|_| UnlockError::Keyring)
     }
 
     /// The store that the keys are of.
@@ -118,10 +124,17 @@ impl Keys {
         self.store
     }
 
-    /// The keyring's number: one more with each change of it.
+    /// The number of the keyring that was opened: a change of it since then has left its keys what they are, and shows in
+    /// [`SlotSet`](super::SlotSet).
     #[must_use]
     pub fn keyring_number(&self) -> u64 {
         self.number
+    }
+
+    /// The slot that this process was opened by.
+    #[must_use]
+    pub fn opened_by(&self) -> SlotId {
+        self.opened_by
     }
 
     /// Where keys live.
@@ -212,20 +225,22 @@ impl Keys {
             rekey.verifying_key()?,
         )?;
         let seal = identity.seal_srk(&SystemRandom, store, FIRST, Srk::new(srk.expose()), rekey)?;
+        let row = Slot {
+            identity,
+            seal,
+            about: about(FIRST_SLOT)?,
+        };
         let mut rows = Change::default();
         rows.put(Table::Meta, KEYRING_ROW, sealed.encode());
-        rows.put(
-            Table::Slot,
-            *slot.as_bytes(),
-            Slot { identity, seal }.encode(),
-        );
-        Ok((Self::assemble(arena, store, FIRST, ring)?, rows))
+        rows.put(Table::Slot, *slot.as_bytes(), row.encode());
+        Ok((Self::assemble(arena, store, FIRST, slot, ring)?, rows))
     }
 
     fn assemble(
         arena: &Arena,
         store: StoreId,
         number: u64,
+        opened_by: SlotId,
         ring: Ring,
     ) -> Result<Self, EnvelopeError> {
         let ring = Arc::new(ring);
@@ -234,6 +249,7 @@ impl Keys {
         Ok(Self {
             store,
             number,
+            opened_by,
             arena: arena.clone(),
             codec: Arc::new(RowCodec::new(store, Arc::clone(&ring))),
             ring,
@@ -242,12 +258,31 @@ impl Keys {
     }
 }
 
+/// What a slot is known by that is made now.
+fn about(name: &str) -> Result<SlotAbout, EnvelopeError> {
+    let name = name.parse();
+    Ok(SlotAbout {
+        name: name.map_err(|_| EnvelopeError::Rule("a slot has a name of the grammar"))?,
+        created_ms: Timestamp::now()
+            .as_millisecond()
+            .try_into()
+            .unwrap_or_default(),
+        verified_ms: None,
+    })
+}
+
+/// The slot that opened, and what it proves.
+struct Opened {
+    id: SlotId,
+    rekey: VerifyingKey,
+}
+
 /// Opens the SRK with the first slot that the secret fits; none when it fits none.
 async fn open_slot<S: Store>(
     arena: &Arena,
     store: &S,
     secret: &Key,
-) -> Result<Option<(Key, OpenedSlot)>, UnlockError> {
+) -> Result<Option<(Key, Opened)>, UnlockError> {
     let rows = store.scan(Table::Slot, b"", None, MAX_SLOTS).await?;
     if rows.is_empty() {
         return Err(UnlockError::Missing { record: "slot" });
@@ -268,7 +303,10 @@ async fn open_slot<S: Store>(
             Ok(())
         });
         match (srk, opened) {
-            (Ok(srk), Some(opened)) => return Ok(Some((srk, opened))),
+            (Ok(srk), Some(OpenedSlot { rekey, .. })) => {
+                let id = slot.identity.slot;
+                return Ok(Some((srk, Opened { id, rekey })));
+            }
             (Err(SlotTrial::Arena(error)), _) => return Err(error.into()),
             (Err(SlotTrial::Refused) | Ok(_), _) => {}
         }

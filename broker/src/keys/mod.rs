@@ -10,12 +10,14 @@ mod keyring;
 mod receive;
 mod ring;
 mod slot_file;
+mod slots;
 
 pub use error::{CreateError, KeysError, UnlockError};
 pub use kek::{Kek, Keks};
 pub use keyring::Keys;
 pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};
 pub(crate) use ring::Ring;
+pub use slots::{Rekeyed, SlotSet};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -52,6 +52,23 @@ impl Epochs {
     fn all(&self) -> impl Iterator<Item = &RingKey> {
         std::iter::once(&self.active).chain(&self.old)
     }
+
+    /// Ascending by epoch, as the record has them.
+    fn entries(&self, purpose: Purpose) -> Vec<KeyringEntry<'_>> {
+        let old = self.old.iter().map(|key| (key, KeyState::Old));
+        let keys = old.chain([(&self.active, KeyState::Active)]);
+        let mut entries: Vec<_> = keys
+            .map(|(key, state)| KeyringEntry {
+                purpose,
+                state,
+                epoch: key.epoch,
+                id: key.id,
+                key: key.key.expose(),
+            })
+            .collect();
+        entries.sort_unstable_by_key(|entry| entry.epoch);
+        entries
+    }
 }
 
 impl Ring {
@@ -84,6 +101,27 @@ impl Ring {
             })
         };
         Ok(Self::assemble(epochs))
+    }
+
+    /// Every key, in the order of the record.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = KeyringEntry<'_>> {
+        Purpose::ALL
+            .iter()
+            .flat_map(|purpose| self.of(*purpose).entries(*purpose))
+    }
+
+    fn of(&self, purpose: Purpose) -> &Epochs {
+        match purpose {
+            Purpose::RowMac => &self.row_mac,
+            Purpose::SetHash => &self.set_hash,
+            Purpose::AnchorSeal => &self.anchor_seal,
+            Purpose::AnchorMac => &self.anchor_mac,
+            Purpose::Denial => &self.denial,
+            Purpose::KekWrap => &self.kek_wrap,
+            Purpose::AuditSigning => &self.audit_signing,
+            Purpose::Ca => &self.ca,
+            Purpose::Rekey => &self.rekey,
+        }
     }
 
     fn assemble(mut epochs: impl FnMut(Purpose) -> Option<Epochs>) -> Option<Self> {

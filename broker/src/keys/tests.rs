@@ -167,6 +167,7 @@ fn forge(arena: &Arena, store: StoreId, genuine: &Slot) -> Forged {
     let slot = Slot {
         identity: genuine.identity.clone(),
         seal,
+        about: genuine.about.clone(),
     };
     Forged {
         keyring,
@@ -236,7 +237,7 @@ async fn a_wrong_secret_of_the_right_shape_does_not_open() {
 async fn a_keyring_of_another_rekey_key_does_not_open() {
     use attache_envelope::id::SlotId;
     use attache_envelope::key::{SigningSeed, Srk};
-    use attache_envelope::slot::SlotIdentity;
+    use attache_envelope::slot::{SlotAbout, SlotIdentity};
 
     let fixture = Fixture::new().await;
     let secret = fixture.arena.random_key().unwrap();
@@ -255,7 +256,17 @@ async fn a_keyring_of_another_rekey_key_does_not_open() {
     let seal = identity
         .seal_srk(&SystemRandom, fixture.id, 1, Srk::new(srk.expose()), rekey)
         .unwrap();
-    let slot_body = Slot { identity, seal }.encode();
+    let about = SlotAbout {
+        name: "any".parse().unwrap(),
+        created_ms: 1,
+        verified_ms: None,
+    };
+    let slot_body = Slot {
+        identity,
+        seal,
+        about,
+    }
+    .encode();
     let row = |body: &[u8]| [&[0, 1][..], &[0; 12], body, &[0; 32]].concat();
     fixture.tamper(Table::Slot, |rows| {
         rows.clear();

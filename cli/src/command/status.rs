@@ -24,6 +24,8 @@ struct StatusJson {
     unchanged: u64,
     secrets: u64,
     nodes: u64,
+    keyring_number: u64,
+    slots: u32,
     server_certificate_not_after: Option<String>,
     findings: Vec<String>,
     operator: String,
@@ -58,6 +60,8 @@ pub async fn status(shell: &Shell) -> Result<Report, Failure> {
         unchanged: answer.unchanged,
         secrets: answer.secrets,
         nodes: answer.nodes,
+        keyring_number: answer.keyring_number,
+        slots: answer.slots,
         server_certificate_not_after: time(answer.server_certificate_not_after),
         findings: answer.findings,
         operator: session.operator().to_owned(),
@@ -80,6 +84,10 @@ pub async fn status(shell: &Shell) -> Result<Report, Failure> {
             ),
         ),
         ("key memory", or_dash(Some(&status.key_memory))),
+        (
+            "keyring",
+            format!("{}, slots: {}", status.keyring_number, status.slots),
+        ),
         ("secrets", status.secrets.to_string()),
         ("nodes", status.nodes.to_string()),
         (

@@ -20,7 +20,7 @@ use attache_cli::fields;
 use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
 use rows::Input::{Bad, None as NoInput};
 use rows::Kind::{Choice, Field, Flag};
-use rows::{ROWS, beside, good, inputs, required};
+use rows::{GIVEN, ROWS, beside, good, inputs, required};
 
 mod rows;
 
@@ -63,8 +63,11 @@ fn line(command: &Command, path: &str, values: &[(&str, &OsStr)]) -> Vec<OsStrin
             Some(index) => positional.push((index, value)),
             None => {
                 let name = arg.get_long().unwrap();
-                let mut word = OsString::from(format!("--{name}="));
-                word.push(value);
+                let mut word = OsString::from(format!("--{name}"));
+                if *value != GIVEN {
+                    word.push("=");
+                    word.push(value);
+                }
                 line.push(word);
             }
         }

@@ -114,6 +114,8 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("approval reject", "id", Approval),
     ("approval reject", "reason", Reason),
     ("approval reject", "dry_run", Flag),
+    ("key rotate", "root", Flag),
+    ("key rotate", "dry_run", Flag),
     ("audit tail", "lines", Number),
     ("audit tail", "follow", Flag),
     ("audit verify", "dir", Path),
@@ -131,6 +133,9 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("why", "decision", Decision),
     ("completion", "shell", Choice),
 ];
+
+/// In place of a value: the flag as it is.
+pub(crate) const GIVEN: &str = "(given)";
 
 /// The words without which a command is not whole, by argument id.
 pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
@@ -158,6 +163,7 @@ pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
         "approval show" | "approval approve" | "approval reject" => {
             vec![("id", "7f3a9c125a0c1de0")]
         }
+        "key rotate" => vec![("root", GIVEN)],
         "why" => vec![("decision", "7f3a9c12")],
         "completion" => vec![("shell", "bash")],
         _ => vec![],

@@ -218,3 +218,9 @@ name!(
     GrantName,
     |text| SEGMENT.check("the grant's name", text)
 );
+
+name!(
+    /// A slot, as operators call it.
+    SlotName,
+    |text| SEGMENT.check("the slot's name", text)
+);

@@ -11,6 +11,8 @@ const SLOT: SlotId = SlotId::from_bytes([2; 16]);
 const SECRET: [u8; 32] = [0x33; 32];
 const REKEY: [u8; 32] = [0x44; 32];
 const SRK: [u8; 32] = [0x55; 32];
+/// Up to here everything of a key-file slot is under its own wrap and signature.
+const SEALED_BYTES: usize = 392;
 
 fn slot_of(store: StoreId, number: u64) -> Slot {
     let rekey = SigningSeed::new(&REKEY);
@@ -21,7 +23,16 @@ fn slot_of(store: StoreId, number: u64) -> Slot {
     let seal = identity
         .seal_srk(&SystemRandom, store, number, srk, rekey)
         .unwrap();
-    Slot { identity, seal }
+    let about = SlotAbout {
+        name: "key-file".parse().unwrap(),
+        created_ms: 5,
+        verified_ms: None,
+    };
+    Slot {
+        identity,
+        seal,
+        about,
+    }
 }
 
 fn open(slot: &Slot) -> Result<(u64, [u8; 32]), EnvelopeError> {
@@ -58,7 +69,9 @@ proptest! {
         let stored = slot.encode();
         prop_assert_eq!(Slot::decode(&stored), Ok(slot.clone()));
         prop_assert_eq!(open(&slot), Ok((7, SRK)));
-        let damaged = flipped(&stored, at);
+        // What operators know it by is protected by the row's MAC alone.
+        let (sealed, about) = stored.split_at(SEALED_BYTES);
+        let damaged = [flipped(sealed, at), about.to_vec()].concat();
         prop_assert!(Slot::decode(&damaged).and_then(|slot| open(&slot)).is_err());
     }
 
@@ -106,6 +119,7 @@ fn a_keyring_forged_from_the_public_key_alone_does_not_open() {
     let forged = Slot {
         identity: victim.identity.clone(),
         seal: seal.clone(),
+        about: victim.about.clone(),
     };
     assert_eq!(open(&forged), Err(EnvelopeError::Refused));
 
@@ -181,6 +195,9 @@ fn hostile_sizes_are_refused_by_field() {
             .bytes(&[9; 32])
             .bytes(&vec![0; ct])
             .bytes(&vec![0; signature])
+            .str("a-slot")
+            .u64(1)
+            .u64(0)
             .into_bytes()
     };
     assert!(Slot::decode(&row("key-file", 0, 144, 48, 64)).is_ok());
@@ -210,6 +227,19 @@ fn hostile_sizes_are_refused_by_field() {
         fault(&row("key-file", 0, 144, 48, 65)),
         ("signature", Fault::Length)
     );
+}
+
+#[test]
+fn a_slot_is_known_by_a_name_of_the_grammar_and_a_time_that_may_be_missing() {
+    let mut slot = slot_of(STORE, 7);
+    assert_eq!(Slot::decode(&slot.encode()).unwrap().about, slot.about);
+    slot.about.verified_ms = Some(9);
+    assert_eq!(Slot::decode(&slot.encode()).unwrap(), slot);
+    let stored = slot.encode();
+    let mut shouting = stored.clone();
+    let name = stored.windows(8).rposition(|part| part == b"key-file");
+    shouting[name.unwrap()] = b'K';
+    assert_eq!(fault(&shouting), ("name", Fault::Grammar));
 }
 
 #[test]

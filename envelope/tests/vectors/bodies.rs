@@ -170,7 +170,10 @@ fn slot(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     // By the offsets of the page.
     assert_eq!(body.get(80..224), Some(given.bytes("blob").as_slice()));
     assert_eq!(body.get(240..272), Some(seal.enc.as_bytes().as_slice()));
-    assert_eq!(body.get(328..), Some(seal.signature.as_slice()));
+    assert_eq!(body.get(328..392), Some(seal.signature.as_slice()));
+    assert_eq!(slot.about.name.as_str(), given.text("name"));
+    assert_eq!(slot.about.created_ms, given.u64("created"));
+    assert_eq!(slot.about.verified_ms.unwrap_or(0), given.u64("verified"));
     (identity.slot.as_bytes().to_vec(), slot.encode())
 }
 

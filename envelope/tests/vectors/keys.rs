@@ -8,7 +8,7 @@ use attache_envelope::keyring::{FreshSrk, SealedKeyring};
 use attache_envelope::lp::Lp;
 use attache_envelope::name::{FieldName, Keyspace};
 use attache_envelope::sign::VerifyingKey;
-use attache_envelope::slot::{self, Slot, SlotIdentity, SrkSeal};
+use attache_envelope::slot::{self, Slot, SlotAbout, SlotIdentity, SrkSeal};
 use attache_envelope::value::{CtHash, DataKey, ValueBinding};
 use attache_envelope::wrap::{
     self, AnchorBinding, DekBinding, KekBinding, OVERHEAD_BYTES, SlotBinding, WrappedKey,
@@ -258,7 +258,11 @@ fn srk_seal() {
                 assert_eq!(seal.enc.as_bytes().as_slice(), out.bytes("enc"));
                 assert_eq!(seal.ct.as_slice(), out.bytes("ct"));
                 assert_eq!(seal.signature.as_slice(), out.bytes("signature"));
-                let slot = Slot { identity, seal };
+                let slot = Slot {
+                    identity,
+                    seal,
+                    about: about(),
+                };
                 let proof = slot.open(store, secret, &mut opened).unwrap();
                 assert_eq!(opened, srk);
                 assert_eq!(proof.number, given.u64("number"));
@@ -273,6 +277,7 @@ fn srk_seal() {
                         ct: given.array("ct"),
                         signature: given.array("signature"),
                     },
+                    about: about(),
                 };
                 let result = slot.open(store, secret, &mut opened);
                 assert_eq!(result.err(), Some(EnvelopeError::Refused));
@@ -280,6 +285,15 @@ fn srk_seal() {
             }
         }
     });
+}
+
+/// What is not part of the construction.
+fn about() -> SlotAbout {
+    SlotAbout {
+        name: "any".parse().unwrap(),
+        created_ms: 1,
+        verified_ms: None,
+    }
 }
 
 #[test]

@@ -52,8 +52,9 @@ def request(operator: str, request_id: bytes, digest: bytes, result: bytes, crea
 
 
 def slot(slot_: bytes, kind: str, kdf_parameters: bytes, pk: bytes, blob: bytes, number: int, enc: bytes, ct: bytes,
-         signature: bytes) -> Bytes2:
-    return slot_, record(slot_, kind, kdf_parameters, pk, blob, u64(number), enc, ct, signature)
+         signature: bytes, name: str, created: int, verified: int) -> Bytes2:
+    return slot_, record(slot_, kind, kdf_parameters, pk, blob, u64(number), enc, ct, signature, name, u64(created),
+                         u64(verified))
 
 
 def keyring(number: int, ct: bytes) -> Bytes2:

@@ -36,7 +36,7 @@ def body_cases() -> list[Case]:
                     "created": CREATED},
         "slot": {"slot": "22" * 16, "kind": "key-file", "kdf_parameters": "", "pk": "99" * 32,
                  "blob": rand("slot blob", 144), "number": 1, "enc": rand("slot enc"), "ct": rand("slot ct", 48),
-                 "signature": rand("slot signature", 64)},
+                 "signature": rand("slot signature", 64), "name": "key-file", "created": CREATED, "verified": 0},
         "keyring": {"number": 1, "ct": rand("sealed keyring", 8 + 9 * 54 + 16)},
     })
 

@@ -49,6 +49,7 @@ impl Good {
             "attache.v1.Clusters" | "attache.v1.Nodes" | "attache.v1.Operators" => {
                 of_fleet(&method.name)
             }
+            "attache.v1.Slots" => self.of_slots(&method.name),
             "attache.v1.Approvals" => self.of_approvals(&method.name),
             _ => self.of_others(&method.name),
         }
@@ -89,6 +90,15 @@ impl Good {
                 id,
                 reason: String::new(),
             }),
+            other => panic!("{other} has no good request"),
+        }
+    }
+
+    fn of_slots(&self, name: &str) -> Vec<u8> {
+        let (mutation, page) = (mutation(), page());
+        match name {
+            "ListSlots" => bytes(pb::ListSlotsRequest { page }),
+            "RotateRoot" => bytes(pb::RotateRootRequest { mutation }),
             other => panic!("{other} has no good request"),
         }
     }

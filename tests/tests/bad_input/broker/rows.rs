@@ -244,6 +244,8 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("ListKeyspacesRequest.page", optional),
     ("ListKeysRequest.keyspace", filter),
     ("ListKeysRequest.page", optional),
+    ("ListSlotsRequest.page", optional),
+    ("RotateRootRequest.mutation", part),
 ];
 
 pub(crate) const EXCEPTIONS: &[Exception] = &[
