@@ -24,6 +24,7 @@ const FILES: &[&str] = &[
 /// What contains one of them has none either.
 const UNPRINTABLE: &[&str] = &[
     ".attache.v1.AddOperatorResponse",
+    ".attache.v1.AddSlotRequest",
     ".attache.v1.CommitPutRequest",
     ".attache.v1.CreateJoinTokenResponse",
     ".attache.v1.DeliverRequest",
@@ -32,7 +33,9 @@ const UNPRINTABLE: &[&str] = &[
     ".attache.v1.EnrollNodeRequest",
     ".attache.v1.JoinNodeRequest",
     ".attache.v1.Released",
+    ".attache.v1.SealedSecret",
     ".attache.v1.SignInOperatorRequest",
+    ".attache.v1.VerifySlotRequest",
     ".csi.v1.NodeExpandVolumeRequest",
     ".csi.v1.NodePublishVolumeRequest",
     ".csi.v1.NodeStageVolumeRequest",

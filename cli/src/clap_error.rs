@@ -75,7 +75,7 @@ const VERBS: &[(&str, &[&str])] = &[
     ("node", &["quarantine", "release"]),
     ("audit", &["search", "export", "exposure"]),
     ("key", &["destroy"]),
-    ("slot", &["add", "verify", "remove"]),
+    ("slot add", &["passphrase", "kms", "pkcs11", "shares"]),
     (
         "",
         &[

@@ -144,6 +144,11 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         },
         Command::Slot(verb) => match verb {
             slot_args::Slot::List => slot::list(shell).await,
+            slot_args::Slot::Add(slot_args::Add::KeyFile(args)) => {
+                slot::add_key_file(args, shell).await
+            }
+            slot_args::Slot::Verify(args) => slot::verify(args, shell).await,
+            slot_args::Slot::Remove(args) => slot::remove(args, shell).await,
         },
         Command::Audit(verb) => match verb {
             audit_args::Audit::Tail(args) => audit::tail(args, shell).await,

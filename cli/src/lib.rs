@@ -20,6 +20,7 @@ pub mod output;
 pub mod put;
 pub mod renewal;
 pub mod session;
+pub mod slot_secret;
 pub mod status;
 pub mod terminal;
 

@@ -15,10 +15,12 @@
 //! the store cannot bring a keyring of their own.
 
 mod key_file;
+mod sealed;
 
 use zeroize::Zeroizing;
 
 pub use key_file::{KEY_FILE_BYTES, KeyFileError, parse_key_file, write_key_file};
+pub use sealed::{MAX_SECRET_BYTES, SlotChannel, SlotRequest, SlotVerb};
 
 use crate::TAG_BYTES;
 use crate::error::EnvelopeError;

@@ -45,6 +45,11 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ("value", "a password", &["ct"]),
     ("srk-seal", "number 1", &["enc", "ct", "signature"]),
     ("key-file", "random", &["text"]),
+    (
+        "slot-secret",
+        "a key file is added",
+        &["digest", "enc", "sealed"],
+    ),
     ("row", "empty body", &["row"]),
     ("body", "head", &["body"]),
     ("body", "version", &["body"]),

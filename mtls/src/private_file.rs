@@ -75,7 +75,7 @@ pub enum PrivateFileError {
 /// [`PrivateFileError::Io`] names the step; the old file is untouched unless the rename succeeded.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     let temporary = temporary_beside(path)?;
-    let written = create_private(&temporary)
+    let written = create_new(&temporary, Mode::RUSR | Mode::WUSR)
         .and_then(|mut file| {
             let write = file.write_all(bytes).and_then(|()| file.sync_all());
             write.map_err(|source| io("write", &temporary, source))
@@ -92,6 +92,27 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> 
     File::open(folder)
         .and_then(|open| open.sync_all())
         .map_err(|source| io("sync", folder, source))
+}
+
+/// Writes a new file, mode 0400, durably; a file that is there already is never touched.
+///
+/// # Errors
+/// [`PrivateFileError::Io`] names the step; what was begun is taken away again.
+pub fn create_private_once(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    let mut file = create_new(path, Mode::RUSR)?;
+    let folder = folder_of(path);
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|source| io("write", path, source))
+        .and_then(|()| {
+            let synced = File::open(folder).and_then(|open| open.sync_all());
+            synced.map_err(|source| io("sync", folder, source))
+        });
+    if written.is_err() {
+        drop(std::fs::remove_file(path));
+    }
+    written
 }
 
 /// Reads a file that must be regular, owned by this process's effective uid, and closed to group and others. A process that
@@ -146,9 +167,9 @@ fn check(open: &OwnedFd, path: &Path) -> Result<u64, PrivateFileError> {
         .ok_or(PrivateFileError::TooLarge { path })
 }
 
-fn create_private(path: &Path) -> Result<File, PrivateFileError> {
+fn create_new(path: &Path, mode: Mode) -> Result<File, PrivateFileError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    fs::open(path, flags, Mode::RUSR | Mode::WUSR)
+    fs::open(path, flags, mode)
         .map(File::from)
         .map_err(|source| io("create", path, source.into()))
 }
@@ -202,6 +223,24 @@ mod tests {
             assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_made_once_is_0400_and_never_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("slot.key");
+        create_private_once(&path, b"first").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o400);
+        let again = create_private_once(&path, b"second");
+        assert!(matches!(
+            again,
+            Err(PrivateFileError::Io {
+                action: "create",
+                ..
+            })
+        ));
+        assert_eq!(read_private(&path).unwrap().as_slice(), b"first");
+        assert!(create_private_once(&folder.path().join("none/key"), b"k").is_err());
     }
 
     #[test]

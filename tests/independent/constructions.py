@@ -118,6 +118,26 @@ def srk_open(f: Fields) -> Fields:
     return {"srk": slot.open_srk(sk + rekey_pk, store, slot_, f["number"], enc, ct, signature).hex()}
 
 
+def _secret_parts(f: Fields) -> tuple[bytes, bytes]:
+    store, boot, key_id, request_id, slot_ = h(f, "store", "boot", "key_id", "request_id", "slot")
+    return (slot.channel_info(store, f["broker_id"], boot, key_id, f["operator_id"]),
+            slot.request_digest(f["verb"], store, request_id, slot_, f["kind"], f["name"]))
+
+
+def slot_secret_seal(f: Fields) -> Fields:
+    sk_r, ikm_e, secret = h(f, "sk_r", "ikm_e", "secret")
+    (info, digest), pk_r, (sk_e, _) = _secret_parts(f), hpke.public_key(sk_r), hpke.derive_key_pair(ikm_e)
+    context = hpke.setup_sender(hpke.AES_256_GCM, pk_r, info, sk_e)
+    return {"pk_r": pk_r.hex(), "sk_e": sk_e.hex(), "info": info.hex(), "digest": digest.hex(), **hpke_out(context),
+            "sealed": context.seal(secret, digest).hex()}
+
+
+def slot_secret_open(f: Fields) -> Fields:
+    sk_r, enc, sealed = h(f, "sk_r", "enc", "sealed")
+    info, digest = _secret_parts(f)
+    return {"secret": hpke.setup_receiver(hpke.AES_256_GCM, enc, sk_r, info).open(sealed, digest).hex()}
+
+
 def key_file_seal(f: Fields) -> Fields:
     return {"text": slot.key_file(*h(f, "secret"))}
 
@@ -405,6 +425,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "value": Construction("ct = AES-256-GCM(dek, nonce 0, plaintext, LP('attache/value/1', format, suite, store, keyspace, secret, value, field))", value_seal, value_open),
     "keyring": Construction("key = HKDF-Expand(srk, LP('attache/keyring/1', store, number), 32); ct = AES-256-GCM(key, nonce 0, record, LP('attache/keyring-aad/1', format, suite, store, number))", keyring_seal, keyring_open),
     "srk-seal": Construction(_HPKE + "0x0002 to pk of srk, info = LP('attache/srk/1', format, suite, store, slot, pk), aad empty; signature = Ed25519(rekey, LP('attache/srk-sig/1', store, slot, pk, number, enc, ct)), checked first", srk_seal, srk_open),
+    "slot-secret": Construction(_HPKE + "0x0002 to the receive key, info = LP('attache/slot-channel/1', store, broker id, boot, key_id, operator id); aad = digest = SHA-256(LP('attache/slot-request/1', verb, store, request id, slot, kind, name)); plaintext = the slot's secret", slot_secret_seal, slot_secret_open),
     "key-file": Construction("'attache-slot-key-1:' || base64url without padding of 32 bytes || LF", key_file_seal, key_file_open),
     "row": Construction("tag = HMAC(k_row, LP('attache/row/1', format, epoch, store, table, key, seq, body)); row = format u16 || epoch u32 || seq u64 || body || tag", row_seal, row_open),
     "set-hash": Construction("a = sum of HMAC(k_set, LP('attache/set/1', store, table, key, tag)) mod 2^256, big-endian; removal subtracts", set_seal),

@@ -8,7 +8,10 @@
 )]
 
 use std::{
-    process::{Child, Stdio},
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
     time::Instant,
 };
 
@@ -42,7 +45,7 @@ fn restart(bed: &mut Bed) {
 }
 
 fn check_store(bed: &Bed) {
-    let mut command = std::process::Command::new(bin("attache-broker").unwrap());
+    let mut command = Command::new(bin("attache-broker").unwrap());
     let checked = command
         .args(["check-store", "--config"])
         .arg(bed.broker_config());
@@ -87,6 +90,116 @@ fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     scene.publish(&pods[1]).unwrap();
     assert_eq!(scene.read(&pods[1], "db/password").unwrap(), "before");
     check_store(&scene.bed);
+}
+
+/// The settings of the broker name another key file from its next start on.
+fn name_slot_file(bed: &Bed, file: &str) {
+    let settings = fs::read_to_string(bed.broker_config()).unwrap();
+    let (before, after) = settings.split_once("slot_file = \"").unwrap();
+    let (_, after) = after.split_once('"').unwrap();
+    let settings = format!("{before}slot_file = \"{file}\"{after}");
+    fs::write(bed.broker_config(), settings).unwrap();
+}
+
+/// A bed, the key file of its first slot, and where that of another one is to be.
+fn bed_with_files() -> (Bed, String, String) {
+    let bed = Bed::signed_in().unwrap();
+    bed.pin_addresses().unwrap();
+    let [first, safe] =
+        ["slot.key", "safe.key"].map(|name| format!("{}/etc/{name}", bed.dir.display()));
+    (bed, first, safe)
+}
+
+fn add(bed: &Bed, file: &str, more: &[&str]) -> Output {
+    let add = [
+        "slot", "add", "key-file", "--out", file, "--name", "safe", "--output", "json",
+    ];
+    bed.attache(&[&add[..], more].concat()).unwrap()
+}
+
+#[test]
+fn a_slot_is_added_with_its_key_file_and_only_that_file_verifies_it() {
+    let (bed, first, safe) = bed_with_files();
+    let dry = add(&bed, &safe, &["--dry-run"]);
+    assert!(
+        dry.status.success() && !Path::new(&safe).exists(),
+        "{dry:?}"
+    );
+    let added: Json = serde_json::from_slice(&add(&bed, &safe, &[]).stdout).unwrap();
+    let told = (&added["name"], &added["keyring_number"]);
+    assert_eq!(told, (&Json::from("safe"), &Json::from(2)));
+    let mode = fs::metadata(&safe).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o400);
+    let findings = json(&bed, &["status"]).to_string();
+    assert!(!findings.contains("by one slot only"), "{findings}");
+
+    // A file that is there is not touched, and one whose slot is refused does not stay.
+    let key = fs::read(&safe).unwrap();
+    assert_eq!(add(&bed, &safe, &[]).status.code(), Some(1));
+    assert_eq!(fs::read(&safe).unwrap(), key);
+    let other = format!("{safe}.other");
+    assert_eq!(add(&bed, &other, &[]).status.code(), Some(5));
+    assert!(!Path::new(&other).exists());
+
+    for (slot, file, code) in [
+        ("safe", &safe, 0),
+        ("key-file", &first, 0),
+        ("safe", &first, 5),
+        ("key-file", &safe, 5),
+        ("saef", &safe, 5),
+    ] {
+        let verify = ["slot", "verify", slot, "--key-file", file];
+        let output = bed.attache(&verify).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{slot}: {output:?}");
+    }
+    let listed = json(&bed, &["slot", "list"]);
+    let slots = listed["slots"].as_array().unwrap();
+    assert!(slots.iter().all(|slot| slot["verified"].is_string()));
+
+    let audit = ["audit", "tail", "-n", "100", "--output", "json"];
+    let audit = bed.attache_ok(&audit).unwrap();
+    assert!(audit.contains("slot.add") && audit.contains("slot.verify"));
+    // Neither key is anywhere but in its file.
+    let log = fs::read_to_string(bed.dir.join("log/broker.log")).unwrap();
+    for file in [&first, &safe] {
+        let text = fs::read_to_string(file).unwrap();
+        let key = text.trim().rsplit_once(':').unwrap().1;
+        assert!(!log.contains(key) && !audit.contains(key));
+    }
+}
+
+#[test]
+fn a_broker_starts_by_a_slot_that_was_added_and_not_by_one_that_was_removed() {
+    let (mut bed, first, safe) = bed_with_files();
+    assert!(add(&bed, &safe, &[]).status.success());
+    name_slot_file(&bed, &safe);
+    restart(&mut bed);
+    let opened = json(&bed, &["slot", "list"]);
+    assert_eq!(
+        (&opened["slots"][1]["name"], &opened["slots"][1]["opened"]),
+        (&Json::from("safe"), &Json::from(true))
+    );
+
+    let removed = bed.attache(&["slot", "remove", "key-file"]).unwrap();
+    assert_eq!(removed.status.code(), Some(2), "nobody can be asked");
+    let removed = bed.attache_ok(&["slot", "remove", "key-file", "--yes"]);
+    assert!(removed.unwrap().contains("revokes no copy"));
+    assert_eq!(number(&bed), 3);
+    let last = bed.attache(&["slot", "remove", "safe", "--yes"]).unwrap();
+    assert_eq!(last.status.code(), Some(5));
+    let told = String::from_utf8_lossy(&last.stderr).into_owned();
+    assert!(told.contains("is the last slot"), "{told}");
+
+    bed.broker.take().unwrap().stop().unwrap();
+    name_slot_file(&bed, &first);
+    let mut serve = Command::new(bin("attache-broker").unwrap());
+    let refused = run(serve.args(["serve", "--config"]).arg(bed.broker_config())).unwrap();
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("does not open this store"), "{told}");
+    name_slot_file(&bed, &safe);
+    bed.start_broker().unwrap();
+    check_store(&bed);
 }
 
 fn rotate(bed: &Bed) -> Child {

@@ -264,6 +264,7 @@ fn slots(services: &Services, peers: &Peers) -> SlotService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
         mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
     }
 }
 

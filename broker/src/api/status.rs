@@ -22,7 +22,7 @@ use crate::{
     audit::{AuditError, RefuseError},
     causes::with_causes,
     identity::{AuthorityError, EnrollError, LateError, NameTaken, NotAdmitted, SecondEnrollment},
-    keys::KeysError,
+    keys::{KeysError, SlotError},
     mutation::MutationError,
     policy::{GrantError, PolicyError},
     registry::AdoptError,
@@ -290,6 +290,26 @@ impl From<KeysError> for RpcError {
                 Self::internal("KEYS", "a key cannot be opened; see the broker's log"),
             ),
             KeysError::Ledger(e) => e.into(),
+        }
+    }
+}
+
+impl From<SlotError> for RpcError {
+    fn from(error: SlotError) -> Self {
+        let told = error.to_string();
+        match error {
+            SlotError::Absent { .. } => Self::new(Code::NotFound, "NO_SLOT", told),
+            SlotError::NameTaken { .. } => Self::new(Code::AlreadyExists, "SLOT_NAME_TAKEN", told),
+            SlotError::IdTaken => Self::new(Code::AlreadyExists, "SLOT_TAKEN", told),
+            SlotError::Full { .. } => Self::new(Code::FailedPrecondition, "TOO_MANY_SLOTS", told),
+            SlotError::Last { .. } => Self::new(Code::FailedPrecondition, "LAST_SLOT", told),
+            SlotError::ReceiveKey => Self::new(Code::Aborted, "RECEIVE_KEY", told),
+            SlotError::Sealed => Self::invalid("secret.sealed", told),
+            SlotError::WrongSecret { .. } => {
+                Self::new(Code::FailedPrecondition, "WRONG_SECRET", told)
+            }
+            SlotError::Keys(e) => e.into(),
+            SlotError::Ledger(e) => e.into(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use attache_arena::ArenaError;
 use attache_envelope::EnvelopeError;
-use attache_envelope::name::Keyspace;
+use attache_envelope::id::SlotId;
+use attache_envelope::name::{Keyspace, SlotName};
 use attache_envelope::slot::KeyFileError;
 use attache_mtls::private_file::PrivateFileError;
 use thiserror::Error;
@@ -97,4 +98,66 @@ pub enum UnlockError {
     /// No locked memory left.
     #[error(transparent)]
     Arena(#[from] ArenaError),
+}
+
+/// Why a slot was not made, shown to open, or taken away.
+#[derive(Debug, Error)]
+pub enum SlotError {
+    /// It is not there.
+    #[error("there is no slot {slot}; see those there are with: attache slot list")]
+    Absent {
+        /// Its uuid.
+        slot: SlotId,
+    },
+    /// The name is another's.
+    #[error("there is a slot {name} already: choose another name")]
+    NameTaken {
+        /// The name.
+        name: SlotName,
+    },
+    /// The uuid is another's.
+    #[error("there is a slot of this uuid already: draw a new one")]
+    IdTaken,
+    /// There are as many as there can be.
+    #[error("the store has {most} slots, and no more can be: remove one first")]
+    Full {
+        /// How many.
+        most: usize,
+    },
+    /// Nothing would open the store any more.
+    #[error("{name} is the last slot, and without one the store is lost: add another one first")]
+    Last {
+        /// Its name.
+        name: SlotName,
+    },
+    /// What is sent is sealed to a key that is not offered any more, or of another run of the broker.
+    #[error("the receive key is not this broker's, or has been replaced: begin again")]
+    ReceiveKey,
+    /// The sealed secret does not open for this request.
+    #[error("does not open: it is for another request, slot, broker or operator")]
+    Sealed,
+    /// The secret is another's.
+    #[error("this is not what opens the slot {name}")]
+    WrongSecret {
+        /// The slot's name.
+        name: SlotName,
+    },
+    /// Memory, randomness or a construction.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// A row of the slots or of the keyring.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl From<ArenaError> for SlotError {
+    fn from(error: ArenaError) -> Self {
+        Self::Keys(error.into())
+    }
+}
+
+impl From<EnvelopeError> for SlotError {
+    fn from(error: EnvelopeError) -> Self {
+        Self::Keys(error.into())
+    }
 }

@@ -9,15 +9,17 @@ mod kek;
 mod keyring;
 mod receive;
 mod ring;
+mod sent;
 mod slot_file;
 mod slots;
 
-pub use error::{CreateError, KeysError, UnlockError};
+pub use error::{CreateError, KeysError, SlotError, UnlockError};
 pub use kek::{Kek, Keks};
 pub use keyring::Keys;
 pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};
 pub(crate) use ring::Ring;
-pub use slots::{Rekeyed, SlotSet};
+pub use sent::SentSecret;
+pub use slots::{MAX_SLOTS, NewSlot, Rekeyed, SlotSet};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -78,6 +78,12 @@ impl<S: Store> Vault<S> {
         self.keks.keys()
     }
 
+    /// The keys that operators seal to.
+    #[must_use]
+    pub fn receive_keys(&self) -> &ReceiveKeys {
+        &self.receive
+    }
+
     /// The store's name.
     #[must_use]
     pub fn store_id(&self) -> StoreId {

@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use attache_envelope::name::{
     ClusterName, GrantName, Keyspace, Namespace, NodeName, NodeUid, SecretPath, SecretRef,
-    SecretVersion, ServiceAccount, WorkloadRef,
+    SecretVersion, ServiceAccount, SlotName, WorkloadRef,
 };
 use attache_mtls::spiffe::{BrokerId, NodeId, OperatorId, TrustDomain};
 use attache_translog::Verifier;
@@ -108,6 +108,11 @@ pub fn grant(text: &str) -> Result<GrantName, Problem> {
 
 /// A cluster's name.
 pub fn cluster(text: &str) -> Result<ClusterName, Problem> {
+    named(text)
+}
+
+/// A slot's name; its id has the same form.
+pub fn slot(text: &str) -> Result<SlotName, Problem> {
     named(text)
 }
 

@@ -1,10 +1,71 @@
 //! `attache slot`.
 
-use clap::Subcommand;
+use std::path::PathBuf;
+
+use attache_envelope::name::SlotName;
+use clap::{Args, Subcommand};
+
+use super::{DryRun, Yes, parse};
 
 /// Verbs on the ways to open the store.
 #[derive(Debug, Subcommand)]
 pub enum Slot {
     /// List the slots
     List,
+    /// Make one more way to open the store
+    #[command(subcommand, arg_required_else_help = true)]
+    Add(Add),
+    /// Show that what you hold opens a slot, and keep the time of it
+    Verify(Verify),
+    /// Take a slot away; the last one stays
+    Remove(Remove),
+}
+
+/// Kinds of slots.
+#[derive(Debug, Subcommand)]
+pub enum Add {
+    /// A key file, made here
+    KeyFile(AddKeyFile),
+}
+
+/// `attache slot add key-file --out FILE`
+#[derive(Debug, Clone, Args)]
+pub struct AddKeyFile {
+    /// The key file to make (0400): it opens the store, so it belongs where the store is not
+    #[arg(long, value_name = "FILE", value_parser = parse::path())]
+    pub out: PathBuf,
+    /// The slot's name; else one is made up
+    #[arg(long, value_name = "NAME", value_parser = parse::word(parse::slot))]
+    pub name: Option<SlotName>,
+    /// Change nothing, and make no file.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache slot verify SLOT --key-file FILE`
+#[derive(Debug, Clone, Args)]
+pub struct Verify {
+    /// The slot's name or id
+    #[arg(value_name = "SLOT", value_parser = parse::word(parse::slot))]
+    pub slot: SlotName,
+    /// The key file that is to open it
+    #[arg(long, value_name = "FILE", value_parser = parse::path())]
+    pub key_file: PathBuf,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache slot remove SLOT`
+#[derive(Debug, Clone, Args)]
+pub struct Remove {
+    /// The slot's name or id
+    #[arg(value_name = "SLOT", value_parser = parse::word(parse::slot))]
+    pub slot: SlotName,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
 }

@@ -34,6 +34,7 @@ const OURS: &[&str] = &[
     "release-setup",
     "row",
     "set-hash",
+    "slot-secret",
     "srk-seal",
     "value",
     "wrap-anchor",

@@ -7,6 +7,7 @@ use attache_envelope::late_renewal::LateRenewal;
 use attache_envelope::name::{Keyspace, SecretName, SecretPath, SecretVersion};
 use attache_envelope::put::{CommitPut, PutChannel, PutField, PutParts};
 use attache_envelope::release::{GrantedValue, ReleaseBinding, Session, SessionBinding};
+use attache_envelope::slot::{SlotChannel, SlotRequest, SlotVerb};
 use attache_envelope::value::CtHash;
 use attache_envelope::x25519::{Enc, PublicKey};
 
@@ -259,5 +260,56 @@ fn late_renewal() {
             at_ms: given.u64("at"),
         };
         assert_eq!(asked.transcript(), out.bytes("transcript"));
+    });
+}
+
+#[test]
+fn slot_secret() {
+    run("slot-secret", true, |given, expected| {
+        let channel = SlotChannel {
+            store: given.id("store"),
+            broker_id: given.text("broker_id"),
+            boot: given.id("boot"),
+            key_id: given.id("key_id"),
+            operator_id: given.text("operator_id"),
+        };
+        let request = SlotRequest {
+            verb: match given.text("verb") {
+                "add" => SlotVerb::Add,
+                _ => SlotVerb::Verify,
+            },
+            store: given.id("store"),
+            request: given.id("request_id"),
+            slot: given.id("slot"),
+            kind: given.parse("kind"),
+            name: given.text("name"),
+        };
+        let sk = given.array::<32>("sk_r");
+        let sk = SecretKey::new(&sk);
+        let mut opened = [0; 32];
+        match expected {
+            Expected::Out(out) => {
+                let pk = sk.public_key().unwrap();
+                assert_eq!(pk.as_bytes().as_slice(), out.bytes("pk_r"));
+                assert_eq!(channel.info(), out.bytes("info"));
+                assert_eq!(request.digest().as_slice(), out.bytes("digest"));
+                let (random, secret) = (Replay::new(&given.bytes("ikm_e")), given.bytes("secret"));
+                let sealed = request.seal_secret(&random, &pk, &channel, &secret);
+                let (enc, sealed) = sealed.unwrap();
+                assert_eq!(enc.as_bytes().as_slice(), out.bytes("enc"));
+                assert_eq!(sealed, out.bytes("sealed"));
+                let read = request.open_secret(sk, &enc, &channel, &sealed, &mut opened);
+                assert_eq!((read, opened.as_slice()), (Ok(()), secret.as_slice()));
+                let short = &mut [0; 31];
+                let read = request.open_secret(sk, &enc, &channel, &sealed, short);
+                assert_eq!(read, Err(EnvelopeError::Refused));
+            }
+            Expected::Refused => {
+                let (enc, sealed) = (enc(given), given.bytes("sealed"));
+                let read = request.open_secret(sk, &enc, &channel, &sealed, &mut opened);
+                read.unwrap_err();
+                assert_eq!(opened, [0; 32]);
+            }
+        }
     });
 }

@@ -3,6 +3,10 @@
 blob      = Wrap(K = slot's own secret, key_id = slot, sk || rekey_pk, slot aad)
 enc, ct   = HPKE base 0x0020/0x0001/0x0002 to pk, info LP("attache/srk/1", format, suite, store, slot, pk), aad empty, of SRK
 signature = Ed25519(rekey, LP("attache/srk-sig/1", store, slot, pk, number, enc, ct))
+
+A secret on its way to the broker: HPKE base 0x0020/0x0001/0x0002 to the broker's receive key,
+info = LP("attache/slot-channel/1", store, broker id, boot, key_id, operator id)
+aad  = SHA-256(LP("attache/slot-request/1", verb, store, request id, slot, kind, name))
 """
 
 import base64
@@ -10,7 +14,7 @@ import binascii
 
 from . import hpke
 from .lp import lp, u16, u64
-from .primitives import FORMAT, SUITE, Refused, ed25519_verify
+from .primitives import FORMAT, SUITE, Refused, ed25519_verify, sha256
 
 KEY_FILE_PREFIX = "attache-slot-key-1:"
 
@@ -37,6 +41,14 @@ def open_srk(blob_plaintext: bytes, store: bytes, slot: bytes, number: int, enc:
     ed25519_verify(rekey_pk, signature, signed_bytes(store, slot, pk, number, enc, ct))
     context = hpke.setup_receiver(hpke.AES_256_GCM, enc, sk, srk_info(store, slot, pk))
     return context.open(ct, b"")
+
+
+def channel_info(store: bytes, broker_id: str, boot: bytes, key_id: bytes, operator_id: str) -> bytes:
+    return lp("attache/slot-channel/1", store, broker_id, boot, key_id, operator_id)
+
+
+def request_digest(verb: str, store: bytes, request_id: bytes, slot: bytes, kind: str, name: str) -> bytes:
+    return sha256(lp("attache/slot-request/1", verb, store, request_id, slot, kind, name))
 
 
 def key_file(secret: bytes) -> str:

@@ -44,6 +44,26 @@ def put_cases() -> list[Case]:
     ]
 
 
+def slot_secret_cases() -> list[Case]:
+    in_: Fields = {"sk_r": rand("broker sk"), "ikm_e": rand("slot ikm_e"), "store": STORE, "broker_id": BROKER,
+                   "boot": uuid("boot"), "key_id": uuid("receive key id"), "operator_id": OPERATOR, "verb": "add",
+                   "request_id": uuid("request", 7), "slot": uuid("new slot"), "kind": "key-file", "name": "safe",
+                   "secret": rand("new slot secret")}
+    case = positive("slot-secret", "a key file is added", in_)
+    verified = positive("slot-secret", "a key file is verified", in_ | {"verb": "verify", "name": "", "ikm_e": rand("slot ikm_e 2")})
+    base = opening(case, ["ikm_e", "secret"], ["enc", "sealed"])
+    return [
+        case, verified,
+        negative("flipped sealed", "tag", base, sealed=flip(base["sealed"], 0)),
+        negative("flipped tag", "tag", base, sealed=flip(base["sealed"], -1)),
+        negative("flipped enc", "tag", base, enc=flip(base["enc"], 0)),
+        negative("enc of zeros", "public key", base, enc="00" * 32),
+        *swaps(base, "tag", sk_r=rand("other broker sk"), store=OTHER_STORE, broker_id=BROKER[:-1] + "1",
+               boot=uuid("other boot"), key_id=uuid("other key id"), operator_id=OPERATOR[:-5] + "bob", verb="verify",
+               request_id=uuid("other request", 7), slot=uuid("other slot"), kind="passphrase", name="safe2"),
+    ]
+
+
 def release_cases() -> list[Case]:
     def granted(name: str, field: str, version: int) -> Fields:
         return {"keyspace": "payments", "name": name, "secret": uuid(f"release secret {name}"), "version": version,

@@ -95,3 +95,129 @@ async fn slot_body(ledger: &BrokerLedger) -> Vec<u8> {
     let rows = ledger.whole(Table::Slot).await.unwrap();
     rows[0].1.body.to_vec()
 }
+
+const SAFE: SlotId = SlotId::from_bytes([7; 16]);
+const SECRET: [u8; 32] = [3; 32];
+
+fn new(name: &str) -> NewSlot<'static> {
+    NewSlot {
+        slot: SAFE,
+        name: name.parse().unwrap(),
+        secret: SlotSecret::new(&SECRET),
+        now_ms: 77,
+    }
+}
+
+/// A key file with the secret, as the settings of a broker would name it.
+fn key_file(fixture: &Fixture, secret: &[u8; 32]) -> std::path::PathBuf {
+    use attache_envelope::slot::{KEY_FILE_BYTES, write_key_file};
+    let path = fixture.slot_path().with_file_name("safe.key");
+    let mut text = [0; KEY_FILE_BYTES];
+    write_key_file(SlotSecret::new(secret), &mut text);
+    attache_mtls::private_file::create_private_once(&path, &text).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn each_slot_opens_the_store_and_a_removed_one_does_not() {
+    let fixture = Fixture::new().await;
+    let safe = key_file(&fixture, &SECRET);
+    let (ledger, keys) = fixture.open().await;
+    let set = SlotSet::read(&ledger).await.unwrap();
+    let first = set.slots().next().unwrap().identity.slot;
+    let added = keys.add_slot(&set, new("safe")).unwrap();
+    assert_eq!(added.number, 2);
+    ledger.apply(added.change).await.unwrap();
+    let (store, arena) = (Arc::clone(ledger.store()), &fixture.arena);
+    for (file, slot) in [(&fixture.slot_path(), first), (&safe, SAFE)] {
+        let opened = Keys::open(arena, store.as_ref(), file).await.unwrap();
+        assert_eq!((opened.keyring_number(), opened.opened_by()), (2, slot));
+    }
+    let set = SlotSet::read(&ledger).await.unwrap();
+    let removed = keys.remove_slot(&set, first).unwrap();
+    ledger.apply(removed.change).await.unwrap();
+    let opened = Keys::open(arena, store.as_ref(), &safe).await.unwrap();
+    assert_eq!(opened.keyring_number(), 3);
+    let refused = Keys::open(arena, store.as_ref(), &fixture.slot_path()).await;
+    assert!(matches!(
+        refused.err(),
+        Some(super::super::UnlockError::WrongSlotFile { .. })
+    ));
+    // And the ledger is whole: what was removed is out of its sums.
+    ledger.close().await;
+    drop((ledger, store, opened));
+    let store = crate::store::RedbStore::open(&fixture.store_path()).unwrap();
+    let keys = Keys::open(arena, &store, &safe).await.unwrap();
+    let ledger = Ledger::open(Arc::new(store), &keys, fixture.options()).await;
+    assert!(ledger.is_ok());
+}
+
+#[tokio::test]
+async fn a_slot_that_cannot_be_changes_nothing() {
+    let fixture = Fixture::new().await;
+    let (ledger, keys) = fixture.open().await;
+    let set = SlotSet::read(&ledger).await.unwrap();
+    let first = set.slots().next().unwrap().identity.slot;
+    let refused = |result: Result<Rekeyed, SlotError>| result.unwrap_err().to_string();
+    let taken = refused(keys.add_slot(&set, new("key-file")));
+    assert!(taken.contains("already: choose another name"), "{taken}");
+    let last = refused(keys.remove_slot(&set, first));
+    assert!(last.contains("is the last slot"), "{last}");
+    let absent = refused(keys.remove_slot(&set, SAFE));
+    assert!(absent.contains("there is no slot"), "{absent}");
+    let again = NewSlot {
+        slot: first,
+        ..new("safe")
+    };
+    assert!(matches!(
+        keys.add_slot(&set, again),
+        Err(SlotError::IdTaken)
+    ));
+    for n in 1..u8::try_from(MAX_SLOTS).unwrap() {
+        let set = SlotSet::read(&ledger).await.unwrap();
+        let slot = NewSlot {
+            slot: SlotId::from_bytes([100 + n; 16]),
+            ..new(&format!("slot-{n}"))
+        };
+        let added = keys.add_slot(&set, slot).unwrap();
+        ledger.apply(added.change).await.unwrap();
+    }
+    let set = SlotSet::read(&ledger).await.unwrap();
+    assert_eq!(set.slots().len(), MAX_SLOTS);
+    assert!(matches!(
+        keys.add_slot(&set, new("safe")),
+        Err(SlotError::Full { .. })
+    ));
+}
+
+#[tokio::test]
+async fn only_its_own_secret_verifies_a_slot() {
+    let fixture = Fixture::new().await;
+    let (ledger, keys) = fixture.open().await;
+    let set = SlotSet::read(&ledger).await.unwrap();
+    ledger
+        .apply(keys.add_slot(&set, new("safe")).unwrap().change)
+        .await
+        .unwrap();
+    let set = SlotSet::read(&ledger).await.unwrap();
+    let first = set.slots().next().unwrap().identity.slot;
+    for (slot, secret) in [(SAFE, [4; 32]), (first, SECRET)] {
+        let refused = keys.verify_slot(&set, slot, SlotSecret::new(&secret), 99);
+        assert!(matches!(refused, Err(SlotError::WrongSecret { .. })));
+    }
+    let secret = SlotSecret::new(&SECRET);
+    let (change, verified) = keys.verify_slot(&set, SAFE, secret, 99).unwrap();
+    assert_eq!(verified.about.verified_ms, Some(99));
+    ledger.apply(change).await.unwrap();
+    let after = SlotSet::read(&ledger).await.unwrap();
+    assert_eq!(after.find(SAFE).unwrap(), &verified);
+    assert_eq!(after.keyring_number(), 2);
+    // It is of that row: a change of the keyring that was made from a reading before is not lost.
+    let refused = ledger.apply(keys.rekey(&set).unwrap().change).await;
+    assert!(matches!(refused, Err(ApplyError::Conflict { .. })));
+    // A rekey keeps the time.
+    let Rekeyed { change, .. } = keys.rekey(&after).unwrap();
+    ledger.apply(change).await.unwrap();
+    let after = SlotSet::read(&ledger).await.unwrap();
+    assert_eq!(after.find(SAFE).unwrap().about.verified_ms, Some(99));
+}

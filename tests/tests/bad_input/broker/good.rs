@@ -3,7 +3,9 @@
 use attache_cli::{
     fields::FieldValue,
     put::{Begun, Plan, seal},
+    slot_secret::{self, KeyFile, Purpose},
 };
+use attache_envelope::slot::{SlotKind, SlotVerb};
 use attache_mtls::key::LeafKey;
 use attache_proto::attache::v1 as pb;
 use attache_tests::{
@@ -37,6 +39,8 @@ pub(crate) struct Good {
     pub(crate) code: String,
     late: pb::RenewLateRequest,
     put: pb::CommitPutRequest,
+    add_slot: pb::AddSlotRequest,
+    verify_slot: pb::VerifySlotRequest,
 }
 
 impl Good {
@@ -98,6 +102,13 @@ impl Good {
         let (mutation, page) = (mutation(), page());
         match name {
             "ListSlots" => bytes(pb::ListSlotsRequest { page }),
+            "BeginSlot" => Vec::new(),
+            "AddSlot" => bytes(self.add_slot.clone()),
+            "VerifySlot" => bytes(self.verify_slot.clone()),
+            "RemoveSlot" => bytes(pb::RemoveSlotRequest {
+                mutation,
+                slot: self.verify_slot.slot.clone(),
+            }),
             "RotateRoot" => bytes(pb::RotateRootRequest { mutation }),
             other => panic!("{other} has no good request"),
         }
@@ -314,6 +325,53 @@ async fn sealed_put(operator: &Channel) -> pb::CommitPutRequest {
     seal(&operator, &broker, &begun, &plan).unwrap().1
 }
 
+/// A new slot and the one that there is, each with its secret sealed as the CLI seals it; nothing is to change.
+async fn sealed_slots(
+    scene: &Scene,
+    operator: &Channel,
+) -> (pb::AddSlotRequest, pb::VerifySlotRequest) {
+    let mut slots = pb::slots_client::SlotsClient::new(operator.clone());
+    let begun = slots.begin_slot(pb::BeginSlotRequest {}).await.unwrap();
+    let listed = slots.list_slots(pb::ListSlotsRequest::default()).await;
+    let there = listed.unwrap().into_inner().slots.remove(0).slot;
+    let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0");
+    let begun = slot_secret::Begun::check(&begun.into_inner(), &broker).unwrap();
+    let file = KeyFile::read(&scene.bed.dir.join("etc/slot.key"), "").unwrap();
+    let operator = format!("spiffe://{TRUST_DOMAIN}/operator/ada");
+    let seal = |verb, slot: &[u8], name, file: &KeyFile| {
+        let (request, mutation) = attache_cli::session::mutation(true);
+        let purpose = Purpose {
+            verb,
+            request,
+            slot: slot.try_into().unwrap(),
+            kind: SlotKind::KeyFile,
+            name,
+        };
+        let secret = begun.seal(&operator, &broker, &purpose, file).unwrap();
+        (mutation, Some(secret))
+    };
+    let (mutation, secret) = seal(
+        SlotVerb::Add,
+        &[9; 16],
+        "another",
+        &KeyFile::random().unwrap(),
+    );
+    let add = pb::AddSlotRequest {
+        mutation,
+        slot: vec![9; 16],
+        name: "another".into(),
+        kind: "key-file".into(),
+        secret,
+    };
+    let (mutation, secret) = seal(SlotVerb::Verify, &there, "", &file);
+    let verify = pb::VerifySlotRequest {
+        mutation,
+        slot: there,
+        secret,
+    };
+    (add, verify)
+}
+
 fn join_token(bed: &Bed, node: &str) -> String {
     let token = bed.attache_ok(&[
         "node",
@@ -372,7 +430,11 @@ pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
     let approval = returning(scene);
 
     let pod = scene.bed.pod("web-0", "payments/db").unwrap();
+    let sealed = sealed_slots(scene, operator);
+    let (add_slot, verify_slot) = scene.runtime.block_on(sealed);
     Good {
+        add_slot,
+        verify_slot,
         approval,
         decision,
         deliver: deliver(&pod, &scene.bed.token(&pod).unwrap()),

@@ -246,6 +246,20 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("ListKeysRequest.page", optional),
     ("ListSlotsRequest.page", optional),
     ("RotateRootRequest.mutation", part),
+    ("AddSlotRequest.mutation", part),
+    ("AddSlotRequest.slot", blob),
+    ("AddSlotRequest.name", name),
+    ("AddSlotRequest.kind", name),
+    ("AddSlotRequest.secret", part),
+    ("VerifySlotRequest.mutation", part),
+    ("VerifySlotRequest.slot", blob),
+    ("VerifySlotRequest.secret", part),
+    ("RemoveSlotRequest.mutation", part),
+    ("RemoveSlotRequest.slot", blob),
+    ("SealedSecret.key_id", blob),
+    ("SealedSecret.boot", blob),
+    ("SealedSecret.enc", blob),
+    ("SealedSecret.sealed", blob),
 ];
 
 pub(crate) const EXCEPTIONS: &[Exception] = &[
@@ -454,4 +468,5 @@ pub(crate) const CONTROLS: &[(&str, Expect)] = &[
     ("BanOperator", Says(FailedPrecondition, "yourself")),
     ("UnbanOperator", Says(NotFound, "is not banned")),
     ("EnrollNode", Says(PermissionDenied, "enrolls nodes")),
+    ("RemoveSlot", Says(FailedPrecondition, "is the last slot")),
 ];

@@ -1,0 +1,164 @@
+//! A slot's secret on its way to the broker, and the key file that keeps it here.
+//!
+//! ```text
+//! BeginSlot -> store, receive key     seal -> the secret by HPKE; aad = digest of what is asked for, its request id included
+//! ```
+//! The secret is drawn, read and sealed in memory that is wiped; nothing leaves this module that is not sealed, but for the
+//! key file itself. The broker that answered must be the pinned one.
+
+use std::path::Path;
+
+use attache_envelope::id::{BootId, KeyId, RequestId, SlotId, StoreId};
+use attache_envelope::key::{KEY_BYTES, SlotSecret};
+use attache_envelope::slot::{
+    KEY_FILE_BYTES, SlotChannel, SlotKind, SlotRequest, SlotVerb, parse_key_file, write_key_file,
+};
+use attache_envelope::x25519::PublicKey;
+use attache_envelope::{EnvelopeError, Random, SystemRandom};
+use attache_mtls::private_file::{PrivateFileError, create_private_once, read_private};
+use attache_proto::attache::v1::{self as pb, slots_client::SlotsClient};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::failure::{Exit, Failure};
+use crate::session::Session;
+
+/// The secret of a key file. Boxed, so that moving it leaves no copy.
+pub struct KeyFile(Box<Zeroizing<[u8; KEY_BYTES]>>);
+
+/// A broker's answer to `BeginSlot`, checked.
+#[derive(Debug)]
+pub struct Begun {
+    store: StoreId,
+    receive_key: PublicKey,
+    key_id: KeyId,
+    boot: BootId,
+}
+
+/// What a secret is sent for.
+#[derive(Debug, Clone, Copy)]
+pub struct Purpose<'a> {
+    /// What is asked for.
+    pub verb: SlotVerb,
+    /// The request.
+    pub request: Uuid,
+    /// The slot.
+    pub slot: SlotId,
+    /// How its secret is had.
+    pub kind: SlotKind,
+    /// A new slot's name; else empty.
+    pub name: &'a str,
+}
+
+impl KeyFile {
+    /// Draws a new secret.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Random`].
+    pub fn random() -> Result<Self, EnvelopeError> {
+        let mut secret = Box::new(Zeroizing::new([0; KEY_BYTES]));
+        SystemRandom.fill(secret.as_mut_slice())?;
+        Ok(Self(secret))
+    }
+
+    /// Reads a key file, which nobody but its owner may read.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`].
+    pub fn read(path: &Path, what: &str) -> Result<Self, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            Failure::new(Exit::Failed, what).caused_by(error)
+        };
+        let text = read_private(path).map_err(|error| failed(&error))?;
+        let mut secret = Box::new(Zeroizing::new([0; KEY_BYTES]));
+        parse_key_file(&text, &mut secret).map_err(|error| failed(&error))?;
+        Ok(Self(secret))
+    }
+
+    /// Writes a new key file, 0400, durably; never over another file.
+    ///
+    /// # Errors
+    /// [`PrivateFileError`].
+    pub fn create(&self, path: &Path) -> Result<(), PrivateFileError> {
+        let mut text = Zeroizing::new([0; KEY_FILE_BYTES]);
+        write_key_file(SlotSecret::new(&self.0), &mut text);
+        create_private_once(path, text.as_slice())
+    }
+}
+
+/// Asks the broker what to seal to.
+///
+/// # Errors
+/// As [`crate::status`] says; [`Exit::Failed`] when another broker than the pinned one answers.
+pub async fn begin(session: &Session, what: &str) -> Result<Begun, Failure> {
+    let answer: pb::BeginSlotResponse = session
+        .read(
+            what,
+            &pb::BeginSlotRequest {},
+            |channel, request| async move { SlotsClient::new(channel).begin_slot(request).await },
+        )
+        .await?;
+    Begun::check(&answer, &session.broker().to_string())
+        .map_err(|why| Failure::new(Exit::Failed, what).because(why))
+}
+
+impl Begun {
+    /// Checks a broker's answer.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(answer: &pb::BeginSlotResponse, pinned: &str) -> Result<Self, String> {
+        if answer.broker_id != pinned {
+            return Err(format!(
+                "the broker says that it is {}, and {pinned} is pinned",
+                answer.broker_id
+            ));
+        }
+        let malformed =
+            |error: &dyn std::fmt::Display| format!("the broker's answer is malformed: {error}");
+        Ok(Self {
+            store: StoreId::try_from(answer.store.as_slice()).map_err(|error| malformed(&error))?,
+            receive_key: PublicKey::try_from(answer.receive_key.as_slice())
+                .map_err(|error| malformed(&error))?,
+            key_id: KeyId::try_from(answer.key_id.as_slice()).map_err(|error| malformed(&error))?,
+            boot: BootId::try_from(answer.boot.as_slice()).map_err(|error| malformed(&error))?,
+        })
+    }
+
+    /// Seals a key file's secret for one request.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] for a receive key that is none, or without randomness.
+    pub fn seal(
+        &self,
+        operator: &str,
+        broker: &str,
+        purpose: &Purpose<'_>,
+        secret: &KeyFile,
+    ) -> Result<pb::SealedSecret, EnvelopeError> {
+        let request = SlotRequest {
+            verb: purpose.verb,
+            store: self.store,
+            request: RequestId::from_bytes(purpose.request.into_bytes()),
+            slot: purpose.slot,
+            kind: purpose.kind,
+            name: purpose.name,
+        };
+        let channel = SlotChannel {
+            store: self.store,
+            broker_id: broker,
+            boot: self.boot,
+            key_id: self.key_id,
+            operator_id: operator,
+        };
+        let secret = secret.0.as_slice();
+        let (enc, sealed) =
+            request.seal_secret(&SystemRandom, &self.receive_key, &channel, secret)?;
+        Ok(pb::SealedSecret {
+            key_id: self.key_id.as_bytes().to_vec(),
+            boot: self.boot.as_bytes().to_vec(),
+            enc: enc.as_bytes().to_vec(),
+            sealed,
+        })
+    }
+}
