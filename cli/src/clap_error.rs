@@ -66,7 +66,7 @@ const VERBS: &[(&str, &[&str])] = &[
     (
         "secret",
         &[
-            "generate", "activate", "disable", "enable", "destroy", "import", "export",
+            "generate", "activate", "disable", "enable", "import", "export",
         ],
     ),
     ("keyspace", &["show", "set", "destroy"]),

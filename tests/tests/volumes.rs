@@ -428,3 +428,54 @@ fn a_node_whose_tmpfs_has_no_inode_flags_is_named_to_operators_until_it_has_them
         scene.unpublish(&pod).unwrap();
     }
 }
+
+/// What other versions need stays, and so does what is mounted; the rest is out of the store, and no verb brings it back.
+#[test]
+fn a_destroyed_version_is_gone_and_a_destroyed_secret_is_released_no_more() {
+    let scene = Scene::start().unwrap();
+    let attache = |args: &[&str]| scene.bed.attache(args).unwrap();
+    let refused = |args: &[&str], code| {
+        let output = attache(args);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
+        told
+    };
+    scene.put("payments/db", &[("password", "second")]).unwrap();
+    scene.publish(&pod("web-0")).unwrap();
+    let active = refused(&["secret", "destroy", "payments/db@2", "--yes"], 5);
+    assert!(active.contains("is the active one"), "{active}");
+    let unasked = refused(&["secret", "destroy", "payments/db@1"], 2);
+    assert!(unasked.contains("--yes"), "{unasked}");
+    let words = [
+        "secret",
+        "destroy",
+        "payments/db@1",
+        "--yes",
+        "--output",
+        "json",
+    ];
+    let gone = scene.bed.attache_ok(&words).unwrap();
+    let gone: serde_json::Value = serde_json::from_str(&gone).unwrap();
+    // The username is version 2's as well.
+    for (what, count) in [("versions", 1), ("values", 1), ("kept", 1)] {
+        assert_eq!(gone.get(what).unwrap(), count, "{gone}");
+    }
+    refused(&["secret", "rollback", "payments/db@1"], 5);
+    let web = pod("web-1");
+    scene.publish(&web).unwrap();
+    assert_eq!(scene.read(&web, "db/username").unwrap(), USERNAME);
+
+    scene
+        .bed
+        .attache_ok(&["secret", "destroy", "payments/db", "--yes"])
+        .unwrap();
+    scene.publish(&pod("web-2")).unwrap_err();
+    assert_eq!(scene.read(&web, "db/password").unwrap(), "second");
+    let put = refused(&["secret", "put", "payments/db", "--literal", "a=b"], 5);
+    assert!(put.contains("it is destroyed"), "{put}");
+    let audit = ["audit", "tail", "-n", "50", "--output", "json"];
+    let audit = scene.bed.attache_ok(&audit).unwrap();
+    for told in ["\"secret.destroy\"", "\"payments/db@1\"", "\"payments/db\""] {
+        assert!(audit.contains(told), "{told}: {audit}");
+    }
+}

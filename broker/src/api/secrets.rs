@@ -5,7 +5,7 @@ use std::sync::Arc;
 use attache_envelope::{
     MAX_FIELDS,
     id::{BootId, KeyId, RequestId, SecretId, ValueId},
-    name::{Keyspace, SecretPath, SecretVersion},
+    name::{Keyspace, SecretPath, SecretRef, SecretVersion},
     put::FLAG_REPLACE,
     x25519::Enc,
 };
@@ -22,7 +22,9 @@ use super::{
 use crate::{
     audit::Clock,
     mutation::Mutations,
-    vault::{BrokerVault, PutRequest, PutValue, RollbackRequest, SecretView, VersionView},
+    vault::{
+        BrokerVault, DestroyRequest, PutRequest, PutValue, RollbackRequest, SecretView, VersionView,
+    },
 };
 
 /// The service.
@@ -195,6 +197,48 @@ impl Secrets for SecretService {
             ..answer
         }))
     }
+
+    async fn destroy_secret(
+        &self,
+        request: Request<pb::DestroySecretRequest>,
+    ) -> Result<Response<pb::DestroySecretResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("secret.destroy", &asked);
+        let destroy = DestroyRequest {
+            path: path(asked.path)?,
+            version: SecretVersion::new(asked.version),
+            by: peer.id.clone(),
+            now_ms: self.clock.now_ms(),
+        };
+        let prepare = async {
+            let prepared = self.vault.prepare_destroy(&destroy).await?;
+            let answer = pb::DestroySecretResponse {
+                committed: None,
+                versions: prepared.versions,
+                values: prepared.values,
+                kept: prepared.kept,
+            };
+            Ok(Prepared {
+                change: prepared.change,
+                answer,
+            })
+        };
+        let asked = Asked {
+            peer,
+            verb: "secret.destroy",
+            object: destroyed(&destroy),
+            mutation,
+            digest,
+            reason: String::new(),
+        };
+        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::DestroySecretResponse {
+            committed: Some(committed),
+            ..answer
+        }))
+    }
 }
 
 #[tonic::async_trait]
@@ -333,6 +377,16 @@ pub(super) fn path(path: Option<pb::SecretPath>) -> Result<SecretPath, RpcError>
     })
 }
 
+/// What the audit calls it.
+fn destroyed(request: &DestroyRequest) -> String {
+    let reference = SecretRef {
+        path: request.path.clone(),
+        version: request.version,
+        field: None,
+    };
+    reference.to_string()
+}
+
 fn secret_view(view: SecretView) -> pb::SecretView {
     pb::SecretView {
         path: Some(pb::SecretPath {
@@ -346,6 +400,7 @@ fn secret_view(view: SecretView) -> pb::SecretView {
         created: time_ms(view.created_ms),
         changed: time_ms(view.changed_ms),
         changed_by: view.changed_by,
+        state: view.state.name().to_owned(),
     }
 }
 

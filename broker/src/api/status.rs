@@ -338,6 +338,12 @@ impl From<VaultError> for RpcError {
             VaultError::NoEarlierVersion { .. } => {
                 Self::new(Code::FailedPrecondition, "NO_EARLIER_VERSION", told)
             }
+            VaultError::DestroysActive { .. } => {
+                Self::new(Code::FailedPrecondition, "VERSION_ACTIVE", told)
+            }
+            VaultError::DestroysTooMuch { .. } => {
+                Self::new(Code::FailedPrecondition, "TOO_MANY_VALUES", told)
+            }
             VaultError::NoVersionLeft { .. } => {
                 Self::new(Code::FailedPrecondition, "NO_VERSION_LEFT", told)
             }

@@ -20,6 +20,8 @@ pub struct Change {
     pub puts: Vec<Put>,
     /// Ciphertexts to write. Their value-key rows hold their hashes.
     pub payloads: Vec<(ValueId, Bytes)>,
+    /// Values whose ciphertexts are removed; their value-key rows go in the same change.
+    pub dropped_payloads: Vec<ValueId>,
     /// Rows to remove; absent ones are no error.
     pub deletes: Vec<(Table, Vec<u8>)>,
 }
@@ -83,11 +85,12 @@ impl Change {
             .push(Condition::AtSeq(table, key.into(), seq));
     }
 
-    /// Adds everything of `other`: conditions, rows, payloads and removals.
+    /// Adds everything of `other`: conditions, rows, payloads and removals of both.
     pub fn merge(&mut self, other: Self) {
         self.conditions.extend(other.conditions);
         self.puts.extend(other.puts);
         self.payloads.extend(other.payloads);
+        self.dropped_payloads.extend(other.dropped_payloads);
         self.deletes.extend(other.deletes);
     }
 }

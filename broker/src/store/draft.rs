@@ -25,6 +25,7 @@ pub(crate) struct Draft<'a, V: Snapshot> {
     /// The rows as they stand at `expect`, of every row looked at.
     before: BTreeMap<RowName, Option<StoredRow>>,
     payloads: Vec<(ValueId, Bytes)>,
+    dropped_payloads: Vec<ValueId>,
     admitted: usize,
 }
 
@@ -36,6 +37,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
             rows: BTreeMap::new(),
             before: BTreeMap::new(),
             payloads: Vec::new(),
+            dropped_payloads: Vec::new(),
             admitted: 0,
         }
     }
@@ -65,6 +67,8 @@ impl<'a, V: Snapshot> Draft<'a, V> {
             self.rows.insert((*table, key.clone()), None);
         }
         self.payloads.extend(change.payloads.iter().cloned());
+        self.dropped_payloads
+            .extend(change.dropped_payloads.iter().copied());
         self.admitted += 1;
         Ok(())
     }
@@ -95,6 +99,10 @@ impl<'a, V: Snapshot> Draft<'a, V> {
             .extend(payloads.map(|(value, ciphertext)| {
                 (Table::Payload, value.as_bytes().to_vec(), ciphertext)
             }));
+        let dropped = self.dropped_payloads.into_iter();
+        batch
+            .deletes
+            .extend(dropped.map(|value| (Table::Payload, value.as_bytes().to_vec())));
         Ok(batch)
     }
 

@@ -7,6 +7,7 @@ use attache_envelope::EnvelopeError;
 use attache_envelope::name::{FieldName, Keyspace, SecretPath, SecretVersion};
 use thiserror::Error;
 
+use super::destroy::MAX_DESTROYED_VALUES;
 use crate::keys::KeysError;
 use crate::store::LedgerError;
 
@@ -103,6 +104,26 @@ pub enum VaultError {
     NoEarlierVersion {
         /// Which secret.
         path: SecretPath,
+    },
+    /// What is released would be gone.
+    #[error(
+        "version {version} of {path} is the active one: put or roll back to another one first, or destroy {path} as a whole"
+    )]
+    DestroysActive {
+        /// Which secret.
+        path: SecretPath,
+        /// The version.
+        version: SecretVersion,
+    },
+    /// More than one commit takes.
+    #[error(
+        "{path} has {values} values, and {MAX_DESTROYED_VALUES} are destroyed at once at most: destroy versions of it first"
+    )]
+    DestroysTooMuch {
+        /// Which secret.
+        path: SecretPath,
+        /// How many values would go.
+        values: usize,
     },
     /// Version numbers are used up.
     #[error("{path} has no version number left")]

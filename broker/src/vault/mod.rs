@@ -5,6 +5,7 @@
 //! a plaintext, and none writes to the ledger by itself.
 
 mod check;
+mod destroy;
 mod error;
 mod key;
 mod keyspace;
@@ -21,6 +22,7 @@ use attache_envelope::id::{BootId, StoreId};
 use attache_mtls::spiffe::BrokerId;
 
 pub use check::{CheckReport, Finding, check_store};
+pub use destroy::{DestroyRequest, MAX_DESTROYED_VALUES, PreparedDestroy};
 pub use error::{Absence, VaultError};
 pub use key::KeyView;
 pub use keyspace::KeyspaceView;

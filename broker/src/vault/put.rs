@@ -133,6 +133,9 @@ impl<S: Store> Vault<S> {
     pub async fn begin_put(&self, path: &SecretPath) -> Result<BeginPut, VaultError> {
         self.keyspace(&path.keyspace).await?;
         let head = self.head(path).await?.map(|head| head.body);
+        if let Some(head) = &head {
+            refuse_destroyed(path, head)?;
+        }
         let receive = self.receive.current()?;
         Ok(BeginPut {
             store: self.store_id(),
@@ -318,18 +321,23 @@ fn check_head(request: &PutRequest, head: Option<Record<HeadBody>>) -> Result<Ba
     if body.secret != request.secret {
         return Err(VaultError::OtherSecret { path: path() });
     }
-    if body.state == HeadState::Destroyed {
-        return Err(VaultError::Absent {
-            path: path(),
-            absence: Absence::Destroyed,
-        });
-    }
+    refuse_destroyed(&request.path, &body)?;
     let version = body.latest.next();
     Ok(Base {
         version: version.ok_or_else(|| VaultError::NoVersionLeft { path: path() })?,
         head: Some(body),
         seq,
     })
+}
+
+fn refuse_destroyed(path: &SecretPath, head: &HeadBody) -> Result<(), VaultError> {
+    match head.state {
+        HeadState::Active | HeadState::Disabled => Ok(()),
+        HeadState::Destroyed => Err(VaultError::Absent {
+            path: path.clone(),
+            absence: Absence::Destroyed,
+        }),
+    }
 }
 
 /// What the new version takes over: exactly what is carried, and nothing of the active version left out unsaid.

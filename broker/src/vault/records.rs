@@ -76,12 +76,21 @@ impl<S: Store> Vault<S> {
         secret: SecretId,
         value: ValueId,
     ) -> Result<ValueKeyBody, VaultError> {
+        Ok(self.value_key_record(secret, value).await?.body)
+    }
+
+    /// As [`Vault::value_key`], with the commit that wrote it.
+    pub(super) async fn value_key_record(
+        &self,
+        secret: SecretId,
+        value: ValueId,
+    ) -> Result<Record<ValueKeyBody>, VaultError> {
         let key = ValueKeyBody::key(value);
         let found = self
             .record(Table::ValueKey, &key, ValueKeyBody::decode)
             .await?;
         match found {
-            Some(found) if found.body.secret == secret => Ok(found.body),
+            Some(found) if found.body.secret == secret => Ok(found),
             Some(_) | None => Err(LedgerError::damaged(Table::ValueKey, &key).into()),
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use attache_envelope::name::{Keyspace as KeyspaceName, SecretPath, SecretRef};
 use clap::{Args, Subcommand};
 
-use super::{DryRun, parse};
+use super::{DryRun, Yes, parse};
 
 /// Verbs on secrets.
 #[derive(Debug, Subcommand)]
@@ -20,6 +20,8 @@ pub enum Secret {
     Versions(One),
     /// Make an earlier version the active one
     Rollback(Rollback),
+    /// Take a version, or a whole secret, out of the store for good
+    Destroy(Destroy),
 }
 
 /// `attache secret put REF FIELD...`
@@ -73,6 +75,20 @@ pub struct Rollback {
     /// Only if the active version is this one
     #[arg(long, value_name = "N", value_parser = parse::word(parse::existing_version))]
     pub expect_version: Option<u64>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache secret destroy REF[@VERSION]`
+#[derive(Debug, Clone, Args)]
+pub struct Destroy {
+    /// KEYSPACE/NAME: every version, and the name stays taken; KEYSPACE/NAME@VERSION: that version
+    #[arg(value_name = "REF", value_parser = parse::word(parse::secret_version))]
+    pub reference: SecretRef,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,

@@ -1,5 +1,9 @@
 //! `attache secret`: names, versions and fields. No value passes through here but on its way into [`crate::put`].
 
+mod destroy;
+
+pub use destroy::destroy;
+
 use attache_proto::attache::v1::{self as pb, secrets_client::SecretsClient};
 use serde::Serialize;
 
@@ -18,6 +22,7 @@ struct SecretJson {
     keyspace: String,
     name: String,
     secret: String,
+    state: String,
     active_version: u64,
     latest_version: u64,
     fields: Vec<String>,
@@ -34,6 +39,7 @@ impl From<pb::SecretView> for SecretJson {
             keyspace: path.keyspace,
             name: path.name,
             secret: uuid_text(&view.secret),
+            state: view.state,
             active_version: view.active_version,
             latest_version: view.latest_version,
             fields: view.fields,
@@ -222,6 +228,7 @@ pub async fn show(args: One, shell: &Shell) -> Result<Report, Failure> {
     };
     let human = Human::Card(vec![
         ("secret", secret.reference.clone()),
+        ("state", secret.state.clone()),
         ("active version", secret.active_version.to_string()),
         ("latest version", secret.latest_version.to_string()),
         ("fields", secret.fields.join(", ")),

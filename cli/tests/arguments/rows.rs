@@ -60,6 +60,9 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("secret rollback", "reference", SecretVersion),
     ("secret rollback", "expect_version", Number),
     ("secret rollback", "dry_run", Flag),
+    ("secret destroy", "reference", SecretVersion),
+    ("secret destroy", "yes", Flag),
+    ("secret destroy", "dry_run", Flag),
     ("keyspace create", "name", Keyspace),
     ("keyspace create", "dry_run", Flag),
     ("key list", "keyspace", Keyspace),
@@ -152,7 +155,7 @@ pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
     match path {
         "secret put" => vec![("path", "payments/db"), ("fields", "password")],
         "secret show" | "secret versions" => vec![("path", "payments/db")],
-        "secret rollback" => vec![("reference", "payments/db")],
+        "secret rollback" | "secret destroy" => vec![("reference", "payments/db")],
         "keyspace create" => vec![("name", "payments")],
         "grant add" => vec![
             ("name", "web-db"),

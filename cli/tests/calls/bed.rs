@@ -202,6 +202,13 @@ impl Secrets for Broker {
     ) -> Result<Response<pb::RollbackResponse>, Status> {
         Err(Status::unimplemented("no"))
     }
+
+    async fn destroy_secret(
+        &self,
+        _: Request<pb::DestroySecretRequest>,
+    ) -> Result<Response<pb::DestroySecretResponse>, Status> {
+        Err(Status::unimplemented("no"))
+    }
 }
 
 #[tonic::async_trait]

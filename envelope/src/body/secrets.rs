@@ -22,6 +22,16 @@ pub enum HeadState {
 }
 
 impl HeadState {
+    /// The word for it, as operators see it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Destroyed => "destroyed",
+        }
+    }
+
     const fn code(self) -> u8 {
         match self {
             Self::Active => 1,

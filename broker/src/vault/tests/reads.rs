@@ -297,6 +297,7 @@ async fn a_disabled_or_destroyed_secret_is_not_released() {
     let bench = Bench::new().await;
     bench.put("payments/db", &[("a", "1")]).await;
     let of = path("payments/db");
+    let put = bench.client("payments/db", &[("a", "2")]).await.seal();
     for (state, want) in [
         (HeadState::Disabled, Absence::Disabled),
         (HeadState::Destroyed, Absence::Destroyed),
@@ -316,7 +317,6 @@ async fn a_disabled_or_destroyed_secret_is_not_released() {
         let found = bench.vault.resolve(&of, None).await.unwrap();
         assert_eq!(found, Lookup::Absent(want));
     }
-    let put = bench.client("payments/db", &[("a", "2")]).await.seal();
     assert!(matches!(
         bench.prepare(put).await,
         Err(VaultError::Absent {

@@ -75,6 +75,11 @@ impl Good {
                 path,
                 ..Default::default()
             }),
+            "DestroySecret" => bytes(pb::DestroySecretRequest {
+                mutation,
+                path,
+                ..Default::default()
+            }),
             "CreateKeyspace" => bytes(pb::CreateKeyspaceRequest {
                 mutation,
                 name: "web".into(),

@@ -235,6 +235,9 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("ShowSecretRequest.path", part),
     ("ListVersionsRequest.path", part),
     ("ListVersionsRequest.page", optional),
+    ("DestroySecretRequest.mutation", part),
+    ("DestroySecretRequest.path", part),
+    ("DestroySecretRequest.version", number),
     ("RollbackRequest.mutation", part),
     ("RollbackRequest.path", part),
     ("RollbackRequest.to_version", number),
@@ -382,6 +385,12 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         "PutValue.ct",
         Kind::TooLong,
         Says(InvalidArgument, "sealed_keys"),
+    ),
+    (
+        "DestroySecret",
+        "DestroySecretRequest.version",
+        Kind::Largest,
+        Says(NotFound, "version"),
     ),
     (
         "Rollback",
