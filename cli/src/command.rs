@@ -148,6 +148,9 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             slot_args::Slot::Add(slot_args::Add::KeyFile(args)) => {
                 slot::add_key_file(args, shell).await
             }
+            slot_args::Slot::Add(slot_args::Add::Passphrase(args)) => {
+                slot::add_passphrase(args, shell).await
+            }
             slot_args::Slot::Verify(args) => slot::verify(args, shell).await,
             slot_args::Slot::Remove(args) => slot::remove(args, shell).await,
         },

@@ -1,4 +1,4 @@
-//! A slot's secret on its way to the broker, and the key file that keeps it here.
+//! A slot's secret on its way to the broker: that of a key file, which keeps it here, or a passphrase.
 //!
 //! ```text
 //! BeginSlot -> store, receive key     seal -> the secret by HPKE; aad = digest of what is asked for, its request id included
@@ -10,6 +10,7 @@ use std::path::Path;
 
 use attache_envelope::id::{BootId, KeyId, RequestId, SlotId, StoreId};
 use attache_envelope::key::{KEY_BYTES, SlotSecret};
+use attache_envelope::slot::passphrase::of_file;
 use attache_envelope::slot::{
     KEY_FILE_BYTES, SlotChannel, SlotKind, SlotRequest, SlotVerb, parse_key_file, write_key_file,
 };
@@ -75,6 +76,12 @@ impl KeyFile {
         Ok(Self(secret))
     }
 
+    /// The secret itself, to be sealed.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
     /// Writes a new key file, 0400, durably; never over another file.
     ///
     /// # Errors
@@ -84,6 +91,16 @@ impl KeyFile {
         write_key_file(SlotSecret::new(&self.0), &mut text);
         create_private_once(path, text.as_slice())
     }
+}
+
+/// Reads a passphrase from a file, which nobody but its owner may read: its bytes without a newline at their end.
+///
+/// # Errors
+/// [`Exit::Failed`].
+pub fn passphrase_of(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let text =
+        read_private(path).map_err(|error| Failure::new(Exit::Failed, what).caused_by(&error))?;
+    Ok(Zeroizing::new(of_file(&text).to_vec()))
 }
 
 /// Asks the broker what to seal to.
@@ -125,7 +142,7 @@ impl Begun {
         })
     }
 
-    /// Seals a key file's secret for one request.
+    /// Seals a secret for one request.
     ///
     /// # Errors
     /// [`EnvelopeError`] for a receive key that is none, or without randomness.
@@ -134,7 +151,7 @@ impl Begun {
         operator: &str,
         broker: &str,
         purpose: &Purpose<'_>,
-        secret: &KeyFile,
+        secret: &[u8],
     ) -> Result<pb::SealedSecret, EnvelopeError> {
         let request = SlotRequest {
             verb: purpose.verb,
@@ -151,7 +168,6 @@ impl Begun {
             key_id: self.key_id,
             operator_id: operator,
         };
-        let secret = secret.0.as_slice();
         let (enc, sealed) =
             request.seal_secret(&SystemRandom, &self.receive_key, &channel, secret)?;
         Ok(pb::SealedSecret {

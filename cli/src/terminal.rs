@@ -33,8 +33,36 @@ pub fn ask_value(field: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         ))
         .mend(format!("give it as {field}=@PATH or {field}=-")));
     }
-    let failed = || format!("the value of {field} was not read");
-    let answer = read_silently(&format!("{field}: ")).map_err(|error| {
+    let failed = format!("the value of {field} was not read");
+    let answer = ask_silently(&format!("{field}: "), failed)?;
+    if answer.is_empty() {
+        return Err(Failure::usage(format!("the value of {field} is empty"))
+            .mend(format!("if that is meant, write --literal {field}=")));
+    }
+    Ok(answer)
+}
+
+/// Asks for a passphrase without echo; twice when it is a new one.
+///
+/// # Errors
+/// [`Exit::Usage`] without a terminal, or when the second answer is another; [`Exit::Interrupted`] for Ctrl-C.
+pub fn ask_passphrase(new: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "the passphrase cannot be asked for: standard input is no terminal",
+        )
+        .mend("name a file that holds it: --passphrase-file FILE"));
+    }
+    let ask = |prompt| ask_silently(prompt, "the passphrase was not read".to_owned());
+    let passphrase = ask("passphrase: ")?;
+    if new && *ask("again: ")? != *passphrase {
+        return Err(Failure::usage("the two passphrases differ"));
+    }
+    Ok(passphrase)
+}
+
+fn ask_silently(prompt: &str, failed: String) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let answer = read_silently(prompt).map_err(|error| {
         let interrupted = error
             .get_ref()
             .is_some_and(|source| source.is::<Interrupted>());
@@ -43,12 +71,8 @@ pub fn ask_value(field: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         } else {
             Exit::Failed
         };
-        Failure::new(exit, failed()).caused_by(&error)
+        Failure::new(exit, failed).caused_by(&error)
     })?;
-    if answer.is_empty() {
-        return Err(Failure::usage(format!("the value of {field} is empty"))
-            .mend(format!("if that is meant, write --literal {field}=")));
-    }
     Ok(Zeroizing::new(answer.into_bytes()))
 }
 

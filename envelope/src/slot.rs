@@ -15,6 +15,7 @@
 //! the store cannot bring a keyring of their own.
 
 mod key_file;
+pub mod passphrase;
 mod sealed;
 
 use zeroize::Zeroizing;
@@ -32,6 +33,7 @@ use crate::random::Random;
 use crate::sign::{SIGNATURE_BYTES, VerifyingKey};
 use crate::wrap::{self, OVERHEAD_BYTES, SlotBinding};
 use crate::x25519::{self, Enc, PublicKey};
+use passphrase::PassphraseParameters;
 
 const RECORD: &str = "the slot";
 const BLOB_BYTES: usize = 2 * KEY_BYTES;
@@ -69,6 +71,33 @@ impl std::str::FromStr for SlotKind {
             "key-file" => Ok(Self::KeyFile),
             "passphrase" => Ok(Self::Passphrase),
             _ => Err(Malformed::new("kind", Fault::Unknown)),
+        }
+    }
+}
+
+/// How the secret of a new slot is had, with its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotSource {
+    /// From a key file.
+    KeyFile,
+    /// From a passphrase.
+    Passphrase(PassphraseParameters),
+}
+
+impl SlotSource {
+    /// The kind of the slot.
+    #[must_use]
+    pub const fn kind(&self) -> SlotKind {
+        match self {
+            Self::KeyFile => SlotKind::KeyFile,
+            Self::Passphrase(_) => SlotKind::Passphrase,
+        }
+    }
+
+    fn kdf_parameters(&self) -> Vec<u8> {
+        match self {
+            Self::KeyFile => Vec::new(),
+            Self::Passphrase(parameters) => parameters.encode(),
         }
     }
 }
@@ -132,7 +161,7 @@ pub struct OpenedSlot {
 }
 
 impl SlotIdentity {
-    /// Makes a key-file slot: draws its key pair and wraps the private half, with `rekey`, under the slot's secret.
+    /// Makes a key-file slot, as [`SlotIdentity::new`].
     ///
     /// # Errors
     /// [`EnvelopeError::Random`].
@@ -143,25 +172,55 @@ impl SlotIdentity {
         secret: SlotSecret<'_>,
         rekey: VerifyingKey,
     ) -> Result<Self, EnvelopeError> {
+        Self::new(random, store, slot, &SlotSource::KeyFile, secret, rekey)
+    }
+
+    /// Makes a slot: draws its key pair and wraps the private half, with `rekey`, under the slot's secret.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Random`].
+    pub fn new(
+        random: &dyn Random,
+        store: StoreId,
+        slot: SlotId,
+        source: &SlotSource,
+        secret: SlotSecret<'_>,
+        rekey: VerifyingKey,
+    ) -> Result<Self, EnvelopeError> {
         let mut blob = Box::new(Zeroizing::new([0; BLOB_BYTES]));
         let (sk, rekey_pk) = halves_mut(&mut blob)?;
         random.fill(sk)?;
         *rekey_pk = *rekey.as_bytes();
         let pk = SecretKey::new(sk).public_key()?;
+        let (kind, kdf_parameters) = (source.kind(), source.kdf_parameters());
         let binding = SlotBinding {
             store,
             slot,
-            kind: SlotKind::KeyFile,
-            kdf_parameters: &[],
+            kind,
+            kdf_parameters: &kdf_parameters,
         };
         let wrapped = wrap::wrap_slot_blob(random, secret, &binding, blob.as_slice())?;
         Ok(Self {
             slot,
-            kind: SlotKind::KeyFile,
-            kdf_parameters: Vec::new(),
+            kind,
+            kdf_parameters,
             pk,
             blob: wrapped.try_into().map_err(|_| EnvelopeError::Refused)?,
         })
+    }
+
+    /// How its secret is had, with its parameters.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Malformed`] never for what was decoded.
+    pub fn source(&self) -> Result<SlotSource, EnvelopeError> {
+        let parameters = &self.kdf_parameters;
+        match self.kind {
+            SlotKind::KeyFile => Ok(SlotSource::KeyFile),
+            SlotKind::Passphrase => PassphraseParameters::decode(parameters)
+                .map(SlotSource::Passphrase)
+                .map_err(EnvelopeError::malformed(RECORD)),
+        }
     }
 
     /// Seals an SRK to this slot. Nothing of the slot's secret is needed.
@@ -279,11 +338,12 @@ impl Slot {
             },
         };
         reader.finish("the record")?;
-        let derived = slot.identity.kind != SlotKind::KeyFile;
-        if derived == slot.identity.kdf_parameters.is_empty() {
-            return Err(Malformed::new("KDF parameters", Fault::Conflict));
+        let parameters = &slot.identity.kdf_parameters;
+        match slot.identity.kind {
+            SlotKind::KeyFile if parameters.is_empty() => Ok(slot),
+            SlotKind::KeyFile => Err(Malformed::new("KDF parameters", Fault::Conflict)),
+            SlotKind::Passphrase => PassphraseParameters::decode(parameters).map(|_| slot),
         }
-        Ok(slot)
     }
 }
 

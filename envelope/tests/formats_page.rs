@@ -45,6 +45,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ("value", "a password", &["ct"]),
     ("srk-seal", "number 1", &["enc", "ct", "signature"]),
     ("key-file", "random", &["text"]),
+    ("passphrase", "the least", &["secret"]),
     (
         "slot-secret",
         "a key file is added",

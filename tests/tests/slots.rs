@@ -92,6 +92,14 @@ fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     check_store(&scene.bed);
 }
 
+/// What a broker says that does not start.
+fn serve_refused(bed: &Bed) -> String {
+    let mut serve = Command::new(bin("attache-broker").unwrap());
+    let refused = run(serve.args(["serve", "--config"]).arg(bed.broker_config())).unwrap();
+    assert!(!refused.status.success());
+    String::from_utf8_lossy(&refused.stderr).into_owned()
+}
+
 /// The settings of the broker name another key file from its next start on.
 fn name_slot_file(bed: &Bed, file: &str) {
     let settings = fs::read_to_string(bed.broker_config()).unwrap();
@@ -192,14 +200,90 @@ fn a_broker_starts_by_a_slot_that_was_added_and_not_by_one_that_was_removed() {
 
     bed.broker.take().unwrap().stop().unwrap();
     name_slot_file(&bed, &first);
-    let mut serve = Command::new(bin("attache-broker").unwrap());
-    let refused = run(serve.args(["serve", "--config"]).arg(bed.broker_config())).unwrap();
-    assert!(!refused.status.success());
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let told = serve_refused(&bed);
     assert!(told.contains("does not open this store"), "{told}");
     name_slot_file(&bed, &safe);
     bed.start_broker().unwrap();
     check_store(&bed);
+}
+
+/// What follows `[keys]` in the broker's settings.
+fn name_openers(bed: &Bed, openers: &str) {
+    let settings = fs::read_to_string(bed.broker_config()).unwrap();
+    let (before, after) = settings.split_once("[keys]\n").unwrap();
+    let (_, after) = after.split_once("\n\n").unwrap();
+    let settings = format!("{before}[keys]\n{openers}\n\n{after}");
+    fs::write(bed.broker_config(), settings).unwrap();
+}
+
+fn private(bed: &Bed, name: &str, text: &str) -> String {
+    let path = bed.dir.join("etc").join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
+    const WORDS: &str = "correct horse battery staple";
+    let (mut bed, first, _) = bed_with_files();
+    let words = private(&bed, "words", &format!("{WORDS}\n"));
+    let other = private(&bed, "other", "battery horse correct staple");
+    let weak = private(&bed, "weak", "hunter2");
+    let passphrase = |verb: &[&str], file: &str| {
+        let file = ["--passphrase-file", file];
+        bed.attache(&[&["slot"], verb, &file].concat()).unwrap()
+    };
+    let add = ["add", "passphrase", "--name", "board"];
+    let refused = passphrase(&add, &weak);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(passphrase(&add, &words).status.success());
+    for (verify, file, code) in [
+        (["verify", "board"], &words, 0),
+        (["verify", "board"], &other, 5),
+        (["verify", "key-file"], &words, 2),
+    ] {
+        let output = passphrase(&verify, file);
+        assert_eq!(output.status.code(), Some(code), "{verify:?}: {output:?}");
+    }
+    let nobody = bed.attache(&["slot", "verify", "board"]).unwrap();
+    assert_eq!(nobody.status.code(), Some(2), "nobody can be asked");
+
+    // Each in its turn: the key file is gone, the passphrase opens.
+    bed.broker.take().unwrap().stop().unwrap();
+    fs::remove_file(&first).unwrap();
+    let named = |words: &str| format!("slot_file = \"{first}\"\npassphrase_file = \"{words}\"");
+    name_openers(&bed, &named(&words));
+    bed.start_broker().unwrap();
+    let opened = json(&bed, &["slot", "list"]);
+    let board = &opened["slots"][0];
+    assert_eq!(
+        (&board["kind"], &board["opened"]),
+        (&Json::from("passphrase"), &Json::from(true))
+    );
+    bed.attache_ok(&["slot", "remove", "key-file", "--yes"])
+        .unwrap();
+    name_openers(&bed, &format!("passphrase_file = \"{words}\""));
+    restart(&mut bed);
+    check_store(&bed);
+
+    bed.broker.take().unwrap().stop().unwrap();
+    name_openers(&bed, &named(&other));
+    let told = serve_refused(&bed);
+    for part in ["board (passphrase)", "slot.key", "another one"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    name_openers(&bed, "danger_plain_key_arena = false");
+    let told = serve_refused(&bed);
+    assert!(
+        told.contains("keys.slot_file") && told.contains("keys.passphrase_file"),
+        "{told}"
+    );
+    let log = fs::read_to_string(bed.dir.join("log/broker.log")).unwrap();
+    assert!(
+        log.contains("the store is open") && !log.contains(WORDS),
+        "{log}"
+    );
 }
 
 fn rotate(bed: &Bed) -> Child {

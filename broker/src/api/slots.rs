@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use attache_arena::Key;
 use attache_envelope::{
+    SystemRandom,
     id::{BootId, KeyId, RequestId, SlotId},
     key::SlotSecret,
     name::SlotName,
-    slot::{Slot, SlotKind, SlotRequest, SlotVerb},
+    slot::{Slot, SlotKind, SlotRequest, SlotSource, SlotVerb, passphrase::PassphraseParameters},
     x25519::Enc,
 };
 use attache_mtls::spiffe::OperatorId;
@@ -91,26 +92,24 @@ impl Slots for SlotService {
         let digest = digest("slot.add", &asked);
         let slot = slot_id(&asked.slot)?;
         let name: SlotName = parse("name", &asked.name)?;
-        if asked.kind != SlotKind::KeyFile.name() {
-            let known = format!("must be {}", SlotKind::KeyFile.name());
-            return Err(RpcError::invalid("kind", known).into());
-        }
+        let source = new_source(&asked.kind)?;
         let sent = sent(asked.secret)?;
         let request = SlotRequest {
             verb: SlotVerb::Add,
             store: self.vault.store_id(),
             request: request_id(&mutation)?,
             slot,
-            kind: SlotKind::KeyFile,
+            kind: source.kind(),
             name: name.as_str(),
         };
         let operator = peer.id.clone();
         let prepare = async {
             let set = self.read().await?;
-            let secret = self.open(&sent, &operator, &request)?;
+            let secret = self.open(&sent, &operator, &request, source).await?;
             let new = NewSlot {
                 slot,
                 name: name.clone(),
+                source,
                 secret: SlotSecret::new(secret.expose()),
                 now_ms: self.clock.now_ms(),
             };
@@ -159,7 +158,9 @@ impl Slots for SlotService {
                 kind: set.find(slot)?.identity.kind,
                 name: "",
             };
-            let secret = self.open(&sent, &operator, &request)?;
+            let source = set.find(slot)?.identity.source();
+            let source = source.map_err(SlotError::from)?;
+            let secret = self.open(&sent, &operator, &request, source).await?;
             let secret = SlotSecret::new(secret.expose());
             let now_ms = self.clock.now_ms();
             let verified = self.vault.keys().verify_slot(&set, slot, secret, now_ms);
@@ -259,21 +260,23 @@ impl SlotService {
         Ok(SlotSet::read(self.vault.ledger()).await?)
     }
 
-    fn open(
+    async fn open(
         &self,
         sent: &SentSecret,
         operator: &OperatorId,
         request: &SlotRequest<'_>,
+        source: SlotSource,
     ) -> Result<Key, SlotError> {
         let (keys, receive) = (self.vault.keys(), self.vault.receive_keys());
-        sent.open(keys, receive, (self.vault.broker(), operator), request)
+        let ends = (self.vault.broker(), operator);
+        sent.open(keys, receive, ends, request, source).await
     }
 
     fn added(&self, new: &NewSlot<'_>) -> pb::SlotView {
         pb::SlotView {
             slot: new.slot.as_bytes().to_vec(),
             name: new.name.to_string(),
-            kind: SlotKind::KeyFile.name().to_owned(),
+            kind: new.source.kind().name().to_owned(),
             created: time_ms(new.now_ms),
             verified: None,
             opened: false,
@@ -289,6 +292,18 @@ impl SlotService {
             verified: slot.about.verified_ms.and_then(time_ms),
             opened: slot.identity.slot == self.vault.keys().opened_by(),
         }
+    }
+}
+
+/// How the secret of a slot of that kind is to be had.
+fn new_source(kind: &str) -> Result<SlotSource, RpcError> {
+    match kind.parse() {
+        Ok(SlotKind::KeyFile) => Ok(SlotSource::KeyFile),
+        Ok(SlotKind::Passphrase) => {
+            let drawn = PassphraseParameters::draw(&SystemRandom);
+            Ok(SlotSource::Passphrase(drawn.map_err(SlotError::from)?))
+        }
+        Err(_) => Err(RpcError::invalid("kind", "must be key-file or passphrase")),
     }
 }
 

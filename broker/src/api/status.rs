@@ -305,6 +305,9 @@ impl From<SlotError> for RpcError {
             SlotError::Last { .. } => Self::new(Code::FailedPrecondition, "LAST_SLOT", told),
             SlotError::ReceiveKey => Self::new(Code::Aborted, "RECEIVE_KEY", told),
             SlotError::Sealed => Self::invalid("secret.sealed", told),
+            SlotError::Weak(_) => Self::new(Code::FailedPrecondition, "WEAK_PASSPHRASE", told),
+            SlotError::Busy => Self::exhausted("SLOT_BUSY", told),
+            SlotError::Stopping => Self::unavailable("STOPPING", told),
             SlotError::WrongSecret { .. } => {
                 Self::new(Code::FailedPrecondition, "WRONG_SECRET", told)
             }

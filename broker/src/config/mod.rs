@@ -11,6 +11,8 @@ use std::{
 use attache_mtls::spiffe::{BrokerId, SpiffeError, TrustDomain};
 use attache_settings::{Fallback, Key, Kind, Schema, Settings, SettingsError};
 
+use crate::keys::Opener;
+
 /// Every key of `broker.toml`.
 pub const SCHEMA: Schema = Schema { keys: KEYS };
 
@@ -60,8 +62,14 @@ const KEYS: &[Key] = &[
     Key {
         path: "keys.slot_file",
         kind: Kind::Path,
-        fallback: Fallback::Required,
-        help: "file of the key-file slot: made by init, mode 0400; or given, as a Secret is mounted (root:own group, 0440)",
+        fallback: Fallback::Absent,
+        help: "file of a key-file slot: made by init, mode 0400; or given, as a Secret is mounted (root:own group, 0440)",
+    },
+    Key {
+        path: "keys.passphrase_file",
+        kind: Kind::Path,
+        fallback: Fallback::Absent,
+        help: "file with the passphrase of a passphrase slot, closed to others, such as a systemd credential; tried after slot_file",
     },
     Key {
         path: "keys.danger_plain_key_arena",
@@ -272,8 +280,8 @@ impl StorePaths {
 
 /// Key settings.
 pub struct KeySettings {
-    /// File of the key-file slot.
-    pub slot_file: PathBuf,
+    /// What may open the store, in the order in which it is tried; one at least.
+    pub openers: Vec<Opener>,
     /// Keys in ordinary memory.
     pub danger_plain_key_arena: bool,
 }
@@ -319,6 +327,12 @@ pub enum ConfigError {
     /// The file, or one of its values.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// Nothing could open the store.
+    #[error(
+        "keys: nothing there opens the store; name its key file in keys.slot_file, or the file with its passphrase in \
+         keys.passphrase_file"
+    )]
+    NoOpener,
     /// `name` and `trust_domain` do not make a SPIFFE ID.
     #[error("{key}: {source}")]
     Identity {
@@ -369,7 +383,7 @@ impl Config {
                 dir: settings.path("store.dir")?,
             },
             keys: KeySettings {
-                slot_file: settings.path("keys.slot_file")?,
+                openers: openers(settings)?,
                 danger_plain_key_arena: settings.flag("keys.danger_plain_key_arena")?,
             },
             audit_dir: settings.path("audit.dir")?,
@@ -392,6 +406,32 @@ impl Config {
                 log: settings.text("telemetry.log")?.to_owned(),
                 json: settings.text("telemetry.format")? == "json",
             },
+        })
+    }
+}
+
+/// The ways to open the store that the settings name.
+fn openers(settings: &Settings) -> Result<Vec<Opener>, ConfigError> {
+    let key_file = settings.optional_path("keys.slot_file")?;
+    let passphrase = settings.optional_path("keys.passphrase_file")?;
+    let openers: Vec<_> = key_file
+        .map(Opener::KeyFile)
+        .into_iter()
+        .chain(passphrase.map(Opener::Passphrase))
+        .collect();
+    if openers.is_empty() {
+        return Err(ConfigError::NoOpener);
+    }
+    Ok(openers)
+}
+
+impl KeySettings {
+    /// The key file that a new store is made under.
+    #[must_use]
+    pub fn key_file(&self) -> Option<&Path> {
+        self.openers.iter().find_map(|opener| match opener {
+            Opener::KeyFile(path) => Some(path.as_path()),
+            Opener::Passphrase(_) => None,
         })
     }
 }

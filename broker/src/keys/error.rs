@@ -5,6 +5,7 @@ use attache_envelope::EnvelopeError;
 use attache_envelope::id::SlotId;
 use attache_envelope::name::{Keyspace, SlotName};
 use attache_envelope::slot::KeyFileError;
+use attache_envelope::slot::passphrase::WeakPassphrase;
 use attache_mtls::private_file::PrivateFileError;
 use thiserror::Error;
 
@@ -73,6 +74,39 @@ pub enum UnlockError {
         /// Its path.
         path: String,
     },
+    /// The passphrase's file cannot be read, or is open to others.
+    #[error("the passphrase's file cannot be used")]
+    PassphraseFile {
+        /// Why.
+        source: PrivateFileError,
+    },
+    /// No slot of the store opens with this passphrase.
+    #[error(
+        "the passphrase in {path} does not open this store: it is another one, or the store's slots were tampered with"
+    )]
+    WrongPassphrase {
+        /// The path of its file.
+        path: String,
+    },
+    /// The store has no slot for it.
+    #[error("the store has no passphrase slot, so that the passphrase in {path} opens nothing")]
+    NoPassphraseSlot {
+        /// The path of its file.
+        path: String,
+    },
+    /// Several ways were tried.
+    #[error(
+        "nothing that the settings name opens this store, which has these slots: {there} ({tried})"
+    )]
+    NoneOpens {
+        /// Each way, and why it did not open.
+        tried: String,
+        /// The slots that there are.
+        there: String,
+    },
+    /// No way was named.
+    #[error("the settings name nothing that could open the store")]
+    NoOpener,
     /// The keyring under the opened slot is not by the store's own keys.
     #[error(
         "the keyring of the store is not the one that this slot belongs to: the store file was tampered with, or mixed from two"
@@ -136,6 +170,15 @@ pub enum SlotError {
     /// The sealed secret does not open for this request.
     #[error("does not open: it is for another request, slot, broker or operator")]
     Sealed,
+    /// A passphrase is too weak for a new slot.
+    #[error(transparent)]
+    Weak(#[from] WeakPassphrase),
+    /// Another passphrase is being worked on, which takes memory.
+    #[error("another passphrase is being tried; try again in a moment")]
+    Busy,
+    /// The process is stopping.
+    #[error("the broker is stopping")]
+    Stopping,
     /// The secret is another's.
     #[error("this is not what opens the slot {name}")]
     WrongSecret {

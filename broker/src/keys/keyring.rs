@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use attache_arena::{Arena, ArenaError, Key, LockedBuf};
+use attache_arena::{Arena, Key, LockedBuf};
 use attache_envelope::id::{KeyId, SlotId, StoreId};
 use attache_envelope::key::{DenialKey, SigningSeed, SlotSecret, Srk};
 use attache_envelope::keyring::{
@@ -19,12 +19,13 @@ use attache_envelope::keyring::{
 };
 use attache_envelope::row::UnverifiedRow;
 use attache_envelope::sign::VerifyingKey;
-use attache_envelope::slot::{OpenedSlot, Slot, SlotAbout, SlotIdentity, SlotKind};
+use attache_envelope::slot::{Slot, SlotAbout, SlotIdentity};
 use attache_envelope::{EnvelopeError, SystemRandom, Table};
 use attache_translog::{CheckpointError, Signer, Verifier, anchor_origin};
 use jiff::Timestamp;
 
 use super::error::{CreateError, KeysError, UnlockError};
+use super::opening::{Opened, Opener, open_slot};
 use super::ring::Ring;
 use super::slot_file;
 use crate::store::{Change, MakeSigner, RowCodec, Store};
@@ -34,9 +35,6 @@ pub(super) const KEYRING_ROW: &[u8] = b"keyring";
 
 /// What the slot is called that init makes.
 const FIRST_SLOT: &str = "key-file";
-
-/// The most slots that are tried.
-const MAX_SLOTS: usize = 256;
 
 /// The opened keyring of one store.
 pub struct Keys {
@@ -91,13 +89,19 @@ impl Keys {
         store: &S,
         slot_file: &Path,
     ) -> Result<Self, UnlockError> {
-        let secret = slot_file::read(slot_file, arena)?;
-        let (srk, slot) =
-            open_slot(arena, store, &secret)
-                .await?
-                .ok_or_else(|| UnlockError::WrongSlotFile {
-                    path: slot_file.display().to_string(),
-                })?;
+        Self::open_by(arena, store, &[Opener::KeyFile(slot_file.to_owned())]).await
+    }
+
+    /// Opens the keyring by the first of these that opens a slot.
+    ///
+    /// # Errors
+    /// [`UnlockError`]: why the one did not open, or [`UnlockError::NoneOpens`] with why each did not.
+    pub async fn open_by<S: Store>(
+        arena: &Arena,
+        store: &S,
+        openers: &[Opener],
+    ) -> Result<Self, UnlockError> {
+        let Opened { srk, id, rekey } = open_slot(arena, store, openers).await?;
         let sealed = read_keyring(store).await?;
         // The number is bound to the key: a keyring of another number than the seal's does not open.
         let mut record = LockedBuf::new(sealed.record_bytes())?;
@@ -110,11 +114,11 @@ impl Keys {
             source,
         })?;
         let ring = Ring::load(arena, &entries)?.ok_or(UnlockError::Keyring)?;
-        let rekey = SigningSeed::new(ring.rekey.active().key.expose()).verifying_key();
-        if rekey.ok() != Some(slot.rekey) {
+        let holds = SigningSeed::new(ring.rekey.active().key.expose()).verifying_key();
+        if holds.ok() != Some(rekey) {
             return Err(UnlockError::Keyring);
         }
-        Self::assemble(arena, store.id(), sealed.number(), slot.id, ring)
+        Self::assemble(arena, store.id(), sealed.number(), id, ring)
             .map_err(|_| UnlockError::Keyring)
     }
 
@@ -269,67 +273,6 @@ fn about(name: &str) -> Result<SlotAbout, EnvelopeError> {
             .unwrap_or_default(),
         verified_ms: None,
     })
-}
-
-/// The slot that opened, and what it proves.
-struct Opened {
-    id: SlotId,
-    rekey: VerifyingKey,
-}
-
-/// Opens the SRK with the first slot that the secret fits; none when it fits none.
-async fn open_slot<S: Store>(
-    arena: &Arena,
-    store: &S,
-    secret: &Key,
-) -> Result<Option<(Key, Opened)>, UnlockError> {
-    let rows = store.scan(Table::Slot, b"", None, MAX_SLOTS).await?;
-    if rows.is_empty() {
-        return Err(UnlockError::Missing { record: "slot" });
-    }
-    for (_, stored) in rows {
-        // A slot that does not parse is the ledger's to report; another may still open.
-        let row = UnverifiedRow::parse(&stored);
-        let Ok(slot) = row.and_then(|row| Slot::decode(row.unverified_body())) else {
-            continue;
-        };
-        if slot.identity.kind != SlotKind::KeyFile {
-            continue;
-        }
-        let mut opened = None;
-        let srk = arena.key_with(|cell| -> Result<(), SlotTrial> {
-            let secret = SlotSecret::new(secret.expose());
-            opened = Some(slot.open(store.id(), secret, cell)?);
-            Ok(())
-        });
-        match (srk, opened) {
-            (Ok(srk), Some(OpenedSlot { rekey, .. })) => {
-                let id = slot.identity.slot;
-                return Ok(Some((srk, Opened { id, rekey })));
-            }
-            (Err(SlotTrial::Arena(error)), _) => return Err(error.into()),
-            (Err(SlotTrial::Refused) | Ok(_), _) => {}
-        }
-    }
-    Ok(None)
-}
-
-/// Why one slot did not open.
-enum SlotTrial {
-    Arena(ArenaError),
-    Refused,
-}
-
-impl From<ArenaError> for SlotTrial {
-    fn from(error: ArenaError) -> Self {
-        Self::Arena(error)
-    }
-}
-
-impl From<EnvelopeError> for SlotTrial {
-    fn from(_: EnvelopeError) -> Self {
-        Self::Refused
-    }
 }
 
 async fn read_keyring<S: Store>(store: &S) -> Result<SealedKeyring, UnlockError> {

@@ -7,6 +7,7 @@
 mod error;
 mod kek;
 mod keyring;
+mod opening;
 mod receive;
 mod ring;
 mod sent;
@@ -16,6 +17,7 @@ mod slots;
 pub use error::{CreateError, KeysError, SlotError, UnlockError};
 pub use kek::{Kek, Keks};
 pub use keyring::Keys;
+pub use opening::Opener;
 pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};
 pub(crate) use ring::Ring;
 pub use sent::SentSecret;

@@ -1,10 +1,14 @@
 //! A slot's secret as an operator's CLI sends it: opened into the arena and nowhere else.
 
-use attache_arena::Key;
+use attache_arena::{Key, LockedBuf};
+use attache_envelope::TAG_BYTES;
 use attache_envelope::id::{BootId, KeyId};
-use attache_envelope::slot::{SlotChannel, SlotRequest};
+use attache_envelope::key::KEY_BYTES;
+use attache_envelope::slot::passphrase::check_strength;
+use attache_envelope::slot::{MAX_SECRET_BYTES, SlotChannel, SlotRequest, SlotSource, SlotVerb};
 use attache_envelope::x25519::Enc;
 use attache_mtls::spiffe::{BrokerId, OperatorId};
+use tokio::sync::Semaphore;
 
 use super::error::SlotError;
 use super::keyring::Keys;
@@ -22,18 +26,61 @@ pub struct SentSecret {
     pub sealed: Vec<u8>,
 }
 
+/// One passphrase at a time: each takes the memory that its parameters ask for.
+static DERIVING: Semaphore = Semaphore::const_new(1);
+
 impl SentSecret {
-    /// Opens a secret of 32 bytes, as a key file has.
+    /// Opens what was sent: the secret of a key file itself, or what a passphrase makes with the parameters of its slot. A
+    /// passphrase for a new slot has a floor.
     ///
     /// # Errors
-    /// [`SlotError::ReceiveKey`], [`SlotError::Sealed`]; [`SlotError::Keys`] when the arena is full.
-    pub fn open(
+    /// [`SlotError::ReceiveKey`], [`SlotError::Sealed`], [`SlotError::Weak`], [`SlotError::Busy`]; [`SlotError::Keys`] when
+    /// the arena is full.
+    pub async fn open(
+        &self,
+        keys: &Keys,
+        receive: &ReceiveKeys,
+        ends: (&BrokerId, &OperatorId),
+        request: &SlotRequest<'_>,
+        source: SlotSource,
+    ) -> Result<Key, SlotError> {
+        let parameters = match source {
+            SlotSource::KeyFile => {
+                let open = |cell: &mut [u8; KEY_BYTES]| {
+                    self.open_into(keys, receive, ends, request, cell.as_mut_slice())
+                };
+                return keys.arena().key_with(open);
+            }
+            SlotSource::Passphrase(parameters) => parameters,
+        };
+        let bytes = self.sealed.len().checked_sub(TAG_BYTES);
+        let bytes = bytes.filter(|bytes| (1..=MAX_SECRET_BYTES).contains(bytes));
+        let mut passphrase = LockedBuf::new(bytes.ok_or(SlotError::Sealed)?)?;
+        self.open_into(keys, receive, ends, request, passphrase.as_mut_slice())?;
+        if request.verb == SlotVerb::Add {
+            check_strength(passphrase.as_slice())?;
+        }
+        let turn = DERIVING.try_acquire().map_err(|_| SlotError::Busy)?;
+        let arena = keys.arena().clone();
+        let derive = move || {
+            let _turn = turn;
+            arena.key_with(|cell| {
+                let derived = parameters.derive(passphrase.as_slice(), cell);
+                derived.map_err(SlotError::from)
+            })
+        };
+        let derived = tokio::task::spawn_blocking(derive).await;
+        derived.map_err(|_| SlotError::Stopping)?
+    }
+
+    fn open_into(
         &self,
         keys: &Keys,
         receive: &ReceiveKeys,
         (broker, operator): (&BrokerId, &OperatorId),
         request: &SlotRequest<'_>,
-    ) -> Result<Key, SlotError> {
+        out: &mut [u8],
+    ) -> Result<(), SlotError> {
         let receive = receive.find(self.boot, self.key_id);
         let receive = receive.ok_or(SlotError::ReceiveKey)?;
         let (broker_id, operator_id) = (&broker.to_string(), &operator.to_string());
@@ -44,10 +91,8 @@ impl SentSecret {
             key_id: self.key_id,
             operator_id,
         };
-        keys.arena().key_with(|cell| {
-            request
-                .open_secret(receive.secret(), &self.enc, &channel, &self.sealed, cell)
-                .map_err(|_| SlotError::Sealed)
-        })
+        request
+            .open_secret(receive.secret(), &self.enc, &channel, &self.sealed, out)
+            .map_err(|_| SlotError::Sealed)
     }
 }

@@ -12,7 +12,7 @@ use attache_envelope::id::SlotId;
 use attache_envelope::key::{SigningSeed, SlotSecret, Srk};
 use attache_envelope::keyring::{FreshSrk, SealedKeyring, record_bytes, write_record};
 use attache_envelope::name::SlotName;
-use attache_envelope::slot::{Slot, SlotAbout, SlotIdentity};
+use attache_envelope::slot::{Slot, SlotAbout, SlotIdentity, SlotSource};
 use attache_envelope::{EnvelopeError, SystemRandom, Table};
 
 use super::error::{KeysError, SlotError};
@@ -36,7 +36,9 @@ pub struct NewSlot<'a> {
     pub slot: SlotId,
     /// Its name.
     pub name: SlotName,
-    /// The secret that is to open it, from a key file.
+    /// How its secret is had.
+    pub source: SlotSource,
+    /// The secret that is to open it.
     pub secret: SlotSecret<'a>,
     /// The time, in milliseconds since 1970.
     pub now_ms: u64,
@@ -131,8 +133,9 @@ impl Keys {
             return Err(SlotError::Full { most: MAX_SLOTS });
         }
         let rekey = self.rekey_seed().verifying_key()?;
+        let store = self.store_id();
         let identity =
-            SlotIdentity::key_file(&SystemRandom, self.store_id(), slot, new.secret, rekey)?;
+            SlotIdentity::new(&SystemRandom, store, slot, &new.source, new.secret, rekey)?;
         let about = SlotAbout {
             name,
             created_ms: new.now_ms,

@@ -2,6 +2,7 @@
 
 use std::{
     io::{ErrorKind, Write},
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -47,13 +48,14 @@ pub fn init(config: &Config, if_empty: bool, cluster: Option<NewCluster>) -> Res
         writeln!(std::io::stdout(), "{} is there already", store.display())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let key_file = KeyFile::found(config, if_empty);
+    let slot_file = slot_file(config)?;
+    let key_file = KeyFile::found(slot_file, if_empty);
     let mut beginning = Beginning::take(config)?;
-    if key_file == KeyFile::New && config.keys.slot_file.exists() {
+    if key_file == KeyFile::New && slot_file.exists() {
         bail!(
             "the key file {} is there already: it may open another store; name another one in keys.slot_file, or make the \
              new store under this one with: init --if-empty",
-            config.keys.slot_file.display()
+            slot_file.display()
         );
     }
     let arena = super::open::arena(config)?;
@@ -71,7 +73,7 @@ pub fn init(config: &Config, if_empty: bool, cluster: Option<NewCluster>) -> Res
     writeln!(
         out,
         "  key file       {}   (keep a copy apart from the store: without it nothing opens)",
-        config.keys.slot_file.display()
+        slot_file.display()
     )?;
     writeln!(out, "  store          {}", config.store.store().display())?;
     writeln!(
@@ -136,13 +138,20 @@ enum KeyFile {
 }
 
 impl KeyFile {
-    fn found(config: &Config, if_empty: bool) -> Self {
-        if if_empty && config.keys.slot_file.exists() {
+    fn found(slot_file: &Path, if_empty: bool) -> Self {
+        if if_empty && slot_file.exists() {
             Self::Given
         } else {
             Self::New
         }
     }
+}
+
+/// The key file of the first slot.
+fn slot_file(config: &Config) -> Result<&Path> {
+    config.keys.key_file().context(
+        "a new store is made under a key file: name the one to make in keys.slot_file; other slots are added to it later",
+    )
 }
 
 /// What was made, for those who need to know it.
@@ -163,7 +172,7 @@ async fn make(
         private_folder(folder)?;
     }
     let store_id = StoreId::random(&SystemRandom)?;
-    let slot_file = &config.keys.slot_file;
+    let slot_file = slot_file(config)?;
     let (keys, mut change) = match key_file {
         KeyFile::Given => Keys::create_under(arena, store_id, slot_file)?,
         KeyFile::New => {
@@ -258,7 +267,7 @@ async fn begin_log(config: &Config, keys: &Arc<Keys>, applied: Applied) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
 
     use super::*;
 
@@ -281,14 +290,14 @@ mod tests {
         let refused = init(&config, true, None).unwrap_err().to_string();
         assert!(refused.contains("another attache-broker init"), "{refused}");
         assert_eq!(fs::read(first.store()).unwrap(), b"theirs");
-        assert!(!config.keys.slot_file.exists());
+        assert!(!slot_file(&config).unwrap().exists());
     }
 
     #[test]
     fn an_init_that_comes_second_to_the_key_file_leaves_it_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
-        let theirs = &config.keys.slot_file;
+        let theirs = slot_file(&config).unwrap();
         let mut beginning = Beginning::take(&config).unwrap();
         fs::write(theirs, b"theirs").unwrap();
         let arena = Arena::new_plain().unwrap();

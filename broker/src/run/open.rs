@@ -23,6 +23,6 @@ pub(super) fn arena(config: &Config) -> Result<Arena> {
 /// The store and its keyring.
 pub(super) async fn store(config: &Config, arena: &Arena) -> Result<(Arc<RedbStore>, Arc<Keys>)> {
     let store = RedbStore::open(&config.store.store())?;
-    let keys = Keys::open(arena, &store, &config.keys.slot_file).await?;
+    let keys = Keys::open_by(arena, &store, &config.keys.openers).await?;
     Ok((Arc::new(store), Arc::new(keys)))
 }

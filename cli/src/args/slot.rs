@@ -26,6 +26,8 @@ pub enum Slot {
 pub enum Add {
     /// A key file, made here
     KeyFile(AddKeyFile),
+    /// A passphrase that people know
+    Passphrase(AddPassphrase),
 }
 
 /// `attache slot add key-file --out FILE`
@@ -42,7 +44,21 @@ pub struct AddKeyFile {
     pub dry_run: DryRun,
 }
 
-/// `attache slot verify SLOT --key-file FILE`
+/// `attache slot add passphrase`
+#[derive(Debug, Clone, Args)]
+pub struct AddPassphrase {
+    /// A file with the passphrase, closed to others, in place of asking for it twice
+    #[arg(long, value_name = "FILE", value_parser = parse::path())]
+    pub passphrase_file: Option<PathBuf>,
+    /// The slot's name; else one is made up
+    #[arg(long, value_name = "NAME", value_parser = parse::word(parse::slot))]
+    pub name: Option<SlotName>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache slot verify SLOT [--key-file FILE | --passphrase-file FILE]`
 #[derive(Debug, Clone, Args)]
 pub struct Verify {
     /// The slot's name or id
@@ -50,7 +66,10 @@ pub struct Verify {
     pub slot: SlotName,
     /// The key file that is to open it
     #[arg(long, value_name = "FILE", value_parser = parse::path())]
-    pub key_file: PathBuf,
+    pub key_file: Option<PathBuf>,
+    /// A file with the passphrase that is to open it, in place of asking for it
+    #[arg(long, value_name = "FILE", value_parser = parse::path(), conflicts_with = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,

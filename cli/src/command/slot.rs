@@ -5,19 +5,24 @@ use std::path::Path;
 use attache_envelope::SystemRandom;
 use attache_envelope::id::SlotId;
 use attache_envelope::name::SlotName;
+use attache_envelope::slot::passphrase::check_strength;
 use attache_envelope::slot::{SlotKind, SlotVerb};
 use attache_proto::attache::v1::{self as pb, slots_client::SlotsClient};
 use serde::Serialize;
+use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{Changed, Shell, or_dash, time, uuid_text};
 use crate::args::key::Rotate;
-use crate::args::slot::{AddKeyFile, Remove, Verify};
+use crate::args::slot::{AddKeyFile, AddPassphrase, Remove, Verify};
 use crate::failure::{Exit, Failure};
 use crate::near::nearest;
 use crate::output::{Human, Report};
 use crate::session::{Session, mutation};
-use crate::slot_secret::{KeyFile, Purpose, begin};
-use crate::terminal::confirm;
+use crate::slot_secret::{KeyFile, Purpose, begin, passphrase_of};
+use crate::terminal::{ask_passphrase, confirm};
+
+const NOT_MADE: &str = "no slot was made";
 
 /// What taking a slot away does not do.
 const NOT_REVOKED: &str = "this revokes no copy: with what opened it, every copy of the store that was taken before opens as \
@@ -38,7 +43,9 @@ struct SlotJson {
 struct AddedJson {
     #[serde(flatten)]
     slot: SlotJson,
-    key_file: String,
+    /// The file that was made, of a key-file slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<String>,
     keyring_number: u64,
     #[serde(flatten)]
     changed: Changed,
@@ -117,62 +124,120 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
 pub async fn add_key_file(args: AddKeyFile, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let dry_run = args.dry_run.dry_run;
-    let what = "no slot was made";
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        Failure::new(Exit::Failed, what).caused_by(error)
+    let secret = KeyFile::random().map_err(|error| not_made(&error))?;
+    let (id, request) = add_request(
+        &session,
+        SlotKind::KeyFile,
+        args.name,
+        secret.expose(),
+        dry_run,
+    )
+    .await?;
+    if !dry_run {
+        secret.create(&args.out).map_err(|error| not_made(&error))?;
+    }
+    let added = match send(&session, id, &request, dry_run).await {
+        Ok(added) => added,
+        Err(failure) if dry_run => return Err(failure),
+        Err(failure) => return Err(left_behind(failure, &args.out)),
     };
-    let slot = SlotId::random(&SystemRandom).map_err(|error| failed(&error))?;
-    let name = match args.name {
-        Some(name) => name.to_string(),
-        None => format!("key-file-{}", slot.to_string().get(..8).unwrap_or_default()),
+    let (name, file) = (added.slot.name.clone(), args.out.display().to_string());
+    let text = format!(
+        "slot {name} {}: whoever has {file} and the store has everything, so keep it apart from the store; see that it opens \
+         with: attache slot verify {name} --key-file FILE",
+        added.changed.says("is made", "would be made"),
+    );
+    let data = AddedJson {
+        key_file: Some(file),
+        ..added
     };
-    let begun = begin(&session, what).await?;
-    let secret = KeyFile::random().map_err(|error| failed(&error))?;
+    Report::new(&data, vec![name], Human::Text(text))
+}
+
+/// Makes a slot that a passphrase opens.
+///
+/// # Errors
+/// As [`list`]; [`Exit::Usage`] for a passphrase that is too weak, or was typed otherwise the second time.
+pub async fn add_passphrase(args: AddPassphrase, shell: &Shell) -> Result<Report, Failure> {
+    let passphrase = match &args.passphrase_file {
+        Some(file) => passphrase_of(file, NOT_MADE)?,
+        None => ask_passphrase(true)?,
+    };
+    check_strength(&passphrase).map_err(|weak| {
+        Failure::new(Exit::Usage, NOT_MADE).caused_by(&weak).mend(
+            "take words that were drawn, not chosen, and write them down where the store is not",
+        )
+    })?;
+    let session = shell.session().await?;
+    let dry_run = args.dry_run.dry_run;
+    let kind = SlotKind::Passphrase;
+    let (id, request) = add_request(&session, kind, args.name, &passphrase, dry_run).await?;
+    let data = send(&session, id, &request, dry_run).await?;
+    let name = data.slot.name.clone();
+    let text = format!(
+        "slot {name} {}: whoever knows the passphrase and has the store has everything; see that it opens with: attache slot \
+         verify {name}",
+        data.changed.says("is made", "would be made"),
+    );
+    Report::new(&data, vec![name], Human::Text(text))
+}
+
+/// A request for a new slot, its secret sealed.
+async fn add_request(
+    session: &Session,
+    kind: SlotKind,
+    name: Option<SlotName>,
+    secret: &[u8],
+    dry_run: bool,
+) -> Result<(Uuid, pb::AddSlotRequest), Failure> {
+    let slot = SlotId::random(&SystemRandom).map_err(|error| not_made(&error))?;
+    let made_up = || {
+        let id = slot.to_string();
+        format!("{}-{}", kind.name(), id.get(..8).unwrap_or_default())
+    };
+    let name = name.map_or_else(made_up, |name| name.to_string());
+    let begun = begin(session, NOT_MADE).await?;
     let (id, mutation) = mutation(dry_run);
     let purpose = Purpose {
         verb: SlotVerb::Add,
         request: id,
         slot,
-        kind: SlotKind::KeyFile,
+        kind,
         name: &name,
     };
     let broker = session.broker().to_string();
-    let sealed = begun.seal(session.operator(), &broker, &purpose, &secret);
+    let sealed = begun.seal(session.operator(), &broker, &purpose, secret);
     let request = pb::AddSlotRequest {
         mutation,
         slot: slot.as_bytes().to_vec(),
         name,
-        kind: SlotKind::KeyFile.name().to_owned(),
-        secret: Some(sealed.map_err(|error| failed(&error))?),
+        kind: kind.name().to_owned(),
+        secret: Some(sealed.map_err(|error| not_made(&error))?),
     };
-    if !dry_run {
-        secret.create(&args.out).map_err(|error| failed(&error))?;
-    }
-    let answer: Result<pb::AddSlotResponse, _> = session
-        .change(what, id, &request, |channel, request| async move {
+    Ok((id, request))
+}
+
+async fn send(
+    session: &Session,
+    id: Uuid,
+    request: &pb::AddSlotRequest,
+    dry_run: bool,
+) -> Result<AddedJson, Failure> {
+    let answer: pb::AddSlotResponse = session
+        .change(NOT_MADE, id, request, |channel, request| async move {
             SlotsClient::new(channel).add_slot(request).await
         })
-        .await;
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(failure) if dry_run => return Err(failure),
-        Err(failure) => return Err(left_behind(failure, &args.out)),
-    };
-    let data = AddedJson {
+        .await?;
+    Ok(AddedJson {
         slot: answer.slot.unwrap_or_default().into(),
-        key_file: args.out.display().to_string(),
+        key_file: None,
         keyring_number: answer.keyring_number,
         changed: Changed::new(id, answer.committed, dry_run),
-    };
-    let text = format!(
-        "slot {} {}: whoever has {} and the store has everything, so keep it apart from the store; see that it opens with: \
-         attache slot verify {} --key-file FILE",
-        data.slot.name,
-        data.changed.says("is made", "would be made"),
-        data.key_file,
-        data.slot.name
-    );
-    Report::new(&data, vec![data.slot.name.clone()], Human::Text(text))
+    })
+}
+
+fn not_made(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(Exit::Failed, NOT_MADE).caused_by(error)
 }
 
 /// A key file whose slot was refused opens nothing, and goes; where the slot may be there, it stays.
@@ -196,13 +261,12 @@ fn left_behind(failure: Failure, file: &Path) -> Failure {
     }
 }
 
-/// Shows that a key file opens a slot.
+/// Shows that a key file or a passphrase opens a slot.
 ///
 /// # Errors
-/// As [`list`]; [`Exit::Failed`] when the file cannot be read.
+/// As [`list`]; [`Exit::Failed`] when a file cannot be read, [`Exit::Usage`] when it is not what a slot of its kind takes.
 pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
     let what = format!("slot {} was not verified", args.slot);
-    let secret = KeyFile::read(&args.key_file, &what)?;
     let session = shell.session().await?;
     let dry_run = args.dry_run.dry_run;
     let found = one(&session, &args.slot, &what).await?;
@@ -210,13 +274,15 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
         Failure::new(Exit::Failed, &what).caused_by(error)
     };
     let slot = SlotId::try_from(found.slot.as_slice()).map_err(|error| failed(&error))?;
+    let kind: SlotKind = found.kind.parse().map_err(|error| failed(&error))?;
+    let secret = held(&args, kind, &what)?;
     let begun = begin(&session, &what).await?;
     let (id, mutation) = mutation(dry_run);
     let purpose = Purpose {
         verb: SlotVerb::Verify,
         request: id,
         slot,
-        kind: SlotKind::KeyFile,
+        kind,
         name: "",
     };
     let broker = session.broker().to_string();
@@ -235,8 +301,28 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
         slot: answer.slot.unwrap_or_default().into(),
         changed: Changed::new(id, answer.committed, dry_run),
     };
-    let text = format!("{} opens slot {}", args.key_file.display(), data.slot.name);
+    let text = format!("slot {} opens", data.slot.name);
     Report::new(&data, vec![data.slot.name.clone()], Human::Text(text))
+}
+
+/// What is to open a slot of that kind.
+fn held(args: &Verify, kind: SlotKind, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    match (kind, &args.key_file, &args.passphrase_file) {
+        (SlotKind::KeyFile, Some(file), _) => {
+            let secret = KeyFile::read(file, what)?;
+            Ok(Zeroizing::new(secret.expose().to_vec()))
+        }
+        (SlotKind::KeyFile, None, _) => Err(Failure::usage(what)
+            .because("it is opened by a key file")
+            .mend("name it: --key-file FILE")),
+        (SlotKind::Passphrase, None, Some(file)) => passphrase_of(file, what),
+        (SlotKind::Passphrase, None, None) => ask_passphrase(false),
+        (SlotKind::Passphrase, Some(_), _) => Err(Failure::usage(what)
+            .because("it is opened by a passphrase")
+            .mend(
+                "leave --key-file out to be asked for it, or name its file: --passphrase-file FILE",
+            )),
+    }
 }
 
 /// Takes a slot away.

@@ -8,6 +8,7 @@ use attache_envelope::keyring::{FreshSrk, SealedKeyring};
 use attache_envelope::lp::Lp;
 use attache_envelope::name::{FieldName, Keyspace};
 use attache_envelope::sign::VerifyingKey;
+use attache_envelope::slot::passphrase::PassphraseParameters;
 use attache_envelope::slot::{self, Slot, SlotAbout, SlotIdentity, SrkSeal};
 use attache_envelope::value::{CtHash, DataKey, ValueBinding};
 use attache_envelope::wrap::{
@@ -283,6 +284,24 @@ fn srk_seal() {
                 assert_eq!(result.err(), Some(EnvelopeError::Refused));
                 assert_eq!(opened, [0; 32]);
             }
+        }
+    });
+}
+
+#[test]
+fn passphrase() {
+    run("passphrase", true, |given, expected| {
+        let parameters = PassphraseParameters::decode(&given.bytes("parameters"));
+        match expected {
+            Expected::Out(out) => {
+                let parameters = parameters.unwrap();
+                assert_eq!(parameters.encode(), given.bytes("parameters"));
+                let mut secret = [0; 32];
+                let passphrase = given.text("passphrase").as_bytes();
+                parameters.derive(passphrase, &mut secret).unwrap();
+                assert_eq!(secret.as_slice(), out.bytes("secret"));
+            }
+            Expected::Refused => drop(parameters.unwrap_err()),
         }
     });
 }

@@ -12,6 +12,8 @@ aad  = SHA-256(LP("attache/slot-request/1", verb, store, request id, slot, kind,
 import base64
 import binascii
 
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
 from . import hpke
 from .lp import lp, u16, u64
 from .primitives import FORMAT, SUITE, Refused, ed25519_verify, sha256
@@ -41,6 +43,22 @@ def open_srk(blob_plaintext: bytes, store: bytes, slot: bytes, number: int, enc:
     ed25519_verify(rekey_pk, signature, signed_bytes(store, slot, pk, number, enc, ct))
     context = hpke.setup_receiver(hpke.AES_256_GCM, enc, sk, srk_info(store, slot, pk))
     return context.open(ct, b"")
+
+
+def passphrase_parameters(parameters: bytes) -> tuple[int, int, int, bytes]:
+    """memory in KiB u32 || passes u32 || lanes u32 || salt 32; at most 1 GiB, 4 GiB of memory times passes, 64 lanes."""
+    if len(parameters) != 44:
+        raise Refused("length")
+    memory, passes, lanes = (int.from_bytes(parameters[i:i + 4], "big") for i in (0, 4, 8))
+    if memory > 1 << 20 or memory * passes > 1 << 22 or not 1 <= lanes <= 64 or passes < 1 or memory < 8 * lanes:
+        raise Refused("cost")
+    return memory, passes, lanes, parameters[12:]
+
+
+def passphrase_secret(passphrase: bytes, parameters: bytes) -> bytes:
+    """Argon2id, version 0x13 (RFC 9106), of 32 bytes."""
+    memory, passes, lanes, salt = passphrase_parameters(parameters)
+    return Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory).derive(passphrase)
 
 
 def channel_info(store: bytes, broker_id: str, boot: bytes, key_id: bytes, operator_id: str) -> bytes:

@@ -159,6 +159,23 @@ def key_file_cases() -> list[Case]:
             *(negative(name, why, {}, text=bad) for name, (why, bad) in refused.items())]
 
 
+def passphrase_cases() -> list[Case]:
+    def parameters(memory: int, passes: int, lanes: int, salt: str = rand("passphrase salt")) -> str:
+        return b"".join(number.to_bytes(4, "big") for number in (memory, passes, lanes)).hex() + salt
+
+    words = "correct horse battery staple"
+    return [
+        positive("passphrase", "as new slots have it", {"passphrase": words, "parameters": parameters(65536, 3, 4)}),
+        positive("passphrase", "the least", {"passphrase": words, "parameters": parameters(8, 1, 1)}),
+        positive("passphrase", "two passes, two lanes, not ASCII", {"passphrase": "Pferd, Batterie, Heftklammer: grün", "parameters": parameters(100, 2, 2)}),
+        *(negative(name, "cost", {}, passphrase=words, parameters=bad) for name, bad in {
+            "more than 1 GiB": parameters((1 << 20) + 1, 1, 1), "more than 4 GiB times passes": parameters(1 << 20, 5, 1),
+            "no pass": parameters(64, 0, 1), "no lane": parameters(64, 1, 0), "65 lanes": parameters(65536, 1, 65),
+            "too little memory for its lanes": parameters(15, 1, 2)}.items()),
+        negative("a salt of 31", "length", {}, passphrase=words, parameters=parameters(64, 1, 1)[:-2]),
+    ]
+
+
 def row_cases() -> list[Case]:
     in_: Fields = {"k_row": rand("k_row"), "store": STORE, "table": "head", "key": b"payments/db".hex(), "epoch": 1, "seq": 42,
            "body": rand("row body", 90)}

@@ -127,7 +127,9 @@ fn programs() -> [Program; 3] {
     let broker = [
         ("name", "broker-0"),
         ("trust_domain", "attache.test"),
+        // One of the two is needed.
         ("keys.slot_file", "/etc/attache/slot.key"),
+        ("keys.passphrase_file", "/etc/attache/passphrase"),
     ];
     let node = [
         ("broker.address", "127.0.0.1:7443"),

@@ -103,6 +103,7 @@ fn new(name: &str) -> NewSlot<'static> {
     NewSlot {
         slot: SAFE,
         name: name.parse().unwrap(),
+        source: SlotSource::KeyFile,
         secret: SlotSecret::new(&SECRET),
         now_ms: 77,
     }

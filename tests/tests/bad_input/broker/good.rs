@@ -352,8 +352,8 @@ async fn sealed_slots(
             kind: SlotKind::KeyFile,
             name,
         };
-        let secret = begun.seal(&operator, &broker, &purpose, file).unwrap();
-        (mutation, Some(secret))
+        let secret = begun.seal(&operator, &broker, &purpose, file.expose());
+        (mutation, Some(secret.unwrap()))
     };
     let (mutation, secret) = seal(
         SlotVerb::Add,
