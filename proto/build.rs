@@ -17,6 +17,7 @@ const FILES: &[&str] = &[
     "attache/v1/slots.proto",
     "attache/v1/status.proto",
     "csi/v1/csi.proto",
+    "kms/v2/kms.proto",
     "pluginregistration/v1/registration.proto",
 ];
 
@@ -39,6 +40,8 @@ const UNPRINTABLE: &[&str] = &[
     ".csi.v1.NodeExpandVolumeRequest",
     ".csi.v1.NodePublishVolumeRequest",
     ".csi.v1.NodeStageVolumeRequest",
+    ".v2.DecryptResponse",
+    ".v2.EncryptRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

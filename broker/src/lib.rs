@@ -11,6 +11,7 @@ mod causes;
 pub mod config;
 pub mod identity;
 pub mod keys;
+pub mod kms;
 pub mod kubernetes;
 pub mod metrics;
 pub mod mutation;

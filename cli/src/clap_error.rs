@@ -75,7 +75,7 @@ const VERBS: &[(&str, &[&str])] = &[
     ("node", &["quarantine", "release"]),
     ("audit", &["search", "export", "exposure"]),
     ("key", &["destroy"]),
-    ("slot add", &["kms", "pkcs11", "shares"]),
+    ("slot add", &["pkcs11", "shares"]),
     (
         "",
         &[

@@ -151,6 +151,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             slot_args::Slot::Add(slot_args::Add::Passphrase(args)) => {
                 slot::add_passphrase(args, shell).await
             }
+            slot_args::Slot::Add(slot_args::Add::Kms(args)) => slot::add_kms(args, shell).await,
             slot_args::Slot::Verify(args) => slot::verify(args, shell).await,
             slot_args::Slot::Remove(args) => slot::remove(args, shell).await,
         },

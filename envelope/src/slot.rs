@@ -15,6 +15,7 @@
 //! the store cannot bring a keyring of their own.
 
 mod key_file;
+pub mod kms;
 pub mod passphrase;
 mod sealed;
 
@@ -33,6 +34,7 @@ use crate::random::Random;
 use crate::sign::{SIGNATURE_BYTES, VerifyingKey};
 use crate::wrap::{self, OVERHEAD_BYTES, SlotBinding};
 use crate::x25519::{self, Enc, PublicKey};
+use kms::KmsCiphertext;
 use passphrase::PassphraseParameters;
 
 const RECORD: &str = "the slot";
@@ -40,8 +42,8 @@ const BLOB_BYTES: usize = 2 * KEY_BYTES;
 const WRAPPED_BLOB_BYTES: usize = OVERHEAD_BYTES + BLOB_BYTES;
 const SEALED_SRK_BYTES: usize = KEY_BYTES + TAG_BYTES;
 
-/// The most bytes of KDF parameters.
-const MAX_KDF_BYTES: usize = 256;
+/// The most bytes of KDF parameters, of whatever kind; each kind has its own bounds within.
+const MAX_KDF_BYTES: usize = 48 * 1024;
 
 /// How a slot's secret is had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +52,8 @@ pub enum SlotKind {
     KeyFile,
     /// From a passphrase by Argon2id, with the parameters in the row.
     Passphrase,
+    /// From a KMS plugin, which decrypts what is in the row.
+    Kms,
 }
 
 impl SlotKind {
@@ -59,6 +63,7 @@ impl SlotKind {
         match self {
             Self::KeyFile => "key-file",
             Self::Passphrase => "passphrase",
+            Self::Kms => "kms",
         }
     }
 }
@@ -70,18 +75,21 @@ impl std::str::FromStr for SlotKind {
         match name {
             "key-file" => Ok(Self::KeyFile),
             "passphrase" => Ok(Self::Passphrase),
+            "kms" => Ok(Self::Kms),
             _ => Err(Malformed::new("kind", Fault::Unknown)),
         }
     }
 }
 
-/// How the secret of a new slot is had, with its parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the secret of a slot is had, with its parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotSource {
     /// From a key file.
     KeyFile,
     /// From a passphrase.
     Passphrase(PassphraseParameters),
+    /// From a KMS plugin.
+    Kms(KmsCiphertext),
 }
 
 impl SlotSource {
@@ -91,6 +99,7 @@ impl SlotSource {
         match self {
             Self::KeyFile => SlotKind::KeyFile,
             Self::Passphrase(_) => SlotKind::Passphrase,
+            Self::Kms(_) => SlotKind::Kms,
         }
     }
 
@@ -98,6 +107,7 @@ impl SlotSource {
         match self {
             Self::KeyFile => Vec::new(),
             Self::Passphrase(parameters) => parameters.encode(),
+            Self::Kms(kept) => kept.encode(),
         }
     }
 }
@@ -214,12 +224,18 @@ impl SlotIdentity {
     /// # Errors
     /// [`EnvelopeError::Malformed`] never for what was decoded.
     pub fn source(&self) -> Result<SlotSource, EnvelopeError> {
+        self.read_source().map_err(EnvelopeError::malformed(RECORD))
+    }
+
+    fn read_source(&self) -> Result<SlotSource, Malformed> {
         let parameters = &self.kdf_parameters;
         match self.kind {
-            SlotKind::KeyFile => Ok(SlotSource::KeyFile),
-            SlotKind::Passphrase => PassphraseParameters::decode(parameters)
-                .map(SlotSource::Passphrase)
-                .map_err(EnvelopeError::malformed(RECORD)),
+            SlotKind::KeyFile if parameters.is_empty() => Ok(SlotSource::KeyFile),
+            SlotKind::KeyFile => Err(Malformed::new("KDF parameters", Fault::Conflict)),
+            SlotKind::Passphrase => {
+                PassphraseParameters::decode(parameters).map(SlotSource::Passphrase)
+            }
+            SlotKind::Kms => KmsCiphertext::decode(parameters).map(SlotSource::Kms),
         }
     }
 
@@ -338,12 +354,7 @@ impl Slot {
             },
         };
         reader.finish("the record")?;
-        let parameters = &slot.identity.kdf_parameters;
-        match slot.identity.kind {
-            SlotKind::KeyFile if parameters.is_empty() => Ok(slot),
-            SlotKind::KeyFile => Err(Malformed::new("KDF parameters", Fault::Conflict)),
-            SlotKind::Passphrase => PassphraseParameters::decode(parameters).map(|_| slot),
-        }
+        slot.identity.read_source().map(|_| slot)
     }
 }
 

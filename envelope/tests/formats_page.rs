@@ -46,6 +46,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ("srk-seal", "number 1", &["enc", "ct", "signature"]),
     ("key-file", "random", &["text"]),
     ("passphrase", "the least", &["secret"]),
+    ("kms-slot", "two annotations", &["parameters"]),
     (
         "slot-secret",
         "a key file is added",

@@ -24,6 +24,14 @@ pub mod csi {
     }
 }
 
+/// Kubernetes' key management service.
+pub mod kms {
+    /// Package `v2` of k8s.io/kms: what a KMS plugin serves on its unix socket.
+    pub mod v2 {
+        tonic::include_proto!("v2");
+    }
+}
+
 /// Kubelet's plugin registration, v1.
 pub mod pluginregistration {
     tonic::include_proto!("pluginregistration");

@@ -142,6 +142,12 @@ def passphrase_seal(f: Fields) -> Fields:
     return {"secret": slot.passphrase_secret(f["passphrase"].encode(), *h(f, "parameters")).hex()}
 
 
+def kms_slot_seal(f: Fields) -> Fields:
+    annotations = {part["name"]: bytes.fromhex(part["value"]) for part in f["annotations"]}
+    return {"plaintext": slot.kms_plaintext(*h(f, "store", "slot", "secret")).hex(),
+            "parameters": slot.kms_parameters(f["key_id"], *h(f, "ciphertext"), annotations).hex()}
+
+
 def key_file_seal(f: Fields) -> Fields:
     return {"text": slot.key_file(*h(f, "secret"))}
 
@@ -431,6 +437,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "srk-seal": Construction(_HPKE + "0x0002 to pk of srk, info = LP('attache/srk/1', format, suite, store, slot, pk), aad empty; signature = Ed25519(rekey, LP('attache/srk-sig/1', store, slot, pk, number, enc, ct)), checked first", srk_seal, srk_open),
     "slot-secret": Construction(_HPKE + "0x0002 to the receive key, info = LP('attache/slot-channel/1', store, broker id, boot, key_id, operator id); aad = digest = SHA-256(LP('attache/slot-request/1', verb, store, request id, slot, kind, name)); plaintext = the slot's secret", slot_secret_seal, slot_secret_open),
     "passphrase": Construction("parameters = memory in KiB u32 || passes u32 || lanes u32 || salt 32; secret = Argon2id 0x13 (RFC 9106) of 32 bytes over the passphrase", passphrase_seal, passphrase_seal),
+    "kms-slot": Construction("plaintext = LP('attache/kms-slot/1', store, slot, secret); parameters = LP(key id, ciphertext, [(annotation, value)] by annotation)", kms_slot_seal, kms_slot_seal),
     "key-file": Construction("'attache-slot-key-1:' || base64url without padding of 32 bytes || LF", key_file_seal, key_file_open),
     "row": Construction("tag = HMAC(k_row, LP('attache/row/1', format, epoch, store, table, key, seq, body)); row = format u16 || epoch u32 || seq u64 || body || tag", row_seal, row_open),
     "set-hash": Construction("a = sum of HMAC(k_set, LP('attache/set/1', store, table, key, tag)) mod 2^256, big-endian; removal subtracts", set_seal),

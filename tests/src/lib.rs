@@ -12,6 +12,7 @@ pub mod fill;
 pub mod floor;
 pub mod issuer;
 pub mod kills;
+pub mod kms;
 pub mod kubelet;
 pub mod kubernetes;
 pub mod measure;

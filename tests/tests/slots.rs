@@ -19,6 +19,7 @@ use attache_tests::{
     Bed, Scene,
     bed::NODE,
     kills::{Dice, Length, say},
+    kms::KmsPlugin,
     pod::Pod,
     process::{bin, run},
 };
@@ -284,6 +285,70 @@ fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
         log.contains("the store is open") && !log.contains(WORDS),
         "{log}"
     );
+}
+
+/// As KMS v2 has it: a real plugin on a unix socket, which the broker calls when it starts.
+#[test]
+fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_not_without_the_plugin() {
+    let (mut bed, first, _) = bed_with_files();
+    let socket = bed.dir.join("kms.sock");
+    let start = |key: u8| KmsPlugin::start(&socket, &[key; 32]).unwrap();
+    let add = ["slot", "add", "kms", "--name", "cloud"];
+    let none = bed.attache(&add).unwrap();
+    let told = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(
+        none.status.code() == Some(5) && told.contains("keys.kms_socket"),
+        "{told}"
+    );
+
+    let kms = format!("kms_socket = \"{}\"", socket.display());
+    let both = format!("slot_file = \"{first}\"\n{kms}");
+    name_openers(&bed, &both);
+    restart(&mut bed);
+    let away = bed.attache(&add).unwrap();
+    assert_eq!(away.status.code(), Some(4), "{away:?}");
+    let plugin = start(1);
+    let added = json(&bed, &add);
+    assert_eq!(
+        (&added["kind"], &added["keyring_number"]),
+        (&Json::from("kms"), &Json::from(2))
+    );
+    bed.attache_ok(&["slot", "verify", "cloud"]).unwrap();
+    let file = bed.attache(&["slot", "verify", "cloud", "--key-file", &first]);
+    assert_eq!(file.unwrap().status.code(), Some(2));
+    bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
+
+    name_openers(&bed, &kms);
+    restart(&mut bed);
+    let slots = json(&bed, &["slot", "list"]);
+    assert_eq!(
+        (&slots["slots"][0]["name"], &slots["slots"][0]["opened"]),
+        (&Json::from("cloud"), &Json::from(true))
+    );
+
+    // The plugin goes: what runs goes on, its slot's verbs say so, and nothing starts by it.
+    drop(plugin);
+    let away = bed.attache(&["slot", "verify", "cloud"]).unwrap();
+    assert_eq!(away.status.code(), Some(4), "{away:?}");
+    bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
+    bed.broker.take().unwrap().stop().unwrap();
+    let told = serve_refused(&bed);
+    assert!(
+        told.contains("does not answer") && told.contains("kms.sock"),
+        "{told}"
+    );
+    // Another plugin under that socket, with a key of its own.
+    let other = start(2);
+    let told = serve_refused(&bed);
+    assert!(told.contains("refuses"), "{told}");
+    drop(other);
+    name_openers(&bed, &both);
+    bed.start_broker().unwrap();
+    bed.broker.take().unwrap().stop().unwrap();
+    let _plugin = start(1);
+    name_openers(&bed, &kms);
+    bed.start_broker().unwrap();
+    check_store(&bed);
 }
 
 fn rotate(bed: &Bed) -> Child {

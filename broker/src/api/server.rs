@@ -46,6 +46,7 @@ use crate::{
     audit::{AuditLog, Clock, Refusals},
     config::Limits,
     identity::Gate,
+    kms::KmsPlugin,
     metrics::Metrics,
     mutation::Mutations,
     registry::Registry,
@@ -102,6 +103,8 @@ pub struct Services {
     pub credentials: Credentials,
     /// The time on record.
     pub clock: Clock,
+    /// The KMS plugin that the settings name.
+    pub kms: Option<KmsPlugin>,
     /// When the process started, in milliseconds since 1970.
     pub started_ms: u64,
     /// How many deliveries one node may have under way, and begin.
@@ -265,6 +268,7 @@ fn slots(services: &Services, peers: &Peers) -> SlotService {
         vault: Arc::clone(&services.vault),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
+        kms: services.kms.clone(),
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     audit::Clock,
     keys::{NewSlot, Rekeyed, SentSecret, SlotError, SlotSet},
+    kms::KmsPlugin,
     mutation::Mutations,
     vault::BrokerVault,
 };
@@ -40,6 +41,8 @@ pub struct SlotService {
     pub mutations: Mutations,
     /// The time on record.
     pub clock: Clock,
+    /// The KMS plugin that the settings name.
+    pub kms: Option<KmsPlugin>,
 }
 
 #[tonic::async_trait]
@@ -92,20 +95,20 @@ impl Slots for SlotService {
         let digest = digest("slot.add", &asked);
         let slot = slot_id(&asked.slot)?;
         let name: SlotName = parse("name", &asked.name)?;
-        let source = new_source(&asked.kind)?;
-        let sent = sent(asked.secret)?;
+        let kind = new_kind(&asked.kind)?;
+        let sent = sent(kind, asked.secret)?;
         let request = SlotRequest {
             verb: SlotVerb::Add,
             store: self.vault.store_id(),
             request: request_id(&mutation)?,
             slot,
-            kind: source.kind(),
+            kind,
             name: name.as_str(),
         };
         let operator = peer.id.clone();
         let prepare = async {
             let set = self.read().await?;
-            let secret = self.open(&sent, &operator, &request, source).await?;
+            let (source, secret) = self.drawn(sent.as_ref(), &operator, &request).await?;
             let new = NewSlot {
                 slot,
                 name: name.clone(),
@@ -146,7 +149,7 @@ impl Slots for SlotService {
         let mutation = required("mutation", asked.mutation.take())?;
         let digest = digest("slot.verify", &asked);
         let slot = slot_id(&asked.slot)?;
-        let (sent, request_id) = (sent(asked.secret)?, request_id(&mutation)?);
+        let request_id = request_id(&mutation)?;
         let operator = peer.id.clone();
         let prepare = async {
             let set = self.read().await?;
@@ -160,7 +163,10 @@ impl Slots for SlotService {
             };
             let source = set.find(slot)?.identity.source();
             let source = source.map_err(SlotError::from)?;
-            let secret = self.open(&sent, &operator, &request, source).await?;
+            let sent = sent(request.kind, asked.secret)?;
+            let secret = self
+                .held(sent.as_ref(), &operator, &request, &source)
+                .await?;
             let secret = SlotSecret::new(secret.expose());
             let now_ms = self.clock.now_ms();
             let verified = self.vault.keys().verify_slot(&set, slot, secret, now_ms);
@@ -260,16 +266,47 @@ impl SlotService {
         Ok(SlotSet::read(self.vault.ledger()).await?)
     }
 
-    async fn open(
+    /// How the secret of a new slot is to be had, and the secret: drawn here for the KMS plugin, else sent.
+    async fn drawn(
         &self,
-        sent: &SentSecret,
+        sent: Option<&SentSecret>,
         operator: &OperatorId,
         request: &SlotRequest<'_>,
-        source: SlotSource,
+    ) -> Result<(SlotSource, Key), SlotError> {
+        let source = match request.kind {
+            SlotKind::KeyFile => SlotSource::KeyFile,
+            SlotKind::Passphrase => {
+                SlotSource::Passphrase(PassphraseParameters::draw(&SystemRandom)?)
+            }
+            SlotKind::Kms => {
+                let kms = self.kms.as_ref().ok_or(SlotError::NoKms)?;
+                let secret = self.vault.keys().arena().random_key()?;
+                let kept = kms.encrypt(request.store, request.slot, &secret).await?;
+                return Ok((SlotSource::Kms(kept), secret));
+            }
+        };
+        let secret = self.held(sent, operator, request, &source).await?;
+        Ok((source, secret))
+    }
+
+    /// The secret of a slot of that source: what the KMS plugin decrypts, else what was sent.
+    async fn held(
+        &self,
+        sent: Option<&SentSecret>,
+        operator: &OperatorId,
+        request: &SlotRequest<'_>,
+        source: &SlotSource,
     ) -> Result<Key, SlotError> {
-        let (keys, receive) = (self.vault.keys(), self.vault.receive_keys());
+        let keys = self.vault.keys();
+        if let SlotSource::Kms(kept) = source {
+            let kms = self.kms.as_ref().ok_or(SlotError::NoKms)?;
+            let of = (request.store, request.slot);
+            return Ok(kms.decrypt(keys.arena(), of, kept).await?);
+        }
         let ends = (self.vault.broker(), operator);
-        sent.open(keys, receive, ends, request, source).await
+        let sent = sent.ok_or(SlotError::Sealed)?;
+        sent.open(keys, self.vault.receive_keys(), ends, request, source)
+            .await
     }
 
     fn added(&self, new: &NewSlot<'_>) -> pb::SlotView {
@@ -295,16 +332,9 @@ impl SlotService {
     }
 }
 
-/// How the secret of a slot of that kind is to be had.
-fn new_source(kind: &str) -> Result<SlotSource, RpcError> {
-    match kind.parse() {
-        Ok(SlotKind::KeyFile) => Ok(SlotSource::KeyFile),
-        Ok(SlotKind::Passphrase) => {
-            let drawn = PassphraseParameters::draw(&SystemRandom);
-            Ok(SlotSource::Passphrase(drawn.map_err(SlotError::from)?))
-        }
-        Err(_) => Err(RpcError::invalid("kind", "must be key-file or passphrase")),
-    }
+fn new_kind(kind: &str) -> Result<SlotKind, RpcError> {
+    let known = "must be key-file, passphrase or kms";
+    kind.parse().map_err(|_| RpcError::invalid("kind", known))
 }
 
 fn counted(set: &SlotSet) -> u32 {
@@ -320,12 +350,22 @@ fn request_id(mutation: &pb::Mutation) -> Result<RequestId, RpcError> {
     Ok(RequestId::from_bytes(id))
 }
 
-fn sent(secret: Option<pb::SealedSecret>) -> Result<SentSecret, RpcError> {
+/// The secret that a slot of this kind needs an operator to send, if it does.
+fn sent(kind: SlotKind, secret: Option<pb::SealedSecret>) -> Result<Option<SentSecret>, RpcError> {
+    if kind == SlotKind::Kms {
+        return match secret {
+            None => Ok(None),
+            Some(_) => {
+                let why = "is not sent for a slot of kind kms, whose plugin keeps it; leave it out";
+                Err(RpcError::invalid("secret", why))
+            }
+        };
+    }
     let secret = required("secret", secret)?;
-    Ok(SentSecret {
+    Ok(Some(SentSecret {
         boot: BootId::from_bytes(fixed::<16>("secret.boot", &secret.boot)?),
         key_id: KeyId::from_bytes(fixed::<16>("secret.key_id", &secret.key_id)?),
         enc: Enc::from_bytes(fixed::<32>("secret.enc", &secret.enc)?),
         sealed: secret.sealed,
-    })
+    }))
 }

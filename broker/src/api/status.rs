@@ -23,6 +23,7 @@ use crate::{
     causes::with_causes,
     identity::{AuthorityError, EnrollError, LateError, NameTaken, NotAdmitted, SecondEnrollment},
     keys::{KeysError, SlotError},
+    kms::KmsError,
     mutation::MutationError,
     policy::{GrantError, PolicyError},
     registry::AdoptError,
@@ -306,6 +307,15 @@ impl From<SlotError> for RpcError {
             SlotError::ReceiveKey => Self::new(Code::Aborted, "RECEIVE_KEY", told),
             SlotError::Sealed => Self::invalid("secret.sealed", told),
             SlotError::Weak(_) => Self::new(Code::FailedPrecondition, "WEAK_PASSPHRASE", told),
+            SlotError::NoKms => Self::new(Code::FailedPrecondition, "NO_KMS", told),
+            SlotError::Kms(KmsError::Away { .. }) => {
+                logged(&error, Self::unavailable("KMS_AWAY", told))
+            }
+            SlotError::Kms(KmsError::Arena(e)) => Self::exhausted("KEY_MEMORY", e.to_string()),
+            SlotError::Kms(_) => logged(
+                &error,
+                Self::new(Code::FailedPrecondition, "KMS_REFUSED", told),
+            ),
             SlotError::Busy => Self::exhausted("SLOT_BUSY", told),
             SlotError::Stopping => Self::unavailable("STOPPING", told),
             SlotError::WrongSecret { .. } => {

@@ -11,7 +11,7 @@ use std::{
 use attache_mtls::spiffe::{BrokerId, SpiffeError, TrustDomain};
 use attache_settings::{Fallback, Key, Kind, Schema, Settings, SettingsError};
 
-use crate::keys::Opener;
+use crate::{keys::Opener, kms::KmsPlugin};
 
 /// Every key of `broker.toml`.
 pub const SCHEMA: Schema = Schema { keys: KEYS };
@@ -70,6 +70,12 @@ const KEYS: &[Key] = &[
         kind: Kind::Path,
         fallback: Fallback::Absent,
         help: "file with the passphrase of a passphrase slot, closed to others, such as a systemd credential; tried after slot_file",
+    },
+    Key {
+        path: "keys.kms_socket",
+        kind: Kind::Path,
+        fallback: Fallback::Absent,
+        help: "unix socket of a Kubernetes KMS v2 plugin, for kms slots; tried last",
     },
     Key {
         path: "keys.danger_plain_key_arena",
@@ -329,8 +335,8 @@ pub enum ConfigError {
     Settings(#[from] SettingsError),
     /// Nothing could open the store.
     #[error(
-        "keys: nothing there opens the store; name its key file in keys.slot_file, or the file with its passphrase in \
-         keys.passphrase_file"
+        "keys: nothing there opens the store; name its key file in keys.slot_file, the file with its passphrase in \
+         keys.passphrase_file, or the socket of its KMS plugin in keys.kms_socket"
     )]
     NoOpener,
     /// `name` and `trust_domain` do not make a SPIFFE ID.
@@ -414,10 +420,12 @@ impl Config {
 fn openers(settings: &Settings) -> Result<Vec<Opener>, ConfigError> {
     let key_file = settings.optional_path("keys.slot_file")?;
     let passphrase = settings.optional_path("keys.passphrase_file")?;
+    let kms = settings.optional_path("keys.kms_socket")?;
     let openers: Vec<_> = key_file
         .map(Opener::KeyFile)
         .into_iter()
         .chain(passphrase.map(Opener::Passphrase))
+        .chain(kms.map(KmsPlugin::new).map(Opener::Kms))
         .collect();
     if openers.is_empty() {
         return Err(ConfigError::NoOpener);
@@ -431,7 +439,16 @@ impl KeySettings {
     pub fn key_file(&self) -> Option<&Path> {
         self.openers.iter().find_map(|opener| match opener {
             Opener::KeyFile(path) => Some(path.as_path()),
-            Opener::Passphrase(_) => None,
+            Opener::Passphrase(_) | Opener::Kms(_) => None,
+        })
+    }
+
+    /// The KMS plugin that there is.
+    #[must_use]
+    pub fn kms(&self) -> Option<&KmsPlugin> {
+        self.openers.iter().find_map(|opener| match opener {
+            Opener::Kms(plugin) => Some(plugin),
+            Opener::KeyFile(_) | Opener::Passphrase(_) => None,
         })
     }
 }

@@ -9,6 +9,7 @@ use attache_envelope::slot::passphrase::WeakPassphrase;
 use attache_mtls::private_file::PrivateFileError;
 use thiserror::Error;
 
+use crate::kms::KmsError;
 use crate::store::{LedgerError, StoreError};
 
 /// A key that could not be had, wrapped or unwrapped.
@@ -93,6 +94,15 @@ pub enum UnlockError {
     NoPassphraseSlot {
         /// The path of its file.
         path: String,
+    },
+    /// The KMS plugin does not decrypt the secret of any slot.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The store has no slot for it.
+    #[error("the store has no slot that the KMS plugin at {socket} opens")]
+    NoKmsSlot {
+        /// The plugin's socket.
+        socket: String,
     },
     /// Several ways were tried.
     #[error(
@@ -179,6 +189,12 @@ pub enum SlotError {
     /// The process is stopping.
     #[error("the broker is stopping")]
     Stopping,
+    /// The KMS plugin did not encrypt or decrypt.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// There is no KMS plugin.
+    #[error("the broker's settings name no KMS plugin: set keys.kms_socket and restart it")]
+    NoKms,
     /// The secret is another's.
     #[error("this is not what opens the slot {name}")]
     WrongSecret {

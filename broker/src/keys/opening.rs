@@ -22,6 +22,7 @@ use super::error::UnlockError;
 use super::slot_file;
 use super::slots::MAX_SLOTS;
 use crate::causes::with_causes;
+use crate::kms::{KmsError, KmsPlugin};
 use crate::store::{Entry, Store};
 
 /// One way to open a store, as the settings name it.
@@ -31,6 +32,8 @@ pub enum Opener {
     KeyFile(PathBuf),
     /// A file with a passphrase.
     Passphrase(PathBuf),
+    /// A KMS plugin.
+    Kms(KmsPlugin),
 }
 
 impl fmt::Display for Opener {
@@ -38,6 +41,7 @@ impl fmt::Display for Opener {
         match self {
             Self::KeyFile(path) => write!(f, "the key file {}", path.display()),
             Self::Passphrase(path) => write!(f, "the passphrase in {}", path.display()),
+            Self::Kms(plugin) => write!(f, "the KMS plugin at {}", plugin.socket().display()),
         }
     }
 }
@@ -70,6 +74,7 @@ pub(super) async fn open_slot<S: Store>(
         let tried = match opener {
             Opener::KeyFile(path) => by_key_file(arena, store.id(), &slots, path),
             Opener::Passphrase(path) => by_passphrase(arena, store.id(), &slots, path),
+            Opener::Kms(plugin) => by_kms(arena, store.id(), &slots, plugin).await,
         };
         match tried {
             Ok((opened, name)) => {
@@ -145,6 +150,28 @@ fn by_passphrase(arena: &Arena, store: StoreId, slots: &[Slot], path: &Path) -> 
     } else {
         UnlockError::NoPassphraseSlot { path: shown() }
     })
+}
+
+async fn by_kms(arena: &Arena, store: StoreId, slots: &[Slot], plugin: &KmsPlugin) -> Tried {
+    let mut failed = None;
+    for slot in slots {
+        let Ok(SlotSource::Kms(kept)) = slot.identity.source() else {
+            continue;
+        };
+        let decrypted = plugin.decrypt(arena, (store, slot.identity.slot), &kept);
+        match decrypted.await {
+            Ok(secret) => {
+                if let Some(opened) = with_secret(arena, store, slot, &secret)? {
+                    return Ok(opened);
+                }
+            }
+            // A plugin that does not answer does not answer for the next slot either.
+            Err(error @ KmsError::Away { .. }) => return Err(error.into()),
+            Err(error) => failed = Some(error),
+        }
+    }
+    let socket = plugin.socket().display().to_string();
+    Err(failed.map_or(UnlockError::NoKmsSlot { socket }, UnlockError::from))
 }
 
 /// The SRK of one slot, when the secret fits it.

@@ -30,7 +30,7 @@ pub struct SentSecret {
 static DERIVING: Semaphore = Semaphore::const_new(1);
 
 impl SentSecret {
-    /// Opens what was sent: the secret of a key file itself, or what a passphrase makes with the parameters of its slot. A
+    /// Opens what was sent for a slot of that source: the secret of a key file itself, or what a passphrase makes with the parameters of its slot. A
     /// passphrase for a new slot has a floor.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl SentSecret {
         receive: &ReceiveKeys,
         ends: (&BrokerId, &OperatorId),
         request: &SlotRequest<'_>,
-        source: SlotSource,
+        source: &SlotSource,
     ) -> Result<Key, SlotError> {
         let parameters = match source {
             SlotSource::KeyFile => {
@@ -51,7 +51,9 @@ impl SentSecret {
                 };
                 return keys.arena().key_with(open);
             }
-            SlotSource::Passphrase(parameters) => parameters,
+            SlotSource::Passphrase(parameters) => *parameters,
+            // Its secret is not sent.
+            SlotSource::Kms(_) => return Err(SlotError::Sealed),
         };
         let bytes = self.sealed.len().checked_sub(TAG_BYTES);
         let bytes = bytes.filter(|bytes| (1..=MAX_SECRET_BYTES).contains(bytes));

@@ -161,6 +161,7 @@ impl Broker {
             metrics,
             credentials: credentials.clone(),
             clock: log.clock().clone(),
+            kms: config.keys.kms().cloned(),
             started_ms: log.clock().now_ms(),
             room: room(&config),
             acceptor,

@@ -28,6 +28,8 @@ pub enum Add {
     KeyFile(AddKeyFile),
     /// A passphrase that people know
     Passphrase(AddPassphrase),
+    /// The KMS plugin of the broker's machine (keys.kms_socket): the broker starts with nobody there
+    Kms(AddKms),
 }
 
 /// `attache slot add key-file --out FILE`
@@ -50,6 +52,17 @@ pub struct AddPassphrase {
     /// A file with the passphrase, closed to others, in place of asking for it twice
     #[arg(long, value_name = "FILE", value_parser = parse::path())]
     pub passphrase_file: Option<PathBuf>,
+    /// The slot's name; else one is made up
+    #[arg(long, value_name = "NAME", value_parser = parse::word(parse::slot))]
+    pub name: Option<SlotName>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache slot add kms`
+#[derive(Debug, Clone, Args)]
+pub struct AddKms {
     /// The slot's name; else one is made up
     #[arg(long, value_name = "NAME", value_parser = parse::word(parse::slot))]
     pub name: Option<SlotName>,

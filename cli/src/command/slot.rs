@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{Changed, Shell, or_dash, time, uuid_text};
 use crate::args::key::Rotate;
-use crate::args::slot::{AddKeyFile, AddPassphrase, Remove, Verify};
+use crate::args::slot::{AddKeyFile, AddKms, AddPassphrase, Remove, Verify};
 use crate::failure::{Exit, Failure};
 use crate::near::nearest;
 use crate::output::{Human, Report};
@@ -129,7 +129,7 @@ pub async fn add_key_file(args: AddKeyFile, shell: &Shell) -> Result<Report, Fai
         &session,
         SlotKind::KeyFile,
         args.name,
-        secret.expose(),
+        Some(secret.expose()),
         dry_run,
     )
     .await?;
@@ -171,7 +171,7 @@ pub async fn add_passphrase(args: AddPassphrase, shell: &Shell) -> Result<Report
     let session = shell.session().await?;
     let dry_run = args.dry_run.dry_run;
     let kind = SlotKind::Passphrase;
-    let (id, request) = add_request(&session, kind, args.name, &passphrase, dry_run).await?;
+    let (id, request) = add_request(&session, kind, args.name, Some(&passphrase), dry_run).await?;
     let data = send(&session, id, &request, dry_run).await?;
     let name = data.slot.name.clone();
     let text = format!(
@@ -182,12 +182,31 @@ pub async fn add_passphrase(args: AddPassphrase, shell: &Shell) -> Result<Report
     Report::new(&data, vec![name], Human::Text(text))
 }
 
-/// A request for a new slot, its secret sealed.
+/// Makes a slot that the broker's KMS plugin opens; its secret is never here.
+///
+/// # Errors
+/// As [`list`].
+pub async fn add_kms(args: AddKms, shell: &Shell) -> Result<Report, Failure> {
+    let session = shell.session().await?;
+    let dry_run = args.dry_run.dry_run;
+    let kind = SlotKind::Kms;
+    let (id, request) = add_request(&session, kind, args.name, None, dry_run).await?;
+    let data = send(&session, id, &request, dry_run).await?;
+    let name = data.slot.name.clone();
+    let text = format!(
+        "slot {name} {}: whoever may call the KMS plugin and has the store has everything; see that it opens with: attache \
+         slot verify {name}",
+        data.changed.says("is made", "would be made"),
+    );
+    Report::new(&data, vec![name], Human::Text(text))
+}
+
+/// A request for a new slot, its secret sealed where one is sent.
 async fn add_request(
     session: &Session,
     kind: SlotKind,
     name: Option<SlotName>,
-    secret: &[u8],
+    secret: Option<&[u8]>,
     dry_run: bool,
 ) -> Result<(Uuid, pb::AddSlotRequest), Failure> {
     let slot = SlotId::random(&SystemRandom).map_err(|error| not_made(&error))?;
@@ -196,7 +215,6 @@ async fn add_request(
         format!("{}-{}", kind.name(), id.get(..8).unwrap_or_default())
     };
     let name = name.map_or_else(made_up, |name| name.to_string());
-    let begun = begin(session, NOT_MADE).await?;
     let (id, mutation) = mutation(dry_run);
     let purpose = Purpose {
         verb: SlotVerb::Add,
@@ -205,16 +223,31 @@ async fn add_request(
         kind,
         name: &name,
     };
-    let broker = session.broker().to_string();
-    let sealed = begun.seal(session.operator(), &broker, &purpose, secret);
+    let secret = match secret {
+        Some(secret) => Some(sealed(session, &purpose, secret, NOT_MADE).await?),
+        None => None,
+    };
     let request = pb::AddSlotRequest {
         mutation,
         slot: slot.as_bytes().to_vec(),
         name,
         kind: kind.name().to_owned(),
-        secret: Some(sealed.map_err(|error| not_made(&error))?),
+        secret,
     };
     Ok((id, request))
+}
+
+/// A secret, sealed to the broker for one request.
+async fn sealed(
+    session: &Session,
+    purpose: &Purpose<'_>,
+    secret: &[u8],
+    what: &str,
+) -> Result<pb::SealedSecret, Failure> {
+    let begun = begin(session, what).await?;
+    let broker = session.broker().to_string();
+    let sealed = begun.seal(session.operator(), &broker, purpose, secret);
+    sealed.map_err(|error| Failure::new(Exit::Failed, what).caused_by(&error))
 }
 
 async fn send(
@@ -276,7 +309,6 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
     let slot = SlotId::try_from(found.slot.as_slice()).map_err(|error| failed(&error))?;
     let kind: SlotKind = found.kind.parse().map_err(|error| failed(&error))?;
     let secret = held(&args, kind, &what)?;
-    let begun = begin(&session, &what).await?;
     let (id, mutation) = mutation(dry_run);
     let purpose = Purpose {
         verb: SlotVerb::Verify,
@@ -285,12 +317,14 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
         kind,
         name: "",
     };
-    let broker = session.broker().to_string();
-    let sealed = begun.seal(session.operator(), &broker, &purpose, &secret);
+    let secret = match secret {
+        Some(secret) => Some(sealed(&session, &purpose, &secret, &what).await?),
+        None => None,
+    };
     let request = pb::VerifySlotRequest {
         mutation,
         slot: found.slot,
-        secret: Some(sealed.map_err(|error| failed(&error))?),
+        secret,
     };
     let answer: pb::VerifySlotResponse = session
         .change(&what, id, &request, |channel, request| async move {
@@ -305,23 +339,27 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
     Report::new(&data, vec![data.slot.name.clone()], Human::Text(text))
 }
 
-/// What is to open a slot of that kind.
-fn held(args: &Verify, kind: SlotKind, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+/// What is to open a slot of that kind, where it is an operator that has it.
+fn held(args: &Verify, kind: SlotKind, what: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
     match (kind, &args.key_file, &args.passphrase_file) {
         (SlotKind::KeyFile, Some(file), _) => {
             let secret = KeyFile::read(file, what)?;
-            Ok(Zeroizing::new(secret.expose().to_vec()))
+            Ok(Some(Zeroizing::new(secret.expose().to_vec())))
         }
         (SlotKind::KeyFile, None, _) => Err(Failure::usage(what)
             .because("it is opened by a key file")
             .mend("name it: --key-file FILE")),
-        (SlotKind::Passphrase, None, Some(file)) => passphrase_of(file, what),
-        (SlotKind::Passphrase, None, None) => ask_passphrase(false),
+        (SlotKind::Passphrase, None, Some(file)) => passphrase_of(file, what).map(Some),
+        (SlotKind::Passphrase, None, None) => ask_passphrase(false).map(Some),
         (SlotKind::Passphrase, Some(_), _) => Err(Failure::usage(what)
             .because("it is opened by a passphrase")
             .mend(
                 "leave --key-file out to be asked for it, or name its file: --passphrase-file FILE",
             )),
+        (SlotKind::Kms, None, None) => Ok(None),
+        (SlotKind::Kms, ..) => Err(Failure::usage(what)
+            .because("it is opened by the broker's KMS plugin")
+            .mend("leave the file out")),
     }
 }
 

@@ -126,6 +126,8 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("slot add passphrase", "passphrase_file", Path),
     ("slot add passphrase", "name", Slot),
     ("slot add passphrase", "dry_run", Flag),
+    ("slot add kms", "name", Slot),
+    ("slot add kms", "dry_run", Flag),
     ("slot verify", "slot", Slot),
     ("slot verify", "passphrase_file", Path),
     ("slot verify", "key_file", Path),

@@ -236,8 +236,12 @@ fn hostile_sizes_are_refused_by_field() {
     assert!(Slot::decode(&row("key-file", 0, 144, 48, 64)).is_ok());
     assert_eq!(fault(&row("hsm", 0, 144, 48, 64)), ("kind", Fault::Grammar));
     assert_eq!(
-        fault(&row("passphrase", 257, 144, 48, 64)),
+        fault(&row("kms", 48 * 1024 + 1, 144, 48, 64)),
         ("KDF parameters", Fault::TooLong)
+    );
+    assert_eq!(
+        fault(&row("kms", 0, 144, 48, 64)),
+        ("key id", Fault::Truncated)
     );
     for bytes in [0, 43, 45, 256] {
         assert_eq!(

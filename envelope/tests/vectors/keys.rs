@@ -8,6 +8,7 @@ use attache_envelope::keyring::{FreshSrk, SealedKeyring};
 use attache_envelope::lp::Lp;
 use attache_envelope::name::{FieldName, Keyspace};
 use attache_envelope::sign::VerifyingKey;
+use attache_envelope::slot::kms::{self, KmsCiphertext};
 use attache_envelope::slot::passphrase::PassphraseParameters;
 use attache_envelope::slot::{self, Slot, SlotAbout, SlotIdentity, SrkSeal};
 use attache_envelope::value::{CtHash, DataKey, ValueBinding};
@@ -302,6 +303,35 @@ fn passphrase() {
                 assert_eq!(secret.as_slice(), out.bytes("secret"));
             }
             Expected::Refused => drop(parameters.unwrap_err()),
+        }
+    });
+}
+
+#[test]
+fn kms_slot() {
+    run("kms-slot", true, |given, expected| {
+        let annotations = given.list("annotations");
+        let annotations = annotations
+            .iter()
+            .map(|part| (part.text("name").to_owned(), part.bytes("value")));
+        let kept = KmsCiphertext::new(
+            given.text("key_id").to_owned(),
+            given.bytes("ciphertext"),
+            annotations.collect(),
+        );
+        match expected {
+            Expected::Out(out) => {
+                let (kept, secret) = (kept.unwrap(), given.array("secret"));
+                let (store, slot) = (given.id("store"), given.id("slot"));
+                assert_eq!(kept.encode(), out.bytes("parameters"));
+                assert_eq!(KmsCiphertext::decode(&kept.encode()), Ok(kept));
+                let plaintext = kms::plaintext(store, slot, SlotSecret::new(&secret));
+                assert_eq!(plaintext.as_slice(), out.bytes("plaintext"));
+                let mut read = [0; 32];
+                kms::read_plaintext(&plaintext, store, slot, &mut read).unwrap();
+                assert_eq!(read, secret);
+            }
+            Expected::Refused => drop(kept.unwrap_err()),
         }
     });
 }

@@ -29,6 +29,7 @@ const OURS: &[&str] = &[
     "keyring-record",
     "late-renewal",
     "lp",
+    "kms-slot",
     "passphrase",
     "put",
     "release",

@@ -61,6 +61,21 @@ def passphrase_secret(passphrase: bytes, parameters: bytes) -> bytes:
     return Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory).derive(passphrase)
 
 
+def kms_plaintext(store: bytes, slot: bytes, secret: bytes) -> bytes:
+    """What a KMS plugin encrypts for a slot of kind kms."""
+    return lp("attache/kms-slot/1", store, slot, secret)
+
+
+def kms_parameters(key_id: str, ciphertext: bytes, annotations: dict[str, bytes]) -> bytes:
+    """The parameters of that slot: what the plugin answered, and gets back."""
+    size = sum(len(name.encode()) + len(value) for name, value in annotations.items())
+    if not 1 <= len(key_id.encode()) <= 1024 or not 1 <= len(ciphertext) <= 1024:
+        raise Refused("size")
+    if len(annotations) > 64 or size > 32 * 1024:
+        raise Refused("annotations")
+    return lp(key_id, ciphertext, [(name, annotations[name]) for name in sorted(annotations, key=str.encode)])
+
+
 def channel_info(store: bytes, broker_id: str, boot: bytes, key_id: bytes, operator_id: str) -> bytes:
     return lp("attache/slot-channel/1", store, broker_id, boot, key_id, operator_id)
 

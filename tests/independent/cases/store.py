@@ -176,6 +176,19 @@ def passphrase_cases() -> list[Case]:
     ]
 
 
+def kms_slot_cases() -> list[Case]:
+    in_: Fields = {"store": STORE, "slot": uuid("slot"), "secret": rand("slot secret"), "key_id": "kms-key-1",
+                   "ciphertext": rand("kms ciphertext", 105), "annotations": []}
+    two = [{"name": "version.kms.example", "value": "31"}, {"name": "key.kms.example", "value": rand("annotation", 8)}]
+    return [
+        positive("kms-slot", "no annotation", in_), positive("kms-slot", "two annotations", in_ | {"annotations": two}),
+        positive("kms-slot", "the largest", in_ | {"key_id": "k" * 1024, "ciphertext": rand("kms ciphertext", 1024)}),
+        negative("an empty key id", "size", in_, key_id=""), negative("an empty ciphertext", "size", in_, ciphertext=""),
+        negative("a ciphertext of 1,025", "size", in_, ciphertext=rand("kms ciphertext", 1025)),
+        negative("annotations of more than 32 KiB", "annotations", in_, annotations=[{"name": "a", "value": "00" * 32 * 1024}]),
+    ]
+
+
 def row_cases() -> list[Case]:
     in_: Fields = {"k_row": rand("k_row"), "store": STORE, "table": "head", "key": b"payments/db".hex(), "epoch": 1, "seq": 42,
            "body": rand("row body", 90)}
