@@ -15,6 +15,7 @@
 //! | [`random`], [`key`], [`x25519`], [`sign`] | randomness, borrowed keys, HPKE and Ed25519 keys |
 //! | [`wrap`], [`value`] | keys under keys; values under one-use keys |
 //! | [`slot`], [`keyring`] | what opens a store, and the keys inside |
+//! | [`shares`] | a secret in shares, any n of which give it back |
 //! | [`row`], [`anchor`], [`body`] | authenticated rows, their sums, and what is in them |
 //! | [`put`], [`release`] | data keys on their way in and out, broker-blind |
 //! | [`denial`], [`generation`] | what a pod's author sees of a refusal; the order of file sets |
@@ -37,6 +38,7 @@ pub mod put;
 pub mod random;
 pub mod release;
 pub mod row;
+pub mod shares;
 pub mod sign;
 pub mod slot;
 mod table;

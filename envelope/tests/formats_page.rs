@@ -47,6 +47,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ("key-file", "random", &["text"]),
     ("passphrase", "the least", &["secret"]),
     ("kms-slot", "two annotations", &["parameters"]),
+    ("shares", "2 of 2", &["record"]),
     (
         "slot-secret",
         "a key file is added",

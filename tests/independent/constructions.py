@@ -9,7 +9,7 @@ from collections.abc import Callable
 import local_constructions
 import wire_constructions
 from attache_formats import (anchor, audit, backup, denial, generation, hpke, keyring, lp, note, put, release, renewal, row,
-                             slot, value, wrap)
+                             shares, slot, value, wrap)
 from attache_formats.primitives import Refused, ed25519_public, ed25519_sign, sha256
 from construction import Construction, Fields, h, s
 
@@ -146,6 +146,20 @@ def kms_slot_seal(f: Fields) -> Fields:
     annotations = {part["name"]: bytes.fromhex(part["value"]) for part in f["annotations"]}
     return {"plaintext": slot.kms_plaintext(*h(f, "store", "slot", "secret")).hex(),
             "parameters": slot.kms_parameters(f["key_id"], *h(f, "ciphertext"), annotations).hex()}
+
+
+def shares_seal(f: Fields) -> Fields:
+    secret, set_, coefficients = h(f, "secret", "set", "coefficients")
+    made = shares.split(secret, f["threshold"], f["count"], set_, coefficients)
+    commitments = [shares.commitment(share[:16], share[16], share[17:]) for share in made]
+    return {"shares": [share.hex() for share in made], "record": shares.record(set_, f["threshold"], commitments).hex(),
+            "commitments": [c.hex() for c in commitments]}
+
+
+def shares_open(f: Fields) -> Fields:
+    commitments = [bytes.fromhex(c) for c in f["commitments"]]
+    given = [bytes.fromhex(share) for share in f.get("given", f["shares"] if "shares" in f else [])]
+    return {"secret": shares.combine(*h(f, "set"), f["threshold"], commitments, given).hex()}
 
 
 def key_file_seal(f: Fields) -> Fields:
@@ -438,6 +452,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "slot-secret": Construction(_HPKE + "0x0002 to the receive key, info = LP('attache/slot-channel/1', store, broker id, boot, key_id, operator id); aad = digest = SHA-256(LP('attache/slot-request/1', verb, store, request id, slot, kind, name)); plaintext = the slot's secret", slot_secret_seal, slot_secret_open),
     "passphrase": Construction("parameters = memory in KiB u32 || passes u32 || lanes u32 || salt 32; secret = Argon2id 0x13 (RFC 9106) of 32 bytes over the passphrase", passphrase_seal, passphrase_seal),
     "kms-slot": Construction("plaintext = LP('attache/kms-slot/1', store, slot, secret); parameters = LP(key id, ciphertext, [(annotation, value)] by annotation)", kms_slot_seal, kms_slot_seal),
+    "shares": Construction("y_i = secret + c_1 i + ... + c_(n-1) i^(n-1) over GF(256) modulo 0x11b, byte by byte; share = set 16 || i u8 || y_i; commitment = SHA-256(LP('attache/share/1', set, i u8, y_i)); record = LP(set, n u8, [commitment])", shares_seal, shares_open),
     "key-file": Construction("'attache-slot-key-1:' || base64url without padding of 32 bytes || LF", key_file_seal, key_file_open),
     "row": Construction("tag = HMAC(k_row, LP('attache/row/1', format, epoch, store, table, key, seq, body)); row = format u16 || epoch u32 || seq u64 || body || tag", row_seal, row_open),
     "set-hash": Construction("a = sum of HMAC(k_set, LP('attache/set/1', store, table, key, tag)) mod 2^256, big-endian; removal subtracts", set_seal),

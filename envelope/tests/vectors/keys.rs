@@ -7,6 +7,7 @@ use attache_envelope::key::{
 use attache_envelope::keyring::{FreshSrk, SealedKeyring};
 use attache_envelope::lp::Lp;
 use attache_envelope::name::{FieldName, Keyspace};
+use attache_envelope::shares::{Collected, SHARE_BYTES, Share, ShareSet, split};
 use attache_envelope::sign::VerifyingKey;
 use attache_envelope::slot::kms::{self, KmsCiphertext};
 use attache_envelope::slot::passphrase::PassphraseParameters;
@@ -332,6 +333,59 @@ fn kms_slot() {
                 assert_eq!(read, secret);
             }
             Expected::Refused => drop(kept.unwrap_err()),
+        }
+    });
+}
+
+#[test]
+fn shares() {
+    run("shares", true, |given, expected| {
+        let share = |text: &String| {
+            let bytes = hex::decode(text).unwrap();
+            Share::from_bytes(bytes.as_slice().try_into().unwrap())
+        };
+        match expected {
+            Expected::Out(out) => {
+                let drawn = [given.bytes("set"), given.bytes("coefficients")].concat();
+                let (random, secret) = (Replay::new(&drawn), given.array("secret"));
+                let number = |name: &str| u8::try_from(given.u64(name)).unwrap();
+                let (threshold, count) = (number("threshold"), number("count"));
+                let (set, made) =
+                    split(&random, SlotSecret::new(&secret), threshold, count).unwrap();
+                assert_eq!(set.encode(), out.bytes("record"));
+                let written = made.iter().map(|share| {
+                    let mut bytes = [0; SHARE_BYTES];
+                    share.write(&mut bytes);
+                    hex::encode(bytes)
+                });
+                assert_eq!(written.collect::<Vec<_>>(), out.texts("shares"));
+                let mut collected = Collected::new(&set);
+                for text in out.texts("shares").iter().rev() {
+                    collected.take(share(text)).unwrap();
+                }
+                let mut read = [0; 32];
+                collected.combine(&mut read).unwrap();
+                assert_eq!(read, secret);
+            }
+            Expected::Refused => {
+                let commitments = given.texts("commitments");
+                let commitments = commitments
+                    .iter()
+                    .map(|text| Lp::new().bytes(&hex::decode(text).unwrap()))
+                    .collect::<Vec<_>>();
+                let record = Lp::new()
+                    .bytes(&given.bytes("set"))
+                    .u8(u8::try_from(given.u64("threshold")).unwrap())
+                    .list(commitments);
+                let set = ShareSet::decode(record.as_bytes()).unwrap();
+                let mut collected = Collected::new(&set);
+                let given = given.texts("given");
+                let taken: Result<Vec<_>, _> = given
+                    .iter()
+                    .map(|text| collected.take(share(text)))
+                    .collect();
+                assert!(taken.is_err() || collected.combine(&mut [0; 32]).is_err());
+            }
         }
     });
 }

@@ -36,6 +36,7 @@ const OURS: &[&str] = &[
     "release-setup",
     "row",
     "set-hash",
+    "shares",
     "slot-secret",
     "srk-seal",
     "value",

@@ -189,6 +189,28 @@ def kms_slot_cases() -> list[Case]:
     ]
 
 
+def shares_cases() -> list[Case]:
+    def case(name: str, threshold: int, count: int, coefficients: str | None = None) -> Case:
+        drawn = rand("share coefficients", 32 * (threshold - 1)) if coefficients is None else coefficients
+        return positive("shares", name, {"secret": rand("slot secret"), "threshold": threshold, "count": count,
+                                         "set": rand("share set", 16), "coefficients": drawn})
+
+    three = case("3 of 5", 3, 5)
+    shares: list[str] = three["out"]["shares"]
+    base = {"set": three["in"]["set"], "threshold": 3, "commitments": three["out"]["commitments"]}
+    return [
+        three, case("2 of 2", 2, 2), case("7 of 32", 7, 32), case("coefficients of zeros", 3, 3, "00" * 64),
+        negative("two of three", "too few", base, given=shares[:2]),
+        negative("the same share twice", "twice", base, given=[shares[0], shares[1], shares[0]]),
+        negative("a share altered", "commitment", base, given=[shares[0], shares[1], flip(shares[2], -1)]),
+        negative("a share under another number", "commitment", base,
+                 given=[shares[0], shares[1], shares[2][:32] + "04" + shares[2][34:]]),
+        negative("a number beyond the set", "commitment", base, given=[shares[0], shares[1], shares[2][:32] + "06" + shares[2][34:]]),
+        negative("number 0", "commitment", base, given=[shares[0], shares[1], shares[2][:32] + "00" + shares[2][34:]]),
+        negative("a share of another set", "other set", base, given=[shares[0], shares[1], flip(shares[2], 0)]),
+    ]
+
+
 def row_cases() -> list[Case]:
     in_: Fields = {"k_row": rand("k_row"), "store": STORE, "table": "head", "key": b"payments/db".hex(), "epoch": 1, "seq": 42,
            "body": rand("row body", 90)}
