@@ -7,6 +7,7 @@ use prost::Message;
 const FILES: &[&str] = &[
     "attache/v1/admin.proto",
     "attache/v1/audit.proto",
+    "attache/v1/backups.proto",
     "attache/v1/common.proto",
     "attache/v1/delivery.proto",
     "attache/v1/enrollment.proto",
@@ -58,6 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".attache.v1.ReleasedValue.ct")
         .bytes(".attache.v1.PutValue.ct")
         .bytes(".attache.v1.AuditLeaf.body")
+        .bytes(".attache.v1.CreateBackupResponse.piece")
         .boxed(".attache.v1.DeliverResponse.answer.released")
         .compile_fds_with_config(descriptors, names)?;
     Ok(())

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod attest;
 pub mod audit;
+pub mod backup;
 mod causes;
 pub mod config;
 pub mod identity;

@@ -98,6 +98,9 @@ pub enum MutationError {
          same request id"
     )]
     Outcome(#[source] AuditError),
+    /// What was to be done before the change could be built was broken off; that is on record. Nothing was written.
+    #[error("{0}")]
+    BrokenOff(BrokenOff),
     /// The request rows cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -108,6 +111,21 @@ pub enum MutationError {
     #[error("the change was interrupted; repeat it with the same request id")]
     Interrupted,
 }
+
+/// What work before a change came to.
+pub struct Worked {
+    /// What to commit.
+    pub change: Change,
+    /// What to answer, and to answer again to a repeat.
+    pub result: Vec<u8>,
+    /// SHA-256 of what was made outside of the store, for the outcome on record.
+    pub made: Option<[u8; 32]>,
+}
+
+/// Why work before a change was broken off, for the caller and for the record.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct BrokenOff(pub String);
 
 /// Takes mutations. A clone takes the same ones.
 pub struct Mutations<S: Store = RedbStore> {
@@ -190,10 +208,34 @@ impl<S: Store> Mutations<S> {
                 "a result is longer than a request row keeps",
             )));
         }
+        let worked = Worked {
+            change,
+            result,
+            made: None,
+        };
+        self.run_after(mutation, std::future::ready(Ok(worked)), take_up)
+            .await
+    }
+
+    /// As [`Mutations::run`], for a change that only `work` can build, which is begun once the intent is on record. What
+    /// breaks it off is the outcome's reason.
+    ///
+    /// # Errors
+    /// [`MutationError`], [`MutationError::BrokenOff`] among them.
+    ///
+    /// # Cancel safety
+    /// As [`Mutations::run`]: `work` has to end by itself when nobody waits for it any more.
+    pub async fn run_after(
+        &self,
+        mutation: Mutation,
+        work: impl Future<Output = Result<Worked, BrokenOff>> + Send + 'static,
+        take_up: impl FnOnce(u64) + Send + 'static,
+    ) -> Result<Done, MutationError> {
+        requests::check_age(mutation.request_id, self.shared.log.clock().now_ms())?;
         let shared = Arc::clone(&self.shared);
         let task = self
             .tasks
-            .spawn(async move { shared.run(&mutation, change, result, take_up).await });
+            .spawn(async move { shared.run(&mutation, work, take_up).await });
         task.await.unwrap_or(Err(MutationError::Interrupted))
     }
 }
@@ -202,8 +244,7 @@ impl<S: Store> Shared<S> {
     async fn run(
         &self,
         mutation: &Mutation,
-        change: Change,
-        result: Vec<u8>,
+        work: impl Future<Output = Result<Worked, BrokenOff>> + Send,
         take_up: impl FnOnce(u64) + Send,
     ) -> Result<Done, MutationError> {
         let operator = self.operator(&mutation.operator);
@@ -230,9 +271,7 @@ impl<S: Store> Shared<S> {
                     drop(end.changed().await);
                 }
                 Admission::New(ticket) => {
-                    return self
-                        .commit(mutation, (change, result), ticket, take_up)
-                        .await;
+                    return self.commit(mutation, work, ticket, take_up).await;
                 }
             }
         }
@@ -241,25 +280,12 @@ impl<S: Store> Shared<S> {
     async fn commit(
         &self,
         mutation: &Mutation,
-        (mut change, result): (Change, Vec<u8>),
+        work: impl Future<Output = Result<Worked, BrokenOff>> + Send,
         ticket: Ticket,
         take_up: impl FnOnce(u64) + Send,
     ) -> Result<Done, MutationError> {
-        let operator = mutation.operator.to_string();
-        let key = request_key(&operator, mutation.request_id);
-        let row = RequestBody {
-            digest: mutation.digest,
-            result: result.clone(),
-            created_ms: self.log.clock().now_ms(),
-        };
-        change.require_absent(Table::Request, key.clone());
-        change.put(Table::Request, key, row.encode());
-        let pruned = ticket.pruned().iter();
-        change
-            .deletes
-            .extend(pruned.map(|id| (Table::Request, request_key(&operator, *id))));
         let intent = Intent {
-            operator,
+            operator: mutation.operator.to_string(),
             serial: mutation.cert_serial.clone(),
             request: *mutation.request_id.as_bytes(),
             verb: mutation.verb.clone(),
@@ -268,25 +294,48 @@ impl<S: Store> Shared<S> {
             expected_seq: self.ledger.seq() + 1,
             reason: mutation.reason.clone(),
         };
-        let (operator, request) = (intent.operator.clone(), intent.request);
         let receipt = self
             .log
             .append(intent)
             .await
             .map_err(MutationError::Audit)?;
+        let outcome = Outcome {
+            operator: mutation.operator.to_string(),
+            request: *mutation.request_id.as_bytes(),
+            made: None,
+            reason: None,
+            ending: Ending::NotCommitted,
+            seq: None,
+            anchor_t: None,
+            intent: receipt.index(),
+        };
+        let (change, result, made) = match work.await {
+            Ok(worked) => (
+                self.with_request_row(mutation, worked.change, &worked.result, &ticket),
+                worked.result,
+                worked.made,
+            ),
+            Err(broken_off) => {
+                let reason = Some(broken_off.to_string());
+                // Not on record yet, it is tried again until it is: the caller is told what broke it off.
+                let _tried = self
+                    .record(Outcome { reason, ..outcome }, ticket, false)
+                    .await;
+                return Err(MutationError::BrokenOff(broken_off));
+            }
+        };
         let applied = self.ledger.apply(change).await;
         if let Ok(applied) = &applied {
             take_up(applied.seq);
         }
         if let Some((ending, reason)) = ending(&applied) {
             let outcome = Outcome {
-                operator,
-                request,
+                made: made.filter(|_| applied.is_ok()),
                 reason,
                 ending,
                 seq: applied.as_ref().ok().map(|applied| applied.seq),
                 anchor_t: applied.as_ref().ok().map(|applied| applied.anchor_t),
-                intent: receipt.index(),
+                ..outcome
             };
             let recorded = self.record(outcome, ticket, applied.is_ok()).await;
             if applied.is_ok() {
@@ -303,6 +352,30 @@ impl<S: Store> Shared<S> {
             Err(error) if ending_is_known(&error) => Err(MutationError::NotCommitted(error)),
             Err(error) => Err(MutationError::Unknown(error)),
         }
+    }
+
+    /// The change with the row of its request, and without those that the request's place needs.
+    fn with_request_row(
+        &self,
+        mutation: &Mutation,
+        mut change: Change,
+        result: &[u8],
+        ticket: &Ticket,
+    ) -> Change {
+        let operator = mutation.operator.to_string();
+        let key = request_key(&operator, mutation.request_id);
+        let row = RequestBody {
+            digest: mutation.digest,
+            result: result.to_vec(),
+            created_ms: self.log.clock().now_ms(),
+        };
+        change.require_absent(Table::Request, key.clone());
+        change.put(Table::Request, key, row.encode());
+        let pruned = ticket.pruned().iter();
+        change
+            .deletes
+            .extend(pruned.map(|id| (Table::Request, request_key(&operator, *id))));
+        change
     }
 
     /// Puts an outcome on record. When that fails, a task goes on trying until it is durable or the log is closed; it
@@ -377,6 +450,7 @@ impl<S: Store> Shared<S> {
         let outcome = Outcome {
             operator: intent.operator,
             request: intent.request,
+            made: None,
             reason: committed
                 .is_none()
                 .then(|| "the broker stopped before the commit".to_owned()),

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod approval;
 pub mod audit;
+pub mod backup;
 pub mod fleet;
 pub mod key;
 pub mod login;
@@ -104,6 +105,9 @@ pub enum Command {
     /// Read the audit log and verify it
     #[command(subcommand, arg_required_else_help = true)]
     Audit(audit::Audit),
+    /// Write the store to a file, and see that such files are whole
+    #[command(subcommand, arg_required_else_help = true)]
+    Backup(backup::Backup),
     /// Sign in, or renew the certificate now
     Login(login::Login),
     /// How the broker is

@@ -79,7 +79,7 @@ const VERBS: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "role", "delivery", "broker", "backup", "plan", "apply", "run", "dev", "doctor",
+            "role", "delivery", "broker", "plan", "apply", "run", "dev", "doctor",
         ],
     ),
 ];

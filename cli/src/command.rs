@@ -6,6 +6,7 @@
 
 pub mod approval;
 pub mod audit;
+pub mod backup;
 pub mod cluster;
 pub mod completion;
 pub mod grant;
@@ -91,8 +92,8 @@ impl Shell {
 /// Whatever the verb could not do.
 pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
     use crate::args::{
-        access, approval as approval_args, audit as audit_args, fleet, key as key_args,
-        secret as secret_args, slot as slot_args,
+        access, approval as approval_args, audit as audit_args, backup as backup_args, fleet,
+        key as key_args, secret as secret_args, slot as slot_args,
     };
     match cli.command {
         Command::Secret(verb) => match verb {
@@ -158,6 +159,11 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Audit(verb) => match verb {
             audit_args::Audit::Tail(args) => audit::tail(args, shell).await,
             audit_args::Audit::Verify(args) => verify::verify(args, shell).await,
+        },
+        Command::Backup(verb) => match verb {
+            backup_args::Backup::Create(args) => backup::create(args, shell).await,
+            backup_args::Backup::List => backup::list(shell).await,
+            backup_args::Backup::Verify(args) => backup::verify(args, shell).await,
         },
         Command::Login(args) => login::login(args, shell).await,
         Command::Status => status::status(shell).await,

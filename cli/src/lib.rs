@@ -10,6 +10,7 @@
 //! that is not the pinned one.
 
 pub mod args;
+pub mod backup_file;
 pub mod clap_error;
 pub mod command;
 pub mod context;

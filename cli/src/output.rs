@@ -260,6 +260,17 @@ impl Console {
         }
     }
 
+    /// As [`Console::progress`], of bytes.
+    #[must_use]
+    pub fn bytes_progress(&self, size: u64) -> ProgressBar {
+        let template = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+        let bar = self.progress(size);
+        match ProgressStyle::with_template(template) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+
     /// Says something beside the answer, in one line on standard error.
     pub fn hint(&self, text: &str) {
         if !self.quiet {

@@ -6,10 +6,12 @@
 //!
 //! Times are milliseconds since 1970, UTC. Who is the operator's SPIFFE ID.
 
+mod backups;
 mod kek;
 mod keys;
 mod secrets;
 
+pub use backups::BackupBody;
 pub use kek::{KekBody, KekPhase, KekState, Rewrap, WrappedKek};
 pub use keys::{KekIndexKey, KeyspaceBody, KeyspaceState, ValueKeyBody};
 pub use secrets::{HeadBody, HeadState, RequestBody, VersionBody, request_key, request_prefix};

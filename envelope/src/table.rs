@@ -36,6 +36,8 @@ tables! {
     Anchor = "anchor",
     /// Second enrollments of nodes, and what operators said of them.
     Approval = "approval",
+    /// Backups that were made.
+    Backup = "backup",
     /// Who may not call any more.
     Ban = "ban",
     /// Clusters: issuer, audience, source of pod facts.
@@ -126,7 +128,7 @@ mod tests {
         let mut names: Vec<_> = Table::ALL.iter().map(|table| table.name()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 21);
+        assert_eq!(names.len(), 22);
     }
 
     #[test]

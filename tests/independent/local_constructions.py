@@ -5,7 +5,7 @@ import tomllib
 from attache_formats import body, ipc, keyring, put, text
 from construction import Construction, Fields, h, s
 
-# Bodies: the parameters of each, `h` for hex, `s` for plain, `k` for a recorded key, `p` for a previous one, `d` for a decision, `u` for a hash that
+# Bodies: the parameters of each, `h` for hex, `s` for plain, `k` for a recorded key, `p` for a previous one, `d` for a decision, `v` for when and by whom, `u` for a hash that
 # may be absent.
 
 BODIES = {
@@ -16,6 +16,7 @@ BODIES = {
     "kek-index": (body.kek_index, "h:kek_id h:value"),
     "keyspace": (body.keyspace, "s:name s:state s:epoch s:created s:who"),
     "request": (body.request, "s:operator h:request h:digest h:result s:created"),
+    "backup": (body.backup, "h:id s:incarnation s:seq h:hash s:size s:created s:who v:verified"),
     "slot": (body.slot, "h:slot s:kind h:kdf_parameters h:pk h:blob s:number h:enc h:ct h:signature s:name s:created s:verified"),
     "keyring": (body.keyring, "s:number h:ct"),
     "identity": (body.identity, "s:id s:name k:current k:next p:previous s:joined s:renewed s:version"),
@@ -48,6 +49,8 @@ def _parameter(f: Fields, kind: str, name: str) -> object:
             return (_key(given), given["superseded"]) if given else None
         case "u":
             return bytes.fromhex(given) if given else None
+        case "v":
+            return s(given, "at", "by") if given else None
         case "d":
             return s(given, "verdict", "by", "at") if given else None
         case _:

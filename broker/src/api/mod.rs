@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod approvals;
 pub mod audit;
+mod backups;
 pub mod calls;
 pub mod clusters;
 pub mod delivery;

@@ -1,14 +1,14 @@
 //! The three listeners: nodes and operators over mutual TLS, joining nodes without client certificates, root on this
 //! machine. Each serves its own services and its health, and no others.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use attache_mtls::{accept::Acceptor, stream::MtlsStream, tls::Credentials};
 use attache_proto::{attache::v1 as pb, codec::own_words};
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use super::{
     admin::{AdminService, accepted},
     approvals::ApprovalService,
     audit::AuditService,
+    backups::BackupService,
     calls::Calls,
     clusters::ClusterService,
     delivery::DeliveryService,
@@ -109,6 +110,8 @@ pub struct Services {
     pub started_ms: u64,
     /// How many deliveries one node may have under way, and begin.
     pub room: Room,
+    /// The store's file.
+    pub store_file: PathBuf,
     /// Mutual TLS.
     pub acceptor: Acceptor,
     /// TLS without client certificates.
@@ -272,6 +275,29 @@ fn slots(services: &Services, peers: &Peers) -> SlotService {
     }
 }
 
+fn backups(services: &Services, peers: &Peers, stop: &CancellationToken) -> BackupService {
+    BackupService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+        mutations: services.mutations.clone(),
+        log: services.log.clone(),
+        store_file: services.store_file.clone(),
+        one: Arc::new(Semaphore::new(1)),
+        stop: stop.clone(),
+    }
+}
+
+fn overview(services: &Services, peers: &Peers) -> OverviewService {
+    OverviewService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+        log: services.log.clone(),
+        counters: Arc::clone(&services.counters),
+        credentials: services.credentials.clone(),
+        started_ms: services.started_ms,
+    }
+}
+
 fn main_router(
     services: &Services,
     peers: &Peers,
@@ -304,14 +330,6 @@ fn main_router(
         log: services.log.clone(),
         refusals: services.refusals.clone(),
         stop: stop.clone(),
-    };
-    let overview = OverviewService {
-        peers: peers.clone(),
-        vault: Arc::clone(&services.vault),
-        log: services.log.clone(),
-        counters: Arc::clone(&services.counters),
-        credentials: services.credentials.clone(),
-        started_ms: services.started_ms,
     };
     let delivery = DeliveryService::new(
         peers.clone(),
@@ -354,7 +372,14 @@ fn main_router(
             slots(services, peers)
         ))
         .add_service(small!(pb::audit_server::AuditServer<_>, audit))
-        .add_service(small!(pb::status_server::StatusServer<_>, overview))
+        .add_service(small!(
+            pb::backups_server::BackupsServer<_>,
+            backups(services, peers, stop)
+        ))
+        .add_service(small!(
+            pb::status_server::StatusServer<_>,
+            overview(services, peers)
+        ))
         .add_service(
             pb::renewal_server::RenewalServer::new(enrollment(services))
                 .max_decoding_message_size(ENROLL_MESSAGE_MAX),

@@ -20,6 +20,7 @@ use super::rpc_error::RpcError;
 use crate::{
     attest::{ClusterError, NotEnrolling},
     audit::{AuditError, RefuseError},
+    backup::RecordsError,
     causes::with_causes,
     identity::{AuthorityError, EnrollError, LateError, NameTaken, NotAdmitted, SecondEnrollment},
     keys::{KeysError, SlotError},
@@ -270,6 +271,9 @@ impl From<MutationError> for RpcError {
                 &error,
                 Self::unavailable("OUTCOME_UNKNOWN", error.to_string()),
             ),
+            MutationError::BrokenOff(_) => {
+                logged(&error, Self::unavailable("BROKEN_OFF", error.to_string()))
+            }
             MutationError::Audit(e) => e.into(),
             MutationError::Ledger(e) => e.into(),
             MutationError::Record(_) => {
@@ -323,6 +327,17 @@ impl From<SlotError> for RpcError {
             }
             SlotError::Keys(e) => e.into(),
             SlotError::Ledger(e) => e.into(),
+        }
+    }
+}
+
+impl From<RecordsError> for RpcError {
+    fn from(error: RecordsError) -> Self {
+        match error {
+            RecordsError::Ledger(e) => e.into(),
+            RecordsError::Record(_) => {
+                logged(&error, Self::internal("BACKUP_RECORD", error.to_string()))
+            }
         }
     }
 }

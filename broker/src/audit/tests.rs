@@ -98,6 +98,7 @@ fn committed(intent: u64, request: u8, seq: u8) -> Outcome {
     Outcome {
         operator: "spiffe://example.internal/operator/ann".into(),
         request: [request; 16],
+        made: None,
         reason: None,
         ending: attache_translog::Ending::Committed,
         seq: Some(seq.into()),

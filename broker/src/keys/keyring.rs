@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use attache_arena::{Arena, Key, LockedBuf};
+use attache_backup::backup_origin;
 use attache_envelope::id::{KeyId, SlotId, StoreId};
 use attache_envelope::key::{DenialKey, SigningSeed, SlotSecret, Srk};
 use attache_envelope::keyring::{
@@ -21,7 +22,7 @@ use attache_envelope::row::UnverifiedRow;
 use attache_envelope::sign::VerifyingKey;
 use attache_envelope::slot::{Slot, SlotAbout, SlotIdentity};
 use attache_envelope::{EnvelopeError, SystemRandom, Table};
-use attache_translog::{CheckpointError, Signer, Verifier, anchor_origin};
+use attache_translog::{CheckpointError, NoteError, Signer, Verifier, anchor_origin};
 use jiff::Timestamp;
 
 use super::error::{CreateError, KeysError, UnlockError};
@@ -187,6 +188,12 @@ impl Keys {
             let seed = ring.audit_signing.active().key.expose();
             Signer::from_seed(&origin, seed).map_err(CheckpointError::from)
         })
+    }
+
+    /// Signs the end of one backup.
+    pub(crate) fn backup_signer(&self) -> Result<Signer, NoteError> {
+        let seed = self.ring.audit_signing.active().key.expose();
+        Signer::from_seed(&backup_origin(self.store), seed)
     }
 
     /// What a copy of the anchor must verify under.

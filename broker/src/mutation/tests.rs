@@ -536,3 +536,53 @@ async fn a_crash_between_commit_and_outcome_is_closed_at_its_seq() {
         "closed once"
     );
 }
+
+#[tokio::test]
+async fn what_breaks_work_off_is_its_outcome_and_the_request_can_be_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path()).await;
+    let broker = open(dir.path()).await;
+    let id = request(NOW_MS);
+    let seq = broker.ledger.seq();
+    let work = async { Err(BrokenOff("the caller went away".into())) };
+    let broken_off = broker
+        .mutations
+        .run_after(mutation(id, 1), work, |_| panic!("nothing was committed"))
+        .await;
+    assert!(matches!(broken_off, Err(MutationError::BrokenOff(_))));
+    assert_eq!(broker.ledger.seq(), seq);
+    let log = broker.log.clone();
+    let work = async move {
+        let intents = log.read(0, usize::MAX).await.unwrap().into_iter();
+        let last = intents.last().unwrap();
+        let event = Leaf::parse(&last.body).unwrap().event;
+        assert!(matches!(event, Event::Intent(_)), "the intent comes first");
+        Ok(Worked {
+            change: add("web"),
+            result: vec![1],
+            made: Some([9; 32]),
+        })
+    };
+    let done = broker
+        .mutations
+        .run_after(mutation(id, 1), work, |_| ())
+        .await
+        .unwrap();
+    assert!(!done.repeated);
+    let events = broker.events().await;
+    let mut outcomes = Vec::new();
+    for event in events {
+        if let Event::Outcome(outcome) = event {
+            outcomes.push((outcome.ending, outcome.made, outcome.reason));
+        }
+    }
+    let reason = Some("the caller went away".to_owned());
+    assert_eq!(
+        outcomes,
+        [
+            (Ending::NotCommitted, None, reason),
+            (Ending::Committed, Some([9; 32]), None)
+        ]
+    );
+    broker.close().await;
+}

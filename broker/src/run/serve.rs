@@ -164,6 +164,7 @@ impl Broker {
             kms: config.keys.kms().cloned(),
             started_ms: log.clock().now_ms(),
             room: room(&config),
+            store_file: config.store.store(),
             acceptor,
             enroll_acceptor: Acceptor::new(
                 credentials.enrollment_server_config()?,

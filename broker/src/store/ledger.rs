@@ -30,8 +30,9 @@ const PAGE: usize = 512;
 
 /// The tables that are verified whole when a ledger opens, removed rows included. The others grow with the number of
 /// secrets and of requests: a start must not read them.
-const VERIFIED_AT_OPEN: [Table; 13] = [
+const VERIFIED_AT_OPEN: [Table; 14] = [
     Table::Approval,
+    Table::Backup,
     Table::Ban,
     Table::Cluster,
     Table::Grant,
@@ -241,6 +242,16 @@ impl<S: Store> Ledger<S> {
     #[must_use]
     pub fn store(&self) -> &Arc<S> {
         &self.shared.store
+    }
+
+    /// The newest state, standing still, and its anchor.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub(crate) async fn snapshot(&self) -> Result<(S::Snapshot, Tip), LedgerError> {
+        let snapshot = self.shared.store.snapshot().await?;
+        let tip = self.shared.codec.read_tip(&snapshot).await?;
+        Ok((snapshot, tip))
     }
 
     /// The newest commit of this ledger.

@@ -173,6 +173,7 @@ impl<V: Snapshot> Check<'_, V> {
             // Their owners check them when they load; a row of theirs that verifies is one that they wrote.
             Table::Anchor
             | Table::Approval
+            | Table::Backup
             | Table::Ban
             | Table::Cluster
             | Table::Delivery

@@ -141,6 +141,12 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("audit verify", "vkey", Vkey),
     ("audit verify", "at_least", Path),
     ("audit verify", "save", Path),
+    ("backup create", "file", Path),
+    ("backup create", "reason", Reason),
+    ("backup create", "dry_run", Flag),
+    ("backup verify", "file", Path),
+    ("backup verify", "vkey", Vkey),
+    ("backup verify", "offline", Flag),
     ("login", "new", Operator),
     ("login", "broker", Address),
     ("login", "broker_id", BrokerId),
@@ -185,6 +191,7 @@ pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
         "key rotate" => vec![("root", GIVEN)],
         "slot add key-file" => vec![("out", "slot.key")],
         "slot verify" | "slot remove" => vec![("slot", "key-file")],
+        "backup create" | "backup verify" => vec![("file", "store.backup")],
         "why" => vec![("decision", "7f3a9c12")],
         "completion" => vec![("shell", "bash")],
         _ => vec![],
@@ -210,6 +217,7 @@ pub(crate) fn beside(path: &str, id: &str) -> Vec<(&'static str, &'static str)> 
             ]
         }
         ("cluster add", "in_cluster") => vec![("name", "local"), ("audience", "attache")],
+        ("backup verify", "offline") => vec![("file", "store.backup"), ("vkey", VKEY)],
         ("audit verify", "dir") => vec![("vkey", VKEY)],
         ("login", "new" | "broker" | "broker_id" | "trust_bundle" | "csr") => vec![
             ("new", "ada"),

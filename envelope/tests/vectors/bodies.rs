@@ -2,8 +2,8 @@
 
 use attache_envelope::anchor::{Anchor, AnchorTag, AuditHead, TableSum};
 use attache_envelope::body::{
-    HeadBody, HeadState, KekBody, KekIndexKey, KekState, KeyspaceBody, KeyspaceState, RequestBody,
-    Rewrap, ValueKeyBody, VersionBody, WrappedKek, request_key,
+    BackupBody, HeadBody, HeadState, KekBody, KekIndexKey, KekState, KeyspaceBody, KeyspaceState,
+    RequestBody, Rewrap, ValueKeyBody, VersionBody, WrappedKek, request_key,
 };
 use attache_envelope::key::AnchorSealKey;
 use attache_envelope::keyring::{
@@ -38,6 +38,7 @@ fn body() {
             }
             "keyspace" => keyspace(given, &body),
             "request" => request(given, &body),
+            "backup" => backup(given, &body),
             "slot" => slot(given, &body),
             "keyring" => {
                 let sealed = SealedKeyring::decode(&body).unwrap();
@@ -129,6 +130,21 @@ fn kek(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     assert_eq!(KekBody::decode(body).unwrap().encode(), body);
     let key = KekBody::key(&given.parse("keyspace"), given.u32("epoch"));
     (key, kek.encode())
+}
+
+fn backup(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let verified = given.object("verified");
+    let backup = BackupBody {
+        incarnation: given.u32("incarnation"),
+        seq: given.u64("seq"),
+        hash: given.array("hash"),
+        size: given.u64("size"),
+        created_ms: given.u64("created"),
+        created_by: given.text("who").to_owned(),
+        verified: verified.map(|it| (it.u64("at"), it.text("by").to_owned())),
+    };
+    assert_eq!(BackupBody::decode(body).unwrap(), backup);
+    (BackupBody::key(given.id("id")), backup.encode())
 }
 
 fn keyspace(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {

@@ -62,6 +62,7 @@ const OF_THE_AUDIT_LOG: &[&str] = &[
 const OF_OTHERS: &[&str] = &[
     "agent-folder",
     "approval-body",
+    "backup",
     "ca",
     "certificate-ca",
     "certificate-leaf",

@@ -51,6 +51,12 @@ def request(operator: str, request_id: bytes, digest: bytes, result: bytes, crea
     return operator.encode() + b"\0" + request_id, record(digest, result, u64(created))
 
 
+def backup(id_: bytes, incarnation: int, seq: int, hash_: bytes, size: int, created: int, who: str,
+           verified: tuple[int, str] | None) -> Bytes2:
+    found: list[tuple[Part, ...]] = [(u64(verified[0]), verified[1])] if verified else []
+    return id_, record(u32(incarnation), u64(seq), hash_, u64(size), u64(created), who, found)
+
+
 def slot(slot_: bytes, kind: str, kdf_parameters: bytes, pk: bytes, blob: bytes, number: int, enc: bytes, ct: bytes,
          signature: bytes, name: str, created: int, verified: int) -> Bytes2:
     return slot_, record(slot_, kind, kdf_parameters, pk, blob, u64(number), enc, ct, signature, name, u64(created),

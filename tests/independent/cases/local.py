@@ -19,6 +19,7 @@ def body_cases() -> list[Case]:
     wrapped, by = "77" * 112, {"created": CREATED, "who": ALICE}
     kek: Fields = {"keyspace": "payments", "epoch": 1, "kek_id": "55" * 16, "state": 1, "wrap_key_id": "66" * 16,
                    "wrapped": wrapped, "created": CREATED, "changed": CREATED, "rate": 0, "values": 0}
+    backup: Fields = {"id": "66" * 16, "incarnation": 1, "seq": 42, "hash": "44" * 32, "size": 306, "verified": None} | by
     return rows("body", {
         "head": {"keyspace": "payments", "name": "db", "secret": "11" * 16, "state": 1, "active": 2, "latest": 3,
                  "created": CREATED, "changed": CHANGED, "who": ALICE},
@@ -34,6 +35,8 @@ def body_cases() -> list[Case]:
         "keyspace": {"name": "payments", "state": 1, "epoch": 1} | by,
         "request": {"operator": ALICE, "request": uuid("request", 7), "digest": "44" * 32, "result": b"ok".hex(),
                     "created": CREATED},
+        "backup": backup,
+        "backup, verified": backup | {"incarnation": 2, "verified": {"at": CHANGED, "by": ALICE}},
         "slot": {"slot": "22" * 16, "kind": "key-file", "kdf_parameters": "", "pk": "99" * 32,
                  "blob": rand("slot blob", 144), "number": 1, "enc": rand("slot enc"), "ct": rand("slot ct", 48),
                  "signature": rand("slot signature", 64), "name": "key-file", "created": CREATED, "verified": 0},

@@ -359,6 +359,8 @@ events! {
         operator: String = Actor,
         /// The request.
         request: [u8; 16] = RequestId,
+        /// SHA-256 of what was made outside of the store: a backup's file.
+        made: Option<[u8; 32]> = Digest,
         /// Why not, where it was not committed.
         reason: Option<String> = TrueReason,
         /// Committed or not.

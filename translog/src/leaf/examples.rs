@@ -182,6 +182,7 @@ fn mutations() -> Vec<Event> {
     let committed = Outcome {
         operator: operator(),
         request: [9; 16],
+        made: None,
         reason: None,
         ending: Ending::Committed,
         seq: Some(43),
@@ -195,7 +196,11 @@ fn mutations() -> Vec<Event> {
         anchor_t: None,
         ..committed.clone()
     };
-    vec![intent.into(), committed.into(), lost.into()]
+    let backup = Outcome {
+        made: Some([12; 32]),
+        ..committed.clone()
+    };
+    vec![intent.into(), committed.into(), backup.into(), lost.into()]
 }
 
 fn identities() -> Vec<Event> {

@@ -150,7 +150,7 @@ fn people_see_each_kind_of_value_in_its_own_form() {
         }
     }
     assert_eq!(intent.unwrap(), hex::encode(examples::serial()));
-    assert_eq!(endings, ["committed", "not committed"]);
+    assert_eq!(endings, ["committed", "committed", "not committed"]);
 }
 
 #[test]

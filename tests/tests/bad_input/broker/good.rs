@@ -55,6 +55,7 @@ impl Good {
             }
             "attache.v1.Slots" => self.of_slots(&method.name),
             "attache.v1.Approvals" => self.of_approvals(&method.name),
+            "attache.v1.Backups" => of_backups(&method.name),
             _ => self.of_others(&method.name),
         }
     }
@@ -153,6 +154,23 @@ impl Good {
             }),
             other => panic!("{other} has no good request"),
         }
+    }
+}
+
+fn of_backups(name: &str) -> Vec<u8> {
+    let mutation = mutation();
+    match name {
+        "CreateBackup" => bytes(pb::CreateBackupRequest {
+            mutation,
+            reason: String::new(),
+        }),
+        "ListBackups" => bytes(pb::ListBackupsRequest { page: page() }),
+        "RecordVerifiedBackup" => bytes(pb::RecordVerifiedBackupRequest {
+            mutation,
+            id: vec![1; 16],
+            hash: vec![2; 32],
+        }),
+        other => panic!("{other} has no good request"),
     }
 }
 

@@ -203,6 +203,12 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("DecideEnrollmentRequest.mutation", part),
     ("DecideEnrollmentRequest.id", name),
     ("DecideEnrollmentRequest.reason", text),
+    ("CreateBackupRequest.mutation", part),
+    ("CreateBackupRequest.reason", text),
+    ("ListBackupsRequest.page", optional),
+    ("RecordVerifiedBackupRequest.mutation", part),
+    ("RecordVerifiedBackupRequest.id", blob),
+    ("RecordVerifiedBackupRequest.hash", blob),
     ("AddGrantRequest.mutation", part),
     ("AddGrantRequest.name", name),
     ("AddGrantRequest.secret", part),
@@ -478,4 +484,5 @@ pub(crate) const CONTROLS: &[(&str, Expect)] = &[
     ("UnbanOperator", Says(NotFound, "is not banned")),
     ("EnrollNode", Says(PermissionDenied, "enrolls nodes")),
     ("RemoveSlot", Says(FailedPrecondition, "is the last slot")),
+    ("RecordVerifiedBackup", Says(NotFound, "no record")),
 ];

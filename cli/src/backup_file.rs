@@ -1,0 +1,260 @@
+//! A backup's file on this machine: written under another name until it is whole, and read as an enemy may have left it.
+//!
+//! `FILE.part` is locked by the one process that writes it; what a killed one left is written over by the next. FILE itself
+//! is there whole or not at all, and is never replaced.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use attache_backup::{BackupError, EndError, Item, Reader, Sealed};
+use attache_translog::Verifier;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, renameat_with};
+use rustix::io::Errno;
+
+use crate::failure::{Exit, Failure};
+
+/// What is read at once.
+const WINDOW_BYTES: usize = 1024 * 1024;
+/// How often a file that another process took away meanwhile is looked for again.
+const TRIES: usize = 8;
+
+/// A file that is being written. Dropped before [`Part::finish`], it is taken away.
+pub struct Part {
+    target: PathBuf,
+    path: PathBuf,
+    file: File,
+    finished: bool,
+}
+
+impl Part {
+    /// Begins `FILE.part`, 0600.
+    ///
+    /// # Errors
+    /// [`Exit::Precondition`] when FILE is there, or is being written; [`Exit::Failed`] when it cannot be made.
+    pub fn begin(target: &Path) -> Result<Self, Failure> {
+        Self::refuse(target)?;
+        let mut name = target.as_os_str().to_owned();
+        name.push(OsString::from(".part"));
+        let path = PathBuf::from(name);
+        let failed = |error: &io::Error| {
+            Failure::new(Exit::Failed, format!("{} was not made", path.display())).caused_by(error)
+        };
+        for _ in 0..TRIES {
+            let file = open_part(&path).map_err(|error| failed(&error))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(Failure::new(Exit::Precondition, "no backup was made")
+                        .because(format!("another process writes {}", path.display()))
+                        .mend("wait for it, or name another file"));
+                }
+                Err(error) => return Err(failed(&error.into())),
+            }
+            // The one before may have ended and taken its file away between the two.
+            if !is_same(&file, &path) {
+                continue;
+            }
+            let begun = fchmod(&file, Mode::from_raw_mode(0o600)).map_err(io::Error::from);
+            begun
+                .and_then(|()| file.set_len(0))
+                .map_err(|error| failed(&error))?;
+            return Ok(Self {
+                target: target.to_owned(),
+                path,
+                file,
+                finished: false,
+            });
+        }
+        Err(
+            Failure::new(Exit::Precondition, "no backup was made").because(format!(
+                "{} is made and taken away by others all the time",
+                path.display()
+            )),
+        )
+    }
+
+    /// Refuses a name that is taken, before anything is asked for.
+    ///
+    /// # Errors
+    /// [`Exit::Precondition`].
+    pub fn refuse(target: &Path) -> Result<(), Failure> {
+        match fs::symlink_metadata(target) {
+            Ok(_) => Err(is_there(target)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Where it is until it is whole.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`].
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        let written = self.file.write_all(piece);
+        written.map_err(|error| self.not_written(&error))
+    }
+
+    /// Makes sure that it is on the disk.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`].
+    pub fn sync(&self) -> Result<(), Failure> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| self.not_written(&error))
+    }
+
+    /// It is whole: gives it its name, durably.
+    ///
+    /// # Errors
+    /// [`Exit::Precondition`] when FILE has come to be there meanwhile; [`Exit::Failed`].
+    pub fn finish(mut self) -> Result<(), Failure> {
+        match rename_new(&self.path, &self.target) {
+            Ok(()) => self.finished = true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(is_there(&self.target));
+            }
+            Err(error) => return Err(self.not_written(&error)),
+        }
+        let folder = self.target.parent().filter(|it| !it.as_os_str().is_empty());
+        let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|it| it.sync_all());
+        synced.map_err(|error| self.not_written(&error))
+    }
+
+    fn not_written(&self, error: &io::Error) -> Failure {
+        let what = format!("{} was not written", self.target.display());
+        Failure::new(Exit::Failed, what).caused_by(error)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.finished {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn open_part(path: &Path) -> io::Result<File> {
+    let no_follow = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits());
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(no_follow.map_err(io::Error::other)?)
+        .open(path)
+}
+
+/// Whether the path still names this open file, a regular one.
+fn is_same(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(open), Ok(named)) => {
+            named.is_file() && (open.dev(), open.ino()) == (named.dev(), named.ino())
+        }
+        _ => false,
+    }
+}
+
+/// Renames to a name that nothing has.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot: a link is refused as well where the name is taken.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        renamed => renamed.map_err(io::Error::from),
+    }
+}
+
+fn is_there(target: &Path) -> Failure {
+    Failure::new(Exit::Precondition, "no backup was made")
+        .because(format!("{} is there already", target.display()))
+        .mend("name a file that is not there")
+}
+
+/// What a file came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// A whole backup of the key's store.
+    Whole(Sealed),
+    /// It is not: from which byte on, and why.
+    Broken(BackupError),
+    /// Its end is not to be believed, so nothing of it is.
+    Unsigned(EndError),
+}
+
+/// Reads a file to its end and holds it against the key that must have signed it; `read` is told how far it is.
+///
+/// # Errors
+/// [`Exit::Failed`] when it cannot be read, which is no finding.
+///
+/// # Cancel safety
+/// May be dropped at any time.
+pub async fn check(
+    path: &Path,
+    verifier: &Verifier,
+    mut read: impl FnMut(u64),
+) -> Result<Checked, Failure> {
+    let unread = |error: &io::Error| {
+        Failure::new(Exit::Failed, format!("{} was not read", path.display())).caused_by(error)
+    };
+    let mut file = File::open(path).map_err(|error| unread(&error))?;
+    let size = file.metadata().map_err(|error| unread(&error))?;
+    if !size.is_file() {
+        return Err(unread(&io::Error::other("it is no regular file")));
+    }
+    let mut window = vec![0; WINDOW_BYTES];
+    let mut reader = Reader::new();
+    let mut done = 0_u64;
+    loop {
+        let count = file.read(&mut window).map_err(|error| unread(&error))?;
+        let Some(piece) = window.get(..count).filter(|piece| !piece.is_empty()) else {
+            break;
+        };
+        reader.push(piece);
+        loop {
+            match reader.item() {
+                Ok(Some(
+                    Item::Head(_) | Item::Table(_) | Item::Row { .. } | Item::TableEnd | Item::End,
+                )) => {}
+                Ok(None) => break,
+                Err(error) => return Ok(Checked::Broken(error)),
+            }
+        }
+        done += piece.len() as u64;
+        read(done);
+        // Ctrl-C is looked at here.
+        tokio::task::yield_now().await;
+    }
+    Ok(match reader.finish() {
+        Err(error) => Checked::Broken(error),
+        Ok(end) => match end.verify(verifier) {
+            Ok(sealed) => Checked::Whole(sealed),
+            Err(error) => Checked::Unsigned(error),
+        },
+    })
+}
+
+impl Checked {
+    /// What was found, with the byte where it begins; none for a whole backup.
+    #[must_use]
+    pub fn finding(&self) -> Option<(Option<u64>, String)> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Broken(error) => Some((Some(error.offset), error.found.to_string())),
+            Self::Unsigned(error) => Some((None, error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
