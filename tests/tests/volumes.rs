@@ -455,7 +455,7 @@ fn a_destroyed_version_is_gone_and_a_destroyed_secret_is_released_no_more() {
         "json",
     ];
     let gone = scene.bed.attache_ok(&words).unwrap();
-    let gone: serde_json::Value = serde_json::from_str(&gone).unwrap();
+    let gone: Value = serde_json::from_str(&gone).unwrap();
     // The username is version 2's as well.
     for (what, count) in [("versions", 1), ("values", 1), ("kept", 1)] {
         assert_eq!(gone.get(what).unwrap(), count, "{gone}");

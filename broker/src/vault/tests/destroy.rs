@@ -4,7 +4,7 @@ use attache_envelope::Table;
 use attache_envelope::body::{ValueKeyBody, VersionBody};
 
 use super::*;
-use crate::store::{ApplyError, Change, Rows};
+use crate::store::{ApplyError, Change, RedbStore, Rows};
 use crate::vault::{DestroyRequest, PreparedDestroy};
 
 async fn prepared(
@@ -59,7 +59,7 @@ async fn three_versions() -> Bench {
 
 async fn sound(bench: Bench) {
     let fixture = bench.close().await;
-    let store = crate::store::RedbStore::open(&fixture.store_path()).unwrap();
+    let store = RedbStore::open(&fixture.store_path()).unwrap();
     let keys = fixture.keys(&store).await;
     let report = check_store(&store, &keys).await.unwrap();
     assert_eq!(report.findings, []);
