@@ -19,6 +19,7 @@ pub mod mutation;
 pub mod policy;
 pub mod registry;
 pub mod release;
+pub mod rotation;
 pub mod run;
 pub mod store;
 pub mod vault;

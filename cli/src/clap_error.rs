@@ -25,6 +25,16 @@ pub enum Refused {
 /// Flags of later versions: the command, the flag, and what to do instead.
 const FLAGS: &[(&str, &str, &str)] = &[
     (
+        "key rotate",
+        "--root",
+        "leave it out: a keyspace's key is rotated by the keyspace's name",
+    ),
+    (
+        "key rotate",
+        "--ca",
+        "leave it out: a keyspace's key is rotated by the keyspace's name",
+    ),
+    (
         "secret put",
         "--stage",
         "a put makes the new version active at once; leave it out",
@@ -70,6 +80,7 @@ const VERBS: &[(&str, &[&str])] = &[
         ],
     ),
     ("keyspace", &["show", "set", "destroy"]),
+    ("key", &["destroy"]),
     ("grant", &["who"]),
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),

@@ -111,7 +111,13 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Key(verb) => match verb {
             key_args::Key::List(args) => key::list(args, shell).await,
             key_args::Key::Status(args) => key::status(args, shell).await,
-            key_args::Key::Rotate(args) => slot::rotate_root(args, shell).await,
+            key_args::Key::Rotate(args) => match args.keyspace.clone() {
+                _ if args.root && args.is_of_a_keyspace() => Err(Failure::usage(
+                    "key rotate takes --root alone, or KEYSPACE with --rate and --no-wait: each is a rotation of its own",
+                )),
+                Some(keyspace) => key::rotate(keyspace, args, shell).await,
+                None => slot::rotate_root(args, shell).await,
+            },
         },
         Command::Grant(verb) => match verb {
             access::Grant::Add(args) => grant::add(args, shell).await,

@@ -1,17 +1,93 @@
-//! Keyspaces' keys, as operators see and change them.
+//! Keyspaces' keys: rotated under running puts, through kill -9, to their end.
+//!
+//! The instant of a kill is uniform over the measured length of a re-wrap; the seed is printed, and `ATTACHE_SEED` repeats
+//! a run.
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use attache_tests::Scene;
+use std::{
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use attache_tests::{
+    Scene,
+    bed::NODE,
+    fill::{commit_puts, seal_puts},
+    kills::{Dice, Length, say},
+    pod::Pod,
+    process::{PATIENCE, bin, until},
+    scene::{PASSWORD, USERNAME},
+    wire,
+};
 use serde_json::{Value, json};
 
-fn keys(scene: &Scene) -> Value {
-    let told = scene.bed.attache_ok(&["key", "list", "--output", "json"]);
-    let mut told: Value = serde_json::from_str(&told.unwrap()).unwrap();
-    told.get_mut("keys").unwrap().take()
+/// Kills of one run.
+const ROUNDS: u32 = 36;
+/// At least so many of them must hit a re-wrap that is under way.
+const MID_HITS: u32 = 12;
+/// Secrets beside the scene's own, one value each.
+const SECRETS: u64 = 1500;
+
+fn answer(scene: &Scene, args: &[&str]) -> Value {
+    let mut words = args.to_vec();
+    words.extend(["--output", "json"]);
+    let told = scene.bed.attache_ok(&words).unwrap();
+    serde_json::from_str(&told).unwrap()
+}
+
+/// Name, state and values of each key.
+fn keys(scene: &Scene) -> Vec<(String, String, u64)> {
+    let told = answer(scene, &["key", "list"]);
+    let all = told["keys"].as_array().unwrap().iter();
+    let text = |of: &Value| of.as_str().unwrap().to_owned();
+    all.map(|key| {
+        (
+            text(&key["key"]),
+            text(&key["state"]),
+            key["values"].as_u64().unwrap(),
+        )
+    })
+    .collect()
+}
+
+fn key(name: &str, state: &str, values: u64) -> (String, String, u64) {
+    (name.to_owned(), state.to_owned(), values)
+}
+
+/// Puts [`SECRETS`] secrets of one value each.
+fn fill(scene: &Scene) {
+    scene.runtime.block_on(async {
+        let channel = wire::operator(&scene.bed).unwrap();
+        let sealed = seal_puts(channel.clone(), "fill", SECRETS).await.unwrap();
+        commit_puts(channel, 16, sealed).await.unwrap();
+    });
+}
+
+/// Delivers `payments/db` to a new pod and takes it away again; answers the password that it read.
+fn delivered(scene: &Scene, pod: &str) -> String {
+    let pod = Pod::new("shop", pod, "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    let password = scene.read(&pod, "db/password").unwrap();
+    assert_eq!(scene.read(&pod, "db/username").unwrap(), USERNAME);
+    scene.unpublish(&pod).unwrap();
+    password
+}
+
+/// `attache-broker check-store` finds nothing; the index is held against the values both ways.
+fn check_store(scene: &Scene) {
+    let checked = Command::new(bin("attache-broker").unwrap())
+        .args(["check-store", "--config"])
+        .arg(scene.bed.broker_config())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success(), "{told}");
 }
 
 #[test]
@@ -21,29 +97,257 @@ fn a_key_is_listed_with_the_values_that_it_wraps() {
         .bed
         .attache_ok(&["keyspace", "create", "web"])
         .unwrap();
-    let listed: Vec<_> = keys(&scene)
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|key| json!([key["key"], key["state"], key["values"]]))
-        .collect();
     assert_eq!(
-        listed,
-        [
-            json!(["payments@1", "active", 2]),
-            json!(["web@1", "active", 0])
-        ]
+        keys(&scene),
+        [key("payments@1", "active", 2), key("web@1", "active", 0)]
     );
     let told = scene
         .bed
         .attache_ok(&["key", "status", "payments"])
         .unwrap();
-    let row = told.lines().nth(1).unwrap();
-    let words: Vec<_> = row.split_whitespace().collect();
+    let row: Vec<_> = told.lines().nth(1).unwrap().split_whitespace().collect();
     assert!(
-        matches!(words[..], ["payments", "payments@1", _, "2", "0", "-"]),
+        matches!(
+            row.as_slice(),
+            ["payments", "payments@1", _, "2", "0", "-", "-"]
+        ),
         "{told}"
     );
     let absent = scene.bed.attache(&["key", "list", "paymnets"]).unwrap();
     assert_eq!(absent.status.code(), Some(5));
+}
+
+#[test]
+fn a_rotation_ends_and_everything_opens_afterwards() {
+    let scene = Scene::start().unwrap();
+    let planned = answer(&scene, &["key", "rotate", "payments", "--dry-run"]);
+    assert_eq!(
+        json!([planned["key"], planned["seq"], planned["dry_run"]]),
+        json!(["payments@2", 0, true])
+    );
+    let rotated = answer(&scene, &["key", "rotate", "payments"]);
+    assert_eq!(
+        json!([rotated["key"], rotated["previous"], rotated["rewrapped"]]),
+        json!(["payments@2", "payments@1", true])
+    );
+    assert_eq!(
+        keys(&scene),
+        [
+            key("payments@1", "retired", 0),
+            key("payments@2", "active", 2)
+        ]
+    );
+    assert_eq!(delivered(&scene, "web-0"), PASSWORD);
+    let status = answer(&scene, &["key", "status", "payments", "--wait"]);
+    assert_eq!(status["keyspaces"][0]["retired"], json!(["payments@1"]));
+    let audit = scene.audit().unwrap();
+    for expected in ["key.rotate", "\"kind\":\"retirement\"", "payments@1"] {
+        assert!(audit.contains(expected), "{expected}");
+    }
+    check_store(&scene);
+    let absent = scene.bed.attache(&["key", "rotate", "paymnets"]).unwrap();
+    assert_eq!(absent.status.code(), Some(5));
+}
+
+#[test]
+fn puts_go_on_while_a_key_is_rotated_and_none_is_lost() {
+    let scene = Scene::start().unwrap();
+    fill(&scene);
+    let over = AtomicBool::new(false);
+    let rotations = 4;
+    let last = std::thread::scope(|threads| {
+        let putting = threads.spawn(|| {
+            let mut last = 0;
+            while !over.load(Ordering::Relaxed) {
+                last += 1;
+                let value = format!("password={last}");
+                let words = [
+                    "secret",
+                    "put",
+                    "payments/db",
+                    "--quiet",
+                    "--literal",
+                    &value,
+                ];
+                scene.bed.attache_ok(&words).unwrap();
+            }
+            last
+        });
+        for _ in 0..rotations {
+            scene
+                .bed
+                .attache_ok(&["key", "rotate", "payments"])
+                .unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+        putting.join().unwrap()
+    });
+    let values = SECRETS + 2 + last;
+    let found = keys(&scene);
+    assert_eq!(found.last(), Some(&key("payments@5", "active", values)));
+    assert!(
+        found
+            .iter()
+            .rev()
+            .skip(1)
+            .all(|(_, state, _)| state == "retired"),
+        "{found:?}"
+    );
+    assert_eq!(delivered(&scene, "web-0"), last.to_string());
+    check_store(&scene);
+}
+
+#[test]
+fn of_two_operators_who_rotate_at_once_one_is_told() {
+    let scene = Scene::start().unwrap();
+    let mut told = 0;
+    for _ in 0..10 {
+        let rotate = || {
+            let words = ["key", "rotate", "payments", "--no-wait", "--quiet"];
+            scene.bed.attache(&words).unwrap()
+        };
+        let outputs = std::thread::scope(|threads| {
+            let both = [threads.spawn(rotate), threads.spawn(rotate)];
+            both.map(|one| one.join().unwrap())
+        });
+        for output in outputs {
+            let words = String::from_utf8_lossy(&output.stderr).into_owned();
+            match output.status.code() {
+                Some(0) => {}
+                Some(5) => {
+                    assert!(words.contains("somebody else rotated"), "{words}");
+                    told += 1;
+                }
+                other => panic!("{other:?}: {words}"),
+            }
+        }
+        if told > 0 {
+            break;
+        }
+    }
+    assert!(told > 0, "no two of them ever met");
+    scene
+        .bed
+        .attache_ok(&["key", "status", "payments", "--wait"])
+        .unwrap();
+    let active = keys(&scene)
+        .into_iter()
+        .filter(|(_, state, _)| state == "active");
+    assert_eq!(active.count(), 1);
+}
+
+#[test]
+fn a_rate_is_kept_also_by_the_next_process() {
+    let mut scene = Scene::start().unwrap();
+    scene.bed.pin_addresses().unwrap();
+    fill(&scene);
+    let begun = Instant::now();
+    let rotate = ["key", "rotate", "payments", "--no-wait", "--rate", "400"];
+    scene.bed.attache_ok(&rotate).unwrap();
+    let rewrap =
+        |scene: &Scene| answer(scene, &["key", "status"])["keyspaces"][0]["rewraps"][0].take();
+    until(PATIENCE, "a part is wrapped again", || {
+        (rewrap(&scene)["done"].as_u64() > Some(0)).then_some(())
+    })
+    .unwrap();
+    scene.bed.broker.take().unwrap().kill().unwrap();
+    scene.bed.start_broker().unwrap();
+    until(PATIENCE, "the part is known", || {
+        (rewrap(&scene)["done"].as_u64() > Some(0)).then_some(())
+    })
+    .unwrap();
+    let now = rewrap(&scene);
+    assert_eq!(
+        json!([now["key"], now["total"], now["rate"]]),
+        json!(["payments@1", SECRETS + 2, 400])
+    );
+    scene
+        .bed
+        .attache_ok(&["key", "status", "payments", "--wait"])
+        .unwrap();
+    let least = Duration::from_millis(1000 * (SECRETS - 400) / 400);
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    assert_eq!(keys(&scene)[0], key("payments@1", "retired", 0));
+}
+
+#[test]
+fn kill_9_at_any_instant_of_a_rotation_loses_nothing_and_it_ends() {
+    let mut scene = Scene::start().unwrap();
+    scene.bed.pin_addresses().unwrap();
+    fill(&scene);
+    let rotate = |scene: &Scene| {
+        scene
+            .bed
+            .attache_ok(&["key", "rotate", "payments", "--no-wait"])
+    };
+    let wait = |scene: &Scene| {
+        scene
+            .bed
+            .attache_ok(&["key", "status", "payments", "--wait"])
+    };
+    let mut length = Length::default();
+    while !length.is_known() {
+        let begun = Instant::now();
+        rotate(&scene).unwrap();
+        wait(&scene).unwrap();
+        length.add(begun.elapsed());
+    }
+    let mut dice = Dice::new().unwrap();
+    let seed = dice.seed();
+    let mut hits = 0;
+    for round in 0..ROUNDS {
+        let words = ["key", "rotate", "payments", "--no-wait", "--quiet"];
+        let mut rotating = scene
+            .bed
+            .attache_command()
+            .unwrap()
+            .args(words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        dice.wait(length.now());
+        scene.bed.broker.take().unwrap().kill().unwrap();
+        rotating.wait().unwrap();
+        let restarted = scene.bed.start_broker();
+        restarted.unwrap_or_else(|error| panic!("round {round}, seed {seed}: {error:#}"));
+        let found = keys(&scene);
+        let active = found
+            .iter()
+            .filter(|(_, state, _)| state == "active")
+            .count();
+        assert_eq!(active, 1, "round {round}, seed {seed}: {found:?}");
+        hits += u32::from(found.iter().any(|(_, state, _)| state == "decrypt-only"));
+        if round % 6 == 0 {
+            assert_eq!(
+                delivered(&scene, &format!("web-{round}")),
+                PASSWORD,
+                "seed {seed}"
+            );
+        }
+    }
+    say(&format!(
+        "{hits} of {ROUNDS} kills left a key that was decrypt-only, in {:?}",
+        length.now()
+    ));
+    assert!(
+        hits >= MID_HITS,
+        "{hits} hits are too few to prove anything"
+    );
+    wait(&scene).unwrap();
+    rotate(&scene).unwrap();
+    wait(&scene).unwrap();
+    let found = keys(&scene);
+    let active = found.iter().filter(|(_, state, _)| state == "active");
+    let values: Vec<_> = active.map(|(_, _, values)| *values).collect();
+    assert_eq!(values, [SECRETS + 2], "seed {seed}");
+    assert!(
+        found
+            .iter()
+            .all(|(_, state, values)| state == "active" || (state == "retired" && *values == 0)),
+        "seed {seed}: {found:?}"
+    );
+    assert_eq!(delivered(&scene, "web-last"), PASSWORD, "seed {seed}");
+    check_store(&scene);
+    scene.bed.attache_ok(&["audit", "verify"]).unwrap();
 }

@@ -1,18 +1,27 @@
 //! Keyspaces' keys: `Keys` of attache.v1. No answer here holds a key.
 
-use std::sync::Arc;
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use attache_envelope::name::{KeyRef, Keyspace};
 use attache_proto::attache::v1 as pb;
 use pb::keys_server::Keys;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{
-    field::{after, optional, page, page_token, time_ms},
+    field::{after, optional, page, page_token, parse, time_ms},
+    mutate::{Asked, Prepared, digest, mutate},
     peer::Peers,
     rpc_error::RpcError,
 };
-use crate::vault::{BrokerVault, KeyView};
+use crate::{
+    audit::Clock,
+    mutation::Mutations,
+    rotation::{Progress, Rotations},
+    vault::{BrokerVault, KeyView},
+};
 
 /// The service.
 #[derive(Clone)]
@@ -21,6 +30,12 @@ pub struct KeyService {
     pub peers: Peers,
     /// The keys.
     pub vault: Arc<BrokerVault>,
+    /// What is being wrapped again.
+    pub rotations: Rotations,
+    /// Changes.
+    pub mutations: Mutations,
+    /// The time on record.
+    pub clock: Clock,
 }
 
 #[tonic::async_trait]
@@ -46,6 +61,111 @@ impl Keys for KeyService {
             next_token: page_token(last.as_deref()),
             keys: views.into_iter().map(key_view).collect(),
         }))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<pb::RotateKeyRequest>,
+    ) -> Result<Response<pb::RotateKeyResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("key.rotate", &asked);
+        let keyspace: Keyspace = parse("keyspace", &asked.keyspace)?;
+        let expected = NonZeroU32::new(asked.expected_epoch);
+        // What the worker takes up once it is committed; a repeat commits nothing.
+        let begun = Arc::new(Mutex::new(None));
+        let prepared = Arc::clone(&begun);
+        let prepare = async {
+            let rotation = self
+                .vault
+                .prepare_rotation(&keyspace, expected, asked.rate, self.clock.now_ms())
+                .await?;
+            let answer = pb::RotateKeyResponse {
+                committed: None,
+                previous_epoch: rotation.previous.epoch.get(),
+                epoch: rotation.key.epoch.get(),
+            };
+            *lock(&prepared) = Some(rotation.previous);
+            Ok(Prepared {
+                change: rotation.change,
+                answer,
+            })
+        };
+        let asked_for = Asked {
+            peer,
+            verb: "key.rotate",
+            object: keyspace.to_string(),
+            mutation,
+            digest,
+            reason: String::new(),
+        };
+        let (rotations, rate) = (self.rotations.clone(), asked.rate);
+        let take_up = move |_| {
+            if let Some(previous) = lock(&begun).take() {
+                rotations.begin(previous, rate);
+            }
+        };
+        let done = mutate(&self.mutations, asked_for, prepare, take_up).await;
+        let (answer, committed) = done.map_err(|error| beaten(error, &keyspace))?;
+        Ok(Response::new(pb::RotateKeyResponse {
+            committed: Some(committed),
+            ..answer
+        }))
+    }
+
+    async fn list_rewraps(
+        &self,
+        request: Request<pb::ListRewrapsRequest>,
+    ) -> Result<Response<pb::ListRewrapsResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let asked = request.into_inner();
+        let page = page(asked.page)?;
+        let keyspace: Option<Keyspace> = optional("keyspace", &asked.keyspace)?;
+        let after: Option<KeyRef> = after(page.after.as_deref())?;
+        let mut found = self
+            .rotations
+            .under_way(keyspace.as_ref(), after.as_ref(), page.size + 1);
+        let more = found.len() > page.size;
+        found.truncate(page.size);
+        let last = found
+            .last()
+            .filter(|_| more)
+            .map(|(key, _)| key.to_string());
+        Ok(Response::new(pb::ListRewrapsResponse {
+            next_token: page_token(last.as_deref()),
+            rewraps: found.into_iter().map(rewrap).collect(),
+        }))
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Of two rotations at the same instant one finds the keyspace changed when it is committed: then it is said what was.
+fn beaten(error: RpcError, keyspace: &Keyspace) -> RpcError {
+    if error.reason() != "CHANGED_MEANWHILE" {
+        return error;
+    }
+    let told = format!(
+        "somebody else rotated {keyspace} at the same time, and nothing was changed by this request; see attache key \
+         status {keyspace}"
+    );
+    RpcError::new(Code::Aborted, "KEY_MOVED", told)
+}
+
+fn rewrap((key, progress): (KeyRef, Progress)) -> pb::Rewrap {
+    pb::Rewrap {
+        keyspace: key.keyspace.to_string(),
+        epoch: key.epoch.get(),
+        total: progress.total,
+        done: progress.done,
+        rate: progress.limit,
+        per_second: progress.per_second,
+        left_s: progress.left().map(|left| left.as_secs()),
+        unreadable: progress.unreadable,
+        problem: progress.problem.unwrap_or_default(),
     }
 }
 

@@ -52,6 +52,7 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Releases, sessions::Sessions},
+    rotation::Rotations,
     vault::BrokerVault,
 };
 
@@ -88,6 +89,8 @@ pub struct Services {
     pub vault: Arc<BrokerVault>,
     /// Operators' changes.
     pub mutations: Mutations,
+    /// Keys whose values are wrapped again.
+    pub rotations: Rotations,
     /// The audit log.
     pub log: AuditLog,
     /// What was refused.
@@ -262,6 +265,9 @@ fn keys(services: &Services, peers: &Peers) -> KeyService {
     KeyService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
+        rotations: services.rotations.clone(),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
     }
 }
 

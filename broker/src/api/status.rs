@@ -375,6 +375,10 @@ impl From<VaultError> for RpcError {
             VaultError::NoVersionLeft { .. } => {
                 Self::new(Code::FailedPrecondition, "NO_VERSION_LEFT", told)
             }
+            VaultError::KeyMoved { .. } => Self::new(Code::Aborted, "KEY_MOVED", told),
+            VaultError::NoEpochLeft { .. } => {
+                Self::new(Code::FailedPrecondition, "NO_EPOCH_LEFT", told)
+            }
             VaultError::Keys(e) => e.into(),
             VaultError::Ledger(e) => e.into(),
             VaultError::Stopping => Self::unavailable("STOPPING", told),

@@ -64,7 +64,8 @@ impl Index {
             | Event::Renewal(_)
             | Event::Ban(_)
             | Event::Alarm(_)
-            | Event::Anchor(_) => {}
+            | Event::Anchor(_)
+            | Event::Retirement(_) => {}
         }
     }
 

@@ -153,7 +153,8 @@ impl Mark {
             | Event::Enrollment(_)
             | Event::Renewal(_)
             | Event::Ban(_)
-            | Event::Alarm(_) => Self::Plain,
+            | Event::Alarm(_)
+            | Event::Retirement(_) => Self::Plain,
         }
     }
 }

@@ -157,6 +157,12 @@ impl Keks {
         })
     }
 
+    /// Wipes an open KEK once nobody uses it any more.
+    pub fn forget(&self, keyspace: &Keyspace, id: KeyId) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.keks.remove(&(keyspace.clone(), id));
+    }
+
     fn cached(&self, keyspace: &Keyspace, id: KeyId) -> Option<Arc<Kek>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.uses += 1;

@@ -46,6 +46,7 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
+    rotation::{Rotations, Worker},
     store::{
         BrokerLedger, Health, INCARNATION, Ledger, LedgerOptions, RedbStore, Store, anchored_head,
     },
@@ -153,6 +154,7 @@ impl Broker {
             registry,
             vault,
             mutations,
+            rotations: Rotations::default(),
             log: log.clone(),
             refusals: refusals.clone(),
             releases,
@@ -205,6 +207,7 @@ impl Broker {
         mut signals: Signals,
     ) -> Result<()> {
         let stop = CancellationToken::new();
+        let rewrapping = self.rewrapping().await?;
         let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
         let metrics = self.tell_metrics(serving.clone(), &stop).await?;
@@ -226,6 +229,7 @@ impl Broker {
             ));
         }
         tokio::spawn(keep_published(gate, clusters, stop.clone()));
+        self.tasks.spawn(rewrapping.run(stop.clone()));
         let listening = listening(grpc, enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
@@ -249,6 +253,13 @@ impl Broker {
         }
         self.close().await;
         told
+    }
+
+    /// What goes on with the rotations that a start finds, before anybody may ask for more.
+    async fn rewrapping(&self) -> Result<Worker> {
+        let services = &self.services;
+        let (vault, rotations) = (Arc::clone(&services.vault), services.rotations.clone());
+        Ok(Worker::new(vault, self.log.clone(), rotations).await?)
     }
 
     /// Answers `GET /metrics` until `stop`, where the settings say so; answers where.

@@ -131,6 +131,25 @@ pub enum VaultError {
         /// Which secret.
         path: SecretPath,
     },
+    /// Another rotation was first.
+    #[error(
+        "{keyspace} stands at key {keyspace}@{found}, not {keyspace}@{expected}: somebody else rotated it; see attache \
+         key status {keyspace}"
+    )]
+    KeyMoved {
+        /// Whose key.
+        keyspace: Keyspace,
+        /// The epoch that the caller saw.
+        expected: u32,
+        /// The epoch now.
+        found: u32,
+    },
+    /// Epochs are used up.
+    #[error("{keyspace} has no key epoch left")]
+    NoEpochLeft {
+        /// Whose.
+        keyspace: Keyspace,
+    },
     /// A key could not be had.
     #[error(transparent)]
     Keys(KeysError),

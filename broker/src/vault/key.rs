@@ -1,6 +1,7 @@
 //! Keyspaces' keys as they are listed: how far each is on its way, and how many values it still wraps.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use attache_envelope::Table;
 use attache_envelope::body::{KekBody, KekIndexKey, KekPhase};
@@ -10,6 +11,7 @@ use attache_envelope::name::{KeyRef, Keyspace};
 use super::Vault;
 use super::error::VaultError;
 use super::records::decoded;
+use crate::keys::{Kek, KeysError};
 use crate::store::{LedgerError, Store};
 
 /// Rows of the index read at once while they are counted.
@@ -71,6 +73,36 @@ impl<S: Store> Vault<S> {
         Ok(views)
     }
 
+    /// The KEK that new values of a keyspace are wrapped under, and the commit that its row is of, which whoever commits a
+    /// wrap must require.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKeyspace`], [`VaultError::Keys`], [`VaultError::Ledger`].
+    pub(super) async fn active_kek(
+        &self,
+        keyspace: &Keyspace,
+    ) -> Result<(Arc<Kek>, u64), VaultError> {
+        let mut found = self.keyspace(keyspace).await?;
+        loop {
+            match self.keks.active(&self.ledger, keyspace, &found.body).await {
+                Err(KeysError::NoKek { keyspace: of }) => {
+                    // Rotated between the two reads: then the keyspace says another epoch now.
+                    let again = self.keyspace(keyspace).await?;
+                    if again.seq == found.seq {
+                        return Err(KeysError::NoKek { keyspace: of }.into());
+                    }
+                    found = again;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Wipes an open KEK from memory; whoever needs it opens it from its row.
+    pub fn forget_key(&self, key: &KeyRef, id: KeyId) {
+        self.keks.forget(&key.keyspace, id);
+    }
+
     /// How many values a KEK wraps by the index, none of whose rows is verified.
     pub(super) async fn count_wrapped(&self, kek: KeyId) -> Result<u64, VaultError> {
         let prefix = KekIndexKey::prefix(kek);
@@ -94,7 +126,7 @@ impl<S: Store> Vault<S> {
 }
 
 /// Which key a row is of.
-fn key_ref(row_key: &[u8]) -> Result<KeyRef, VaultError> {
+pub(super) fn key_ref(row_key: &[u8]) -> Result<KeyRef, VaultError> {
     let parsed = KekBody::parse_key(row_key).ok();
     let key = parsed.and_then(|(keyspace, epoch)| {
         let epoch = NonZeroU32::new(epoch)?;

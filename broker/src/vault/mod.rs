@@ -12,7 +12,9 @@ mod keyspace;
 mod load;
 mod put;
 mod records;
+mod rewrap;
 mod rollback;
+mod rotate;
 mod secret;
 
 use std::sync::Arc;
@@ -28,7 +30,9 @@ pub use key::KeyView;
 pub use keyspace::KeyspaceView;
 pub use load::{Lookup, Resolved, StoredField, StoredSecret};
 pub use put::{BeginPut, CheckedPut, PreparedPut, PutRequest, PutValue};
+pub use rewrap::{OldKey, RewrapPage};
 pub use rollback::{PreparedRollback, RollbackRequest};
+pub use rotate::PreparedRotation;
 pub use secret::{FieldView, SecretView, VersionView};
 
 use crate::keys::{Keks, Keys, KeysError, ReceiveKeys};

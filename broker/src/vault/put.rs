@@ -206,17 +206,14 @@ impl<S: Store> Vault<S> {
         } = put;
         let receive = self.receive.find(request.boot, request.key_id);
         let receive = receive.ok_or(VaultError::ReceiveKey)?;
-        let keyspace = self.keyspace(&request.path.keyspace).await?;
+        self.keyspace(&request.path.keyspace).await?;
         let head = self.head(&request.path).await?;
         let base = check_head(&request, head)?;
         let active = self.active_fields(base.head.as_ref()).await?;
         let carried = carry(&request, &active)?;
         within_limit(new_bytes.saturating_add(self.carried_bytes(&request, &carried).await?))?;
         self.refuse_taken(&request, base.head.is_none()).await?;
-        let (kek, kek_seq) = self
-            .keks
-            .active(&self.ledger, &request.path.keyspace, &keyspace.body)
-            .await?;
+        let (kek, kek_seq) = self.active_kek(&request.path.keyspace).await?;
         let digest = commit.digest();
         let sealing = Sealing {
             store: self.store_id(),

@@ -5,6 +5,7 @@ mod destroy;
 mod keys;
 mod puts;
 mod reads;
+mod rotation;
 
 use attache_envelope::SystemRandom;
 use attache_envelope::id::{BootId, RequestId, ValueId};
@@ -234,7 +235,11 @@ impl Client {
 }
 
 /// What a release of these fields would let its node read.
-async fn opened(vault: &BrokerVault, of: &str, at: Option<SecretVersion>) -> Vec<(String, String)> {
+pub(crate) async fn opened(
+    vault: &BrokerVault,
+    of: &str,
+    at: Option<SecretVersion>,
+) -> Vec<(String, String)> {
     let found = vault.load(&path(of), at, None).await.unwrap();
     let Lookup::Found(stored) = found else {
         panic!("{found:?}")
@@ -258,6 +263,6 @@ async fn opened(vault: &BrokerVault, of: &str, at: Option<SecretVersion>) -> Vec
     values
 }
 
-fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(crate) fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
     of.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect()
 }

@@ -10,13 +10,13 @@ use super::{DryRun, parse};
 pub enum Key {
     /// List keys: how far each is on its way, and how many values it wraps
     List(Of),
-    /// Show how each keyspace's keys are
-    Status(Of),
-    /// Replace a key by a new one
+    /// Show how each keyspace's keys are, and how far a rotation is
+    Status(Status),
+    /// Give a keyspace a new key, and wrap its values again under it; or the store a new root key
     Rotate(Rotate),
 }
 
-/// `attache key list [KEYSPACE]`, `attache key status [KEYSPACE]`
+/// `attache key list [KEYSPACE]`
 #[derive(Debug, Clone, Args)]
 pub struct Of {
     /// Only of this keyspace
@@ -24,13 +24,41 @@ pub struct Of {
     pub keyspace: Option<Keyspace>,
 }
 
-/// `attache key rotate --root`
+/// `attache key status [KEYSPACE]`
+#[derive(Debug, Clone, Args)]
+pub struct Status {
+    /// Of what.
+    #[command(flatten)]
+    pub of: Of,
+    /// Wait until every value is wrapped under the active key
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// `attache key rotate KEYSPACE`, `attache key rotate --root`
 #[derive(Debug, Clone, Args)]
 pub struct Rotate {
+    /// Whose key
+    #[arg(value_name = "KEYSPACE", required_unless_present = "root", value_parser = parse::word(parse::keyspace))]
+    pub keyspace: Option<Keyspace>,
     /// The store root key: a new one, sealed to every slot; no slot's key file is needed
-    #[arg(long, required = true)]
+    #[arg(long)]
     pub root: bool,
+    /// Wrap at most so many values a second again; without it as many as go
+    #[arg(long, value_name = "N", value_parser = parse::word(parse::rate))]
+    pub rate: Option<u32>,
+    /// Do not wait until the values are wrapped again; the broker goes on with it
+    #[arg(long)]
+    pub no_wait: bool,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,
+}
+
+impl Rotate {
+    /// Whether anything is given that the store root key has no use for.
+    #[must_use]
+    pub fn is_of_a_keyspace(&self) -> bool {
+        self.keyspace.is_some() || self.rate.is_some() || self.no_wait
+    }
 }

@@ -101,6 +101,13 @@ pub fn keyspace(text: &str) -> Result<Keyspace, Problem> {
     named(text)
 }
 
+/// How many of something a second.
+pub fn rate(text: &str) -> Result<u32, Problem> {
+    let rate = text.parse().ok().filter(|rate| *rate > 0);
+    rate.filter(|_| text.starts_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(|| Problem::new(format!("write a whole number from 1 to {}", u32::MAX)))
+}
+
 /// A grant's name.
 pub fn grant(text: &str) -> Result<GrantName, Problem> {
     named(text)

@@ -1,14 +1,19 @@
 //! `attache key`.
 
+mod follow;
+
+use attache_envelope::name::Keyspace;
 use attache_proto::attache::v1::{self as pb, keys_client::KeysClient};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Shell, or_dash, time, uuid_text};
-use crate::args::key::Of;
+use follow::{RewrapJson, follow, rewraps};
+
+use super::{Changed, Shell, or_dash, time, uuid_text};
+use crate::args::key::{Of, Rotate, Status};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
-use crate::session::Session;
+use crate::session::{Session, mutation};
 
 #[derive(Debug, Serialize)]
 struct KeyJson {
@@ -32,8 +37,23 @@ struct StatusJson {
     values: u64,
     /// Values of keys that are decrypt-only: still to be wrapped under the active one.
     behind: u64,
+    /// How far those are.
+    rewraps: Vec<RewrapJson>,
     /// Keys that nothing refers to, and that are not destroyed.
     retired: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RotatedJson {
+    keyspace: String,
+    /// The one that wraps from now on.
+    key: String,
+    /// The one before.
+    previous: String,
+    /// Whether all values of that one are wrapped again, as far as was waited for.
+    rewrapped: bool,
+    #[serde(flatten)]
+    changed: Changed,
 }
 
 /// Lists keys.
@@ -66,28 +86,38 @@ pub async fn list(args: Of, shell: &Shell) -> Result<Report, Failure> {
 /// Shows how each keyspace's keys are.
 ///
 /// # Errors
-/// As [`list`].
-pub async fn status(args: Of, shell: &Shell) -> Result<Report, Failure> {
+/// As [`list`]; those of waiting.
+pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
-    let views = views(&session, &args).await?;
+    let keyspace = args.of.keyspace.as_ref().map(ToString::to_string);
+    let keyspace = keyspace.unwrap_or_default();
+    if args.wait {
+        follow(&session, &keyspace, &shell.console).await?;
+    }
+    let (views, under_way) = (
+        views(&session, &args.of).await?,
+        rewraps(&session, &keyspace).await?,
+    );
     let now = Timestamp::now();
     let mut keyspaces: Vec<StatusJson> = Vec::new();
     let mut ages = Vec::new();
     for of_one in views.chunk_by(|a, b| a.keyspace == b.keyspace) {
         let active = of_one.iter().find(|view| view.state == "active");
         ages.push(age(active.and_then(|view| view.created), now));
-        keyspaces.push(status_json(of_one, active));
+        keyspaces.push(status_json(of_one, active, &under_way));
     }
     let rows = keyspaces
         .iter()
         .zip(ages)
         .map(|(status, age)| {
+            let rewraps: Vec<_> = status.rewraps.iter().map(ToString::to_string).collect();
             vec![
                 status.keyspace.clone(),
                 or_dash(status.key.as_deref()),
                 age,
                 status.values.to_string(),
                 status.behind.to_string(),
+                or_dash(Some(&rewraps.join("; "))),
                 or_dash(Some(&status.retired.join(", "))),
             ]
         })
@@ -100,6 +130,7 @@ pub async fn status(args: Of, shell: &Shell) -> Result<Report, Failure> {
             "AGE",
             "VALUES",
             "BEHIND",
+            "REWRAP",
             "RETIRED",
         ],
         rows,
@@ -107,14 +138,91 @@ pub async fn status(args: Of, shell: &Shell) -> Result<Report, Failure> {
     Report::new(&serde_json::json!({ "keyspaces": keyspaces }), names, human)
 }
 
-fn status_json(of_one: &[pb::KeyView], active: Option<&pb::KeyView>) -> StatusJson {
+/// Gives a keyspace a new key.
+///
+/// # Errors
+/// As [`list`]; [`crate::failure::Exit::Precondition`] when somebody else was faster; those of waiting.
+pub async fn rotate(of: Keyspace, args: Rotate, shell: &Shell) -> Result<Report, Failure> {
+    let session = shell.session().await?;
+    let keyspace = of.to_string();
+    // What would change is asked for first, and then that it is still so: whoever rotates at the same time is told.
+    let planned = ask_rotation(&session, &keyspace, &args, 0, true).await?;
+    let dry_run = args.dry_run.dry_run;
+    let (changed, answer) = if dry_run {
+        planned
+    } else {
+        ask_rotation(&session, &keyspace, &args, planned.1.previous_epoch, false).await?
+    };
+    let key = format!("{keyspace}@{}", answer.epoch);
+    let previous = format!("{keyspace}@{}", answer.previous_epoch);
+    let waits = !dry_run && !args.no_wait;
+    if waits {
+        shell.console.hint(&format!(
+            "{key} is the active key; the values of {previous} are being wrapped again under it"
+        ));
+        follow(&session, &keyspace, &shell.console).await?;
+    }
+    let text = if dry_run {
+        format!(
+            "{key} would be the active key, and the values of {previous} be wrapped again under it"
+        )
+    } else if waits {
+        format!(
+            "{key} is the active key, and {previous} is retired: nothing is wrapped under it any more"
+        )
+    } else {
+        format!(
+            "{key} is the active key; the values of {previous} are being wrapped again, see: attache key status {keyspace} --wait"
+        )
+    };
+    let rotated = RotatedJson {
+        keyspace,
+        key: key.clone(),
+        previous,
+        rewrapped: waits,
+        changed,
+    };
+    Report::new(&rotated, vec![key], Human::Text(text))
+}
+
+async fn ask_rotation(
+    session: &Session,
+    keyspace: &str,
+    args: &Rotate,
+    expected_epoch: u32,
+    dry_run: bool,
+) -> Result<(Changed, pb::RotateKeyResponse), Failure> {
+    let (id, mutation) = mutation(dry_run);
+    let request = pb::RotateKeyRequest {
+        mutation,
+        keyspace: keyspace.to_owned(),
+        expected_epoch,
+        rate: args.rate.unwrap_or_default(),
+    };
+    let answer: pb::RotateKeyResponse = session
+        .change(
+            &format!("the key of {keyspace} was not rotated"),
+            id,
+            &request,
+            |channel, request| async move { KeysClient::new(channel).rotate_key(request).await },
+        )
+        .await?;
+    Ok((Changed::new(id, answer.committed, dry_run), answer))
+}
+
+fn status_json(
+    of_one: &[pb::KeyView],
+    active: Option<&pb::KeyView>,
+    under_way: &[pb::Rewrap],
+) -> StatusJson {
     let in_state = |state: &'static str| of_one.iter().filter(move |view| view.state == state);
+    let keyspace = of_one.first().map(|view| view.keyspace.clone());
+    let keyspace = keyspace.unwrap_or_default();
+    let of_this = under_way.iter().filter(|it| it.keyspace == keyspace);
     StatusJson {
-        keyspace: of_one
-            .first()
-            .map(|view| view.keyspace.clone())
-            .unwrap_or_default(),
+        rewraps: of_this.map(RewrapJson::new).collect(),
         key: active.map(name),
+        keyspace,
         created: active.and_then(|view| time(view.created)),
         values: active.map(|view| view.values).unwrap_or_default(),
         behind: in_state("decrypt-only").map(|view| view.values).sum(),
@@ -213,7 +321,12 @@ mod tests {
             view(4, "decrypt-only", 2),
             view(5, "active", 9),
         ];
-        let status = status_json(&keys, keys.last());
+        let of = |keyspace: &str| pb::Rewrap {
+            keyspace: keyspace.into(),
+            ..Default::default()
+        };
+        let status = status_json(&keys, keys.last(), &[of("payments"), of("web")]);
+        assert_eq!(status.rewraps.len(), 1);
         assert_eq!(status.key.as_deref(), Some("payments@5"));
         assert_eq!((status.values, status.behind), (9, 7));
         assert_eq!(status.retired, ["payments@2"]);

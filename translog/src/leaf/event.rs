@@ -456,4 +456,13 @@ events! {
         /// The anchor chain's value there.
         t: [u8; 32] = AnchorT,
     }
+
+    /// A key of a keyspace was retired by the broker itself: its values are wrapped again, and by the index nothing is
+    /// wrapped under it any more.
+    Retirement = 15 "retirement" {
+        /// The key, such as `payments@1`.
+        key: String = Object,
+        /// How many values of it were wrapped again.
+        values: u64 = Count,
+    }
 }

@@ -52,6 +52,11 @@ fn process() -> Vec<Event> {
             t: [15; 32],
         }
         .into(),
+        Retirement {
+            key: "payments@1".into(),
+            values: 5_000,
+        }
+        .into(),
     ]
 }
 

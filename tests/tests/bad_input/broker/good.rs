@@ -259,9 +259,19 @@ fn mutation() -> Option<pb::Mutation> {
 }
 
 fn of_keys(name: &str) -> Vec<u8> {
+    let keyspace = "payments".to_owned();
     match name {
+        "RotateKey" => bytes(pb::RotateKeyRequest {
+            mutation: mutation(),
+            keyspace,
+            ..Default::default()
+        }),
+        "ListRewraps" => bytes(pb::ListRewrapsRequest {
+            keyspace,
+            page: page(),
+        }),
         "ListKeys" => bytes(pb::ListKeysRequest {
-            keyspace: "payments".into(),
+            keyspace,
             page: page(),
         }),
         other => panic!("{other} has no good request"),

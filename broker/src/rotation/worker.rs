@@ -1,0 +1,303 @@
+//! The task that carries out the jobs: the only one that wraps values again and retires keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attache_envelope::id::ValueId;
+use attache_envelope::name::KeyRef;
+use attache_translog::{Anchor, Retirement};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::job::{Happened, Job, Step};
+use super::pace::Pace;
+use super::{Progress, Rotations};
+use crate::audit::{AuditError, AuditLog};
+use crate::causes::with_causes;
+use crate::store::{ApplyError, Change, INCARNATION, RedbStore, Store};
+use crate::vault::{OldKey, RewrapPage, Vault, VaultError};
+
+/// After something failed, or when what is left cannot be read, it is tried again after this long.
+const RETRY: Duration = Duration::from_secs(30);
+/// After the store's queue was full.
+const BUSY: Duration = Duration::from_millis(100);
+
+/// Carries out the jobs of one broker.
+pub struct Worker<S: Store = RedbStore> {
+    vault: Arc<Vault<S>>,
+    log: AuditLog,
+    rotations: Rotations,
+}
+
+/// One key's job, and what belongs to it.
+struct Work {
+    old: OldKey,
+    job: Job,
+    pace: Pace,
+    /// The page after the one that was committed last, wrapped again while that was committed.
+    ahead: Option<Ahead>,
+    problem: Option<String>,
+}
+
+struct Ahead {
+    after: ValueId,
+    page: RewrapPage,
+}
+
+/// Why a step failed. The store has all or nothing of it.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("the retirement could not be put on record")]
+    Audit(#[from] AuditError),
+    #[error("the broker is stopping")]
+    Stopping,
+}
+
+impl<S: Store> Worker<S> {
+    /// A worker that knows every key that is decrypt-only now.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`] when the rows of the keys cannot be read.
+    pub async fn new(
+        vault: Arc<Vault<S>>,
+        log: AuditLog,
+        rotations: Rotations,
+    ) -> Result<Self, VaultError> {
+        for old in vault.old_keys().await? {
+            rotations.begin(old.key, old.rewrap.rate);
+        }
+        Ok(Self {
+            vault,
+            log,
+            rotations,
+        })
+    }
+
+    /// Works until `stop`. A step that was begun is ended first.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut under_way = BTreeMap::new();
+        while !stop.is_cancelled() {
+            self.take_up(&mut under_way).await;
+            let due = under_way
+                .values_mut()
+                .min_by_key(|work: &&mut Work| work.pace.due());
+            let Some(work) = due else {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.rotations.shared.come.notified() => continue,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.rotations.shared.come.notified() => continue,
+                () = tokio::time::sleep_until(work.pace.due()) => {}
+            }
+            self.advance(work).await;
+            if work.job.step() == Step::Over {
+                let key = work.old.key.clone();
+                under_way.remove(&key);
+                self.rotations.end(&key);
+            }
+        }
+    }
+
+    /// Begins the jobs of keys that have come.
+    async fn take_up(&self, under_way: &mut BTreeMap<KeyRef, Work>) {
+        for key in self.rotations.keys() {
+            if under_way.contains_key(&key) {
+                continue;
+            }
+            match self.vault.old_key(&key).await {
+                Ok(Some(old)) => {
+                    tracing::info!(%key, limit = old.rewrap.rate, "wrapping a key's values again");
+                    under_way.insert(key, Work::new(old));
+                }
+                Ok(None) => self.rotations.end(&key),
+                Err(error) => {
+                    tracing::error!(%key, error = %with_causes(&error), "a key's row cannot be read");
+                    self.rotations.end(&key);
+                }
+            }
+        }
+    }
+
+    /// Does one step and shows how far it is.
+    async fn advance(&self, work: &mut Work) {
+        match self.step(work).await {
+            Ok(happened) => {
+                work.problem = None;
+                work.job.happened(happened);
+                work.wait_if_stuck();
+            }
+            Err(StepError::Apply(ApplyError::Conflict { .. })) => {
+                work.ahead = None;
+                work.job.happened(Happened::Conflict);
+            }
+            Err(StepError::Apply(ApplyError::Busy)) => {
+                work.ahead = None;
+                work.job.happened(Happened::Conflict);
+                work.pace.wait_until(Instant::now() + BUSY);
+            }
+            Err(error) => {
+                let why = with_causes(&error);
+                tracing::error!(key = %work.old.key, error = %why, "a key's values are not wrapped again");
+                work.ahead = None;
+                work.job.happened(Happened::Conflict);
+                work.problem = Some(why);
+                work.pace.wait_until(Instant::now() + RETRY);
+            }
+        }
+        self.rotations.show(&work.old.key, work.progress());
+    }
+
+    async fn step(&self, work: &mut Work) -> Result<Happened, StepError> {
+        match work.job.step() {
+            Step::Count => self.count(work).await,
+            Step::Rewrap { after } => self.rewrap(work, after).await,
+            Step::Retire => self.retire(work).await,
+            Step::Wait => Ok(Happened::Waited),
+            Step::Over => Ok(Happened::Retired),
+        }
+    }
+
+    async fn count(&self, work: &mut Work) -> Result<Happened, StepError> {
+        let (left, change) = self.vault.prepare_count(&work.old).await?;
+        if let Some(change) = change {
+            self.vault.ledger().apply(change).await?;
+            work.old.rewrap.values = left;
+        }
+        let of = work.old.rewrap.values;
+        Ok(Happened::Counted { left, of })
+    }
+
+    /// Commits one page. Without a limit the next one is made meanwhile.
+    async fn rewrap(&self, work: &mut Work, after: Option<ValueId>) -> Result<Happened, StepError> {
+        let page = match work.ahead.take() {
+            Some(ahead) if Some(ahead.after) == after => ahead.page,
+            Some(_) | None => self.page(work, after).await?,
+        };
+        let Some(last) = page.last else {
+            return Ok(Happened::PageEmpty);
+        };
+        for value in &page.unreadable {
+            tracing::warn!(key = %work.old.key, %value,
+                "a value cannot be wrapped again: its record is damaged; attache-broker check-store names all of them");
+        }
+        let happened = Happened::Rewrapped {
+            values: page.values,
+            unreadable: u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX),
+            last,
+        };
+        let ahead = async {
+            match work.pace.is_free() {
+                true => self.page(work, Some(last)).await.ok(),
+                false => None,
+            }
+        };
+        let (applied, ahead) = tokio::join!(self.commit(page), ahead);
+        work.ahead = ahead.map(|page| Ahead { after: last, page });
+        let values = applied?;
+        work.pace.took(values, Instant::now());
+        Ok(happened)
+    }
+
+    async fn commit(&self, page: RewrapPage) -> Result<u64, StepError> {
+        if page.values > 0 {
+            self.vault.ledger().apply(page.change).await?;
+        }
+        Ok(page.values)
+    }
+
+    /// Makes a page where it holds up nobody's IO.
+    async fn page(&self, work: &Work, after: Option<ValueId>) -> Result<RewrapPage, StepError> {
+        let (vault, old, limit) = (Arc::clone(&self.vault), work.old.clone(), work.pace.page());
+        let runtime = Handle::current();
+        let made = tokio::task::spawn_blocking(move || {
+            runtime.block_on(vault.prepare_rewrap(&old, after, limit))
+        });
+        Ok(made.await.map_err(|_| StepError::Stopping)??)
+    }
+
+    /// On record, then committed, then the store's new anchor on record: as every change that the broker makes itself.
+    async fn retire(&self, work: &Work) -> Result<Happened, StepError> {
+        let key = &work.old.key;
+        let now_ms = self.log.clock().now_ms();
+        let Some(change) = self.vault.prepare_retirement(key, now_ms).await? else {
+            let gone = self.vault.old_key(key).await?.is_none();
+            return Ok(if gone {
+                Happened::Retired
+            } else {
+                Happened::Conflict
+            });
+        };
+        let (done, _) = work.job.done();
+        let retirement = Retirement {
+            key: key.to_string(),
+            values: done,
+        };
+        let _receipt = self.log.append(retirement).await?;
+        self.apply_on_record(change).await?;
+        self.vault.forget_key(key, work.old.id);
+        tracing::info!(%key, values = done, "a key is retired: nothing refers to it by the index");
+        Ok(Happened::Retired)
+    }
+
+    async fn apply_on_record(&self, change: Change) -> Result<(), StepError> {
+        let applied = self.vault.ledger().apply(change).await?;
+        let anchor = Anchor {
+            incarnation: INCARNATION,
+            seq: applied.seq,
+            t: applied.anchor_t,
+        };
+        // It is retired, whether or not the log has room for the copy of the anchor: the next one says the same.
+        if let Err(error) = self.log.append(anchor).await {
+            tracing::warn!(%error, "the anchor of a retirement is not on record");
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    fn new(old: OldKey) -> Self {
+        Self {
+            pace: Pace::new(old.rewrap.rate, Instant::now()),
+            job: Job::new(),
+            ahead: None,
+            problem: None,
+            old,
+        }
+    }
+
+    fn wait_if_stuck(&mut self) {
+        if self.job.step() == Step::Wait {
+            let unreadable = self.job.unreadable();
+            self.problem = Some(format!(
+                "{unreadable} of its values cannot be read: their records are damaged; \
+                 attache-broker check-store names them"
+            ));
+            self.pace.wait_until(Instant::now() + RETRY);
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let (done, total) = self.job.done();
+        Progress {
+            total,
+            done,
+            limit: self.old.rewrap.rate,
+            per_second: self.pace.per_second(Instant::now()),
+            unreadable: self.job.unreadable(),
+            problem: self.problem.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! The worker over a real store and a real log.
+
+use std::time::Duration;
+
+use attache_envelope::body::KekPhase;
+use attache_envelope::id::ChainId;
+use attache_envelope::name::Keyspace;
+use attache_translog::{Event, Leaf, Stop};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::audit::{Clock, LogOptions};
+use crate::vault::tests::{Bench, opened, pairs};
+
+struct World {
+    _dir: TempDir,
+    bench: Bench,
+    log: AuditLog,
+    rotations: Rotations,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (bench, dir) = (Bench::new().await, tempfile::tempdir().unwrap());
+        let options = LogOptions {
+            dir: dir.path().join("audit"),
+            store: bench.vault.store_id(),
+            chain: ChainId::from_bytes([2; 16]),
+            boot: bench.vault.boot(),
+            anchored: None,
+            segment_bytes: 1024 * 1024,
+            clock: Clock::system(),
+        };
+        let (log, _) = AuditLog::open(options, Arc::clone(bench.vault.keys())).unwrap();
+        Self {
+            _dir: dir,
+            bench,
+            log,
+            rotations: Rotations::default(),
+        }
+    }
+
+    /// Rotates `payments` as an operator's request does.
+    async fn rotate(&self, rate: u32) {
+        let (vault, payments) = (&self.bench.vault, "payments".parse().unwrap());
+        let rotation = vault
+            .prepare_rotation(&payments, None, rate, 1)
+            .await
+            .unwrap();
+        vault.ledger().apply(rotation.change).await.unwrap();
+        self.rotations.begin(rotation.previous, rate);
+    }
+
+    /// A worker as a start makes it.
+    async fn work(&self) -> (JoinHandle<()>, CancellationToken) {
+        let stop = CancellationToken::new();
+        let (vault, log) = (Arc::clone(&self.bench.vault), self.log.clone());
+        let worker = Worker::new(vault, log, self.rotations.clone())
+            .await
+            .unwrap();
+        (tokio::spawn(worker.run(stop.clone())), stop)
+    }
+
+    fn under_way(&self) -> Vec<(KeyRef, Progress)> {
+        self.rotations.under_way(None, None, 10)
+    }
+
+    /// Waits until it is so with what is under way.
+    async fn until(&self, so: impl Fn(&[(KeyRef, Progress)]) -> bool) {
+        let looking = async {
+            while !so(&self.under_way()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let looked = tokio::time::timeout(Duration::from_secs(20), looking).await;
+        assert!(looked.is_ok(), "{:?}", self.under_way());
+    }
+
+    async fn until_over(&self) {
+        self.until(<[_]>::is_empty).await;
+    }
+
+    async fn phases(&self) -> Vec<(KekPhase, u64)> {
+        let views = self.bench.vault.key_views(None, None, 10).await.unwrap();
+        views.iter().map(|view| (view.phase, view.values)).collect()
+    }
+
+    async fn retirements(&self) -> Vec<(String, u64)> {
+        let leaves = self.log.read(0, 1000).await.unwrap();
+        let event = |body: &[u8]| Leaf::parse(body).unwrap().event;
+        let events = leaves.iter().map(|leaf| event(&leaf.body));
+        let retired = events.filter_map(|event| {
+            let Event::Retirement(it) = event else {
+                return None;
+            };
+            Some((it.key, it.values))
+        });
+        retired.collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_goes_on_to_its_end_and_the_end_is_on_record() {
+    let world = World::new().await;
+    let (worker, stop) = world.work().await;
+    for number in 0..3 {
+        let of = format!("payments/s{number}");
+        world.bench.put(&of, &[("a", "1"), ("b", "2")]).await;
+    }
+    world.rotate(0).await;
+    world.until_over().await;
+    assert_eq!(
+        world.phases().await,
+        [(KekPhase::Retired, 0), (KekPhase::Active, 6)]
+    );
+    assert_eq!(world.retirements().await, [("payments@1".to_owned(), 6)]);
+    let now = opened(&world.bench.vault, "payments/s2", None).await;
+    assert_eq!(now, pairs(&[("a", "1"), ("b", "2")]));
+    // One with nothing to wrap again ends too.
+    let empty: Keyspace = "payments".parse().unwrap();
+    assert!(world.rotations.under_way(Some(&empty), None, 1).is_empty());
+    stop.cancel();
+    worker.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stopped_worker_left_the_next_one_ends() {
+    let world = World::new().await;
+    for number in 0..4 {
+        world
+            .bench
+            .put(&format!("payments/s{number}"), &[("a", "1")])
+            .await;
+    }
+    // One a second: stopped long before its end.
+    world.rotate(1).await;
+    let (worker, stop) = world.work().await;
+    world
+        .until(|all| all.iter().any(|(_, progress)| progress.done > 0))
+        .await;
+    stop.cancel();
+    worker.await.unwrap();
+    let (key, progress) = world.under_way().remove(0);
+    assert_eq!(
+        (key.to_string().as_str(), progress.total, progress.limit),
+        ("payments@1", 4, 1)
+    );
+    world.rotate(0).await;
+    let (worker, stop) = world.work().await;
+    world.until_over().await;
+    stop.cancel();
+    worker.await.unwrap();
+    assert_eq!(
+        world.phases().await,
+        [
+            (KekPhase::Retired, 0),
+            (KekPhase::Retired, 0),
+            (KekPhase::Active, 4)
+        ]
+    );
+    let retired: Vec<_> = world
+        .retirements()
+        .await
+        .into_iter()
+        .map(|it| it.0)
+        .collect();
+    assert_eq!(retired.len(), 2, "{retired:?}");
+    for number in 0..4 {
+        let now = opened(&world.bench.vault, &format!("payments/s{number}"), None).await;
+        assert_eq!(now, pairs(&[("a", "1")]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_is_retired_while_the_log_takes_nothing() {
+    let world = World::new().await;
+    world.bench.put("payments/db", &[("a", "1")]).await;
+    // A segment is there to be broken once something is in the log.
+    let broker = "spiffe://example.internal/broker/broker-0".to_owned();
+    let _receipt = world.log.append(Stop { broker }).await.unwrap();
+    world.log.break_disk().await;
+    world.rotate(0).await;
+    let (worker, stop) = world.work().await;
+    world
+        .until(|all| all.iter().any(|(_, progress)| progress.problem.is_some()))
+        .await;
+    assert_eq!(
+        world.phases().await,
+        [(KekPhase::DecryptOnly, 0), (KekPhase::Active, 1)]
+    );
+    stop.cancel();
+    worker.await.unwrap();
+}

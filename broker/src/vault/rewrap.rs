@@ -1,0 +1,285 @@
+//! Wrapping a decrypt-only KEK's values again, under the active one, and its end.
+//!
+//! ```text
+//! a page of kek-index -> each value's DEK out of the old KEK, under the active one -> one change:
+//!   value-key row replaced, index row of the old KEK removed, one of the active KEK added
+//!   if each value-key row, and the active KEK's row, are still those that were read
+//! ```
+//! So a value that was changed or destroyed meanwhile is never put back, and nothing is wrapped under a KEK that is not
+//! active any more. A DEK is in a cell of the arena in between, and nowhere else.
+
+use attache_arena::Key;
+use attache_envelope::body::{KekBody, KekIndexKey, KekState, Rewrap, ValueKeyBody};
+use attache_envelope::id::{KeyId, ValueId};
+use attache_envelope::key::Dek;
+use attache_envelope::name::{KeyRef, Keyspace};
+use attache_envelope::wrap::DekBinding;
+use attache_envelope::{EnvelopeError, Table};
+
+use super::Vault;
+use super::error::VaultError;
+use super::key::key_ref;
+use super::records::{Record, decoded};
+use crate::keys::{Kek, KeysError};
+use crate::store::{Change, LedgerError, Store};
+
+/// Rows of the KEK table read at once.
+const PAGE: usize = 512;
+
+/// A KEK that is decrypt-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldKey {
+    /// Its name.
+    pub key: KeyRef,
+    /// What its values name it by.
+    pub id: KeyId,
+    /// How they are to be wrapped again.
+    pub rewrap: Rewrap,
+}
+
+/// A page of a KEK's values, wrapped again.
+#[derive(Debug)]
+pub struct RewrapPage {
+    /// What commits them.
+    pub change: Change,
+    /// How many they are.
+    pub values: u64,
+    /// The last value that was looked at; none when there was none to look at.
+    pub last: Option<ValueId>,
+    /// Those that cannot be wrapped again: their records are damaged, or do not open.
+    pub unreadable: Vec<ValueId>,
+}
+
+impl<S: Store> Vault<S> {
+    /// Every KEK that is decrypt-only, by keyspace and epoch.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn old_keys(&self) -> Result<Vec<OldKey>, VaultError> {
+        let mut old = Vec::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let rows = self.ledger.scan(Table::Kek, b"", after.as_deref(), PAGE);
+            let rows = rows.await?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(old);
+            };
+            after = Some(last.clone());
+            for (row_key, row) in rows {
+                let key = key_ref(&row_key)?;
+                let kek = decoded(Table::Kek, &row_key, row, KekBody::decode)?;
+                old.extend(old_key(key, &kek));
+            }
+        }
+    }
+
+    /// The KEK of this name, when it is decrypt-only.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn old_key(&self, key: &KeyRef) -> Result<Option<OldKey>, VaultError> {
+        let found = self.kek_row(key).await?;
+        Ok(found.and_then(|kek| old_key(key.clone(), &kek)))
+    }
+
+    /// Counts what is left of a decrypt-only KEK. The change keeps the first count, so that a later one says how far it
+    /// is; none when that is kept already, or nothing is left.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn prepare_count(&self, old: &OldKey) -> Result<(u64, Option<Change>), VaultError> {
+        let left = self.count_wrapped(old.id).await?;
+        if left == 0 || old.rewrap.values > 0 {
+            return Ok((left, None));
+        }
+        let Some(mut found) = self.kek_row(&old.key).await? else {
+            return Ok((left, None));
+        };
+        let KekState::DecryptOnly(_, rewrap) = &mut found.body.state else {
+            return Ok((left, None));
+        };
+        rewrap.values = left;
+        let row_key = row_key(&old.key);
+        let mut change = Change::default();
+        change.require_at(Table::Kek, row_key.clone(), found.seq);
+        change.put(Table::Kek, row_key, found.body.encode());
+        Ok((left, Some(change)))
+    }
+
+    /// Wraps again at most `limit` values of a decrypt-only KEK, those after `after`.
+    ///
+    /// Takes CPU for some 10 us a value: run it where it holds up nobody's IO.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`] when the store cannot be read; [`VaultError::Keys`] when the active KEK cannot be had, or
+    /// the arena is full.
+    pub async fn prepare_rewrap(
+        &self,
+        old: &OldKey,
+        after: Option<ValueId>,
+        limit: usize,
+    ) -> Result<RewrapPage, VaultError> {
+        let keyspace = &old.key.keyspace;
+        let (active, active_seq) = self.active_kek(keyspace).await?;
+        let unwrapping = self.keks.of_id(&self.ledger, keyspace, old.id).await?;
+        let prefix = KekIndexKey::prefix(old.id);
+        let after = after.map(|value| KekIndexKey { kek: old.id, value }.encode());
+        let rows = self
+            .ledger
+            .store()
+            // Each row is verified when the change that removes it is committed.
+            .scan(Table::KekIndex, &prefix, after.as_deref(), limit)
+            .await
+            .map_err(LedgerError::from)?;
+        let mut page = RewrapPage {
+            change: Change::default(),
+            values: 0,
+            last: None,
+            unreadable: Vec::new(),
+        };
+        page.change
+            .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
+        for (index_key, _) in rows {
+            let index = KekIndexKey::decode(&index_key)
+                .map_err(|_| LedgerError::damaged(Table::KekIndex, &index_key))?;
+            page.last = Some(index.value);
+            match self.value_of(index).await? {
+                Some(found) => {
+                    match self.wrapped_again(
+                        keyspace,
+                        index.value,
+                        &found.body,
+                        &unwrapping,
+                        &active,
+                    ) {
+                        Ok(body) => page.replace(index, found.seq, &body),
+                        Err(KeysError::Envelope(EnvelopeError::Refused)) => {
+                            page.unreadable.push(index.value);
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                None => page.unreadable.push(index.value),
+            }
+        }
+        Ok(page)
+    }
+
+    /// The change by which a decrypt-only KEK is retired; none while the index has a row of it, or it is none any more.
+    ///
+    /// Its row is read before the index: nothing wraps under it since, so the index stays empty.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn prepare_retirement(
+        &self,
+        key: &KeyRef,
+        now_ms: u64,
+    ) -> Result<Option<Change>, VaultError> {
+        let Some(found) = self.kek_row(key).await? else {
+            return Ok(None);
+        };
+        let KekState::DecryptOnly(wrapped, _) = found.body.state else {
+            return Ok(None);
+        };
+        let prefix = KekIndexKey::prefix(found.body.kek);
+        let left = self.ledger.store().scan(Table::KekIndex, &prefix, None, 1);
+        if !left.await.map_err(LedgerError::from)?.is_empty() {
+            return Ok(None);
+        }
+        let body = KekBody {
+            state: KekState::Retired(wrapped),
+            changed_ms: now_ms,
+            ..found.body
+        };
+        let row_key = row_key(key);
+        let mut change = Change::default();
+        change.require_at(Table::Kek, row_key.clone(), found.seq);
+        change.put(Table::Kek, row_key, body.encode());
+        Ok(Some(change))
+    }
+
+    pub(super) async fn kek_row(
+        &self,
+        key: &KeyRef,
+    ) -> Result<Option<Record<KekBody>>, VaultError> {
+        let row_key = row_key(key);
+        match self.ledger.read(Table::Kek, &row_key).await? {
+            Some(row) => decoded(Table::Kek, &row_key, row, KekBody::decode).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The key row of a value that the index names; none when it is damaged, or names another KEK.
+    async fn value_of(
+        &self,
+        index: KekIndexKey,
+    ) -> Result<Option<Record<ValueKeyBody>>, VaultError> {
+        let row_key = ValueKeyBody::key(index.value);
+        let row = match self.ledger.read(Table::ValueKey, &row_key).await {
+            Ok(row) => row,
+            Err(LedgerError::Damaged { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let found =
+            row.and_then(|row| decoded(Table::ValueKey, &row_key, row, ValueKeyBody::decode).ok());
+        Ok(found.filter(|found| found.body.kek == index.kek))
+    }
+
+    fn wrapped_again(
+        &self,
+        keyspace: &Keyspace,
+        value: ValueId,
+        body: &ValueKeyBody,
+        old: &Kek,
+        active: &Kek,
+    ) -> Result<ValueKeyBody, KeysError> {
+        let binding = |kek| DekBinding {
+            store: self.store_id(),
+            keyspace,
+            secret: body.secret,
+            value,
+            kek,
+            ct_hash: body.ct_hash,
+        };
+        let dek: Key = old.unwrap_dek(self.keys(), &binding(old.id), &body.wrapped)?;
+        let wrapped = active.wrap_dek(&binding(active.id), Dek::new(dek.expose()))?;
+        Ok(ValueKeyBody {
+            kek: active.id,
+            wrapped,
+            ..body.clone()
+        })
+    }
+}
+
+impl RewrapPage {
+    fn replace(&mut self, old: KekIndexKey, seq: u64, body: &ValueKeyBody) {
+        let row_key = ValueKeyBody::key(old.value);
+        let new = KekIndexKey {
+            kek: body.kek,
+            value: old.value,
+        };
+        self.change
+            .require_at(Table::ValueKey, row_key.clone(), seq);
+        self.change.put(Table::ValueKey, row_key, body.encode());
+        self.change
+            .put(Table::KekIndex, new.encode(), KekIndexKey::body());
+        self.change.deletes.push((Table::KekIndex, old.encode()));
+        self.values += 1;
+    }
+}
+
+fn old_key(key: KeyRef, kek: &Record<KekBody>) -> Option<OldKey> {
+    let KekState::DecryptOnly(_, rewrap) = kek.body.state else {
+        return None;
+    };
+    Some(OldKey {
+        key,
+        id: kek.body.kek,
+        rewrap,
+    })
+}
+
+fn row_key(key: &KeyRef) -> Vec<u8> {
+    KekBody::key(&key.keyspace, key.epoch.get())
+}

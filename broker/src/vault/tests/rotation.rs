@@ -1,0 +1,359 @@
+//! Rotation and re-wrap over real ledgers, each step by hand.
+
+use attache_envelope::Table;
+use attache_envelope::body::{KekBody, KekIndexKey, KekPhase, ValueKeyBody};
+use attache_envelope::id::KeyId;
+use attache_envelope::name::{KeyRef, Keyspace};
+use attache_envelope::wrap::DekBinding;
+
+use super::*;
+use crate::store::fake::RestlessStore;
+use crate::store::{ApplyError, Change, Ledger, LedgerOptions};
+
+fn payments() -> Keyspace {
+    "payments".parse().unwrap()
+}
+
+fn key(text: &str) -> KeyRef {
+    text.parse().unwrap()
+}
+
+/// Rotates `payments`; answers the key before.
+async fn rotate<S: Store>(vault: &Vault<S>) -> OldKey {
+    let rotation = vault.prepare_rotation(&payments(), None, 0, NOW + 1).await;
+    let rotation = rotation.unwrap();
+    vault.ledger.apply(rotation.change).await.unwrap();
+    vault.old_key(&rotation.previous).await.unwrap().unwrap()
+}
+
+/// Wraps again all that is under `old`, `limit` values a commit, and retires it.
+async fn rewrap<S: Store>(vault: &Vault<S>, old: &OldKey, limit: usize) {
+    loop {
+        let page = vault.prepare_rewrap(old, None, limit).await.unwrap();
+        assert_eq!(page.unreadable, []);
+        if page.last.is_none() {
+            break;
+        }
+        vault.ledger.apply(page.change).await.unwrap();
+    }
+    let retirement = vault.prepare_retirement(&old.key, NOW + 2).await.unwrap();
+    vault.ledger.apply(retirement.unwrap()).await.unwrap();
+}
+
+async fn phases<S: Store>(vault: &Vault<S>) -> Vec<(String, KekPhase, u64)> {
+    let views = vault.key_views(None, None, 10).await.unwrap();
+    let view = |it: KeyView| (it.key.to_string(), it.phase, it.values);
+    views.into_iter().map(view).collect()
+}
+
+fn at(key: &str, phase: KekPhase, values: u64) -> (String, KekPhase, u64) {
+    (key.to_owned(), phase, values)
+}
+
+#[tokio::test]
+async fn a_rotated_keyspace_opens_all_it_had_and_wraps_under_the_new_key_alone() {
+    let bench = Bench::new().await;
+    bench
+        .put("payments/db", &[("user", "u"), ("password", "p")])
+        .await;
+    let index = bench.ledger().whole(Table::KekIndex).await.unwrap();
+    let old = rotate(&bench.vault).await;
+    assert_eq!(bench.ledger().whole(Table::KekIndex).await.unwrap(), index);
+    bench.put("payments/db", &[("password", "q")]).await;
+    assert_eq!(
+        phases(&bench.vault).await,
+        [
+            at("payments@1", KekPhase::DecryptOnly, 2),
+            at("payments@2", KekPhase::Active, 1)
+        ]
+    );
+    let now = pairs(&[("password", "q"), ("user", "u")]);
+    assert_eq!(opened(&bench.vault, "payments/db", None).await, now);
+    rewrap(&bench.vault, &old, 1).await;
+    assert_eq!(
+        phases(&bench.vault).await,
+        [
+            at("payments@1", KekPhase::Retired, 0),
+            at("payments@2", KekPhase::Active, 3)
+        ]
+    );
+    // Not from the KEK that is open already.
+    bench.vault.forget_key(&old.key, old.id);
+    assert_eq!(opened(&bench.vault, "payments/db", None).await, now);
+    let before = pairs(&[("password", "p"), ("user", "u")]);
+    let first = opened(&bench.vault, "payments/db", Some(version(1))).await;
+    assert_eq!(first, before);
+    let report = check_store(bench.ledger().store().as_ref(), bench.vault.keys());
+    assert_eq!(report.await.unwrap().findings, []);
+}
+
+#[tokio::test]
+async fn a_put_that_was_wrapped_before_the_rotation_is_not_committed_after_it() {
+    let bench = Bench::new().await;
+    let raced = bench
+        .client("payments/db", &[("password", "p")])
+        .await
+        .seal();
+    let raced = bench.prepare(raced).await.unwrap();
+    rotate(&bench.vault).await;
+    let refused = bench.ledger().apply(raced.change).await.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            ApplyError::Conflict {
+                table: Table::Kek,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    // Begun before, and wrapped after.
+    let late = bench.client("payments/db", &[("password", "p")]).await;
+    rotate(&bench.vault).await;
+    bench.commit(late.seal()).await.unwrap();
+    assert_eq!(
+        phases(&bench.vault).await[2],
+        at("payments@3", KekPhase::Active, 1)
+    );
+}
+
+#[tokio::test]
+async fn of_two_rotations_of_one_state_one_is_committed() {
+    let bench = Bench::new().await;
+    let mut prepared = Vec::new();
+    for expected in [key("payments@1").epoch; 2] {
+        let vault = &bench.vault;
+        let rotation = vault
+            .prepare_rotation(&payments(), Some(expected), 7, NOW)
+            .await;
+        prepared.push(rotation.unwrap().change);
+    }
+    let second = prepared.pop().unwrap();
+    bench.ledger().apply(prepared.pop().unwrap()).await.unwrap();
+    let refused = bench.ledger().apply(second).await.unwrap_err();
+    assert!(
+        matches!(refused, ApplyError::Conflict { .. }),
+        "{refused:?}"
+    );
+    let (of, first) = (payments(), key("payments@1").epoch);
+    let late = bench.vault.prepare_rotation(&of, Some(first), 0, NOW);
+    let late = late.await.unwrap_err();
+    assert!(
+        matches!(
+            late,
+            VaultError::KeyMoved {
+                expected: 1,
+                found: 2,
+                ..
+            }
+        ),
+        "{late:?}"
+    );
+    let old = bench.vault.old_keys().await.unwrap();
+    assert_eq!((old.len(), old[0].rewrap.rate), (1, 7));
+}
+
+#[tokio::test]
+async fn a_value_that_was_destroyed_meanwhile_is_not_put_back() {
+    let bench = Bench::new().await;
+    bench.put("payments/db", &[("a", "1"), ("b", "2")]).await;
+    let old = rotate(&bench.vault).await;
+    let page = bench.vault.prepare_rewrap(&old, None, 10).await.unwrap();
+    let gone = page.last.unwrap();
+    let mut change = Change::default();
+    let index = KekIndexKey {
+        kek: old.id,
+        value: gone,
+    };
+    change
+        .deletes
+        .push((Table::ValueKey, ValueKeyBody::key(gone)));
+    change.deletes.push((Table::KekIndex, index.encode()));
+    bench.ledger().apply(change).await.unwrap();
+    let refused = bench.ledger().apply(page.change).await.unwrap_err();
+    assert!(
+        matches!(refused, ApplyError::Conflict { .. }),
+        "{refused:?}"
+    );
+    rewrap(&bench.vault, &old, 10).await;
+    let gone = ValueKeyBody::key(gone);
+    let row = bench.ledger().read(Table::ValueKey, &gone);
+    assert_eq!(row.await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn nothing_is_wrapped_again_under_a_key_that_is_not_active_any_more() {
+    let bench = Bench::new().await;
+    bench.put("payments/db", &[("a", "1")]).await;
+    let first = rotate(&bench.vault).await;
+    let page = bench.vault.prepare_rewrap(&first, None, 10).await.unwrap();
+    let second = rotate(&bench.vault).await;
+    let refused = bench.ledger().apply(page.change).await.unwrap_err();
+    assert!(
+        matches!(refused, ApplyError::Conflict { .. }),
+        "{refused:?}"
+    );
+    let names = [first.key.to_string(), second.key.to_string()];
+    let old = bench.vault.old_keys().await.unwrap();
+    let old: Vec<_> = old.iter().map(|it| it.key.to_string()).collect();
+    assert_eq!(old, names);
+    rewrap(&bench.vault, &first, 10).await;
+    rewrap(&bench.vault, &second, 10).await;
+    assert_eq!(
+        phases(&bench.vault).await[2],
+        at("payments@3", KekPhase::Active, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_still_wraps_something_is_not_retired() {
+    let bench = Bench::new().await;
+    bench.put("payments/db", &[("a", "1")]).await;
+    assert!(
+        bench
+            .vault
+            .prepare_retirement(&key("payments@1"), NOW)
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let old = rotate(&bench.vault).await;
+    let early = bench.vault.prepare_retirement(&old.key, NOW).await;
+    assert!(early.unwrap().is_none());
+    let (left, first) = bench.vault.prepare_count(&old).await.unwrap();
+    assert_eq!(left, 1);
+    bench.ledger().apply(first.unwrap()).await.unwrap();
+    let counted = bench.vault.old_key(&old.key).await.unwrap().unwrap();
+    assert_eq!(counted.rewrap.values, 1);
+    let (left, again) = bench.vault.prepare_count(&counted).await.unwrap();
+    assert!(left == 1 && again.is_none());
+}
+
+#[tokio::test]
+async fn a_damaged_value_is_named_and_holds_up_no_other() {
+    let bench = Bench::new().await;
+    bench
+        .put("payments/db", &[("a", "1"), ("b", "2"), ("c", "3")])
+        .await;
+    rotate(&bench.vault).await;
+    let fixture = bench.close().await;
+    let mut broken = Vec::new();
+    fixture.tamper(Table::ValueKey, |rows| {
+        let (key, row) = rows.iter_mut().nth(1).unwrap();
+        *row.last_mut().unwrap() ^= 1;
+        broken.clone_from(key);
+    });
+    let bench = Bench::reopen(fixture).await;
+    let old = bench.vault.old_keys().await.unwrap().remove(0);
+    let page = bench.vault.prepare_rewrap(&old, None, 10).await.unwrap();
+    let named: Vec<_> = page
+        .unreadable
+        .iter()
+        .map(|it| it.as_bytes().to_vec())
+        .collect();
+    assert_eq!((named, page.values), (vec![broken], 2));
+    bench.ledger().apply(page.change).await.unwrap();
+    assert_eq!(
+        phases(&bench.vault).await[0],
+        at("payments@1", KekPhase::DecryptOnly, 1)
+    );
+}
+
+/// Values without payloads: what a re-wrap sees of them.
+async fn fill<S: Store>(vault: &Vault<S>, count: u8) {
+    let (kek, _) = vault.active_kek(&payments()).await.unwrap();
+    let mut change = Change::default();
+    for number in 0..count {
+        let value = ValueId::from_bytes([number; 16]);
+        let body = ValueKeyBody {
+            secret: SecretId::from_bytes([1; 16]),
+            kek: kek.id,
+            ct_hash: CtHash::from_bytes([number; 32]),
+            ct_bytes: 16,
+            wrapped: kek
+                .wrap_dek(&binding(vault, value, kek.id), Dek::new(&[number; 32]))
+                .unwrap(),
+        };
+        let index = KekIndexKey { kek: kek.id, value };
+        change.put(Table::ValueKey, ValueKeyBody::key(value), body.encode());
+        change.put(Table::KekIndex, index.encode(), KekIndexKey::body());
+    }
+    vault.ledger.apply(change).await.unwrap();
+}
+
+fn binding<S: Store>(vault: &Vault<S>, value: ValueId, kek: KeyId) -> DekBinding<'static> {
+    static PAYMENTS: std::sync::OnceLock<Keyspace> = std::sync::OnceLock::new();
+    DekBinding {
+        store: vault.store_id(),
+        keyspace: PAYMENTS.get_or_init(payments),
+        secret: SecretId::from_bytes([1; 16]),
+        value,
+        kek,
+        ct_hash: CtHash::from_bytes([value.as_bytes()[0]; 32]),
+    }
+}
+
+async fn rotations_end<S: Store>(vault: Vault<S>) {
+    const COUNT: u8 = 100;
+    let change = vault.prepare_keyspace(&payments(), &operator(), NOW).await;
+    vault.ledger.apply(change.unwrap()).await.unwrap();
+    fill(&vault, COUNT).await;
+    for epoch in 2..5 {
+        let old = rotate(&vault).await;
+        rewrap(&vault, &old, 7).await;
+        let active = KekBody::key(&payments(), epoch);
+        let active = vault
+            .ledger
+            .read(Table::Kek, &active)
+            .await
+            .unwrap()
+            .unwrap();
+        let active = KekBody::decode(&active.body).unwrap();
+        for number in 0..COUNT {
+            let value = ValueId::from_bytes([number; 16]);
+            let body = vault
+                .value_key(SecretId::from_bytes([1; 16]), value)
+                .await
+                .unwrap();
+            assert_eq!(body.kek, active.kek);
+            let kek = vault
+                .keks
+                .of_id(&vault.ledger, &payments(), body.kek)
+                .await
+                .unwrap();
+            let dek = kek.unwrap_dek(
+                vault.keys(),
+                &binding(&vault, value, body.kek),
+                &body.wrapped,
+            );
+            assert_eq!(dek.unwrap().expose(), &[number; 32]);
+        }
+        assert_eq!(
+            vault.count_wrapped(active.kek).await.unwrap(),
+            u64::from(COUNT)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotations_end_over_redb() {
+    let fixture = Fixture::new().await;
+    rotations_end(open_vault(&fixture).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotations_end_over_a_store_that_moves_at_random() {
+    let fixture = Fixture::new().await;
+    let store = RestlessStore::new(fixture.id, 7, 4);
+    let slot = fixture.note_path().with_file_name("restless.key");
+    let (keys, rows) = Keys::create(&fixture.arena, fixture.id, &slot).unwrap();
+    while Ledger::initialise(&store, &keys, &rows).await.is_err() {}
+    let options = LedgerOptions {
+        anchor_note: fixture.note_path(),
+        audit_head: Box::new(|| None),
+        audited: None,
+    };
+    let ledger = Ledger::open(Arc::new(store), &keys, options).await.unwrap();
+    let boot = BootId::random(&SystemRandom).unwrap();
+    rotations_end(Vault::new(ledger, Arc::new(keys), broker(), boot).unwrap()).await;
+}
