@@ -80,12 +80,10 @@ const VERBS: &[(&str, &[&str])] = &[
         ],
     ),
     ("keyspace", &["show", "set", "destroy"]),
-    ("key", &["destroy"]),
     ("grant", &["who"]),
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),
     ("audit", &["search", "export", "exposure"]),
-    ("key", &["destroy"]),
     ("slot add", &["pkcs11", "shares"]),
     (
         "",

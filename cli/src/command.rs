@@ -118,6 +118,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
                 Some(keyspace) => key::rotate(keyspace, args, shell).await,
                 None => slot::rotate_root(args, shell).await,
             },
+            key_args::Key::Destroy(args) => key::destroy(args, shell).await,
         },
         Command::Grant(verb) => match verb {
             access::Grant::Add(args) => grant::add(args, shell).await,

@@ -150,6 +150,52 @@ fn a_rotation_ends_and_everything_opens_afterwards() {
 }
 
 #[test]
+fn a_key_is_destroyed_once_it_is_retired_and_by_its_name_typed() {
+    let scene = Scene::start().unwrap();
+    let destroy = |more: &[&str]| {
+        let words = [&["key", "destroy", "payments@1"], more].concat();
+        scene.bed.attache(&words).unwrap()
+    };
+    let told = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let active = destroy(&["--yes"]);
+    assert_eq!(active.status.code(), Some(5));
+    assert!(
+        told(&active).contains("only a retired key"),
+        "{}",
+        told(&active)
+    );
+    scene
+        .bed
+        .attache_ok(&["key", "rotate", "payments"])
+        .unwrap();
+    let asked = destroy(&[]);
+    assert_eq!(asked.status.code(), Some(2), "{}", told(&asked));
+    assert_eq!(destroy(&["--dry-run"]).status.code(), Some(0));
+    assert_eq!(keys(&scene)[0], key("payments@1", "retired", 0));
+    let done = destroy(&["--yes"]);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(said.contains("gone from the live store at seq"), "{said}");
+    assert!(
+        said.contains("recoverable from copies taken before"),
+        "{said}"
+    );
+    assert_eq!(
+        keys(&scene),
+        [
+            key("payments@1", "destroyed", 0),
+            key("payments@2", "active", 2)
+        ]
+    );
+    let audit = scene.audit().unwrap();
+    assert!(
+        audit.contains("key.destroy") && audit.contains("recoverable from copies taken before")
+    );
+    assert_eq!(destroy(&["--yes"]).status.code(), Some(5));
+    assert_eq!(delivered(&scene, "web-0"), PASSWORD);
+    check_store(&scene);
+}
+
+#[test]
 fn puts_go_on_while_a_key_is_rotated_and_none_is_lost() {
     let scene = Scene::start().unwrap();
     fill(&scene);

@@ -8,10 +8,11 @@ use std::{
 use attache_envelope::name::{KeyRef, Keyspace};
 use attache_proto::attache::v1 as pb;
 use pb::keys_server::Keys;
+use tokio::runtime::Handle;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    field::{after, optional, page, page_token, parse, time_ms},
+    field::{after, missing, optional, page, page_token, parse, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::Peers,
     rpc_error::RpcError,
@@ -20,7 +21,7 @@ use crate::{
     audit::Clock,
     mutation::Mutations,
     rotation::{Progress, Rotations},
-    vault::{BrokerVault, KeyView},
+    vault::{BrokerVault, DESTROYED, KeyView, PreparedDestruction, VaultError},
 };
 
 /// The service.
@@ -114,6 +115,54 @@ impl Keys for KeyService {
         }))
     }
 
+    async fn destroy_key(
+        &self,
+        request: Request<pb::DestroyKeyRequest>,
+    ) -> Result<Response<pb::DestroyKeyResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("key.destroy", &asked);
+        let key = KeyRef {
+            keyspace: parse("keyspace", &asked.keyspace)?,
+            epoch: NonZeroU32::new(asked.epoch).ok_or_else(|| missing("epoch"))?,
+        };
+        let wiped = Arc::new(Mutex::new(None));
+        let prepared = Arc::clone(&wiped);
+        let prepare = async {
+            let destruction = self.prepare_destruction(key.clone()).await?;
+            *lock(&prepared) = Some(destruction.id);
+            Ok(Prepared {
+                change: destruction.change,
+                answer: pb::DestroyKeyResponse {
+                    committed: None,
+                    key_id: destruction.id.as_bytes().to_vec(),
+                    statement: DESTROYED.to_owned(),
+                },
+            })
+        };
+        let asked = Asked {
+            peer,
+            verb: "key.destroy",
+            object: key.to_string(),
+            mutation,
+            digest,
+            // On record before it happens: who reads the log must not take it for more than it is.
+            reason: format!("gone from the live store with this commit; {DESTROYED}"),
+        };
+        let (vault, of) = (Arc::clone(&self.vault), key.clone());
+        let take_up = move |_| {
+            if let Some(id) = lock(&wiped).take() {
+                vault.forget_key(&of, id);
+            }
+        };
+        let (answer, committed) = mutate(&self.mutations, asked, prepare, take_up).await?;
+        Ok(Response::new(pb::DestroyKeyResponse {
+            committed: Some(committed),
+            ..answer
+        }))
+    }
+
     async fn list_rewraps(
         &self,
         request: Request<pb::ListRewrapsRequest>,
@@ -136,6 +185,18 @@ impl Keys for KeyService {
             next_token: page_token(last.as_deref()),
             rewraps: found.into_iter().map(rewrap).collect(),
         }))
+    }
+}
+
+impl KeyService {
+    /// Looks at every value where that holds up nobody's IO.
+    async fn prepare_destruction(&self, key: KeyRef) -> Result<PreparedDestruction, RpcError> {
+        let (vault, now_ms) = (Arc::clone(&self.vault), self.clock.now_ms());
+        let runtime = Handle::current();
+        let looking = tokio::task::spawn_blocking(move || {
+            runtime.block_on(vault.prepare_destruction(&key, now_ms))
+        });
+        Ok(looking.await.map_err(|_| VaultError::Stopping)??)
     }
 }
 

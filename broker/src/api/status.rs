@@ -376,6 +376,13 @@ impl From<VaultError> for RpcError {
                 Self::new(Code::FailedPrecondition, "NO_VERSION_LEFT", told)
             }
             VaultError::KeyMoved { .. } => Self::new(Code::Aborted, "KEY_MOVED", told),
+            VaultError::NoKey(_) => Self::new(Code::NotFound, "NO_KEY", told),
+            VaultError::KeyNotRetired { .. } => {
+                Self::new(Code::FailedPrecondition, "KEY_NOT_RETIRED", told)
+            }
+            VaultError::KeyReferenced { .. } => {
+                Self::new(Code::FailedPrecondition, "KEY_REFERENCED", told)
+            }
             VaultError::NoEpochLeft { .. } => {
                 Self::new(Code::FailedPrecondition, "NO_EPOCH_LEFT", told)
             }

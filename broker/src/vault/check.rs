@@ -4,14 +4,14 @@
 //! SHA-256 of every ciphertext against its value's key row. Works on a snapshot, without a ledger, so that a store that
 //! does not open can be looked at. It must never mend anything, and never print a body.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use attache_envelope::anchor::TableSum;
 use attache_envelope::body::{
     HeadBody, KekBody, KekIndexKey, KekPhase, KeyspaceBody, KeyspaceState, RequestBody,
     ValueKeyBody, VersionBody,
 };
-use attache_envelope::id::{SecretId, ValueId};
+use attache_envelope::id::{KeyId, SecretId, ValueId};
 use attache_envelope::name::{Keyspace, SecretPath, SecretVersion};
 use attache_envelope::value::CtHash;
 use attache_envelope::{EnvelopeError, Table};
@@ -68,9 +68,10 @@ pub async fn check_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport
             findings: Vec::new(),
         },
         secrets: HashSet::new(),
+        keks: HashMap::new(),
     };
     let tip = check.anchor().await?;
-    // Heads come before versions in the order of tables, which is what `secrets` needs.
+    // Heads come before versions in the order of tables, which is what `secrets` needs, and KEKs before values.
     for table in Table::ALL.iter().copied() {
         if table.is_authenticated() {
             check.table(table, tip.as_ref()).await?;
@@ -88,6 +89,8 @@ struct Check<'a, V: Snapshot> {
     report: CheckReport,
     /// The ids of all secrets that have a head.
     secrets: HashSet<SecretId>,
+    /// How far each KEK is whose row can be read.
+    keks: HashMap<KeyId, KekPhase>,
 }
 
 impl<V: Snapshot> Check<'_, V> {
@@ -158,10 +161,7 @@ impl<V: Snapshot> Check<'_, V> {
     async fn row(&mut self, table: Table, key: &[u8], row: &Row) -> Result<(), StoreError> {
         match table {
             Table::Keyspace => self.keyspace(key, row).await,
-            Table::Kek => {
-                self.decode(table, key, row, KekBody::decode);
-                Ok(())
-            }
+            Table::Kek => self.kek(key, row).await,
             Table::Head => self.head(key, row).await,
             Table::Version => self.version(key, row).await,
             Table::ValueKey => self.value_key(key, row).await,
@@ -203,6 +203,32 @@ impl<V: Snapshot> Check<'_, V> {
             if !kek.is_some_and(|kek| kek.state.phase() == KekPhase::Active) {
                 self.find(Table::Keyspace, key, "its key epoch has no active key");
             }
+        }
+        Ok(())
+    }
+
+    async fn kek(&mut self, key: &[u8], row: &Row) -> Result<(), StoreError> {
+        let Some(body) = self.decode(Table::Kek, key, row, KekBody::decode) else {
+            return Ok(());
+        };
+        let phase = body.state.phase();
+        if self.keks.insert(body.kek, phase).is_some() {
+            self.find(Table::Kek, key, "shares its id with another key");
+        }
+        let Ok((keyspace, epoch)) = KekBody::parse_key(key) else {
+            self.find(Table::Kek, key, "is of no keyspace and epoch");
+            return Ok(());
+        };
+        let keyspace = KeyspaceBody::key(&keyspace);
+        let of = self
+            .peek(Table::Keyspace, &keyspace, KeyspaceBody::decode)
+            .await?;
+        if phase == KekPhase::Active && of.is_none_or(|of| of.key_epoch != epoch) {
+            self.find(
+                Table::Kek,
+                key,
+                "is active, and not of its keyspace's epoch",
+            );
         }
         Ok(())
     }
@@ -286,6 +312,23 @@ impl<V: Snapshot> Check<'_, V> {
             .is_none()
         {
             self.find(Table::ValueKey, key, "is not in the KEK index");
+        }
+        match self.keks.get(&body.kek) {
+            Some(KekPhase::Active | KekPhase::DecryptOnly) => {}
+            Some(KekPhase::Retired) => {
+                self.find(
+                    Table::ValueKey,
+                    key,
+                    "is wrapped under a key that is retired",
+                );
+            }
+            Some(KekPhase::Destroyed) | None => {
+                self.find(
+                    Table::ValueKey,
+                    key,
+                    "is wrapped under a key that is not there",
+                );
+            }
         }
         match self.snapshot.get(Table::Payload, key).await? {
             None => self.find(Table::ValueKey, key, "has no payload"),

@@ -4,10 +4,11 @@ use std::fmt;
 
 use attache_arena::ArenaError;
 use attache_envelope::EnvelopeError;
-use attache_envelope::name::{FieldName, Keyspace, SecretPath, SecretVersion};
+use attache_envelope::body::KekPhase;
+use attache_envelope::name::{FieldName, KeyRef, Keyspace, SecretPath, SecretVersion};
 use thiserror::Error;
 
-use super::destroy::MAX_DESTROYED_VALUES;
+use super::destroy_secret::MAX_DESTROYED_VALUES;
 use crate::keys::KeysError;
 use crate::store::LedgerError;
 
@@ -144,6 +145,31 @@ pub enum VaultError {
         /// The epoch now.
         found: u32,
     },
+    /// The keyspace has, or had, no such key.
+    #[error("there is no key {0}: see attache key list {keyspace}", keyspace = .0.keyspace)]
+    NoKey(KeyRef),
+    /// Only what nothing refers to may be destroyed.
+    #[error("{key} is {phase}, and only a retired key is destroyed: {}", mend(key, *phase))]
+    KeyNotRetired {
+        /// Which key.
+        key: KeyRef,
+        /// How far it is.
+        phase: KekPhase,
+    },
+    /// A retired key that something refers to all the same.
+    #[error(
+        "{key} still wraps {count} values, by the values themselves, and nothing was destroyed: {}; attache-broker \
+         check-store tells more",
+        named.join(", ")
+    )]
+    KeyReferenced {
+        /// Which key.
+        key: KeyRef,
+        /// How many values name it.
+        count: u64,
+        /// Some of them.
+        named: Vec<String>,
+    },
     /// Epochs are used up.
     #[error("{keyspace} has no key epoch left")]
     NoEpochLeft {
@@ -188,6 +214,18 @@ impl fmt::Display for Absence {
             Self::Disabled => f.write_str("it is disabled"),
             Self::Destroyed => f.write_str("it is destroyed"),
         }
+    }
+}
+
+/// What brings a key to its retirement.
+fn mend(key: &KeyRef, phase: KekPhase) -> String {
+    let keyspace = &key.keyspace;
+    match phase {
+        KekPhase::Active => format!("rotate it first, with attache key rotate {keyspace}"),
+        KekPhase::DecryptOnly => format!(
+            "its values are being wrapped again, wait with attache key status {keyspace} --wait"
+        ),
+        KekPhase::Retired | KekPhase::Destroyed => "nothing is left to be done".to_owned(),
     }
 }
 

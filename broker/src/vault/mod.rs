@@ -5,7 +5,8 @@
 //! a plaintext, and none writes to the ledger by itself.
 
 mod check;
-mod destroy;
+mod destroy_key;
+mod destroy_secret;
 mod error;
 mod key;
 mod keyspace;
@@ -24,7 +25,8 @@ use attache_envelope::id::{BootId, StoreId};
 use attache_mtls::spiffe::BrokerId;
 
 pub use check::{CheckReport, Finding, check_store};
-pub use destroy::{DestroyRequest, MAX_DESTROYED_VALUES, PreparedDestroy};
+pub use destroy_key::{DESTROYED, PreparedDestruction};
+pub use destroy_secret::{DestroyRequest, MAX_DESTROYED_VALUES, PreparedDestroy};
 pub use error::{Absence, VaultError};
 pub use key::KeyView;
 pub use keyspace::KeyspaceView;

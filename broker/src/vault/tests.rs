@@ -1,7 +1,7 @@
 //! The vault over a real store, with puts sealed as a client seals them.
 
 mod check;
-mod destroy;
+mod destroy_secret;
 mod keys;
 mod puts;
 mod reads;

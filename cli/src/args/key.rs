@@ -1,9 +1,9 @@
 //! `attache key`.
 
-use attache_envelope::name::Keyspace;
+use attache_envelope::name::{KeyRef, Keyspace};
 use clap::{Args, Subcommand};
 
-use super::{DryRun, parse};
+use super::{DryRun, Yes, parse};
 
 /// Verbs on keyspaces' keys and on the store root key.
 #[derive(Debug, Subcommand)]
@@ -14,6 +14,8 @@ pub enum Key {
     Status(Status),
     /// Give a keyspace a new key, and wrap its values again under it; or the store a new root key
     Rotate(Rotate),
+    /// Destroy a retired key for good, after a look at every value
+    Destroy(Destroy),
 }
 
 /// `attache key list [KEYSPACE]`
@@ -61,4 +63,18 @@ impl Rotate {
     pub fn is_of_a_keyspace(&self) -> bool {
         self.keyspace.is_some() || self.rate.is_some() || self.no_wait
     }
+}
+
+/// `attache key destroy KEYSPACE@EPOCH`
+#[derive(Debug, Clone, Args)]
+pub struct Destroy {
+    /// KEYSPACE@EPOCH, as the list has it
+    #[arg(value_name = "KEY", value_parser = parse::word(parse::key))]
+    pub key: KeyRef,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
 }

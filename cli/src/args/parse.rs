@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use attache_envelope::name::{
-    ClusterName, GrantName, Keyspace, Namespace, NodeName, NodeUid, SecretPath, SecretRef,
+    ClusterName, GrantName, KeyRef, Keyspace, Namespace, NodeName, NodeUid, SecretPath, SecretRef,
     SecretVersion, ServiceAccount, SlotName, WorkloadRef,
 };
 use attache_mtls::spiffe::{BrokerId, NodeId, OperatorId, TrustDomain};
@@ -98,6 +98,11 @@ fn reference(text: &str) -> Result<SecretRef, Problem> {
 
 /// A keyspace.
 pub fn keyspace(text: &str) -> Result<Keyspace, Problem> {
+    named(text)
+}
+
+/// `KEYSPACE@EPOCH`.
+pub fn key(text: &str) -> Result<KeyRef, Problem> {
     named(text)
 }
 

@@ -10,10 +10,11 @@ use serde::Serialize;
 use follow::{RewrapJson, follow, rewraps};
 
 use super::{Changed, Shell, or_dash, time, uuid_text};
-use crate::args::key::{Of, Rotate, Status};
+use crate::args::key::{Destroy, Of, Rotate, Status};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
 use crate::session::{Session, mutation};
+use crate::terminal::confirm;
 
 #[derive(Debug, Serialize)]
 struct KeyJson {
@@ -52,6 +53,16 @@ struct RotatedJson {
     previous: String,
     /// Whether all values of that one are wrapped again, as far as was waited for.
     rewrapped: bool,
+    #[serde(flatten)]
+    changed: Changed,
+}
+
+#[derive(Debug, Serialize)]
+struct DestroyedJson {
+    key: String,
+    key_id: String,
+    /// What is still to be known of it.
+    statement: String,
     #[serde(flatten)]
     changed: Changed,
 }
@@ -168,7 +179,7 @@ pub async fn rotate(of: Keyspace, args: Rotate, shell: &Shell) -> Result<Report,
         )
     } else if waits {
         format!(
-            "{key} is the active key, and {previous} is retired: nothing is wrapped under it any more"
+            "{key} is the active key, and {previous} is retired: nothing is wrapped under it any more, see: attache key destroy {previous}"
         )
     } else {
         format!(
@@ -208,6 +219,53 @@ async fn ask_rotation(
         )
         .await?;
     Ok((Changed::new(id, answer.committed, dry_run), answer))
+}
+
+/// Destroys a retired key.
+///
+/// # Errors
+/// As [`list`]; when the name is not confirmed; [`crate::failure::Exit::Precondition`] when the key is not retired, or a
+/// value still needs it.
+pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
+    let (key, dry_run) = (args.key.to_string(), args.dry_run.dry_run);
+    if !dry_run {
+        confirm(
+            &format!("Key {key} will be destroyed for good"),
+            &key,
+            args.yes,
+        )?;
+    }
+    let session = shell.session().await?;
+    let (id, mutation) = mutation(dry_run);
+    let request = pb::DestroyKeyRequest {
+        mutation,
+        keyspace: args.key.keyspace.to_string(),
+        epoch: args.key.epoch.get(),
+    };
+    let answer: pb::DestroyKeyResponse = session
+        .change(
+            &format!("key {key} was not destroyed"),
+            id,
+            &request,
+            |channel, request| async move { KeysClient::new(channel).destroy_key(request).await },
+        )
+        .await?;
+    let changed = Changed::new(id, answer.committed, dry_run);
+    let text = if dry_run {
+        format!("no value needs {key}: it would be destroyed")
+    } else {
+        format!(
+            "{key} is gone from the live store at seq {}; {}",
+            changed.seq, answer.statement
+        )
+    };
+    let destroyed = DestroyedJson {
+        key: key.clone(),
+        key_id: uuid_text(&answer.key_id),
+        statement: answer.statement,
+        changed,
+    };
+    Report::new(&destroyed, vec![key], Human::Text(text))
 }
 
 fn status_json(

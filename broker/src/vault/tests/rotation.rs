@@ -1,7 +1,7 @@
 //! Rotation and re-wrap over real ledgers, each step by hand.
 
 use attache_envelope::Table;
-use attache_envelope::body::{KekBody, KekIndexKey, KekPhase, ValueKeyBody};
+use attache_envelope::body::{KekBody, KekIndexKey, KekPhase, KekState, ValueKeyBody};
 use attache_envelope::id::KeyId;
 use attache_envelope::name::{KeyRef, Keyspace};
 use attache_envelope::wrap::DekBinding;
@@ -257,6 +257,131 @@ async fn a_damaged_value_is_named_and_holds_up_no_other() {
         phases(&bench.vault).await[0],
         at("payments@1", KekPhase::DecryptOnly, 1)
     );
+}
+
+#[tokio::test]
+async fn a_key_is_destroyed_when_it_is_retired_and_nothing_opens_by_it_any_more() {
+    let bench = Bench::new().await;
+    bench.put("payments/db", &[("a", "1")]).await;
+    let first = key("payments@1");
+    let refusal = |phase| move |error: &VaultError| matches!(error, VaultError::KeyNotRetired { phase: found, .. } if *found == phase);
+    let refused = bench
+        .vault
+        .prepare_destruction(&first, NOW)
+        .await
+        .unwrap_err();
+    assert!(refusal(KekPhase::Active)(&refused), "{refused:?}");
+    let old = rotate(&bench.vault).await;
+    let refused = bench
+        .vault
+        .prepare_destruction(&first, NOW)
+        .await
+        .unwrap_err();
+    assert!(refusal(KekPhase::DecryptOnly)(&refused), "{refused:?}");
+    rewrap(&bench.vault, &old, 10).await;
+    let destruction = bench.vault.prepare_destruction(&first, NOW).await.unwrap();
+    assert_eq!(destruction.id, old.id);
+    bench.ledger().apply(destruction.change).await.unwrap();
+    bench.vault.forget_key(&first, old.id);
+    assert_eq!(
+        phases(&bench.vault).await[0],
+        at("payments@1", KekPhase::Destroyed, 0)
+    );
+    let gone = bench
+        .vault
+        .keks
+        .of_id(bench.ledger(), &payments(), old.id)
+        .await;
+    assert!(gone.is_err());
+    assert_eq!(
+        opened(&bench.vault, "payments/db", None).await,
+        pairs(&[("a", "1")])
+    );
+    let refused = bench
+        .vault
+        .prepare_destruction(&first, NOW)
+        .await
+        .unwrap_err();
+    assert!(refusal(KekPhase::Destroyed)(&refused), "{refused:?}");
+    let absent = bench
+        .vault
+        .prepare_destruction(&key("payments@9"), NOW)
+        .await;
+    assert!(matches!(absent, Err(VaultError::NoKey(_))));
+}
+
+/// Retires the first key although a value still names it, as no code of ours does.
+async fn retired_in_use(bench: &Bench) -> OldKey {
+    bench
+        .put("payments/db", &[("user", "u"), ("password", "p")])
+        .await;
+    bench.put("payments/db", &[("password", "q")]).await;
+    let old = rotate(&bench.vault).await;
+    let row_key = KekBody::key(&payments(), 1);
+    let row = bench
+        .ledger()
+        .read(Table::Kek, &row_key)
+        .await
+        .unwrap()
+        .unwrap();
+    let mut body = KekBody::decode(&row.body).unwrap();
+    body.state = KekState::Retired(body.state.wrapped().unwrap().clone());
+    let mut change = Change::default();
+    change.put(Table::Kek, row_key, body.encode());
+    // The index says that nothing is left: it is no proof.
+    for (index, _) in bench.ledger().whole(Table::KekIndex).await.unwrap() {
+        change.deletes.push((Table::KekIndex, index));
+    }
+    bench.ledger().apply(change).await.unwrap();
+    old
+}
+
+#[tokio::test]
+async fn a_key_that_a_value_names_is_not_destroyed_whatever_the_index_says() {
+    let bench = Bench::new().await;
+    let old = retired_in_use(&bench).await;
+    let refused = bench
+        .vault
+        .prepare_destruction(&old.key, NOW)
+        .await
+        .unwrap_err();
+    let VaultError::KeyReferenced {
+        count, mut named, ..
+    } = refused
+    else {
+        panic!("{refused:?}")
+    };
+    named.sort();
+    let first = [
+        "payments/db@1#password",
+        "payments/db@1#user",
+        "payments/db@2#password",
+    ];
+    assert_eq!((count, named), (3, first.map(str::to_owned).to_vec()));
+    let report = check_store(bench.ledger().store().as_ref(), bench.vault.keys());
+    let findings = report.await.unwrap().findings;
+    let retired = findings
+        .iter()
+        .filter(|it| it.problem.contains("a key that is retired"));
+    let unindexed = findings
+        .iter()
+        .filter(|it| it.problem.contains("not in the KEK index"));
+    assert_eq!((retired.count(), unindexed.count()), (3, 3), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_read_keeps_every_key() {
+    let bench = Bench::new().await;
+    bench.put("payments/db", &[("a", "1")]).await;
+    let old = rotate(&bench.vault).await;
+    rewrap(&bench.vault, &old, 10).await;
+    let fixture = bench.close().await;
+    fixture.tamper(Table::ValueKey, |rows| {
+        *rows.values_mut().next().unwrap().last_mut().unwrap() ^= 1;
+    });
+    let bench = Bench::reopen(fixture).await;
+    let refused = bench.vault.prepare_destruction(&old.key, NOW).await;
+    assert!(matches!(refused, Err(VaultError::Ledger(_))), "{refused:?}");
 }
 
 /// Values without payloads: what a re-wrap sees of them.

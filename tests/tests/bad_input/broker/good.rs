@@ -266,6 +266,12 @@ fn of_keys(name: &str) -> Vec<u8> {
             keyspace,
             ..Default::default()
         }),
+        // The active one: the control of RotateKey comes later.
+        "DestroyKey" => bytes(pb::DestroyKeyRequest {
+            mutation: mutation(),
+            keyspace,
+            epoch: 1,
+        }),
         "ListRewraps" => bytes(pb::ListRewrapsRequest {
             keyspace,
             page: page(),

@@ -81,6 +81,15 @@ fn epoch(kind: Kind) -> Expect {
     }
 }
 
+/// The epoch of a key that must be there.
+fn old_epoch(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Refused(InvalidArgument),
+        Kind::Largest => Says(NotFound, "no key"),
+        _ => name(kind),
+    }
+}
+
 /// What a broker writes into a message that callers send too.
 fn brokers_own(kind: Kind) -> Expect {
     match kind {
@@ -282,6 +291,9 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("RotateKeyRequest.keyspace", name),
     ("RotateKeyRequest.expected_epoch", epoch),
     ("RotateKeyRequest.rate", number),
+    ("DestroyKeyRequest.mutation", part),
+    ("DestroyKeyRequest.keyspace", name),
+    ("DestroyKeyRequest.epoch", old_epoch),
     ("ListRewrapsRequest.keyspace", filter),
     ("ListRewrapsRequest.page", optional),
 ];
@@ -497,6 +509,10 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
 pub(crate) const CONTROLS: &[(&str, Expect)] = &[
     ("BanOperator", Says(FailedPrecondition, "yourself")),
     ("UnbanOperator", Says(NotFound, "is not banned")),
+    (
+        "DestroyKey",
+        Says(FailedPrecondition, "only a retired key is destroyed"),
+    ),
     ("EnrollNode", Says(PermissionDenied, "enrolls nodes")),
     ("RemoveSlot", Says(FailedPrecondition, "is the last slot")),
     ("RecordVerifiedBackup", Says(NotFound, "no record")),

@@ -1,0 +1,170 @@
+//! The end of a retired key: nothing in the whole store may name it, then its wrapped bytes are gone.
+//!
+//! ```text
+//! retired (nothing is wrapped under it any more, since a wrap requires an active key)
+//!   -> every value-key row read, none names it -> destroyed, if its row is still the one that was read
+//! ```
+//! An index that has nothing of a key is no proof: the index is what the retirement went by. A row that cannot be read
+//! proves nothing either, so the key stays.
+
+use std::collections::BTreeSet;
+
+use attache_envelope::Table;
+use attache_envelope::body::{HeadBody, KekBody, KekPhase, KekState, ValueKeyBody, VersionBody};
+use attache_envelope::id::{KeyId, SecretId, ValueId};
+use attache_envelope::name::{FieldName, KeyRef, SecretPath, SecretRef};
+
+use super::Vault;
+use super::error::VaultError;
+use super::records::decoded;
+use crate::store::{Change, LedgerError, Store};
+
+/// What a destroyed key leaves behind, after the commit that it went with: no wrapped byte of it is in the live store, and
+/// nobody can promise more.
+pub const DESTROYED: &str = "recoverable from copies taken before and from unreclaimed pages by any slot valid then; \
+                             final when those copies are gone";
+
+/// Rows read at once.
+const PAGE: usize = 512;
+
+/// How many values a refusal names.
+const NAMED: usize = 8;
+
+/// A destruction that can be applied.
+#[derive(Debug)]
+pub struct PreparedDestruction {
+    /// On the condition that the key's row is still the one that was read.
+    pub change: Change,
+    /// What wrapped values named the key by.
+    pub id: KeyId,
+}
+
+impl<S: Store> Vault<S> {
+    /// Prepares the end of a retired key, after a look at every value of the store.
+    ///
+    /// Takes CPU for some 5 us a value: run it where it holds up nobody's IO.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKey`], [`VaultError::KeyNotRetired`], [`VaultError::KeyReferenced`]; [`VaultError::Ledger`], for a
+    /// value whose record is damaged too.
+    pub async fn prepare_destruction(
+        &self,
+        key: &KeyRef,
+        now_ms: u64,
+    ) -> Result<PreparedDestruction, VaultError> {
+        let found = self.kek_row(key).await?;
+        let found = found.ok_or_else(|| VaultError::NoKey(key.clone()))?;
+        let phase = found.body.state.phase();
+        if phase != KekPhase::Retired {
+            let key = key.clone();
+            return Err(VaultError::KeyNotRetired { key, phase });
+        }
+        self.refuse_while_referenced(key, found.body.kek).await?;
+        let id = found.body.kek;
+        let body = KekBody {
+            state: KekState::Destroyed,
+            changed_ms: now_ms,
+            ..found.body
+        };
+        let row_key = KekBody::key(&key.keyspace, key.epoch.get());
+        let mut change = Change::default();
+        change.require_at(Table::Kek, row_key.clone(), found.seq);
+        change.put(Table::Kek, row_key, body.encode());
+        Ok(PreparedDestruction { change, id })
+    }
+
+    /// Reads every value-key row of the store.
+    async fn refuse_while_referenced(&self, key: &KeyRef, id: KeyId) -> Result<(), VaultError> {
+        let (mut count, mut first) = (0, Vec::new());
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self
+                .ledger
+                .scan(Table::ValueKey, b"", after.as_deref(), PAGE);
+            let page = page.await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (row_key, row) in page {
+                let damaged = |_| LedgerError::damaged(Table::ValueKey, &row_key);
+                let value = ValueId::try_from(row_key.as_slice()).map_err(damaged)?;
+                let body = decoded(Table::ValueKey, &row_key, row, ValueKeyBody::decode)?.body;
+                if body.kek == id {
+                    count += 1;
+                    if first.len() < NAMED {
+                        first.push((body.secret, value));
+                    }
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        Err(VaultError::KeyReferenced {
+            key: key.clone(),
+            count,
+            named: self.named(key, &first).await?,
+        })
+    }
+
+    /// Values as people know them: `KEYSPACE/NAME@VERSION#FIELD`, of the first version that has each; else by their ids.
+    async fn named(
+        &self,
+        key: &KeyRef,
+        values: &[(SecretId, ValueId)],
+    ) -> Result<Vec<String>, VaultError> {
+        let secrets: BTreeSet<_> = values.iter().map(|(secret, _)| *secret).collect();
+        let mut names = vec![None; values.len()];
+        let prefix = format!("{}/", key.keyspace);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self
+                .ledger
+                .scan(Table::Head, prefix.as_bytes(), after.as_deref(), PAGE);
+            let page = page.await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (row_key, row) in page {
+                let head = decoded(Table::Head, &row_key, row, HeadBody::decode)?.body;
+                let path = std::str::from_utf8(&row_key).ok();
+                let path: Option<SecretPath> = path.and_then(|path| path.parse().ok());
+                let Some(path) = path.filter(|_| secrets.contains(&head.secret)) else {
+                    continue;
+                };
+                let of_secret = values.iter().zip(&mut names);
+                for ((_, value), name) in of_secret.filter(|((it, _), _)| *it == head.secret) {
+                    *name = self.reference(&path, head.secret, *value).await?;
+                }
+            }
+        }
+        let named = values.iter().zip(names);
+        Ok(named
+            .map(|((_, value), name)| name.unwrap_or_else(|| format!("value {value}")))
+            .collect())
+    }
+
+    async fn reference(
+        &self,
+        path: &SecretPath,
+        secret: SecretId,
+        value: ValueId,
+    ) -> Result<Option<String>, VaultError> {
+        let versions = self
+            .ledger
+            .scan(Table::Version, secret.as_bytes(), None, PAGE);
+        for (row_key, row) in versions.await? {
+            let version = decoded(Table::Version, &row_key, row, VersionBody::decode)?.body;
+            let mut fields = version.fields.into_iter();
+            let found: Option<(FieldName, _)> = fields.find(|(_, its)| *its == value);
+            if let Some((field, _)) = found {
+                let reference = SecretRef {
+                    path: path.clone(),
+                    version: Some(version.number),
+                    field: Some(field),
+                };
+                return Ok(Some(reference.to_string()));
+            }
+        }
+        Ok(None)
+    }
+}
