@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use attache_envelope::id::ValueId;
 use attache_envelope::name::KeyRef;
 use attache_translog::{Anchor, Retirement};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,9 @@ use crate::vault::{OldKey, RewrapPage, Vault, VaultError};
 const RETRY: Duration = Duration::from_secs(30);
 /// After the store's queue was full.
 const BUSY: Duration = Duration::from_millis(100);
+
+/// How far the threads that make pages stand back (nice(2)).
+const NICE: i32 = 10;
 
 /// Carries out the jobs of one broker.
 pub struct Worker<S: Store = RedbStore> {
@@ -55,6 +60,8 @@ enum StepError {
     Apply(#[from] ApplyError),
     #[error("the retirement could not be put on record")]
     Audit(#[from] AuditError),
+    #[error("no thread can be started")]
+    Thread(#[source] std::io::Error),
     #[error("the broker is stopping")]
     Stopping,
 }
@@ -215,13 +222,19 @@ impl<S: Store> Worker<S> {
         Ok(page.values)
     }
 
-    /// Makes a page where it holds up nobody's IO.
+    /// Makes a page where it holds up nobody's IO: on a thread of its own, to which the system prefers every other of ours.
     async fn page(&self, work: &Work, after: Option<ValueId>) -> Result<RewrapPage, StepError> {
         let (vault, old, limit) = (Arc::clone(&self.vault), work.old.clone(), work.pace.page());
         let runtime = Handle::current();
-        let made = tokio::task::spawn_blocking(move || {
-            runtime.block_on(vault.prepare_rewrap(&old, after, limit))
-        });
+        let (answer, made) = oneshot::channel();
+        let make = move || {
+            // Of this thread alone. Where it is refused, the page is made all the same.
+            let _nice = rustix::process::nice(NICE);
+            // Whoever asked may be gone, and the page is then for nobody.
+            drop(answer.send(runtime.block_on(vault.prepare_rewrap(&old, after, limit))));
+        };
+        let thread = thread::Builder::new().name("rewrap".into()).spawn(make);
+        drop(thread.map_err(StepError::Thread)?);
         Ok(made.await.map_err(|_| StepError::Stopping)??)
     }
 
