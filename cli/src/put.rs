@@ -17,12 +17,13 @@ use attache_envelope::value::{CtHash, DataKey, UsedDataKey, ValueBinding};
 use attache_envelope::x25519::PublicKey;
 use attache_envelope::{EnvelopeError, SystemRandom};
 use attache_proto::attache::v1::{self as pb, secrets_client::SecretsClient};
-use tonic::Code;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::failure::{Exit, Failure};
 use crate::fields::FieldValue;
 use crate::session::{Session, change_failure, mutation};
+use crate::status::reason;
 
 /// How often a put that lost a race begins again.
 const RACES: u32 = 8;
@@ -94,14 +95,17 @@ pub async fn put(session: &Session, plan: &Plan) -> Result<Stored, Failure> {
             .await;
         match answer {
             Ok(answer) => return Ok(stored(id, &request, &answer)),
-            Err(status)
-                if lost_race(status.code()) && plan.expect_version.is_none() && races < RACES =>
-            {
-                races += 1
-            }
+            Err(status) if races < RACES && begins_again(&status, plan) => races += 1,
             Err(status) => return Err(change_failure(&what, id, &status)),
         }
     }
+}
+
+/// Whether another attempt may do. A version that is expected is looked at again when it begins: it may be the keyspace's key
+/// that has changed, and not the secret.
+fn begins_again(status: &Status, plan: &Plan) -> bool {
+    let moved = reason(status).is_some_and(|reason| reason == "CHANGED_MEANWHILE");
+    lost_race(status.code()) && (plan.expect_version.is_none() || moved)
 }
 
 /// The codes by which a broker says that the head is not any more what `BeginPut` said.

@@ -2,6 +2,7 @@
 
 use attache_envelope::key::{Dek, SecretKey};
 use attache_envelope::x25519::Enc;
+use attache_proto::details::Details;
 use zeroize::Zeroizing;
 
 use super::*;
@@ -234,4 +235,23 @@ fn only_these_codes_begin_again() {
     for code in (0..=16).map(Code::from_i32) {
         assert_eq!(lost_race(code), again.contains(&code), "{code:?}");
     }
+}
+
+#[test]
+fn a_put_on_an_expected_version_begins_again_when_only_a_row_below_it_changed() {
+    let status = |reason: &str| {
+        let details = Details {
+            reason: reason.to_owned(),
+            field: None,
+            retry_after: None,
+        };
+        details.status(Code::Aborted, "changed")
+    };
+    let expecting = Plan {
+        expect_version: Some(1),
+        ..plan(&[], false)
+    };
+    assert!(begins_again(&status("CHANGED_MEANWHILE"), &expecting));
+    assert!(!begins_again(&status("HEAD_MOVED"), &expecting));
+    assert!(begins_again(&status("HEAD_MOVED"), &plan(&[], false)));
 }
