@@ -195,3 +195,123 @@ impl KmsPlugin {
         self.socket.display().to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pb::key_management_service_server::{KeyManagementService, KeyManagementServiceServer};
+    use tokio::net::UnixListener;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::Response;
+    use tonic::transport::Server;
+
+    use super::*;
+
+    const STORE: StoreId = StoreId::from_bytes([1; 16]);
+    const SLOT: SlotId = SlotId::from_bytes([2; 16]);
+
+    /// A plugin that hides nothing, and answers as it is told.
+    #[derive(Clone, Copy)]
+    struct Plain {
+        healthz: &'static str,
+        padding: usize,
+    }
+
+    #[tonic::async_trait]
+    impl KeyManagementService for Plain {
+        async fn status(
+            &self,
+            _: Request<pb::StatusRequest>,
+        ) -> Result<Response<pb::StatusResponse>, Status> {
+            Ok(Response::new(pb::StatusResponse {
+                version: "v2".into(),
+                healthz: self.healthz.into(),
+                key_id: "k".into(),
+            }))
+        }
+
+        async fn encrypt(
+            &self,
+            request: Request<pb::EncryptRequest>,
+        ) -> Result<Response<pb::EncryptResponse>, Status> {
+            let mut ciphertext = request.into_inner().plaintext;
+            ciphertext.extend(vec![0; self.padding]);
+            Ok(Response::new(pb::EncryptResponse {
+                ciphertext,
+                key_id: "k".into(),
+                annotations: Vec::new(),
+            }))
+        }
+
+        async fn decrypt(
+            &self,
+            request: Request<pb::DecryptRequest>,
+        ) -> Result<Response<pb::DecryptResponse>, Status> {
+            let plaintext = request.into_inner().ciphertext;
+            Ok(Response::new(pb::DecryptResponse { plaintext }))
+        }
+    }
+
+    fn serve(folder: &Path, plain: Plain) -> KmsPlugin {
+        let socket = folder.join("kms.sock");
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = Server::builder().add_service(KeyManagementServiceServer::new(plain));
+        tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        KmsPlugin::new(socket)
+    }
+
+    #[tokio::test]
+    async fn a_secret_comes_back_for_its_own_slot_and_for_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let arena = Arena::new().unwrap();
+        let secret = arena.random_key().unwrap();
+        let plain = Plain {
+            healthz: "ok",
+            padding: 0,
+        };
+        let plugin = serve(folder.path(), plain);
+        let kept = plugin.encrypt(STORE, SLOT, &secret).await.unwrap();
+        let back = plugin.decrypt(&arena, (STORE, SLOT), &kept).await.unwrap();
+        assert_eq!(back.expose(), secret.expose());
+        for other in [
+            (STORE, SlotId::from_bytes([3; 16])),
+            (StoreId::from_bytes([3; 16]), SLOT),
+        ] {
+            let refused = plugin.decrypt(&arena, other, &kept).await.err();
+            assert!(matches!(refused, Some(KmsError::OtherSecret { .. })));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_is_away_ill_or_answers_too_much_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let arena = Arena::new().unwrap();
+        let secret = arena.random_key().unwrap();
+        let none = KmsPlugin::new(folder.path().join("none.sock"));
+        let away = none.encrypt(STORE, SLOT, &secret).await.unwrap_err();
+        assert!(matches!(away, KmsError::Away { .. }), "{away}");
+        let ill = Plain {
+            healthz: "no network",
+            padding: 0,
+        };
+        let away = serve(folder.path(), ill)
+            .encrypt(STORE, SLOT, &secret)
+            .await;
+        let away = away.unwrap_err();
+        assert!(away.to_string().contains("no network"), "{away}");
+        for padding in [1024, 128 * 1024] {
+            let large = Plain {
+                healthz: "ok",
+                padding,
+            };
+            let refused = serve(folder.path(), large)
+                .encrypt(STORE, SLOT, &secret)
+                .await;
+            let refused = refused.unwrap_err();
+            assert!(
+                matches!(refused, KmsError::Answer { .. } | KmsError::Refused { .. }),
+                "{refused}"
+            );
+        }
+    }
+}

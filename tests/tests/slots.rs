@@ -3,6 +3,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     reason = "a helper of a test says what is wrong by panicking"
 )]
@@ -12,7 +13,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Output, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use attache_tests::{
@@ -401,6 +402,85 @@ fn a_store_opens_after_kill_9_at_any_instant_of_a_root_rotation() {
         "{hits} hits are too few to prove anything"
     );
     assert!(acknowledged > 0);
+    check_store(&bed);
+    bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+/// Runs a command of `attache` and kills the broker while it is under way; answers whether the command says that it is
+/// done, and whether it was under way.
+fn killed(bed: &mut Bed, dice: &mut Dice, length: Duration, args: &[&str]) -> (bool, bool) {
+    let mut command = bed.attache_command().unwrap();
+    let quiet = command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut cli = quiet.spawn().unwrap();
+    dice.wait(length);
+    let under_way = cli.try_wait().unwrap().is_none();
+    bed.broker.take().unwrap().kill().unwrap();
+    let seed = dice.seed();
+    bed.start_broker()
+        .unwrap_or_else(|e| panic!("{args:?}, seed {seed}: {e:#}"));
+    (cli.wait().unwrap().success(), under_way)
+}
+
+/// Whatever the instant: a slot that is there has its key file and opens by it, and one that is not there has none that opens.
+#[test]
+fn a_slot_is_there_with_its_key_file_or_not_at_all_after_kill_9_while_it_is_added_and_removed() {
+    let (mut bed, first, _) = bed_with_files();
+    let mut dice = Dice::new().unwrap();
+    let seed = dice.seed();
+    let from = Instant::now();
+    let safe = format!("{first}.rehearsal");
+    assert!(add(&bed, &safe, &[]).status.success());
+    let length = from.elapsed();
+    bed.attache_ok(&["slot", "remove", "safe", "--yes"])
+        .unwrap();
+    let there = |bed: &Bed, name: &str| {
+        let listed = json(bed, &["slot", "list"]);
+        let slots = listed["slots"].as_array().unwrap();
+        slots.iter().any(|slot| slot["name"] == name)
+    };
+    let (mut hits, mut added, mut removed) = (0, 0, 0);
+    for round in 0..ROUNDS / 2 {
+        let (name, file) = (format!("round-{round}"), format!("{first}.{round}"));
+        let add = ["slot", "add", "key-file", "--out", &file, "--name", &name];
+        let (done, under_way) = killed(&mut bed, &mut dice, length, &add);
+        hits += u32::from(under_way);
+        let is_there = there(&bed, &name);
+        assert!(
+            is_there || !done,
+            "round {round}, seed {seed}: told, and not there"
+        );
+        if !is_there {
+            continue;
+        }
+        added += 1;
+        let verify = ["slot", "verify", &name, "--key-file", &file];
+        bed.attache_ok(&verify)
+            .unwrap_or_else(|e| panic!("round {round}, seed {seed}: {e:#}"));
+        let remove = ["slot", "remove", &name, "--yes"];
+        let (done, under_way) = killed(&mut bed, &mut dice, length, &remove);
+        hits += u32::from(under_way);
+        let is_there = there(&bed, &name);
+        assert!(
+            !is_there || !done,
+            "round {round}, seed {seed}: told, and still there"
+        );
+        if is_there {
+            bed.attache_ok(&verify).unwrap();
+            // It can be repeated to its end.
+            bed.attache_ok(&remove).unwrap();
+        }
+        removed += 1;
+    }
+    say(&format!(
+        "{hits} kills hit a slot's verb under way; {added} slots were added, {removed} removed"
+    ));
+    assert!(hits >= MID_HITS && added > 0);
+    bed.attache_ok(&["slot", "verify", "key-file", "--key-file", &first])
+        .unwrap();
     check_store(&bed);
     bed.attache_ok(&["audit", "verify"]).unwrap();
 }
