@@ -29,6 +29,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::args::key::Key;
+use crate::args::slot::{Add, Slot};
 use crate::args::{Cli, Command, Global};
 use crate::context::Settings;
 use crate::environment::Environment;
@@ -93,7 +95,7 @@ impl Shell {
 pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
     use crate::args::{
         access, approval as approval_args, audit as audit_args, backup as backup_args, fleet,
-        key as key_args, secret as secret_args, slot as slot_args,
+        secret as secret_args,
     };
     match cli.command {
         Command::Secret(verb) => match verb {
@@ -108,18 +110,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             secret_args::Keyspace::Create(args) => keyspace::create(args, shell).await,
             secret_args::Keyspace::List => keyspace::list(shell).await,
         },
-        Command::Key(verb) => match verb {
-            key_args::Key::List(args) => key::list(args, shell).await,
-            key_args::Key::Status(args) => key::status(args, shell).await,
-            key_args::Key::Rotate(args) => match args.keyspace.clone() {
-                _ if args.root && args.is_of_a_keyspace() => Err(Failure::usage(
-                    "key rotate takes --root alone, or KEYSPACE with --rate and --no-wait: each is a rotation of its own",
-                )),
-                Some(keyspace) => key::rotate(keyspace, args, shell).await,
-                None => slot::rotate_root(args, shell).await,
-            },
-            key_args::Key::Destroy(args) => key::destroy(args, shell).await,
-        },
+        Command::Key(verb) => keys(verb, shell).await,
         Command::Grant(verb) => match verb {
             access::Grant::Add(args) => grant::add(args, shell).await,
             access::Grant::List(args) => grant::list(args, shell).await,
@@ -151,18 +142,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             approval_args::Approval::Approve(args) => approval::approve(args, shell).await,
             approval_args::Approval::Reject(args) => approval::reject(args, shell).await,
         },
-        Command::Slot(verb) => match verb {
-            slot_args::Slot::List => slot::list(shell).await,
-            slot_args::Slot::Add(slot_args::Add::KeyFile(args)) => {
-                slot::add_key_file(args, shell).await
-            }
-            slot_args::Slot::Add(slot_args::Add::Passphrase(args)) => {
-                slot::add_passphrase(args, shell).await
-            }
-            slot_args::Slot::Add(slot_args::Add::Kms(args)) => slot::add_kms(args, shell).await,
-            slot_args::Slot::Verify(args) => slot::verify(args, shell).await,
-            slot_args::Slot::Remove(args) => slot::remove(args, shell).await,
-        },
+        Command::Slot(verb) => slots(verb, shell).await,
         Command::Audit(verb) => match verb {
             audit_args::Audit::Tail(args) => audit::tail(args, shell).await,
             audit_args::Audit::Verify(args) => verify::verify(args, shell).await,
@@ -176,6 +156,32 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Status => status::status(shell).await,
         Command::Why(args) => why::why(args, shell).await,
         Command::Completion(args) => completion::completion(&args),
+    }
+}
+
+async fn keys(verb: Key, shell: &Shell) -> Result<Report, Failure> {
+    match verb {
+        Key::List(args) => key::list(args, shell).await,
+        Key::Status(args) => key::status(args, shell).await,
+        Key::Rotate(args) => match args.keyspace.clone() {
+            _ if args.root && args.is_of_a_keyspace() => Err(Failure::usage(
+                "key rotate takes --root alone, or KEYSPACE with --rate and --no-wait: each is a rotation of its own",
+            )),
+            Some(keyspace) => key::rotate(keyspace, args, shell).await,
+            None => slot::rotate_root(args, shell).await,
+        },
+        Key::Destroy(args) => key::destroy(args, shell).await,
+    }
+}
+
+async fn slots(verb: Slot, shell: &Shell) -> Result<Report, Failure> {
+    match verb {
+        Slot::List => slot::list(shell).await,
+        Slot::Add(Add::KeyFile(args)) => slot::add_key_file(args, shell).await,
+        Slot::Add(Add::Passphrase(args)) => slot::add_passphrase(args, shell).await,
+        Slot::Add(Add::Kms(args)) => slot::add_kms(args, shell).await,
+        Slot::Verify(args) => slot::verify(args, shell).await,
+        Slot::Remove(args) => slot::remove(args, shell).await,
     }
 }
 

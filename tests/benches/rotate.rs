@@ -153,7 +153,8 @@ fn until_over(scene: &Scene) -> Result<()> {
 async fn fill(config: &Config, count: usize) -> Result<()> {
     let arena = Arena::new()?;
     let store = RedbStore::open(&config.store.store())?;
-    let keys = Arc::new(Keys::open(&arena, &store, &config.keys.slot_file).await?);
+    let key_file = config.keys.key_file().context("the bed has a key file")?;
+    let keys = Arc::new(Keys::open(&arena, &store, key_file).await?);
     let options = LedgerOptions {
         anchor_note: config.store.anchor(),
         audit_head: Box::new(|| None),

@@ -119,12 +119,8 @@ impl Broker {
         let directory = Directory::load(&ledger).await?;
         let metrics = Metrics::default();
         let registry = Arc::new(Registry::load(&ledger, metrics.api()).await?);
-        let vault = Arc::new(BrokerVault::new(
-            ledger.clone(),
-            keys,
-            config.id.clone(),
-            boot,
-        )?);
+        let vault = BrokerVault::new(ledger.clone(), keys, config.id.clone(), boot)?;
+        let vault = Arc::new(vault);
         let counters = Arc::new(Counters::default());
         let sessions = Sessions::new(vault.store_id(), &config.id, boot);
         let acceptor = Acceptor::new(credentials.server_config()?, accept_limits(&config));
