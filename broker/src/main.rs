@@ -46,8 +46,29 @@ enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Make the store of a backup, as a new incarnation of it: with the broker stopped, where no store is. Raises an alarm in the
+    /// audit log.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// Open and check it on a folder of its own, say what it holds, and change nothing: exit 0 if nothing was found, else 8.
+        #[arg(long, conflicts_with = "new_log")]
+        drill: bool,
+        /// The store's audit log is lost: begin another one. What the lost one had is not shown by it.
+        #[arg(long)]
+        new_log: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Serve until told to stop.
-    Serve(ConfigArg),
+    Serve {
+        /// Accept a store that is older than what is known of it, and stands at this sequence: what came after is lost, and
+        /// another incarnation of it begins. Raises an alarm in the audit log.
+        #[arg(long, value_name = "SEQ")]
+        accept_rollback_to: Option<u64>,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Make an operator: the first one through the running broker's admin socket, any one by recovery.
     #[command(subcommand)]
     Bootstrap(Bootstrap),
@@ -140,9 +161,11 @@ struct ConfigArg {
 impl Command {
     fn config(&self) -> &PathBuf {
         match self {
-            Self::Serve(arg) | Self::CheckConfig(arg) | Self::CheckStore(arg) => &arg.config,
+            Self::CheckConfig(arg) | Self::CheckStore(arg) => &arg.config,
             Self::Init { config, .. }
             | Self::Health { config, .. }
+            | Self::Restore { config, .. }
+            | Self::Serve { config, .. }
             | Self::Bootstrap(Bootstrap::Operator { config, .. }) => &config.config,
         }
     }
@@ -180,7 +203,21 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Init {
             if_empty, cluster, ..
         } => run::init(&config, *if_empty, cluster.new_cluster()),
-        Command::Serve(_) => run::serve(config, file),
+        Command::Restore {
+            file,
+            drill,
+            new_log,
+            ..
+        } => {
+            if *drill {
+                run::drill(&config, file)
+            } else {
+                run::restore(&config, file, *new_log)
+            }
+        }
+        Command::Serve {
+            accept_rollback_to, ..
+        } => run::serve(config, file, *accept_rollback_to),
         Command::Bootstrap(Bootstrap::Operator {
             name, csr, recover, ..
         }) => {

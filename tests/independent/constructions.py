@@ -374,7 +374,7 @@ def checkpoint_seal(f: Fields) -> Fields:
 def summary_seal(f: Fields) -> Fields:
     store, chain, seed = h(f, "store", "chain", "seed")
     origin, leaves = note.summary_origin(store, chain), _leaves(f)
-    t = (f["anchor"]["seq"], *h(f["anchor"], "t")) if f["anchor"] else None
+    t = (*s(f["anchor"], "incarnation", "seq"), *h(f["anchor"], "t")) if f["anchor"] else None
     peaks = audit.peaks(leaves)
     text = note.summary_text(origin, len(leaves), audit.root(leaves), t, peaks, f["intents"])
     return {"peaks": [peak.hex() for peak in peaks], "text": text, **_note_out(text, origin, seed)}
@@ -394,7 +394,7 @@ def segment_open(f: Fields) -> Fields:
 
 
 def chain_id_seal(f: Fields) -> Fields:
-    return {"chain": audit.chain_id(*h(f, "store"), f["broker_id"]).hex()}
+    return {"chain": audit.chain_id(*h(f, "store"), f["broker_id"], f.get("incarnation")).hex()}
 
 
 def checkpoint_open(f: Fields) -> Fields:
@@ -471,8 +471,8 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "signed-note": Construction(_NOTE, note_seal, note_open),
     "checkpoint": Construction("text = origin LF size LF base64(root) LF; origin = name = attache/<store>/<chain>; " + _NOTE, checkpoint_seal, checkpoint_open),
     "segment": Construction("'ATTAUDIT' || format u16 || suite u16 || store || chain || first index u64 || 0 x12 || (length u32 || kind u8 || body)*, kind 1 a leaf, 2 a checkpoint; zeros behind", segment_seal, segment_open),
-    "summary": Construction("text = name LF 'size ' n LF 'root ' base64(root) LF ['anchor ' seq ' ' base64(t) LF] ('peak ' base64(hash) LF)* ('intent ' index LF)*; name = attache/<store>/<chain>/summary; " + _NOTE, summary_seal, note_open),
-    "chain-id": Construction("SHA-256(LP('attache/chain/1', store, broker id))[..16]", chain_id_seal),
+    "summary": Construction("text = name LF 'size ' n LF 'root ' base64(root) LF ['anchor ' incarnation ' ' seq ' ' base64(t) LF] ('peak ' base64(hash) LF)* ('intent ' index LF)*; name = attache/<store>/<chain>/summary; " + _NOTE, summary_seal, note_open),
+    "chain-id": Construction("SHA-256(LP('attache/chain/1', store, broker id))[..16]; with the incarnation u32 as a third part, where the log before was lost", chain_id_seal),
     "anchor-note": Construction("text = origin LF incarnation LF seq LF base64(t) LF; origin = name = attache/anchor/<store>; " + _NOTE, anchor_note_seal, anchor_note_open),
     "backup": Construction("head 160 || (kind u8 || key's length u32 || value's length u32 || key || value)*, kind 1 a table, 2 a row, 3 the table's end, 4 the end, a note: text = origin LF backup LF incarnation LF seq LF size LF base64(SHA-256 of the bytes before) LF; origin = name = attache/backup/<store>; " + _NOTE, backup_seal, backup_open),
     **local_constructions.CONSTRUCTIONS,

@@ -29,6 +29,8 @@ BODIES = {
     "grant": (body.grant, "s:name s:keyspace s:secret s:fields s:to s:created s:by"),
     "policy": (body.policy, "s:name s:condition s:created s:by"),
     "ca": (body.ca, "h:certificate"),
+    "incarnation": (body.incarnation, "s:incarnation s:begun s:cause"),
+    "chain": (body.chain, "s:broker h:chain"),
 }
 
 

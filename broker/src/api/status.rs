@@ -44,6 +44,7 @@ impl From<NotAdmitted> for RpcError {
             NotAdmitted::Banned { .. } => "BANNED",
             NotAdmitted::Unknown { .. } => "UNKNOWN_IDENTITY",
             NotAdmitted::Copy { .. } => "COPIED_IDENTITY",
+            NotAdmitted::BeforeRestore { .. } => "BEFORE_RESTORE",
             NotAdmitted::NodeGone { .. } => "NODE_GONE",
             NotAdmitted::Broker => "BROKER_CERTIFICATE",
             NotAdmitted::Superseded => "SUPERSEDED",

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use attache_mtls::public_file::read_public;
 use attache_translog::{
-    Checkpoint, Cut, Event, Frontier, HEADER_BYTES, Hash, Header, Leaf, Record, Records,
-    RecoveryError, Signer, Verifier, leaf_hash, log_origin, recover,
+    AnchorNote, Checkpoint, Cut, Event, Frontier, HEADER_BYTES, Hash, Header, Leaf, Record,
+    Records, RecoveryError, Signer, Verifier, leaf_hash, log_origin, recover,
 };
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -57,8 +57,8 @@ pub struct Recovered {
     pub cut: Option<Cut>,
     /// Intents without an outcome: each has to be closed before a mutation is accepted.
     pub open_intents: Vec<OpenIntent>,
-    /// The newest store anchor on record: its sequence and T.
-    pub audited: Option<(u64, [u8; 32])>,
+    /// The newest store anchor on record.
+    pub audited: Option<AnchorNote>,
     /// The decisions at the end of the log, for [`super::Refusals`].
     pub(super) decisions: Index,
 }

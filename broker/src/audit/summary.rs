@@ -5,7 +5,7 @@
 //! <log's origin>/summary "\n"
 //! size <first index of the segment> "\n"
 //! root <base64(hash)> "\n"                      over the leaves before the segment
-//! anchor <seq> <base64(T)> "\n"                 the newest on record; the line is left out when there is none
+//! anchor <incarnation> <seq> <base64(T)> "\n"   the newest on record; the line is left out when there is none
 //! peak <base64(hash)> "\n"                      the tree's right edge, largest subtree first
 //! intent <index> "\n"                           each intent without an outcome, ascending
 //! ```
@@ -18,7 +18,7 @@ use std::io;
 use std::path::Path;
 
 use attache_mtls::public_file::write_public;
-use attache_translog::{Frontier, Hash, Signer, Verifier};
+use attache_translog::{AnchorNote, Frontier, Hash, Signer, Verifier};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -84,9 +84,10 @@ impl Summary {
             self.size,
             STANDARD.encode(self.root)
         );
-        if let Some((seq, t)) = &self.carried.anchor {
+        if let Some(anchor) = &self.carried.anchor {
+            let (incarnation, seq, t) = (anchor.incarnation, anchor.seq, STANDARD.encode(anchor.t));
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "anchor {seq} {}", STANDARD.encode(t));
+            let _ = writeln!(text, "anchor {incarnation} {seq} {t}");
         }
         for peak in &self.peaks {
             let _ = writeln!(text, "peak {}", STANDARD.encode(peak));
@@ -108,8 +109,13 @@ impl Summary {
         for line in lines {
             match line.split_once(' ')? {
                 ("anchor", rest) => {
+                    let (incarnation, rest) = rest.split_once(' ')?;
                     let (seq, t) = rest.split_once(' ')?;
-                    carried.anchor = Some((seq.parse().ok()?, parse_hash(t)?));
+                    carried.anchor = Some(AnchorNote {
+                        incarnation: incarnation.parse().ok()?,
+                        seq: seq.parse().ok()?,
+                        t: parse_hash(t)?,
+                    });
                 }
                 ("peak", hash) => peaks.push(parse_hash(hash)?),
                 ("intent", index) => {
@@ -161,7 +167,11 @@ mod tests {
         let anchor = given.object("anchor");
         let intents = given.value("intents").as_array().unwrap();
         let carried = Carried {
-            anchor: anchor.map(|anchor| (anchor.u64("seq"), anchor.array("t"))),
+            anchor: anchor.map(|anchor| AnchorNote {
+                incarnation: anchor.u32("incarnation"),
+                seq: anchor.u64("seq"),
+                t: anchor.array("t"),
+            }),
             open_intents: intents
                 .iter()
                 .map(|index| index.as_u64().unwrap())

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use attache_translog::{
-    Batch, EncodedLeaf, Event, Frontier, Header, Leaf, MAX_LEAF_BYTES, SealedBatch, Signer,
+    AnchorNote, Batch, EncodedLeaf, Event, Frontier, Header, Leaf, MAX_LEAF_BYTES, SealedBatch,
+    Signer,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -64,8 +65,11 @@ pub(super) enum Mark {
         anchor: Option<(u64, [u8; 32])>,
     },
     /// The store's anchor.
-    Anchor((u64, [u8; 32])),
+    Anchor(AnchorNote),
 }
+
+/// The incarnation of a store that was never restored.
+const FIRST_INCARNATION: u32 = 1;
 
 /// What a start must know of everything before a segment, beside the tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,7 +77,7 @@ pub(super) struct Carried {
     /// The indexes of intents without an outcome.
     pub(super) open_intents: BTreeSet<u64>,
     /// The newest anchor on record.
-    pub(super) anchor: Option<(u64, [u8; 32])>,
+    pub(super) anchor: Option<AnchorNote>,
 }
 
 /// The state of the log between two batches.
@@ -142,7 +146,11 @@ impl Mark {
                 intent: outcome.intent,
                 anchor: outcome.seq.zip(outcome.anchor_t),
             },
-            Event::Anchor(anchor) => Self::Anchor((anchor.seq, anchor.t)),
+            Event::Anchor(anchor) => Self::Anchor(AnchorNote {
+                incarnation: anchor.incarnation,
+                seq: anchor.seq,
+                t: anchor.t,
+            }),
             Event::Start(_)
             | Event::Stop(_)
             | Event::Release(_)
@@ -169,22 +177,29 @@ impl Carried {
             }
             Mark::Outcome { intent, anchor } => {
                 self.open_intents.remove(&intent);
-                self.anchor = newest(self.anchor, anchor);
+                // An incarnation begins with an anchor on record, and outcomes come behind it.
+                let incarnation = self.anchor.map_or(FIRST_INCARNATION, |it| it.incarnation);
+                if let Some((seq, t)) = anchor {
+                    self.take_anchor(AnchorNote {
+                        incarnation,
+                        seq,
+                        t,
+                    });
+                }
             }
-            Mark::Anchor(anchor) => self.anchor = newest(self.anchor, Some(anchor)),
+            Mark::Anchor(anchor) => self.take_anchor(anchor),
         }
     }
-}
 
-/// Outcomes of changes that ran side by side come in any order.
-fn newest(
-    known: Option<(u64, [u8; 32])>,
-    seen: Option<(u64, [u8; 32])>,
-) -> Option<(u64, [u8; 32])> {
-    match (known, seen) {
-        (Some(known), Some(seen)) if seen.0 >= known.0 => Some(seen),
-        (None, seen) => seen,
-        (known, _) => known,
+    /// Outcomes of changes that ran side by side come in any order.
+    fn take_anchor(&mut self, seen: AnchorNote) {
+        let order = |anchor: &AnchorNote| (anchor.incarnation, anchor.seq);
+        if self
+            .anchor
+            .is_none_or(|known| order(&seen) >= order(&known))
+        {
+            self.anchor = Some(seen);
+        }
     }
 }
 

@@ -6,8 +6,10 @@
 //! Nothing is opened on the way out: what leaves is as sealed as it lies in the store. A backup must never be written from
 //! two states.
 
+mod read;
 mod record;
 mod write;
 
+pub use read::{Opened, RestoreError};
 pub use record::{BackupRecord, Records, RecordsError};
 pub use write::{BackupWriteError, Moment, Writing};

@@ -247,7 +247,13 @@ impl StorePaths {
         self.dir.join("store.redb")
     }
 
-    /// The store file until `init` has made all that belongs to it.
+    /// The store file while it is restored beside a log that is its own.
+    #[must_use]
+    pub fn restoring(&self) -> PathBuf {
+        self.dir.join("store.redb.restoring")
+    }
+
+    /// The store file until all that belongs to it is made, the log among it.
     #[must_use]
     pub fn beginning(&self) -> PathBuf {
         self.dir.join("store.redb.new")

@@ -40,7 +40,7 @@ use super::{
 use crate::{
     attest::{ClusterRegistry, EnrollingNode},
     audit::{AuditError, AuditLog},
-    store::{ApplyError, BrokerLedger, Change, INCARNATION, LedgerError, Table},
+    store::{ApplyError, BrokerLedger, Change, LedgerError, Table},
 };
 
 mod approvals;
@@ -69,6 +69,8 @@ pub struct Gate {
     broker_id: String,
     cut_off: CutOff,
     clusters: Arc<ClusterRegistry>,
+    /// When the store's incarnation began, where that is not the first.
+    restored: Option<Timestamp>,
     /// One change at a time: each reads the row that it replaces.
     changing: Mutex<()>,
 }
@@ -169,8 +171,18 @@ impl Gate {
             broker_id,
             cut_off,
             clusters,
+            restored: None,
             changing: Mutex::new(()),
         }
+    }
+
+    /// Of a store whose incarnation began then, in milliseconds since 1970: keys that were certified before are none that it
+    /// could know.
+    #[must_use]
+    pub fn restored(mut self, at_ms: Option<u64>) -> Self {
+        let at = at_ms.and_then(|ms| i64::try_from(ms).ok());
+        self.restored = at.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        self
     }
 
     /// What is known of callers.
@@ -219,6 +231,13 @@ impl Gate {
                 }
             }
             Standing::Copy if was_live => Err(NotAdmitted::Superseded),
+            // Certified before the store went back: it may be the newest that the identity had. It calls no more, and is no
+            // proof of a copy.
+            Standing::Copy if self.restored.is_some_and(|at| peer.not_before() < at) => {
+                Err(NotAdmitted::BeforeRestore {
+                    id: peer.id().to_string(),
+                })
+            }
             Standing::Copy => {
                 let (gate, id) = (Arc::clone(self), peer.id().clone());
                 let banned = tokio::spawn(async move { gate.ban_copy(&id).await }).await;
@@ -735,7 +754,7 @@ impl Gate {
         };
         take_up(applied.seq);
         let anchor = Anchor {
-            incarnation: INCARNATION,
+            incarnation: self.ledger.incarnation(),
             seq: applied.seq,
             t: applied.anchor_t,
         };

@@ -76,6 +76,15 @@ pub enum NotAdmitted {
         /// The SPIFFE ID.
         id: String,
     },
+    /// The key is none that the restored store knows, and was certified before the restore.
+    #[error(
+        "{id} shows a key from before the store was restored, which the store does not know: a node enrolls anew, an operator \
+         signs in again"
+    )]
+    BeforeRestore {
+        /// The SPIFFE ID.
+        id: String,
+    },
     /// The cluster has no such node any more.
     #[error(
         "{id} is not a node of its cluster any more: its Node object is gone or has another uid; it has to enroll anew"

@@ -196,6 +196,11 @@ impl Keys {
         Signer::from_seed(&backup_origin(self.store), seed)
     }
 
+    /// What the end of a backup must verify under.
+    pub(crate) fn backup_verifier(&self) -> Result<Verifier, NoteError> {
+        Verifier::new(&backup_origin(self.store), self.audit_public())
+    }
+
     /// What a copy of the anchor must verify under.
     pub(crate) fn anchor_verifier(&self) -> Result<Verifier, CheckpointError> {
         let origin = anchor_origin(self.store.as_bytes());

@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::{Progress, Rotations};
 use crate::audit::{AuditError, AuditLog};
 use crate::causes::with_causes;
-use crate::store::{ApplyError, Change, INCARNATION, RedbStore, Store};
+use crate::store::{ApplyError, Change, RedbStore, Store};
 use crate::vault::{OldKey, RewrapPage, Vault, VaultError};
 
 /// After something failed, or when what is left cannot be read, it is tried again after this long.
@@ -265,7 +265,7 @@ impl<S: Store> Worker<S> {
     async fn apply_on_record(&self, change: Change) -> Result<(), StepError> {
         let applied = self.vault.ledger().apply(change).await?;
         let anchor = Anchor {
-            incarnation: INCARNATION,
+            incarnation: self.vault.ledger().incarnation(),
             seq: applied.seq,
             t: applied.anchor_t,
         };

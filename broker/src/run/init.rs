@@ -34,7 +34,7 @@ use crate::{
     metrics::ApiMetrics,
     policy::{Condition, GuardrailRecord, GuardrailSpec},
     registry::{ClusterRecord, ClusterSource, KubernetesRecord, adopt},
-    store::{Applied, Change, INCARNATION, Ledger, LedgerOptions, RedbStore, Table},
+    store::{Applied, Change, FIRST_INCARNATION, Ledger, LedgerOptions, RedbStore, Table},
 };
 
 /// Makes everything that `serve` needs, and says what it made. With `if_empty` it leaves a store that is there alone, and
@@ -255,7 +255,7 @@ async fn begin_log(config: &Config, keys: &Arc<Keys>, applied: Applied) -> Resul
     let (log, _recovered) = AuditLog::open(options, AuditSeed(Arc::clone(keys)))?;
     let _receipt = log
         .append(Anchor {
-            incarnation: INCARNATION,
+            incarnation: FIRST_INCARNATION,
             seq: applied.seq,
             t: applied.anchor_t,
         })

@@ -1,19 +1,26 @@
-//! The rows of which a store has one, beside the keyring: the CA certificate.
+//! The rows of which a store has one, beside the keyring.
 //!
 //! ```text
-//! meta "ca" = record || certificate DER
+//! meta "ca"                = record || certificate DER
+//! meta "incarnation"       = record || incarnation u32, begun u64, cause: `backup UUID` or `rollback`      none: the first one
+//! meta "chain/BROKER ID"   = record || chain 16        the audit chain of that broker, where another one was lost
 //! ```
 
 use anyhow::{Context, Result};
-use attache_envelope::{EnvelopeError, lp::Lp};
-use attache_mtls::CertificateDer;
+use attache_envelope::{EnvelopeError, id::ChainId, lp::Lp};
+use attache_mtls::{CertificateDer, spiffe::BrokerId};
 
+use super::incarnation::Cause;
 use crate::{
     identity::read,
+    keys::Keys,
     store::{Change, Ledger, Store, Table},
 };
 
 const CA: &str = "ca";
+const INCARNATION: &str = "incarnation";
+/// Why an incarnation began is never longer, in bytes.
+const CAUSE_MAX: usize = 128;
 /// A CA certificate is never larger, in bytes.
 const CA_MAX: usize = 16 * 1024;
 
@@ -43,21 +50,97 @@ pub(super) async fn ca<S: Store>(ledger: &Ledger<S>) -> Result<CertificateDer<'s
     Ok(decode(&row.body)?)
 }
 
+/// Adds what began an incarnation.
+pub(super) fn put_incarnation(change: &mut Change, incarnation: u32, begun_ms: u64, cause: &Cause) {
+    let body = encode_incarnation(incarnation, begun_ms, &cause.text());
+    change.put(Table::Meta, INCARNATION, body);
+}
+
+fn encode_incarnation(incarnation: u32, begun_ms: u64, cause: &str) -> Vec<u8> {
+    Lp::record()
+        .u32(incarnation)
+        .u64(begun_ms)
+        .str(cause)
+        .into_bytes()
+}
+
+fn decode_incarnation(body: &[u8]) -> Result<(u32, u64, String), EnvelopeError> {
+    read("incarnation", body, |r| {
+        let (incarnation, begun_ms) = (r.u32("incarnation")?, r.u64("begun")?);
+        Ok((incarnation, begun_ms, r.str("cause", CAUSE_MAX)?.to_owned()))
+    })
+}
+
+/// When the store's incarnation began, in milliseconds since 1970; none for the first.
+pub(super) async fn incarnation_begun<S: Store>(ledger: &Ledger<S>) -> Result<Option<u64>> {
+    let row = ledger.read(Table::Meta, INCARNATION.as_bytes()).await?;
+    let row = row.map(|row| decode_incarnation(&row.body)).transpose()?;
+    Ok(row.map(|(_, begun_ms, _)| begun_ms))
+}
+
+fn chain_key(broker: &BrokerId) -> String {
+    format!("chain/{broker}")
+}
+
+/// Adds the chain that a broker's log has from here on.
+pub(super) fn put_chain(change: &mut Change, broker: &BrokerId, chain: ChainId) {
+    let body = Lp::record().id(chain).into_bytes();
+    change.put(Table::Meta, chain_key(broker), body);
+}
+
+/// The chain of a broker's log, where it is not the one that it began with. The ledger is not open yet: the row's tag is
+/// verified here.
+pub(super) async fn chain<S: Store>(
+    store: &S,
+    keys: &Keys,
+    broker: &BrokerId,
+) -> Result<Option<ChainId>> {
+    let key = chain_key(broker);
+    let Some(stored) = store.get(Table::Meta, key.as_bytes()).await? else {
+        return Ok(None);
+    };
+    let row = keys
+        .row_codec()
+        .verify(Table::Meta, key.as_bytes(), &stored)?;
+    let chain = read("chain", &row.into_row().body, |r| r.id("chain"))?;
+    Ok(Some(chain))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::vectors::{Expected, run};
 
     #[test]
-    fn the_row_is_that_of_the_vectors() {
+    fn the_rows_are_those_of_the_vectors() {
         run("ca", false, |given, expected| {
             let Expected::Out(out) = expected else {
                 panic!("a row refuses nothing here")
             };
-            let certificate = CertificateDer::from(given.bytes("certificate"));
-            assert_eq!(CA.as_bytes(), out.bytes("key"));
-            assert_eq!(encode(&certificate), out.bytes("body"));
-            assert_eq!(decode(&out.bytes("body")).unwrap(), certificate);
+            let (key, body) = (out.bytes("key"), out.bytes("body"));
+            match given.text("row") {
+                "ca" => {
+                    let certificate = CertificateDer::from(given.bytes("certificate"));
+                    assert_eq!(CA.as_bytes(), key);
+                    assert_eq!(encode(&certificate), body);
+                    assert_eq!(decode(&body).unwrap(), certificate);
+                }
+                "incarnation" => {
+                    let (number, begun) = (given.u32("incarnation"), given.u64("begun"));
+                    let cause = given.text("cause");
+                    assert_eq!(INCARNATION.as_bytes(), key);
+                    assert_eq!(encode_incarnation(number, begun, cause), body);
+                    let decoded = decode_incarnation(&body).unwrap();
+                    assert_eq!(decoded, (number, begun, cause.to_owned()));
+                }
+                "chain" => {
+                    let mut change = Change::default();
+                    put_chain(&mut change, &given.parse("broker"), given.id("chain"));
+                    let put = change.puts.pop().unwrap();
+                    assert_eq!((put.key, put.body), (key, body));
+                }
+                other => panic!("a row of {other}"),
+            }
         });
     }
 }

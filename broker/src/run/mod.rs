@@ -5,9 +5,11 @@ mod bootstrap;
 mod check;
 mod descriptors;
 mod health;
+mod incarnation;
 mod init;
 mod meta;
 mod open;
+mod restore;
 mod serve;
 mod server_certificate;
 mod telemetry;
@@ -17,6 +19,7 @@ pub use bootstrap::{bootstrap_operator, recover_operator};
 pub use check::{check_config, check_store};
 pub use health::health;
 pub use init::{NewCluster, init};
+pub use restore::{drill, restore};
 pub use serve::serve;
 pub use volumes_in_use::volumes_in_use;
 
@@ -46,9 +49,12 @@ fn chain_id(store: StoreId, broker: &BrokerId) -> ChainId {
     let lp = Lp::labelled("attache/chain/1")
         .id(store)
         .str(&broker.to_string());
-    let digest: [u8; 32] = Sha256::digest(lp.as_bytes()).into();
+    first_half(&Sha256::digest(lp.as_bytes()).into())
+}
+
+fn first_half(digest: &[u8; 32]) -> ChainId {
     let mut id = [0; 16];
-    id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    id.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
     ChainId::from_bytes(id)
 }
 
@@ -71,7 +77,12 @@ mod tests {
             let Expected::Out(out) = expected else {
                 panic!("a chain id refuses nothing")
             };
-            let chain = chain_id(given.id("store"), &given.parse("broker_id"));
+            let (store, broker) = (given.id("store"), given.parse("broker_id"));
+            let chain = if given.has("incarnation") {
+                incarnation::chain(store, &broker, given.u32("incarnation"))
+            } else {
+                chain_id(store, &broker)
+            };
             assert_eq!(chain.as_bytes().as_slice(), out.bytes("chain"));
         });
     }

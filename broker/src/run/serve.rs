@@ -33,7 +33,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AuditSeed, block_on, chain_id, descriptors, meta, open, server_certificate, telemetry,
+    AuditSeed, block_on, chain_id, descriptors, incarnation, meta, open, server_certificate,
+    telemetry,
 };
 use crate::{
     api::{self, Listeners, Services, room::Room},
@@ -47,9 +48,7 @@ use crate::{
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
     rotation::{Rotations, Worker},
-    store::{
-        BrokerLedger, Health, INCARNATION, Ledger, LedgerOptions, RedbStore, Store, anchored_head,
-    },
+    store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store, anchored_head},
     vault::BrokerVault,
 };
 
@@ -60,11 +59,12 @@ const BACKLOG: u32 = 4096;
 /// The refusals that were counted are put on record this often.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Serves until told to stop.
+/// Serves until told to stop. `accept_rollback_to`: the sequence at which a store stands that is older than what is known
+/// of it, and is accepted all the same.
 ///
 /// # Errors
 /// When anything that serving stands on cannot be opened, or fails for good.
-pub fn serve(config: Config, file: &Path) -> Result<ExitCode> {
+pub fn serve(config: Config, file: &Path, accept_rollback_to: Option<u64>) -> Result<ExitCode> {
     let filter = telemetry::start(&config.telemetry)?;
     descriptors::provide(&config.limits)?;
     let settings = Reloadable {
@@ -74,6 +74,9 @@ pub fn serve(config: Config, file: &Path) -> Result<ExitCode> {
     block_on(async {
         // From here on: whoever finds it live may stop it.
         let signals = Signals::take()?;
+        if let Some(seq) = accept_rollback_to {
+            incarnation::accept_rollback(&config, seq).await?;
+        }
         let broker = Broker::open(config).await?;
         let listeners = broker.listen().await?;
         broker.run(listeners, settings, signals).await?;
@@ -124,7 +127,7 @@ impl Broker {
         let counters = Arc::new(Counters::default());
         let sessions = Sessions::new(vault.store_id(), &config.id, boot);
         let acceptor = Acceptor::new(credentials.server_config()?, accept_limits(&config));
-        let gate = Arc::new(Gate::new(
+        let gate = Gate::new(
             ledger.clone(),
             log.clone(),
             authority.clone(),
@@ -132,10 +135,11 @@ impl Broker {
             config.id.to_string(),
             cut_off(&acceptor, &sessions),
             Arc::clone(registry.clusters()),
-        ));
+        );
+        let gate = Arc::new(gate.restored(meta::incarnation_begun(&ledger).await?));
         let releases = Releases::new(Parts {
             vault: Arc::clone(&vault),
-            incarnation: INCARNATION,
+            incarnation: ledger.incarnation(),
             attestor: Attestor::new(Arc::clone(registry.clusters())),
             policies: Arc::clone(registry.policies()),
             directory: directory.clone(),
@@ -164,10 +168,7 @@ impl Broker {
             room: room(&config),
             store_file: config.store.store(),
             acceptor,
-            enroll_acceptor: Acceptor::new(
-                credentials.enrollment_server_config()?,
-                enroll_limits(&config),
-            ),
+            enroll_acceptor: enroll_acceptor(&config, &credentials)?,
         };
         Ok(Self {
             config,
@@ -401,13 +402,14 @@ fn listening(grpc: SocketAddr, enroll: SocketAddr, metrics: Option<SocketAddr>) 
     format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"{metrics}}}\n")
 }
 
-async fn open_log(
+pub(super) async fn open_log(
     config: &Config,
     store: &RedbStore,
     keys: &Arc<Keys>,
     boot: BootId,
 ) -> Result<(AuditLog, Recovered)> {
-    let chain = chain_id(keys.store_id(), &config.id);
+    let chain = meta::chain(store, keys, &config.id).await?;
+    let chain = chain.unwrap_or_else(|| chain_id(keys.store_id(), &config.id));
     let options = LogOptions {
         dir: config.audit_dir.clone(),
         store: keys.store_id(),
@@ -457,7 +459,7 @@ async fn start_on_record(
     let position = ledger.position();
     let start = Start {
         broker: config.id.to_string(),
-        incarnation: INCARNATION,
+        incarnation: ledger.incarnation(),
         seq: position.seq,
         software: env!("CARGO_PKG_VERSION").to_owned(),
         key_memory: keys.arena().protection().to_string(),
@@ -469,7 +471,7 @@ async fn start_on_record(
 async fn anchor_on_record(log: &AuditLog, ledger: &BrokerLedger) -> Result<()> {
     let position = ledger.position();
     let anchor = Anchor {
-        incarnation: INCARNATION,
+        incarnation: ledger.incarnation(),
         seq: position.seq,
         t: position.anchor_t,
     };
@@ -512,6 +514,11 @@ fn accept_limits(config: &Config) -> AcceptLimits {
         max_connection_age: config.limits.connection_age + config.limits.drain,
         oldest_gives_way: false,
     }
+}
+
+fn enroll_acceptor(config: &Config, credentials: &Credentials) -> Result<Acceptor> {
+    let tls = credentials.enrollment_server_config()?;
+    Ok(Acceptor::new(tls, enroll_limits(config)))
 }
 
 /// Whoever joins asks once and goes.

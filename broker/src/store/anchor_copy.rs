@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use attache_mtls::public_file::{read_public, write_public};
 use attache_translog::{AnchorNote, CheckpointError, Signer, Verifier};
 
+use crate::keys::Keys;
+
 /// The least time between two copies.
 pub(crate) const GAP: Duration = Duration::from_millis(100);
 
@@ -123,6 +125,18 @@ fn pause(woken: &Receiver<()>) -> bool {
             Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
+}
+
+/// Reads the copy beside a store, if there is one, under the keys of that store.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn beside(
+    path: &Path,
+    keys: &Keys,
+) -> io::Result<Option<Result<AnchorNote, CheckpointError>>> {
+    let verifier = keys.anchor_verifier().map_err(io::Error::other)?;
+    read(path, &verifier)
 }
 
 /// Reads the copy, if there is one.

@@ -463,5 +463,9 @@ fn unreadable(path: &Path, why: impl ToString) -> StoreError {
     }
 }
 
+mod loading;
+
+pub use loading::Loading;
+
 #[cfg(test)]
 mod tests;

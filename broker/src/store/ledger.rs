@@ -5,6 +5,7 @@
 //! that an older store does not start. It must never serve a row whose tag is wrong, and never read the tables that
 //! grow with the number of secrets when it opens.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,7 +23,7 @@ use super::change::{Applied, ApplyError, Change, LedgerError, Row};
 use super::draft::Draft;
 use super::engine::{AnchorSeq, Outcome, Snapshot, Store, StoreError};
 use super::group::{Committer, Job, Message, QUEUE};
-use super::rows::{ANCHOR_KEY, RowCodec, Tip};
+use super::rows::{ANCHOR_KEY, RowCodec, Tip, set_head};
 use crate::keys::Keys;
 
 /// Rows read at once while a table is verified or read whole.
@@ -56,8 +57,8 @@ pub struct LedgerOptions {
     pub anchor_note: PathBuf,
     /// Asked once a batch, after the batch's intents are durable.
     pub audit_head: AuditHead,
-    /// The newest (sequence, T) in the audit log, if the log has one.
-    pub audited: Option<(u64, [u8; 32])>,
+    /// The newest anchor in the audit log, if the log has one.
+    pub audited: Option<AnchorNote>,
 }
 
 /// Rows with MACs, sets and the anchor, over an engine; a clone is another handle.
@@ -74,6 +75,7 @@ pub(crate) struct Shared<S: Store> {
     pub(crate) audit_head: AuditHead,
     position: Mutex<Applied>,
     commits: watch::Sender<AnchorSeq>,
+    incarnation: u32,
 }
 
 /// Why a ledger does not open. The broker does not start.
@@ -101,13 +103,26 @@ pub enum OpenError {
     /// The store is older than a copy of its anchor.
     #[error(
         "the store is older than it was: it stands at sequence {store}, {source_name} knows sequence {known}. \
-         Put the newer store file back; a restored backup needs to be accepted by an operator"
+         Put the newer store file back; an older one needs to be accepted: serve --accept-rollback-to SEQ"
     )]
     RolledBack {
         /// Where the store stands.
         store: u64,
         /// What the copy knows.
         known: u64,
+        /// Which copy.
+        source_name: String,
+    },
+    /// The store is of an incarnation before the one that a copy of its anchor knows.
+    #[error(
+        "the store is of incarnation {store}, {source_name} knows incarnation {known}: it was restored or rolled back since. \
+         Put the newer store file back; an older one needs to be accepted: serve --accept-rollback-to SEQ"
+    )]
+    OlderIncarnation {
+        /// The store's.
+        store: u32,
+        /// What the copy knows.
+        known: u32,
         /// Which copy.
         source_name: String,
     },
@@ -187,6 +202,40 @@ impl<S: Store> Ledger<S> {
         }
     }
 
+    /// Writes the first commit of another incarnation of a store: `change`, at the sequence after the one where it stands.
+    /// `head` is where the audit log stands.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn begin_incarnation(
+        store: &S,
+        keys: &Keys,
+        incarnation: u32,
+        change: &Change,
+        head: Option<(ChainId, u64, [u8; 32])>,
+    ) -> Result<Applied, ApplyError> {
+        let codec = keys.row_codec();
+        let snapshot = store.snapshot().await.map_err(LedgerError::from)?;
+        let tip = codec.read_tip(&snapshot).await?;
+        let mut draft = Draft::new(&codec, &snapshot);
+        draft.admit(change).await?;
+        let mut anchor = tip.next()?;
+        anchor.incarnation = incarnation;
+        let mut batch = draft.finish(&mut anchor)?;
+        set_head(&mut anchor, head);
+        let sealed = codec.seal_anchor(&anchor).map_err(LedgerError::from)?;
+        batch
+            .puts
+            .push((Table::Anchor, ANCHOR_KEY.to_vec(), sealed));
+        let expect = snapshot.seq();
+        drop(snapshot);
+        let committed = store.commit(expect, batch).await;
+        match committed.map_err(LedgerError::from)? {
+            Outcome::Committed => Ok(codec.tip(anchor).applied()),
+            Outcome::Moved(_) => Err(ApplyError::Busy),
+        }
+    }
+
     /// Opens the ledger of a store: reads the anchor, compares it with its copies, verifies the small tables whole,
     /// and starts the committing thread.
     ///
@@ -216,6 +265,7 @@ impl<S: Store> Ledger<S> {
             audit_head: options.audit_head,
             position: Mutex::new(tip.applied()),
             commits: watch::Sender::new(AnchorSeq(tip.anchor.seq)),
+            incarnation: tip.anchor.incarnation,
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let committer = Committer {
@@ -236,6 +286,12 @@ impl<S: Store> Ledger<S> {
     #[must_use]
     pub fn store_id(&self) -> StoreId {
         self.shared.store.id()
+    }
+
+    /// The store's incarnation: one more with each restore and each accepted rollback.
+    #[must_use]
+    pub fn incarnation(&self) -> u32 {
+        self.shared.incarnation
     }
 
     /// The engine, for its health and for a scan of everything.
@@ -404,6 +460,15 @@ pub async fn anchored_head<S: Store>(
     Ok(head.map(|head| (head.size, head.root)))
 }
 
+/// Where a store stands that is not open yet.
+///
+/// # Errors
+/// [`OpenError::Store`], [`OpenError::Unfinished`], [`OpenError::Anchor`].
+pub(crate) async fn open_tip_of<S: Store>(codec: &RowCodec, store: &S) -> Result<Tip, OpenError> {
+    let snapshot = store.snapshot().await?;
+    open_tip(codec, &snapshot).await
+}
+
 /// The published form of an anchor.
 pub(crate) fn note_of(tip: &Tip) -> AnchorNote {
     AnchorNote {
@@ -438,18 +503,28 @@ fn compare_with_copies(tip: &Tip, keys: &Keys, options: &LedgerOptions) -> Resul
         None => tracing::warn!(path = %path.display(),
             "the anchor's copy is missing: a store that was rolled back is not noticed by it"),
         Some(Err(_)) => return Err(OpenError::AnotherStore { source_name: name }),
-        // A copy of an earlier incarnation is of before an accepted rollback.
-        Some(Ok(copy)) if copy.incarnation < tip.anchor.incarnation => {}
-        Some(Ok(copy)) => compare(tip, copy.seq, &copy.t, name)?,
+        Some(Ok(copy)) => compare(tip, &copy, name)?,
     }
     match &options.audited {
-        Some((seq, t)) => compare(tip, *seq, t, "the audit log".into()),
+        Some(audited) => compare(tip, audited, "the audit log".into()),
         None => Ok(()),
     }
 }
 
-fn compare(tip: &Tip, seq: u64, t: &[u8; 32], source_name: String) -> Result<(), OpenError> {
-    let store = tip.anchor.seq;
+fn compare(tip: &Tip, known: &AnchorNote, source_name: String) -> Result<(), OpenError> {
+    let (store, seq) = (tip.anchor.seq, known.seq);
+    match known.incarnation.cmp(&tip.anchor.incarnation) {
+        // Of before a restore or an accepted rollback.
+        Ordering::Less => return Ok(()),
+        Ordering::Greater => {
+            return Err(OpenError::OlderIncarnation {
+                store: tip.anchor.incarnation,
+                known: known.incarnation,
+                source_name,
+            });
+        }
+        Ordering::Equal => {}
+    }
     if store < seq {
         return Err(OpenError::RolledBack {
             store,
@@ -457,7 +532,7 @@ fn compare(tip: &Tip, seq: u64, t: &[u8; 32], source_name: String) -> Result<(),
             source_name,
         });
     }
-    if store == seq && tip.t.as_bytes() != t {
+    if store == seq && *tip.t.as_bytes() != known.t {
         return Err(OpenError::Forked { seq, source_name });
     }
     Ok(())

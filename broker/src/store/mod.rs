@@ -21,17 +21,19 @@ pub(crate) mod fake;
 pub(crate) mod fixture;
 
 pub(crate) use anchor_copy::MakeSigner;
+pub(crate) use anchor_copy::beside as anchor_beside;
 pub(crate) use change::shown;
 pub use change::{Applied, ApplyError, Change, Condition, LedgerError, Put, Row};
-pub use embedded::{RedbSnapshot, RedbStore, STORE_FORMAT};
+pub use embedded::{Loading, RedbSnapshot, RedbStore, STORE_FORMAT};
 pub use engine::{AnchorSeq, Batch, Entry, Health, Outcome, Rows, Snapshot, Store, StoreError};
+pub(crate) use ledger::open_tip_of as open_tip;
 pub use ledger::{AuditHead, Ledger, LedgerOptions, OpenError, anchored_head};
 pub(crate) use rows::{RowCodec, Tip};
 
 pub use attache_envelope::Table;
 
-/// The incarnation of a store that was never restored from a backup; the only one that this version makes.
-pub const INCARNATION: u32 = 1;
+/// The incarnation of a store that was never restored from a backup.
+pub const FIRST_INCARNATION: u32 = 1;
 
 /// The ledger that the broker runs on.
 pub type BrokerLedger = Ledger<RedbStore>;

@@ -150,7 +150,7 @@ impl Tip {
     /// What stands before the first commit of a store.
     pub(crate) fn genesis() -> Self {
         let anchor = Anchor {
-            incarnation: super::INCARNATION,
+            incarnation: super::FIRST_INCARNATION,
             seq: 0,
             t_prev: AnchorTag::ZERO,
             tables: std::collections::BTreeMap::new(),

@@ -147,8 +147,10 @@ def peaks(leaves: list[bytes]) -> list[bytes]:
     return out
 
 
-def chain_id(store: bytes, broker_id: str) -> bytes:
-    return sha256(lp("attache/chain/1", store, broker_id))[:16]
+def chain_id(store: bytes, broker_id: str, incarnation: int | None = None) -> bytes:
+    """incarnation: that with which the log begins, where the one before was lost."""
+    since = [] if incarnation is None else [u32(incarnation)]
+    return sha256(lp("attache/chain/1", store, broker_id, *since))[:16]
 
 
 LEAF, CHECKPOINT = 1, 2

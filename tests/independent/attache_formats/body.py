@@ -122,5 +122,13 @@ def policy(name: str, condition: str, created: int, by: str) -> Bytes2:
     return name.encode(), record(condition, u64(created), by)
 
 
+def incarnation(number: int, begun: int, cause: str) -> Bytes2:
+    return b"incarnation", record(u32(number), u64(begun), cause)
+
+
+def chain(broker: str, chain_: bytes) -> Bytes2:
+    return f"chain/{broker}".encode(), record(chain_)
+
+
 def ca(certificate: bytes) -> Bytes2:
     return b"ca", record(certificate)

@@ -39,10 +39,10 @@ def summary_origin(store: bytes, chain: bytes) -> str:
     return f"{checkpoint_origin(store, chain)}/summary"
 
 
-def summary_text(origin: str, size: int, root: bytes, anchor: tuple[int, bytes] | None, peaks: list[bytes],
+def summary_text(origin: str, size: int, root: bytes, anchor: tuple[int, int, bytes] | None, peaks: list[bytes],
                  intents: list[int]) -> str:
     lines = [origin, f"size {size}", f"root {_b64(root)}"]
-    lines += [f"anchor {anchor[0]} {_b64(anchor[1])}"] if anchor else []
+    lines += [f"anchor {anchor[0]} {anchor[1]} {_b64(anchor[2])}"] if anchor else []
     lines += [f"peak {_b64(peak)}" for peak in peaks] + [f"intent {index}" for index in sorted(intents)]
     return "".join(f"{line}\n" for line in lines)
 

@@ -95,7 +95,12 @@ def registry_cases() -> list[Case]:
 
 
 def ca_cases() -> list[Case]:
-    return rows("ca", {"ca": {"certificate": rand("certificate", 120)}})
+    return rows("ca", {
+        "ca": {"certificate": rand("certificate", 120)},
+        "incarnation": {"incarnation": 2, "begun": CREATED, "cause": "backup 22d7382d-38c6-4972-a362-5ad546a2803d"},
+        "incarnation, by a rollback": {"incarnation": 3, "begun": CHANGED, "cause": "rollback"},
+        "chain": {"broker": BROKER, "chain": "33" * 16},
+    })
 
 
 def keyring_record_cases() -> list[Case]:

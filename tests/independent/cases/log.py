@@ -174,7 +174,7 @@ def segment_cases() -> list[Case]:
 
 def summary_cases() -> list[Case]:
     in_: Fields = {"store": STORE, "chain": uuid("chain"), "seed": rand("audit seed"), "bodies": bodies(7),
-                   "anchor": {"seq": 42, "t": rand("anchor t")}, "intents": [3, 5]}
+                   "anchor": {"incarnation": 1, "seq": 42, "t": rand("anchor t")}, "intents": [3, 5]}
     case = positive("summary", "seven leaves, two open intents", in_)
     base = opening(case, ["seed", "bodies", "anchor", "intents"], ["note", "vkey"])
     return [case, positive("summary", "eight leaves, no anchor, no intent", in_ | {
@@ -186,7 +186,8 @@ def summary_cases() -> list[Case]:
 def chain_id_cases() -> list[Case]:
     in_: Fields = {"store": STORE, "broker_id": BROKER}
     return [positive("chain-id", "broker-0", in_), positive("chain-id", "broker-1", in_ | {"broker_id": BROKER[:-1] + "1"}),
-            positive("chain-id", "another store", in_ | {"store": OTHER_STORE})]
+            positive("chain-id", "another store", in_ | {"store": OTHER_STORE}),
+            positive("chain-id", "broker-0, since incarnation 2", in_ | {"incarnation": 2})]
 
 
 def backup_cases() -> list[Case]:

@@ -242,7 +242,7 @@ async fn a_start_without_a_summary_reads_the_whole_log() {
         }
         let (log, recovered) = open(dir.path());
         assert_eq!(recovered.size, 403);
-        assert_eq!(recovered.audited, Some((41, [41; 32])));
+        assert_eq!(recovered.audited, Some(anchor(41)));
         let [open] = recovered.open_intents.as_slice() else {
             panic!("{:?}", recovered.open_intents);
         };
@@ -294,7 +294,7 @@ async fn the_newest_anchor_wins_whatever_the_order_of_outcomes() {
     let _receipt = log.append(committed(first, 1, 8)).await.unwrap();
     closed(log).await;
     let (_log, recovered) = open(dir.path());
-    assert_eq!(recovered.audited, Some((9, [9; 32])));
+    assert_eq!(recovered.audited, Some(anchor(9)));
     assert!(recovered.open_intents.is_empty());
 }
 
@@ -332,4 +332,39 @@ async fn a_long_torn_end_is_zero_before_the_log_goes_on() {
     let end = written_length(&std::fs::read(&path).unwrap());
     assert!(end < offsets[3], "{end} of what was torn is still there");
     assert!(verify(dir.path(), &log).is_clean());
+}
+
+/// An anchor of the first incarnation.
+fn anchor(seq: u8) -> attache_translog::AnchorNote {
+    attache_translog::AnchorNote {
+        incarnation: 1,
+        seq: seq.into(),
+        t: [seq; 32],
+    }
+}
+
+#[test]
+fn an_anchor_of_a_later_incarnation_is_newer_whatever_its_sequence() {
+    use super::super::writer::{Carried, Mark};
+
+    let mut carried = Carried::default();
+    carried.take(0, Mark::Anchor(anchor(41)));
+    let restored = attache_translog::AnchorNote {
+        incarnation: 2,
+        ..anchor(9)
+    };
+    carried.take(1, Mark::Anchor(restored));
+    assert_eq!(carried.anchor, Some(restored));
+    carried.take(2, Mark::Anchor(anchor(42)));
+    assert_eq!(carried.anchor, Some(restored));
+    let outcome = Mark::Outcome {
+        intent: 0,
+        anchor: Some((10, [10; 32])),
+    };
+    carried.take(3, outcome);
+    let newer = attache_translog::AnchorNote {
+        incarnation: 2,
+        ..anchor(10)
+    };
+    assert_eq!(carried.anchor, Some(newer));
 }

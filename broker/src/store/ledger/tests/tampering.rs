@@ -1,5 +1,7 @@
 //! What is changed, removed or put back behind the ledger's back, and what it says.
 
+use attache_translog::AnchorNote;
+
 use super::*;
 
 /// A store with a row in each table that tests may write.
@@ -204,7 +206,11 @@ async fn an_older_store_file_does_not_start_and_both_sequences_are_named() {
     // With the copy gone the audit log still tells.
     fs::remove_file(fixture.note_path()).unwrap();
     let audited = |seq, t| LedgerOptions {
-        audited: Some((seq, t)),
+        audited: Some(AnchorNote {
+            incarnation: 1,
+            seq,
+            t,
+        }),
         ..fixture.options()
     };
     let error = fixture
