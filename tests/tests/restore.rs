@@ -474,3 +474,69 @@ fn a_key_that_was_certified_after_the_backup_is_refused_and_bans_nobody() {
         said(&chain)
     );
 }
+
+/// A second implementation, written from the page of formats alone, opens a backup of a real broker with the key file.
+#[test]
+fn an_independent_decoder_opens_a_whole_backup() {
+    let bed = Bed::signed_in().unwrap();
+    let mut expected: BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>> =
+        BTreeMap::new();
+    for keyspace in ["payments", "web"] {
+        bed.attache_ok(&["keyspace", "create", keyspace]).unwrap();
+        for version in 1..=2 {
+            let path = format!("{keyspace}/team/db");
+            let mut args = vec![
+                "secret".to_owned(),
+                "put".to_owned(),
+                path.clone(),
+                "--replace".to_owned(),
+            ];
+            let mut fields = BTreeMap::new();
+            for field in ["password", "username"] {
+                let value = format!("{keyspace} {field} {version}");
+                args.extend(["--literal".to_owned(), format!("{field}={value}")]);
+                fields.insert(field.to_owned(), hex::encode(value));
+            }
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            bed.attache_ok(&args).unwrap();
+            expected
+                .entry(path)
+                .or_default()
+                .insert(version.to_string(), fields);
+        }
+    }
+    let file = create(&bed);
+    let independent = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent");
+    let ready = run(&mut Command::new(independent.join("run.sh"))).unwrap();
+    assert!(ready.status.success(), "{}", said(&ready));
+    let open = |file: &Path, key_file: &Path| {
+        let mut command = Command::new(independent.join(".venv/bin/python"));
+        command.arg("-B").arg(independent.join("open_backup.py"));
+        run(command.arg(file).arg(key_file)).unwrap()
+    };
+    let settings = fs::read_to_string(bed.broker_config()).unwrap();
+    let key_file = settings.split("slot_file = \"").nth(1).unwrap();
+    let key_file = PathBuf::from(key_file.split('"').next().unwrap());
+    let opened = open(&file, &key_file);
+    assert!(opened.status.success(), "{}", said(&opened));
+    let opened: Value = serde_json::from_slice(&opened.stdout).unwrap();
+    assert_eq!(opened["secrets"], serde_json::to_value(expected).unwrap());
+    assert_eq!(opened["incarnation"], 1);
+
+    let other = Bed::new().unwrap();
+    other.init_broker().unwrap();
+    let others = key_file.strip_prefix(&bed.dir).unwrap();
+    let refused = open(&file, &other.dir.join(others));
+    assert!(
+        said(&refused).contains("refused: no slot"),
+        "{}",
+        said(&refused)
+    );
+    let mut edited = fs::read(&file).unwrap();
+    let middle = edited.len() / 2;
+    edited[middle] ^= 1;
+    let copy = bed.dir.join("edited.backup");
+    fs::write(&copy, edited).unwrap();
+    let refused = open(&copy, &key_file);
+    assert!(said(&refused).contains("refused: "), "{}", said(&refused));
+}

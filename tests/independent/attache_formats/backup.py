@@ -101,8 +101,8 @@ def _frames(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
             raise Refused("trailing")
 
 
-def read(data: bytes, pk: bytes) -> tuple[Head, dict[str, Rows]]:
-    """Head and tables of a backup that the audit key pk has signed."""
+def read_unverified(data: bytes) -> tuple[Head, dict[str, Rows], tuple[int, bytes]]:
+    """Head, tables, and the end: where its frame begins, and its note. Nobody has vouched for any of it."""
     head = _read_head(data)
     tables: dict[str, Rows] = {}
     last_name, rows = b"", None
@@ -123,8 +123,18 @@ def read(data: bytes, pk: bytes) -> tuple[Head, dict[str, Rows]]:
             raise Refused("order")
     if end is None:
         raise Refused("cut")
+    return head, tables, end
+
+
+def verify_end(data: bytes, head: Head, end: tuple[int, bytes], pk: bytes) -> None:
     size, signed = end
     text = note.open_(signed.decode(), note.vkey(origin(head.store), pk))
     if text != _text(head, size, sha256(data[:size])):
         raise Refused("other bytes")
+
+
+def read(data: bytes, pk: bytes) -> tuple[Head, dict[str, Rows]]:
+    """Head and tables of a backup that the audit key pk has signed."""
+    head, tables, end = read_unverified(data)
+    verify_end(data, head, end, pk)
     return head, tables

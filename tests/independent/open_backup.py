@@ -1,0 +1,32 @@
+"""Opens a whole backup with a slot's key file and prints what it holds, plaintexts included, as JSON: for tests alone.
+
+    .venv/bin/python -B open_backup.py BACKUP KEY-FILE
+
+What does not hold is refused: exit 1, and the check that refused it on standard error.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from attache_formats import note, slot, whole_backup
+from attache_formats.primitives import Refused
+
+
+def main(backup: str, key_file: str) -> int:
+    try:
+        secret = slot.parse_key_file(Path(key_file).read_text(encoding="ascii"))
+        opened = whole_backup.open_(Path(backup).read_bytes(), secret)
+    except Refused as why:
+        print(f"refused: {why}", file=sys.stderr)
+        return 1
+    head = opened.head
+    secrets = {path: {str(number): {field: plain.hex() for field, plain in fields.items()}
+                      for number, fields in versions.items()} for path, versions in opened.secrets.items()}
+    print(json.dumps({"store": note.uuid_text(head.store), "backup": note.uuid_text(head.backup), "incarnation": head.incarnation,
+                      "seq": head.seq, "rows": opened.rows, "secrets": secrets}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
