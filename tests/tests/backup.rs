@@ -401,3 +401,46 @@ fn an_interrupted_create_leaves_a_whole_file_or_none() {
     })
     .unwrap();
 }
+
+/// kill -9 of the broker while it makes a backup: the file is there whole or not at all, its intent is closed at the next
+/// start, and the next backup is made.
+#[test]
+fn a_broker_that_is_killed_under_a_backup_makes_the_next_one() {
+    let mut bed = bed();
+    fill_up(&bed);
+    bed.pin_addresses().unwrap();
+    let file = bed.dir.join("store.backup");
+    let vkey = vkey(&bed);
+    let mut length = Length::default();
+    while !length.is_known() {
+        let from = std::time::Instant::now();
+        create(&bed, "store.backup");
+        length.add(from.elapsed());
+        fs::remove_file(&file).unwrap();
+    }
+    let mut dice = Dice::new().unwrap();
+    for round in 0..8 {
+        let mut command = bed.attache_command().unwrap();
+        command.args(["backup", "create", file.to_str().unwrap(), "--quiet"]);
+        command.stdout(std::process::Stdio::null());
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        dice.wait(length.now());
+        bed.broker.take().unwrap().kill().unwrap();
+        child.wait().unwrap();
+        if file.exists() {
+            let checked = verify_offline(&bed, &file, &vkey);
+            assert_eq!(code(&checked), 0, "round {round}, seed {}", dice.seed());
+            fs::remove_file(&file).unwrap();
+        }
+        bed.start_broker().unwrap();
+        let (intents, outcomes) = (leaves(&bed, "intent"), leaves(&bed, "outcome"));
+        assert_eq!(
+            intents.len(),
+            outcomes.len(),
+            "round {round}, seed {}",
+            dice.seed()
+        );
+        create(&bed, "store.backup");
+        fs::remove_file(&file).unwrap();
+    }
+}
