@@ -25,16 +25,6 @@ pub enum Refused {
 /// Flags of later versions: the command, the flag, and what to do instead.
 const FLAGS: &[(&str, &str, &str)] = &[
     (
-        "key rotate",
-        "--root",
-        "leave it out: a keyspace's key is rotated by the keyspace's name",
-    ),
-    (
-        "key rotate",
-        "--ca",
-        "leave it out: a keyspace's key is rotated by the keyspace's name",
-    ),
-    (
         "secret put",
         "--stage",
         "a put makes the new version active at once; leave it out",

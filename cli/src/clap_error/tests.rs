@@ -49,8 +49,8 @@ fn what_is_not_there_yet_is_refused_by_its_name() {
     );
     assert!(refused(&["plan"]).contains("attache plan is not available yet"));
     assert!(
-        refused(&["secret", "destroy", "payments/db"])
-            .contains("attache secret destroy is not available yet")
+        refused(&["secret", "disable", "payments/db"])
+            .contains("attache secret disable is not available yet")
     );
 }
 
