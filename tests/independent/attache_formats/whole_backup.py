@@ -16,6 +16,10 @@ BARE = ("anchor", "payload")
 Bodies = dict[bytes, bytes]
 
 
+# The state of a KEK that is gone.
+DESTROYED = 4
+
+
 class Fields:
     """The fields of an LP, in order; nothing may be left."""
 
@@ -88,7 +92,7 @@ def _unverified_body(stored: bytes) -> bytes:
 
 
 def open_ring(store: bytes, tables: dict[str, backup.Rows], secret: bytes) -> Ring:
-    """The keyring, by the first key-file slot that the secret fits."""
+    """The keyring, by the first slot that the secret fits, whatever it was had from."""
     sealed = record(_unverified_body(tables["meta"][b"keyring"]))
     number, ct = sealed.number(), sealed.bytes_()
     sealed.end()
@@ -96,8 +100,7 @@ def open_ring(store: bytes, tables: dict[str, backup.Rows], secret: bytes) -> Ri
         fields = record(_unverified_body(stored))
         id_, kind, parameters, pk, blob = (fields.bytes_() for _ in range(5))
         of_number, enc, seal, signature = fields.number(), *(fields.bytes_() for _ in range(3))
-        if kind != b"key-file":
-            continue
+        _name, _created, _verified = fields.text(), fields.number(), fields.number()
         fields.end()
         try:
             opened = wrap.open_(secret, id_, blob, wrap.aad_slot(store, id_, kind.decode(), parameters))
@@ -157,7 +160,9 @@ def open_values(store: bytes, tables: dict[str, backup.Rows], bodies: dict[str, 
         keyspace, epoch = key[:-5].decode(), int.from_bytes(key[-4:], "big")
         fields = record(body)
         kek_id, state, wrap_id, wrapped = fields.bytes_(), fields.number(), fields.bytes_(), fields.bytes_()
-        if state != 3:
+        _created, _changed, _rate, _values = (fields.number() for _ in range(4))
+        fields.end()
+        if state != DESTROYED:
             aad = wrap.aad_kek(store, keyspace, epoch, kek_id)
             keks[kek_id] = wrap.open_(ring.of_id(KEK_WRAP, wrap_id), wrap_id, wrapped, aad)
     secrets: dict[str, dict[int, dict[str, bytes]]] = {}
