@@ -27,7 +27,9 @@ use thiserror::Error;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{AuditError, AuditLog, OpenIntent};
-use crate::store::{Applied, ApplyError, Change, Ledger, LedgerError, RedbStore, Store, Table};
+use crate::store::{
+    Applied, ApplyError, Change, FIRST_INCARNATION, Ledger, LedgerError, RedbStore, Store, Table,
+};
 use requests::{Admission, Operator, Ticket};
 
 /// How long an outcome that is not on record waits before it is tried again.
@@ -451,9 +453,15 @@ impl<S: Store> Shared<S> {
             operator: intent.operator,
             request: intent.request,
             made: None,
-            reason: committed
-                .is_none()
-                .then(|| "the broker stopped before the commit".to_owned()),
+            reason: committed.is_none().then(|| {
+                let of_before = "; or its commit went with a store that was replaced";
+                let of_before = if self.ledger.incarnation() > FIRST_INCARNATION {
+                    of_before
+                } else {
+                    ""
+                };
+                format!("the broker stopped before the commit{of_before}")
+            }),
             ending: committed.map_or(Ending::NotCommitted, |_| Ending::Committed),
             seq: committed,
             anchor_t: (committed == Some(position.seq)).then_some(position.anchor_t),

@@ -259,6 +259,12 @@ impl StorePaths {
         self.dir.join("store.redb.new")
     }
 
+    /// Which chain is begun with the store that is being made.
+    #[must_use]
+    pub fn begun_log(&self) -> PathBuf {
+        self.dir.join("store.redb.new.log")
+    }
+
     /// The local copy of the signed anchor.
     #[must_use]
     pub fn anchor(&self) -> PathBuf {

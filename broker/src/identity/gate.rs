@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use attache_envelope::name::{ClusterName, NodeName, NodeUid};
 use attache_mtls::{
-    ca::{CertificateRequest, IssuedCertificate},
+    ca::{BACKDATE, CertificateRequest, IssuedCertificate},
     identity::PeerIdentity,
     spiffe::{NodeId, OperatorId, PeerId, SpiffeError},
 };
@@ -233,7 +233,7 @@ impl Gate {
             Standing::Copy if was_live => Err(NotAdmitted::Superseded),
             // Certified before the store went back: it may be the newest that the identity had. It calls no more, and is no
             // proof of a copy.
-            Standing::Copy if self.restored.is_some_and(|at| peer.not_before() < at) => {
+            Standing::Copy if self.restored.is_some_and(|at| signed(peer) < at) => {
                 Err(NotAdmitted::BeforeRestore {
                     id: peer.id().to_string(),
                 })
@@ -801,6 +801,12 @@ async fn spawned<T: Send + 'static>(
     tokio::spawn(work)
         .await
         .unwrap_or(Err(EnrollError::Conflict))
+}
+
+/// When this CA signed its certificate, which begins earlier.
+fn signed(peer: &PeerIdentity) -> Timestamp {
+    let begin = peer.not_before();
+    begin.checked_add(BACKDATE).unwrap_or(begin)
 }
 
 #[cfg(test)]

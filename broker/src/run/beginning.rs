@@ -1,23 +1,27 @@
 //! A store that is being made: under another name until all that belongs to it is there.
 //!
 //! ```text
-//! DIR/store.redb.new         an init is at work, or was killed at it: what lies in the audit folder is its
+//! DIR/store.redb.new         an init, or a restore with a new log, is at work, or was killed at it
+//! DIR/store.redb.new.log     whose that is, and which chain it begins: what lies in the audit folder of that chain is its
 //! DIR/store.redb.restoring   a restore is: what lies in the audit folder is the store's own log, and is left alone
 //! DIR/store.redb             a whole store, with its log, its anchor and its certificates
 //! ```
-//! So a store is there or is not, whenever they end. One at a time works in a folder: the folder is locked. A restore that
-//! begins a new log does as init does.
+//! So a store is there or is not, whenever they end. One at a time works in a folder: the folder is locked. A log of any other
+//! chain than the one that was begun is never touched, whoever put it there meanwhile.
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::ErrorKind,
+    io::{ErrorKind, Read},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
+use attache_envelope::id::ChainId;
+use attache_mtls::private_file::write_private;
+use attache_translog::{HEADER_BYTES, Header};
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with},
     io::Errno,
 };
 
@@ -32,6 +36,12 @@ pub(super) struct Beginning<'a> {
     /// The slot file, once it was made here.
     slot_file: Option<PathBuf>,
     finished: bool,
+}
+
+/// What `store.redb.new.log` says: `init CHAIN` or `restore CHAIN`, and a newline.
+struct Begun {
+    by_init: bool,
+    chain: ChainId,
 }
 
 /// What makes the store, which says whose the log in the audit folder is.
@@ -79,7 +89,8 @@ impl<'a> Beginning<'a> {
             }
         }
         let store = config.store.store();
-        if store.exists() {
+        // A link that leads nowhere is something, too.
+        if store.symlink_metadata().is_ok() {
             let mend = match kind {
                 Kind::Init => "init makes new stores only",
                 Kind::NewLog | Kind::OwnLog => {
@@ -140,39 +151,104 @@ impl<'a> Beginning<'a> {
     /// When it cannot be renamed.
     pub(super) fn finish(mut self) -> Result<()> {
         let store = self.config.store.store();
-        fs::rename(self.store(), &store).with_context(|| store.display().to_string())?;
+        // A store that came to be there meanwhile stays.
+        renameat_with(CWD, self.store(), CWD, &store, RenameFlags::NOREPLACE)
+            .with_context(|| format!("{} cannot have its name", store.display()))?;
         self.finished = true;
+        take_away(&self.config.store.begun_log())?;
         self.folder
             .sync_all()
             .with_context(|| store.display().to_string())
     }
 
+    /// Says, durably, which chain is being begun, before anything of it is there.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn begins_log(&self, chain: ChainId) -> Result<()> {
+        let by = match self.kind {
+            Kind::Init => "init",
+            Kind::NewLog | Kind::OwnLog => "restore",
+        };
+        let file = self.config.store.begun_log();
+        let text = format!("{by} {}\n", hex::encode(chain.as_bytes()));
+        write_private(&file, text.as_bytes()).with_context(|| file.display().to_string())
+    }
+
     /// Takes away what belongs to the store that was begun; the store itself last, which says that all else is its.
     fn clear(&self) -> Result<()> {
         take_away(&self.config.store.restoring())?;
-        if !self.config.store.beginning().exists() {
-            return Ok(());
+        let (store, note) = (self.config.store.beginning(), self.config.store.begun_log());
+        if store.exists()
+            && let Some(begun) = Begun::read(&note)?
+        {
+            self.clear_log(&begun)?;
+            if begun.by_init {
+                take_away(&self.config.store.anchor())?;
+            }
         }
-        let segments = match fs::read_dir(&self.config.audit_dir) {
+        take_away(&store)?;
+        take_away(&note)
+    }
+
+    /// Takes away what there is of a log that was begun, and nothing of another one.
+    fn clear_log(&self, begun: &Begun) -> Result<()> {
+        let files = match fs::read_dir(&self.config.audit_dir) {
             Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         };
-        let segments: Vec<PathBuf> = segments.context("the audit folder")?;
-        let of_a_log = |path: &PathBuf| {
-            let extension = path.extension().and_then(|it| it.to_str());
-            matches!(extension, Some("seg" | "sum" | "tmp")) || path.ends_with("lock")
-        };
-        let files = segments
-            .into_iter()
-            .filter(of_a_log)
-            // What an anchor of before knows is worth keeping: a restore's incarnation goes above it.
-            .chain((self.kind == Kind::Init).then(|| self.config.store.anchor()))
-            .chain([self.config.store.beginning()]);
-        for file in files {
-            take_away(&file)?;
+        let files: Vec<PathBuf> = files.context("the audit folder")?;
+        let extension = |path: &PathBuf| path.extension().map(|it| it.as_encoded_bytes().to_vec());
+        let is_segment = |path: &&PathBuf| extension(path).as_deref() == Some(b"seg");
+        for segment in files.iter().filter(is_segment) {
+            if !begun.has_made(segment)? {
+                // The rest is of that other log, too.
+                return Ok(());
+            }
         }
-        Ok(())
+        let of_a_log = |path: &&PathBuf| {
+            matches!(extension(path).as_deref(), Some(b"seg" | b"sum" | b"tmp"))
+                || path.ends_with("lock")
+        };
+        files
+            .iter()
+            .filter(of_a_log)
+            .try_for_each(|it| take_away(it))
+    }
+}
+
+impl Begun {
+    /// What the note says; nothing where there is none. One that was cut short was written before anything else.
+    fn read(note: &Path) -> Result<Option<Self>> {
+        let text = match fs::read_to_string(note) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| note.display().to_string()),
+        };
+        let begun = || {
+            let (by, chain) = text.strip_suffix('\n')?.split_once(' ')?;
+            let mut bytes = [0; 16];
+            hex::decode_to_slice(chain, &mut bytes).ok()?;
+            let by_init = match by {
+                "init" => true,
+                "restore" => false,
+                _ => return None,
+            };
+            let chain = ChainId::from_bytes(bytes);
+            Some(Self { by_init, chain })
+        };
+        Ok(begun())
+    }
+
+    /// Whether a segment is of this chain, or so new that it has no header yet.
+    fn has_made(&self, segment: &Path) -> Result<bool> {
+        let mut head = Vec::new();
+        let file = File::open(segment).with_context(|| segment.display().to_string())?;
+        file.take(HEADER_BYTES as u64).read_to_end(&mut head)?;
+        let header = Header::parse(&head);
+        let unwritten = head.iter().all(|byte| *byte == 0);
+        Ok(unwritten || header.is_ok_and(|it| it.chain == *self.chain.as_bytes()))
     }
 }
 

@@ -185,6 +185,7 @@ async fn make(
         }
     };
     let keys = Arc::new(keys);
+    beginning.begins_log(chain_id(store_id, &config.id))?;
     let store = RedbStore::create(&beginning.store(), store_id)?;
     let now = Timestamp::now();
     let name = format!("Attaché CA {store_id}");
@@ -321,7 +322,22 @@ mod tests {
         }
         let refused = || init(&config, true, None).unwrap_err().to_string();
         assert!(refused().contains("is not empty") && segment.exists());
-        fs::write(config.store.beginning(), b"").unwrap();
+        let begun = |chain: u8| {
+            fs::write(config.store.beginning(), b"").unwrap();
+            let note = format!("init {}\n", hex::encode([chain; 16]));
+            fs::write(config.store.begun_log(), note).unwrap();
+        };
+        // One that somebody put there meanwhile.
+        let header = attache_translog::Header {
+            store: [1; 16],
+            chain: [7; 16],
+            first_index: 0,
+        };
+        fs::write(&segment, header.encode()).unwrap();
+        begun(8);
+        assert!(refused().contains("is not empty") && segment.exists());
+        assert!(!config.store.beginning().exists() && !config.store.begun_log().exists());
+        begun(7);
         assert!(refused().contains("is not empty"));
         assert!(other.exists() && !segment.exists());
         fs::remove_file(other).unwrap();

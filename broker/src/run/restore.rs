@@ -35,7 +35,7 @@ use super::{
     meta, open, server_certificate,
 };
 use crate::{
-    audit::{AuditLog, Clock, LogOptions, Recovered},
+    audit::{self, AuditLog, Clock, LogOptions, Recovered},
     backup::{BackupRecord, Opened},
     config::Config,
     identity::Authority,
@@ -80,7 +80,8 @@ pub fn restore(config: &Config, file: &Path, new_log: bool) -> Result<ExitCode> 
     writeln!(out, "  audit key      {}", made.vkey)?;
     writeln!(
         out,
-        "what was committed after the backup is not in the store: look through bans, grants and approvals of that time"
+        "what was committed after the backup is not in the store, and what it took away is back: look through bans, grants, \
+         approvals, operators and their codes, slots, destroyed keys and secrets of that time"
     )?;
     writeln!(out, "next: attache-broker serve --config FILE")?;
     Ok(ExitCode::SUCCESS)
@@ -126,7 +127,11 @@ async fn make(
     let note = incarnation::of_note(config, &opened.keys)?;
     let note = note.map_or(0, |note| note.incarnation);
     let before = opened.tip.anchor.incarnation.max(note);
-    let (log, recovered, chain) = take_up_log(config, &opened, new_log, before).await?;
+    let chain = own_chain(config, &opened, new_log, before).await?;
+    if new_log {
+        beginning.begins_log(chain)?;
+    }
+    let (log, recovered) = take_up_log(config, &opened, new_log, chain)?;
     let audited = recovered.audited.map(|known| known.incarnation);
     let known = before.max(audited.unwrap_or(0));
     let next = known
@@ -194,33 +199,41 @@ fn told(opened: &Opened, next: u32, recovered: &Recovered, new_log: bool) -> Str
     told
 }
 
-/// The log of the store, which must have all that the backup knows of it; or a new chain, where that one is lost.
-async fn take_up_log(
+/// The chain that the store's log goes on with: its own, or a new one, where that is lost.
+async fn own_chain(
     config: &Config,
     opened: &Opened,
     new_log: bool,
     before: u32,
-) -> Result<(AuditLog, Recovered, ChainId)> {
+) -> Result<ChainId> {
     let head = &opened.sealed.head;
-    let (store, keys) = (&opened.store, &opened.keys);
-    let (chain, anchored) = if new_log {
-        (
-            incarnation::chain(head.store, &config.id, before.saturating_add(1)),
-            None,
-        )
-    } else {
-        let chain = meta::chain(store.as_ref(), keys, &config.id).await?;
-        let chain = chain.unwrap_or_else(|| chain_id(head.store, &config.id));
-        if chain != head.audit.chain {
-            bail!(
-                "the backup was made by a broker of another name than {} (name in the settings): its audit log is another one; \
-                 restore under that name, or, where its log is lost, begin another one with --new-log",
-                config.id
-            );
-        }
-        // The head that the backup was signed with is newer than the one in its anchor.
-        (chain, Some((head.audit.size, head.audit.root)))
-    };
+    if new_log {
+        let next = before.saturating_add(1);
+        return Ok(incarnation::chain(head.store, &config.id, next));
+    }
+    let chain = meta::chain(opened.store.as_ref(), &opened.keys, &config.id).await?;
+    let chain = chain.unwrap_or_else(|| chain_id(head.store, &config.id));
+    if chain != head.audit.chain {
+        bail!(
+            "the backup was made by a broker of another name than {} (name in the settings): its audit log is another one; \
+             restore under that name, or, where its log is lost, begin another one with --new-log",
+            config.id
+        );
+    }
+    Ok(chain)
+}
+
+/// The log of the store, which must have all that the backup knows of it; or a new one.
+fn take_up_log(
+    config: &Config,
+    opened: &Opened,
+    new_log: bool,
+    chain: ChainId,
+) -> Result<(AuditLog, Recovered)> {
+    let head = &opened.sealed.head;
+    let keys = &opened.keys;
+    // What the backup was signed with.
+    let anchored = (!new_log).then_some((head.audit.size, head.audit.root));
     let options = LogOptions {
         dir: config.audit_dir.clone(),
         store: head.store,
@@ -232,15 +245,24 @@ async fn take_up_log(
     };
     private_folder(&config.audit_dir)?;
     let opened = AuditLog::open(options, AuditSeed(Arc::clone(keys)));
-    let (log, recovered) = opened.with_context(|| {
-        format!(
+    opened.map_err(|error| {
+        let other = matches!(
+            error,
+            audit::OpenError::Behind { .. }
+                | audit::OpenError::Forked { .. }
+                | audit::OpenError::OtherLog { .. }
+        );
+        let error = anyhow::Error::from(error);
+        if !other {
+            return error;
+        }
+        error.context(format!(
             "the log in {} (audit.dir) does not have the {} records that the backup knows: put the store's own log back, or, \
-             where that is lost, empty the folder and begin another one with --new-log",
+             where that is lost, move this one away and begin another one with --new-log",
             config.audit_dir.display(),
             head.audit.size
-        )
-    })?;
-    Ok((log, recovered, chain))
+        ))
+    })
 }
 
 fn refuse_damaged(opened: &Opened) -> Result<()> {

@@ -120,7 +120,7 @@ impl PassphraseParameters {
         bytes
     }
 
-    /// Derives the slot's secret into `out`. Takes a tenth of a second and [`MEMORY_KIB`] with the parameters of new slots.
+    /// Derives the slot's secret into `out`. Takes a tenth of a second and 64 MiB with the parameters of new slots.
     ///
     /// # Errors
     /// [`EnvelopeError::Refused`] for what Argon2 does not take, or no memory.
