@@ -14,6 +14,7 @@ use attache_envelope::{
 use attache_mtls::spiffe::OperatorId;
 use attache_proto::attache::v1 as pb;
 use pb::slots_server::Slots;
+use subtle::ConstantTimeEq;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     audit::Clock,
     keys::{NewSlot, Rekeyed, SentSecret, SlotError, SlotSet},
-    kms::KmsPlugin,
+    kms::{KmsError, KmsPlugin},
     mutation::Mutations,
     vault::BrokerVault,
 };
@@ -281,7 +282,14 @@ impl SlotService {
             SlotKind::Kms => {
                 let kms = self.kms.as_ref().ok_or(SlotError::NoKms)?;
                 let secret = self.vault.keys().arena().random_key()?;
-                let kept = kms.encrypt(request.store, request.slot, &secret).await?;
+                let of = (request.store, request.slot);
+                let kept = kms.encrypt(of.0, of.1, &secret).await?;
+                // A plugin that may encrypt and not decrypt would open nothing.
+                let back = kms.decrypt(self.vault.keys().arena(), of, &kept).await?;
+                if !bool::from(back.expose().ct_eq(secret.expose())) {
+                    let socket = kms.socket().display().to_string();
+                    return Err(SlotError::Kms(KmsError::OtherSecret { socket }));
+                }
                 return Ok((SlotSource::Kms(kept), secret));
             }
         };

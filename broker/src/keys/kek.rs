@@ -25,8 +25,8 @@ use crate::store::{Ledger, LedgerError, Put, Store};
 /// KEKs kept open; past it the one that was used longest ago is dropped and wiped.
 const OPEN_KEKS: usize = 1024;
 
-/// KEK rows of one keyspace that are looked through.
-const EPOCHS: usize = 4096;
+/// KEK rows of one keyspace that are read at once.
+const EPOCHS: usize = 256;
 
 /// An open key-encryption key.
 pub struct Kek {
@@ -143,18 +143,27 @@ impl Keks {
             return Ok(kek);
         }
         let prefix = KekBody::prefix(keyspace);
-        let rows = ledger.scan(Table::Kek, &prefix, None, EPOCHS).await?;
-        for (row_key, row) in rows {
-            let damaged = |_| LedgerError::damaged(Table::Kek, &row_key);
-            let body = KekBody::decode(&row.body).map_err(damaged)?;
-            if body.kek == id {
-                let (_, epoch) = KekBody::parse_key(&row_key).map_err(damaged)?;
-                return self.opened(keyspace, epoch, body);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let rows = ledger
+                .scan(Table::Kek, &prefix, after.as_deref(), EPOCHS)
+                .await?;
+            let Some((last, _)) = rows.last() else {
+                return Err(KeysError::NoKek {
+                    keyspace: keyspace.clone(),
+                });
+            };
+            after = Some(last.clone());
+            for (row_key, row) in rows {
+                let damaged = |_| LedgerError::damaged(Table::Kek, &row_key);
+                let body = KekBody::decode(&row.body).map_err(damaged)?;
+                if body.kek == id {
+                    let (_, epoch) = KekBody::parse_key(&row_key).map_err(damaged)?;
+                    return self.opened(keyspace, epoch, body);
+                }
             }
+            tokio::task::yield_now().await;
         }
-        Err(KeysError::NoKek {
-            keyspace: keyspace.clone(),
-        })
     }
 
     /// Wipes an open KEK once nobody uses it any more.

@@ -58,6 +58,9 @@ impl Pace {
             let pause = Duration::from_secs(1).saturating_mul(values) / self.limit;
             // From when it was due, so that the time of the commits is no part of the pause; but nothing is made up for.
             self.due = (self.due + pause).max(now);
+        } else {
+            // Behind those that have waited longer.
+            self.due = now;
         }
     }
 
@@ -102,6 +105,7 @@ mod tests {
         let mut free = Pace::new(0, begin);
         assert_eq!(free.page(), BATCH);
         free.took(2048, begin + Duration::from_secs(1));
-        assert_eq!(free.due(), begin);
+        // At once, but behind those that have waited longer.
+        assert_eq!(free.due(), begin + Duration::from_secs(1));
     }
 }

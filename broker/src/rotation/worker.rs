@@ -98,6 +98,8 @@ impl<S: Store> Worker<S> {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.rotations.shared.come.notified() => continue,
+                    // One whose row could not be read.
+                    () = tokio::time::sleep(RETRY), if !self.rotations.keys().is_empty() => continue,
                 }
             };
             tokio::select! {
@@ -128,8 +130,7 @@ impl<S: Store> Worker<S> {
                 }
                 Ok(None) => self.rotations.end(&key),
                 Err(error) => {
-                    tracing::error!(%key, error = %with_causes(&error), "a key's row cannot be read");
-                    self.rotations.end(&key);
+                    tracing::error!(%key, error = %with_causes(&error), "a key's row cannot be read; trying again");
                 }
             }
         }

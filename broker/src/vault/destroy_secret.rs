@@ -3,7 +3,7 @@
 //!
 //! A value that another version has too stays. The change stands on the head as it was read, so that no put carries a
 //! value over meanwhile, and on each value's key, so that a rewrap of it meanwhile is no way back. What copies of the store
-//! hold that were taken before is not reached.
+//! hold that were taken before is not reached. The row of a first version stays, without fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,10 +101,15 @@ impl<S: Store> Vault<S> {
         for (number, version) in &go {
             let key = VersionBody::key(secret, *number);
             change.require_at(Table::Version, key.clone(), version.seq);
-            change.deletes.push((Table::Version, key));
+            if *number == SecretVersion::FIRST {
+                change.put(Table::Version, key, tombstone(&version.body).encode());
+            } else {
+                change.deletes.push((Table::Version, key));
+            }
         }
         for value in &gone {
             self.shred(&mut change, secret, *value).await?;
+            tokio::task::yield_now().await;
         }
         Ok(PreparedDestroy {
             change,
@@ -131,7 +136,7 @@ impl<S: Store> Vault<S> {
         Ok(())
     }
 
-    /// Every version of a secret.
+    /// Every version of a secret that is not destroyed.
     async fn all_versions(&self, secret: SecretId) -> Result<Versions, VaultError> {
         let mut versions = Versions::new();
         let mut after: Option<Vec<u8>> = None;
@@ -151,9 +156,21 @@ impl<S: Store> Vault<S> {
                 if VersionBody::key(secret, number) != key {
                     return Err(LedgerError::damaged(Table::Version, &key).into());
                 }
-                versions.insert(number, version);
+                if !version.body.is_destroyed() {
+                    versions.insert(number, version);
+                }
             }
+            tokio::task::yield_now().await;
         }
+    }
+}
+
+/// What stays of a first version: its row, by which its secret's id stays this secret's and no other name can take it.
+fn tombstone(version: &VersionBody) -> VersionBody {
+    VersionBody {
+        fields: BTreeMap::new(),
+        note: String::new(),
+        ..version.clone()
     }
 }
 

@@ -91,6 +91,10 @@ impl<S: Store> Vault<S> {
         let found = match (version, head.active) {
             (None, None) => return Ok(Lookup::Absent(Absence::NoActiveVersion)),
             (None, Some(active)) => self.pointed_version(head.secret, active).await?.body,
+            // What is above the latest was never this secret's.
+            (Some(version), _) if version > head.latest => {
+                return Ok(Lookup::Absent(Absence::Version(version)));
+            }
             (Some(version), _) => match self.version(head.secret, version).await? {
                 Some(found) => found.body,
                 None => return Ok(Lookup::Absent(Absence::Version(version))),

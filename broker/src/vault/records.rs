@@ -54,7 +54,7 @@ impl<S: Store> Vault<S> {
             Some(version) if version.body.number != number => {
                 Err(LedgerError::damaged(Table::Version, &key).into())
             }
-            other => Ok(other),
+            other => Ok(other.filter(|version| !version.body.is_destroyed())),
         }
     }
 

@@ -127,7 +127,6 @@ impl<S: Store> Vault<S> {
         let rows = self
             .ledger
             .store()
-            // Each row is verified when the change that removes it is committed.
             .scan(Table::KekIndex, &prefix, after.as_deref(), limit)
             .await
             .map_err(LedgerError::from)?;
@@ -139,10 +138,18 @@ impl<S: Store> Vault<S> {
         };
         page.change
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
-        for (index_key, _) in rows {
-            let index = KekIndexKey::decode(&index_key)
-                .map_err(|_| LedgerError::damaged(Table::KekIndex, &index_key))?;
+        let codec = self.keys().row_codec();
+        for (index_key, stored) in rows {
+            let Ok(index) = KekIndexKey::decode(&index_key) else {
+                page.unreadable.push(ValueId::from_bytes([0; 16]));
+                continue;
+            };
             page.last = Some(index.value);
+            // One that is damaged would fail the commit of all of them.
+            if codec.verify(Table::KekIndex, &index_key, &stored).is_err() {
+                page.unreadable.push(index.value);
+                continue;
+            }
             match self.value_of(index).await? {
                 Some(found) => {
                     match self.wrapped_again(

@@ -277,13 +277,16 @@ fn not_made(error: &(dyn std::error::Error + 'static)) -> Failure {
 fn left_behind(failure: Failure, file: &Path) -> Failure {
     let shown = file.display();
     match failure.exit {
-        Exit::Usage | Exit::Denied | Exit::Precondition | Exit::NotSignedIn => {
+        Exit::Usage | Exit::Precondition => {
             match std::fs::remove_file(file) {
                 Ok(()) => failure,
                 Err(_) => failure.mend(format!("remove {shown}: it opens nothing")),
             }
         }
-        Exit::Done
+        // Whoever is refused as a caller may have been heard before: an attempt whose answer was lost is made again.
+        Exit::Denied
+        | Exit::NotSignedIn
+        | Exit::Done
         | Exit::Failed
         | Exit::Unavailable
         | Exit::Partly

@@ -139,6 +139,12 @@ pub struct VersionBody {
 impl VersionBody {
     const RECORD: &str = "the version";
 
+    /// Whether it is a first version whose values are destroyed: only such a one has no fields.
+    #[must_use]
+    pub fn is_destroyed(&self) -> bool {
+        self.fields.is_empty()
+    }
+
     /// The row's key.
     #[must_use]
     pub fn key(secret: SecretId, number: SecretVersion) -> Vec<u8> {

@@ -69,12 +69,14 @@ async fn sound(bench: Bench) {
 async fn a_destroyed_version_takes_only_what_no_other_version_has() {
     let bench = three_versions().await;
     assert_eq!(rows(&bench).await, [5, 5, 5, 4]);
-    // b of version 1 is carried by version 2.
+    // b of version 1 is carried by version 2. The row of version 1 stays, and nothing in it.
     assert_eq!(destroy(&bench, "payments/one", Some(1)).await, (1, 1, 1));
-    assert_eq!(rows(&bench).await, [4, 4, 4, 3]);
+    assert_eq!(rows(&bench).await, [4, 4, 4, 4]);
+    let again = refusal(&bench, "payments/one", Some(1)).await;
+    assert!(again.contains("there is no version 1"), "{again}");
     // a of version 2 is carried by version 3, and its b is nobody's any more.
     assert_eq!(destroy(&bench, "payments/one", Some(2)).await, (1, 1, 1));
-    assert_eq!(rows(&bench).await, [3, 3, 3, 2]);
+    assert_eq!(rows(&bench).await, [3, 3, 3, 3]);
     let one = path("payments/one");
     let loaded = bench.vault.load(&one, None, None).await.unwrap();
     assert!(matches!(loaded, Lookup::Found(found) if found.fields.len() == 2));
@@ -106,7 +108,7 @@ async fn the_latest_version_may_be_destroyed_and_its_number_is_not_given_again()
 async fn a_destroyed_secret_is_gone_whole_and_its_name_stays_taken() {
     let bench = three_versions().await;
     assert_eq!(destroy(&bench, "payments/one", None).await, (3, 4, 0));
-    assert_eq!(rows(&bench).await, [1, 1, 1, 1]);
+    assert_eq!(rows(&bench).await, [1, 1, 1, 2]);
     let one = path("payments/one");
     let gone = bench.vault.resolve(&one, None).await.unwrap();
     assert_eq!(gone, Lookup::Absent(Absence::Destroyed));
@@ -158,6 +160,25 @@ async fn a_rewrap_that_comes_between_ends_the_destruction() {
     bench.ledger().apply(rewrapped).await.unwrap();
     let refused = bench.ledger().apply(prepared.change).await;
     assert!(matches!(refused, Err(ApplyError::Conflict { .. })));
+}
+
+/// Two names with one id would share their versions, and so their values.
+#[tokio::test]
+async fn the_id_of_a_secret_is_no_other_names_after_its_first_version_or_all_of_it_is_destroyed() {
+    let bench = three_versions().await;
+    let secret = bench
+        .vault
+        .secret(&path("payments/one"))
+        .await
+        .unwrap()
+        .secret;
+    for destroyed in [Some(1), None] {
+        destroy(&bench, "payments/one", destroyed).await;
+        let mut client = bench.client("payments/taker", &[("a", "9")]).await;
+        client.secret = secret;
+        let taken = bench.prepare(client.seal()).await.err().unwrap();
+        assert!(matches!(taken, VaultError::OtherSecret { .. }), "{taken}");
+    }
 }
 
 #[tokio::test]
