@@ -79,6 +79,25 @@ impl<S: Store> Vault<S> {
         path: &SecretPath,
         version: Option<SecretVersion>,
     ) -> Result<Lookup<Resolved>, VaultError> {
+        match self.resolve_once(path, version).await {
+            // Its head was read, and the whole secret destroyed: that is no damage.
+            Err(error @ VaultError::Ledger(LedgerError::Damaged { .. })) => {
+                match self.head(path).await {
+                    Ok(Some(head)) if head.body.state == HeadState::Destroyed => {
+                        Ok(Lookup::Absent(Absence::Destroyed))
+                    }
+                    _ => Err(error),
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn resolve_once(
+        &self,
+        path: &SecretPath,
+        version: Option<SecretVersion>,
+    ) -> Result<Lookup<Resolved>, VaultError> {
         let Some(head) = self.head(path).await? else {
             return Ok(Lookup::Absent(Absence::Secret));
         };
@@ -123,7 +142,18 @@ impl<S: Store> Vault<S> {
             let Some(value) = resolved.fields.get(field) else {
                 return Ok(Lookup::Absent(Absence::Field(field.clone())));
             };
-            stored.push(self.stored_field(resolved.secret, field, *value).await?);
+            match self.stored_field(resolved.secret, field, *value).await {
+                Ok(field) => stored.push(field),
+                // It was resolved, and the version destroyed: that is no damage.
+                Err(error @ VaultError::Ledger(LedgerError::Damaged { .. })) => {
+                    let now = self.resolve(&resolved.path, Some(resolved.version));
+                    return match now.await {
+                        Ok(Lookup::Absent(absence)) => Ok(Lookup::Absent(absence)),
+                        Ok(Lookup::Found(_)) | Err(_) => Err(error),
+                    };
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(Lookup::Found(StoredSecret {
             path: resolved.path.clone(),

@@ -166,7 +166,9 @@ impl<S: Store> Vault<S> {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                None => page.unreadable.push(index.value),
+                None if self.is_indexed(&index_key).await? => page.unreadable.push(index.value),
+                // Destroyed since the page was begun.
+                None => {}
             }
         }
         Ok(page)
@@ -231,6 +233,11 @@ impl<S: Store> Vault<S> {
         let found =
             row.and_then(|row| decoded(Table::ValueKey, &row_key, row, ValueKeyBody::decode).ok());
         Ok(found.filter(|found| found.body.kek == index.kek))
+    }
+
+    async fn is_indexed(&self, index_key: &[u8]) -> Result<bool, VaultError> {
+        let row = self.ledger.store().get(Table::KekIndex, index_key).await;
+        Ok(row.map_err(LedgerError::from)?.is_some())
     }
 
     fn wrapped_again(

@@ -162,6 +162,28 @@ async fn a_rewrap_that_comes_between_ends_the_destruction() {
     assert!(matches!(refused, Err(ApplyError::Conflict { .. })));
 }
 
+/// A release that has resolved a version finds it destroyed, and a damaged record still is one.
+#[tokio::test]
+async fn what_is_destroyed_under_a_release_is_absent_and_not_damaged() {
+    let bench = three_versions().await;
+    let one = path("payments/one");
+    let resolved = async |number: Option<u64>| {
+        let found = bench.vault.resolve(&one, number.map(version)).await;
+        let Lookup::Found(found) = found.unwrap() else {
+            panic!()
+        };
+        found
+    };
+    let (first, active) = (resolved(Some(1)).await, resolved(None).await);
+    let fields = [field("a"), field("b")];
+    destroy(&bench, "payments/one", Some(1)).await;
+    let gone = bench.vault.load_resolved(&first, &fields).await.unwrap();
+    assert!(matches!(gone, Lookup::Absent(Absence::Version(_))));
+    destroy(&bench, "payments/one", None).await;
+    let gone = bench.vault.load_resolved(&active, &fields).await.unwrap();
+    assert!(matches!(gone, Lookup::Absent(Absence::Destroyed)));
+}
+
 /// Two names with one id would share their versions, and so their values.
 #[tokio::test]
 async fn the_id_of_a_secret_is_no_other_names_after_its_first_version_or_all_of_it_is_destroyed() {
