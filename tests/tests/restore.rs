@@ -154,6 +154,7 @@ fn a_restored_broker_serves_the_backup_and_nodes_take_the_new_incarnation_up() {
     lose_store(&scene.bed);
     let told = succeeds(&restore(&scene.bed, &file, &[]));
     assert!(told.contains("incarnation    2 begins"), "{told}");
+    assert!(!told.contains("look into it"), "{told}");
     scene.bed.start_broker().unwrap();
     refreshed(&scene, PASSWORD);
     let new = scene.metadata(&pod).unwrap()["generation"].clone();
@@ -167,7 +168,7 @@ fn a_restored_broker_serves_the_backup_and_nodes_take_the_new_incarnation_up() {
     // The log goes on: one chain, and what happened is in it.
     scene.bed.attache_ok(&["audit", "verify"]).unwrap();
     let audit = audit(&scene.bed);
-    assert!(audit.contains("was restored from backup"), "{audit}");
+    assert!(audit.contains("is restored from backup"), "{audit}");
     let listed = scene.bed.attache_ok(&["backup", "list"]).unwrap();
     assert_eq!(
         listed.lines().count(),
@@ -253,6 +254,45 @@ fn a_log_is_the_stores_own_or_begins_anew_in_so_many_words() {
     bed.broker.take().unwrap().stop().unwrap();
     bed.start_broker().unwrap();
     assert_eq!(active_version(&bed), 2);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = run(Command::new("cp").arg("-a").args([from, to])).unwrap();
+    assert!(copied.status.success(), "{}", said(&copied));
+}
+
+/// The anchor's copy beside the store still knows what the log had.
+#[test]
+fn a_log_that_was_cut_since_the_backup_is_taken_up_and_told() {
+    let (mut bed, file) = backed_up();
+    let older = bed.dir.join("log-of-before");
+    copy(&bed.audit_dir(), &older);
+    bed.start_broker().unwrap();
+    put(&bed, "later");
+    bed.broker.take().unwrap().stop().unwrap();
+    lose_store(&bed);
+    fs::remove_dir_all(bed.audit_dir()).unwrap();
+    fs::rename(&older, bed.audit_dir()).unwrap();
+    let told = succeeds(&restore(&bed, &file, &[]));
+    assert!(told.contains("look into it: the anchor's copy"), "{told}");
+    bed.start_broker().unwrap();
+    let audit = audit(&bed);
+    assert!(audit.contains("and the log ends before it"), "{audit}");
+}
+
+/// The store's log is found after a restore with a new one was begun and killed: it is taken up, and not for the begun one.
+#[test]
+fn a_log_that_is_put_back_after_a_killed_restore_is_kept() {
+    let (mut bed, file) = backed_up();
+    lose_store(&bed);
+    fs::write(bed.store_dir().join("store.redb.new"), b"begun").unwrap();
+    let note = format!("restore {}\n", "ab".repeat(16));
+    fs::write(bed.store_dir().join("store.redb.new.log"), note).unwrap();
+    let told = succeeds(&restore(&bed, &file, &[]));
+    assert!(told.contains("restored store"), "{told}");
+    bed.start_broker().unwrap();
+    assert!(audit(&bed).contains("\"bootstrap\""), "its own log goes on");
+    bed.attache_ok(&["audit", "verify"]).unwrap();
 }
 
 #[test]

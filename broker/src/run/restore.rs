@@ -25,7 +25,7 @@ use attache_envelope::{
     id::{BootId, ChainId},
     slot::Slot,
 };
-use attache_translog::Alarm;
+use attache_translog::{Alarm, AnchorNote};
 
 use super::{
     AuditSeed,
@@ -54,7 +54,7 @@ const PAGE: usize = 512;
 ///
 /// # Errors
 /// When a store is there, the backup is not whole or does not open, or the log does not have what the backup knows; what this
-/// call made is taken away again.
+/// call made is taken away again, but for the alarm on record and the number of the incarnation, which is not used twice.
 pub fn restore(config: &Config, file: &Path, new_log: bool) -> Result<ExitCode> {
     let beginning = Beginning::restore(config, new_log)?;
     let arena = open::arena(config)?;
@@ -78,6 +78,9 @@ pub fn restore(config: &Config, file: &Path, new_log: bool) -> Result<ExitCode> 
         made.incarnation
     )?;
     writeln!(out, "  audit key      {}", made.vkey)?;
+    if let Some(lacking) = &made.lacking {
+        writeln!(out, "look into it: {lacking}")?;
+    }
     writeln!(
         out,
         "what was committed after the backup is not in the store, and what it took away is back: look through bans, grants, \
@@ -111,6 +114,8 @@ pub fn drill(config: &Config, file: &Path) -> Result<ExitCode> {
 struct Made {
     opened: Opened,
     incarnation: u32,
+    /// What is known here of commits that the log does not have.
+    lacking: Option<String>,
     vkey: String,
 }
 
@@ -125,8 +130,8 @@ async fn make(
     let opened = Opened::open(file, &beginning.store(), arena, openers).await?;
     refuse_damaged(&opened)?;
     let note = incarnation::of_note(config, &opened.keys)?;
-    let note = note.map_or(0, |note| note.incarnation);
-    let before = opened.tip.anchor.incarnation.max(note);
+    let noted = note.map_or(0, |note| note.incarnation);
+    let before = opened.tip.anchor.incarnation.max(noted);
     let chain = own_chain(config, &opened, new_log, before).await?;
     if new_log {
         beginning.begins_log(chain)?;
@@ -137,6 +142,13 @@ async fn make(
     let next = known
         .checked_add(1)
         .context("there are no more incarnations")?;
+    let lacking = lacking(note.filter(|_| !new_log), recovered.audited);
+    // On record before it is so: a restore that comes no further is run again, and begins a greater one.
+    let alarm = Alarm {
+        identity: config.id.to_string(),
+        reason: told(&opened, next, &recovered, new_log, lacking.as_deref()),
+    };
+    let _receipt = log.append(alarm).await?;
     let head = opened.sealed.head;
     let mut change = Change::default();
     let mut record = BackupRecord::made(&opened.sealed, config.id.to_string());
@@ -161,29 +173,45 @@ async fn make(
     let authority = Authority::load(meta::ca(&ledger).await?, Arc::clone(&opened.keys))?;
     server_certificate::write_bundle(config, &authority)?;
     ledger.close().await;
-    let alarm = Alarm {
-        identity: config.id.to_string(),
-        reason: told(&opened, next, &recovered, new_log),
-    };
-    let _receipt = log.append(alarm).await?;
     incarnation::on_record(&log, next, applied).await?;
     let vkey = log.vkey().to_owned();
     log.close().await;
     Ok(Made {
         opened,
         incarnation: next,
+        lacking,
         vkey,
     })
 }
 
+/// What the anchor's copy on this machine knows and the log does not: its end was cut off, or is that of an older copy. A crash
+/// leaves such a lead of a few commits at most.
+fn lacking(note: Option<AnchorNote>, audited: Option<AnchorNote>) -> Option<String> {
+    let order = |anchor: &AnchorNote| (anchor.incarnation, anchor.seq);
+    let note = note.filter(|note| audited.is_none_or(|known| order(note) > order(&known)))?;
+    Some(format!(
+        "the anchor's copy beside the store knows sequence {} of incarnation {}, and the log ends before it",
+        note.seq, note.incarnation
+    ))
+}
+
 /// The alarm's text.
-fn told(opened: &Opened, next: u32, recovered: &Recovered, new_log: bool) -> String {
+fn told(
+    opened: &Opened,
+    next: u32,
+    recovered: &Recovered,
+    new_log: bool,
+    lacking: Option<&str>,
+) -> String {
     let head = &opened.sealed.head;
     let mut told = format!(
-        "the store was restored from backup {} of sequence {} of incarnation {}: incarnation {next} begins, and what was \
+        "the store is restored from backup {} of sequence {} of incarnation {}: incarnation {next} begins, and what was \
          committed after the backup is gone",
         head.backup, head.seq, head.incarnation
     );
+    if let Some(lacking) = lacking {
+        told += &format!("; {lacking}");
+    }
     if let Some(known) = recovered.audited {
         told += &format!(
             "; this log knows sequence {} of incarnation {}",
