@@ -1,0 +1,179 @@
+//! The runbooks of docs/operations, followed as they are written: each command is run against a real broker, and prints what
+//! the page says it prints.
+//!
+//! ```text
+//! $ COMMAND        run by bash; what it prints has to be the lines that follow, in their order
+//! a line ... of it `...` is anything, also nothing; a line of `...` alone is any number of lines
+//! ```
+//! A page's paths are those of an installation; here they are put into the folder of this one.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test says what is wrong by panicking"
+)]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use attache_tests::{Bed, bed::NODE, process::bin_dir};
+use serde_json::Value;
+
+/// A command of a page and what is printed.
+struct Step {
+    command: String,
+    printed: Vec<String>,
+}
+
+/// The steps of all `console` blocks of a page.
+fn steps(page: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut within = false;
+    for line in page.lines() {
+        if line.starts_with("```") {
+            within = line == "```console";
+        } else if let (true, Some(command)) = (within, line.strip_prefix("$ ")) {
+            let (command, printed) = (command.to_owned(), Vec::new());
+            steps.push(Step { command, printed });
+        } else if within {
+            steps.last_mut().unwrap().printed.push(line.to_owned());
+        }
+    }
+    steps
+}
+
+/// Whether a line is as the page has it: the parts between `...` in their order, blanks of any number alike.
+fn is_like(line: &str, expected: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (line, expected) = (words(line), words(expected));
+    let mut parts = expected.split("...").map(str::trim);
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    let mut last = None;
+    for part in parts {
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
+        rest = rest.get(at + part.len()..).unwrap();
+        last = Some(part);
+    }
+    // Nothing may follow what the page ends with.
+    rest.is_empty() || last == Some("")
+}
+
+/// Whether the lines are as the page has them, and those that it leaves out between them. A line of a card or table that the
+/// page does not show is left out by the `...` before it.
+fn are_like(lines: &[&str], expected: &[String]) -> bool {
+    match (expected.split_first(), lines.split_first()) {
+        (None, None) => true,
+        (None, Some(_)) => false,
+        (Some((first, after)), _) if first == "..." => {
+            (0..=lines.len()).any(|skipped| are_like(lines.get(skipped..).unwrap(), after))
+        }
+        (Some(_), None) => false,
+        (Some((first, after)), Some((line, rest))) => is_like(line, first) && are_like(rest, after),
+    }
+}
+
+/// An installation with the secrets that the page takes for granted, and where the page's paths are in it.
+struct Site {
+    bed: Bed,
+    vkey: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        let bed = Bed::start().unwrap();
+        bed.pin_addresses().unwrap();
+        for folder in ["media/safe", "backup"] {
+            fs::create_dir_all(bed.dir.join(folder)).unwrap();
+        }
+        bed.attache_ok(&["keyspace", "create", "payments"]).unwrap();
+        for secret in ["payments/db", "payments/api"] {
+            bed.attache_ok(&["secret", "put", secret, "--literal", "password=first"])
+                .unwrap();
+        }
+        let status = bed.attache_ok(&["status", "--output", "json"]).unwrap();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let vkey = status.pointer("/audit_vkey").and_then(Value::as_str);
+        let vkey = vkey.unwrap().to_owned();
+        Self { bed, vkey }
+    }
+
+    /// A page's text with this installation's paths.
+    fn placed(&self, text: &str) -> String {
+        let at = |path: &Path| path.display().to_string();
+        text.replace("/etc/attache/broker.toml", &at(&self.bed.broker_config()))
+            .replace("/var/lib/attache", &at(&self.bed.store_dir()))
+            .replace("/media/safe", &at(&self.bed.dir.join("media/safe")))
+            .replace(
+                "/backup/",
+                &format!("{}/", at(&self.bed.dir.join("backup"))),
+            )
+    }
+
+    fn follow(&mut self, step: &Step) {
+        match step.command.as_str() {
+            "systemctl stop attache-broker" => {
+                return self.bed.broker.take().unwrap().stop().unwrap();
+            }
+            "systemctl start attache-broker" => return self.bed.start_broker().unwrap(),
+            _ => {}
+        }
+        let command = self.placed(&step.command);
+        let path = std::env::var("PATH").unwrap();
+        let programs = bin_dir().unwrap();
+        let output = Command::new("bash")
+            .args(["-ec", &command])
+            .stdin(Stdio::null())
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .env("ATTACHE_CONFIG", self.bed.cli_config())
+            .env("NO_COLOR", "1")
+            .env("VKEY", &self.vkey)
+            .env("NEW_PASSWORD", "second")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{command}: {error}");
+        let expected: Vec<_> = step.printed.iter().map(|line| self.placed(line)).collect();
+        let lines: Vec<_> = printed.lines().collect();
+        assert!(
+            are_like(&lines, &expected),
+            "{command} prints\n{printed}\nand the page says\n{}",
+            expected.join("\n")
+        );
+    }
+}
+
+#[test]
+fn the_runbooks_for_keys_are_as_they_are_written() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations/keys.md");
+    let steps = steps(&fs::read_to_string(page).unwrap());
+    assert!(steps.len() > 20, "{}", steps.len());
+    let node = format!("local/{}", NODE.0);
+    assert!(steps.iter().any(|step| step.command.contains(&node)));
+    let mut site = Site::new();
+    for step in &steps {
+        site.follow(step);
+    }
+}
+
+#[test]
+fn a_line_is_held_against_all_of_what_the_page_says() {
+    assert!(is_like("a  b 1 c", "a b ... c") && is_like("a b", "a b"));
+    assert!(is_like("a b 1", "a b ...") && is_like("x y", "...y"));
+    assert!(!is_like("a b 1", "a b") && !is_like("b", "a ...") && !is_like("a b d", "a ... c"));
+    let page = |lines: &[&str]| {
+        lines
+            .iter()
+            .map(|&line| line.to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert!(are_like(&["a", "b", "c"], &page(&["a", "...", "c"])));
+    assert!(!are_like(&["a", "b", "c"], &page(&["a", "c"])));
+    assert!(!are_like(&["a"], &page(&["a", "b"])) && !are_like(&["a", "b"], &page(&["a"])));
+}
