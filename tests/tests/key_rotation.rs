@@ -170,6 +170,13 @@ fn a_key_is_destroyed_once_it_is_retired_and_by_its_name_typed() {
         .bed
         .attache_ok(&["key", "rotate", "payments"])
         .unwrap();
+    let none = String::from_utf8_lossy(&destroy(&["--dry-run"]).stdout).into_owned();
+    assert!(none.contains("no backup on record has it"), "{none}");
+    let file = scene.bed.dir.join("store.backup");
+    let create = ["backup", "create", file.to_str().unwrap()];
+    scene.bed.attache_ok(&create).unwrap();
+    let listed = answer(&scene, &["backup", "list"]);
+    let backup = listed.pointer("/backups/0/backup").and_then(Value::as_str);
     let asked = destroy(&[]);
     assert_eq!(asked.status.code(), Some(2), "{}", told(&asked));
     assert_eq!(destroy(&["--dry-run"]).status.code(), Some(0));
@@ -177,8 +184,9 @@ fn a_key_is_destroyed_once_it_is_retired_and_by_its_name_typed() {
     let done = destroy(&["--yes"]);
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(said.contains("gone from the live store at seq"), "{said}");
+    let has_it = format!("backups on record that have it: {}", backup.unwrap());
     assert!(
-        said.contains("recoverable from copies taken before"),
+        said.contains("recoverable from copies taken before") && said.contains(&has_it),
         "{said}"
     );
     assert_eq!(

@@ -356,7 +356,8 @@ fn other_hash(id: BackupId) -> RpcError {
     )
 }
 
-fn view(record: &BackupRecord) -> pb::Backup {
+/// A backup on record, as it is told.
+pub(super) fn view(record: &BackupRecord) -> pb::Backup {
     let body = &record.body;
     let verified = body.verified.as_ref();
     pb::Backup {

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    backups,
     field::{after, missing, optional, page, page_token, parse, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::Peers,
@@ -19,10 +20,14 @@ use super::{
 };
 use crate::{
     audit::Clock,
+    backup::Records,
     mutation::Mutations,
     rotation::{Progress, Rotations},
     vault::{BrokerVault, DESTROYED, KeyView, PreparedDestruction, VaultError},
 };
+
+/// So many backups are named with a key that is destroyed.
+const NAMED_BACKUPS: usize = 32;
 
 /// The service.
 #[derive(Clone)]
@@ -132,12 +137,16 @@ impl Keys for KeyService {
         let prepare = async {
             let destruction = self.prepare_destruction(key.clone()).await?;
             *lock(&prepared) = Some(destruction.id);
+            let records = Records(self.vault.ledger());
+            let (backups, count) = records.since(destruction.created_ms, NAMED_BACKUPS).await?;
             Ok(Prepared {
                 change: destruction.change,
                 answer: pb::DestroyKeyResponse {
                     committed: None,
                     key_id: destruction.id.as_bytes().to_vec(),
                     statement: DESTROYED.to_owned(),
+                    backups: backups.iter().map(backups::view).collect(),
+                    backup_count: count,
                 },
             })
         };

@@ -1,5 +1,7 @@
 //! What the store knows of backups that were made: which of its states a file may hold, and whether anybody found it whole.
 
+use std::cmp::Reverse;
+
 use attache_backup::Sealed;
 use attache_envelope::EnvelopeError;
 use attache_envelope::body::BackupBody;
@@ -7,6 +9,9 @@ use attache_envelope::id::BackupId;
 use thiserror::Error;
 
 use crate::store::{Change, Ledger, LedgerError, RedbStore, Store, Table};
+
+/// Records read at once.
+const PAGE: usize = 256;
 
 /// A backup on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +81,33 @@ impl<S: Store> Records<'_, S> {
                 Ok(BackupRecord { id, body })
             })
             .collect()
+    }
+
+    /// Those of backups that were made at or after a time, newest first: at most `limit` of them, and how many there are.
+    ///
+    /// # Errors
+    /// [`RecordsError`].
+    pub async fn since(
+        &self,
+        created_ms: u64,
+        limit: usize,
+    ) -> Result<(Vec<BackupRecord>, u64), RecordsError> {
+        let (mut found, mut count) = (Vec::new(), 0);
+        let mut after = None;
+        loop {
+            let page = self.page(after, PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok((found, count));
+            };
+            after = Some(last.id);
+            let of_then = page.into_iter();
+            let of_then = of_then.filter(|it| it.body.created_ms >= created_ms);
+            let before = found.len();
+            found.extend(of_then);
+            count += (found.len() - before) as u64;
+            found.sort_by_key(|it| Reverse(it.body.created_ms));
+            found.truncate(limit);
+        }
     }
 
     /// One of them, with the commit that wrote it.

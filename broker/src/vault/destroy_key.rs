@@ -37,6 +37,8 @@ pub struct PreparedDestruction {
     pub change: Change,
     /// What wrapped values named the key by.
     pub id: KeyId,
+    /// When the key was made, in milliseconds since 1970: backups since then have it.
+    pub created_ms: u64,
 }
 
 impl<S: Store> Vault<S> {
@@ -60,7 +62,7 @@ impl<S: Store> Vault<S> {
             return Err(VaultError::KeyNotRetired { key, phase });
         }
         self.refuse_while_referenced(key, found.body.kek).await?;
-        let id = found.body.kek;
+        let (id, created_ms) = (found.body.kek, found.body.created_ms);
         let body = KekBody {
             state: KekState::Destroyed,
             changed_ms: now_ms,
@@ -70,7 +72,11 @@ impl<S: Store> Vault<S> {
         let mut change = Change::default();
         change.require_at(Table::Kek, row_key.clone(), found.seq);
         change.put(Table::Kek, row_key, body.encode());
-        Ok(PreparedDestruction { change, id })
+        Ok(PreparedDestruction {
+            change,
+            id,
+            created_ms,
+        })
     }
 
     /// Reads every value-key row of the store.
