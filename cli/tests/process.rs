@@ -131,7 +131,9 @@ impl Asked {
         let before = tcgetattr(&own).unwrap();
         assert!(before.local_modes.contains(LocalModes::ECHO));
         // No child of ours leads its group, so setsid does not fork: the process is attache itself.
-        let attache = Command::new("setsid")
+        // Whoever started the tests may ignore signals, as nohup does: attache does not.
+        let attache = Command::new("env")
+            .args(["--default-signal=HUP,INT,QUIT,TERM", "setsid"])
             .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_attache")])
             .args(["secret", "put", "payments/db", "password"])
             .env("ATTACHE_CONFIG", "/nonexistent/config.toml")
