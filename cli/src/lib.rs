@@ -17,6 +17,7 @@ pub mod context;
 pub mod failure;
 pub mod fields;
 pub mod near;
+pub mod offered;
 pub mod output;
 pub mod put;
 pub mod renewal;

@@ -10,11 +10,10 @@
 //! request id stands for one content. The broker that answered must be the pinned one. Nothing leaves this module that
 //! is not sealed.
 
-use attache_envelope::id::{BootId, KeyId, RequestId, SecretId, StoreId, ValueId};
+use attache_envelope::id::{RequestId, SecretId, StoreId, ValueId};
 use attache_envelope::name::{FieldName, SecretPath};
-use attache_envelope::put::{CommitPut, FLAG_REPLACE, PutChannel, PutField, PutParts};
+use attache_envelope::put::{CommitPut, FLAG_REPLACE, PutField, PutParts};
 use attache_envelope::value::{CtHash, DataKey, UsedDataKey, ValueBinding};
-use attache_envelope::x25519::PublicKey;
 use attache_envelope::{EnvelopeError, SystemRandom};
 use attache_proto::attache::v1::{self as pb, secrets_client::SecretsClient};
 use tonic::{Code, Status};
@@ -22,6 +21,7 @@ use uuid::Uuid;
 
 use crate::failure::{Exit, Failure};
 use crate::fields::FieldValue;
+use crate::offered::{Offer, Offered, malformed};
 use crate::session::{Session, change_failure, mutation};
 use crate::status::reason;
 
@@ -62,12 +62,9 @@ pub struct Stored {
 /// A broker's answer to `BeginPut`, checked.
 #[derive(Debug)]
 pub struct Begun {
-    store: StoreId,
+    offered: Offered,
     secret: Option<SecretId>,
     head_version: u64,
-    receive_key: PublicKey,
-    key_id: KeyId,
-    boot: BootId,
     fields: Vec<FieldName>,
 }
 
@@ -146,35 +143,31 @@ impl Begun {
     /// # Errors
     /// What is wrong with it.
     pub fn check(answer: &pb::BeginPutResponse, pinned: &str) -> Result<Self, String> {
-        if answer.broker_id != pinned {
-            return Err(format!(
-                "the broker says that it is {}, and {pinned} is pinned",
-                answer.broker_id
-            ));
-        }
-        let malformed =
-            |error: &dyn std::fmt::Display| format!("the broker's answer is malformed: {error}");
+        let offer = Offer {
+            broker_id: &answer.broker_id,
+            store: &answer.store,
+            receive_key: &answer.receive_key,
+            key_id: &answer.key_id,
+            boot: &answer.boot,
+        };
+        let offered = Offered::check(&offer, pinned)?;
         let secret = match answer.secret.as_slice() {
             [] => None,
-            bytes => Some(SecretId::try_from(bytes).map_err(|error| malformed(&error))?),
+            bytes => Some(SecretId::try_from(bytes).map_err(malformed)?),
         };
         if secret.is_none() && answer.head_version != 0 {
-            return Err(malformed(&"a version without a secret"));
+            return Err(malformed("a version without a secret"));
         }
         Ok(Self {
-            store: StoreId::try_from(answer.store.as_slice()).map_err(|error| malformed(&error))?,
+            offered,
             secret,
             head_version: answer.head_version,
-            receive_key: PublicKey::try_from(answer.receive_key.as_slice())
-                .map_err(|error| malformed(&error))?,
-            key_id: KeyId::try_from(answer.key_id.as_slice()).map_err(|error| malformed(&error))?,
-            boot: BootId::try_from(answer.boot.as_slice()).map_err(|error| malformed(&error))?,
             fields: answer
                 .fields
                 .iter()
                 .map(|field| field.parse())
                 .collect::<Result<_, _>>()
-                .map_err(|error| malformed(&error))?,
+                .map_err(malformed)?,
         })
     }
 }
@@ -202,7 +195,7 @@ pub fn seal(
     let mut values = plan
         .values
         .iter()
-        .map(|value| seal_value(begun.store, secret, &plan.path, value))
+        .map(|value| seal_value(begun.offered.store, secret, &plan.path, value))
         .collect::<Result<Vec<_>, _>>()?;
     values.sort_unstable_by(|a, b| a.put.field.cmp(&b.put.field));
     let sent = |field: &FieldName| values.iter().any(|value| value.put.field == *field);
@@ -214,7 +207,7 @@ pub fn seal(
         .collect();
     let flags = if plan.replace { FLAG_REPLACE } else { 0 };
     let commit = CommitPut::new(PutParts {
-        store: begun.store,
+        store: begun.offered.store,
         request: RequestId::from_bytes(id.into_bytes()),
         path: plan.path.clone(),
         secret,
@@ -224,15 +217,10 @@ pub fn seal(
         fields: values.iter().map(|value| value.put.clone()).collect(),
         carried,
     })?;
-    let channel = PutChannel {
-        store: begun.store,
-        broker_id: broker,
-        boot: begun.boot,
-        key_id: begun.key_id,
-        operator_id: operator,
-    };
+    let channel = begun.offered.channel(broker, operator);
     let deks: Vec<_> = values.iter().map(|value| value.key.dek()).collect();
-    let (enc, sealed_keys) = commit.seal_keys(random, &begun.receive_key, &channel, &deks)?;
+    let (enc, sealed_keys) =
+        commit.seal_keys(random, &begun.offered.receive_key, &channel, &deks)?;
     let request = pb::CommitPutRequest {
         mutation,
         path: Some(wire_path(&plan.path)),
@@ -241,8 +229,8 @@ pub fn seal(
         carried: commit.carried().iter().map(FieldName::to_string).collect(),
         flags,
         note: String::new(),
-        key_id: begun.key_id.as_bytes().to_vec(),
-        boot: begun.boot.as_bytes().to_vec(),
+        key_id: begun.offered.key_id.as_bytes().to_vec(),
+        boot: begun.offered.boot.as_bytes().to_vec(),
         enc: enc.as_bytes().to_vec(),
         sealed_keys,
         values: values

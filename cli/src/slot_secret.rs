@@ -8,13 +8,12 @@
 
 use std::path::Path;
 
-use attache_envelope::id::{BootId, KeyId, RequestId, SlotId, StoreId};
+use attache_envelope::id::{RequestId, SlotId};
 use attache_envelope::key::{KEY_BYTES, SlotSecret};
 use attache_envelope::slot::passphrase::of_file;
 use attache_envelope::slot::{
-    KEY_FILE_BYTES, SlotChannel, SlotKind, SlotRequest, SlotVerb, parse_key_file, write_key_file,
+    KEY_FILE_BYTES, SlotKind, SlotRequest, SlotVerb, parse_key_file, write_key_file,
 };
-use attache_envelope::x25519::PublicKey;
 use attache_envelope::{EnvelopeError, Random, SystemRandom};
 use attache_mtls::private_file::{PrivateFileError, create_private_once, read_private};
 use attache_proto::attache::v1::{self as pb, slots_client::SlotsClient};
@@ -22,6 +21,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::failure::{Exit, Failure};
+use crate::offered::{Offer, Offered};
 use crate::session::Session;
 
 /// The secret of a key file. Boxed, so that moving it leaves no copy.
@@ -29,12 +29,7 @@ pub struct KeyFile(Box<Zeroizing<[u8; KEY_BYTES]>>);
 
 /// A broker's answer to `BeginSlot`, checked.
 #[derive(Debug)]
-pub struct Begun {
-    store: StoreId,
-    receive_key: PublicKey,
-    key_id: KeyId,
-    boot: BootId,
-}
+pub struct Begun(Offered);
 
 /// What a secret is sent for.
 #[derive(Debug, Clone, Copy)]
@@ -125,21 +120,14 @@ impl Begun {
     /// # Errors
     /// What is wrong with it.
     pub fn check(answer: &pb::BeginSlotResponse, pinned: &str) -> Result<Self, String> {
-        if answer.broker_id != pinned {
-            return Err(format!(
-                "the broker says that it is {}, and {pinned} is pinned",
-                answer.broker_id
-            ));
-        }
-        let malformed =
-            |error: &dyn std::fmt::Display| format!("the broker's answer is malformed: {error}");
-        Ok(Self {
-            store: StoreId::try_from(answer.store.as_slice()).map_err(|error| malformed(&error))?,
-            receive_key: PublicKey::try_from(answer.receive_key.as_slice())
-                .map_err(|error| malformed(&error))?,
-            key_id: KeyId::try_from(answer.key_id.as_slice()).map_err(|error| malformed(&error))?,
-            boot: BootId::try_from(answer.boot.as_slice()).map_err(|error| malformed(&error))?,
-        })
+        let offer = Offer {
+            broker_id: &answer.broker_id,
+            store: &answer.store,
+            receive_key: &answer.receive_key,
+            key_id: &answer.key_id,
+            boot: &answer.boot,
+        };
+        Offered::check(&offer, pinned).map(Self)
     }
 
     /// Seals a secret for one request.
@@ -155,24 +143,18 @@ impl Begun {
     ) -> Result<pb::SealedSecret, EnvelopeError> {
         let request = SlotRequest {
             verb: purpose.verb,
-            store: self.store,
+            store: self.0.store,
             request: RequestId::from_bytes(purpose.request.into_bytes()),
             slot: purpose.slot,
             kind: purpose.kind,
             name: purpose.name,
         };
-        let channel = SlotChannel {
-            store: self.store,
-            broker_id: broker,
-            boot: self.boot,
-            key_id: self.key_id,
-            operator_id: operator,
-        };
+        let channel = self.0.channel(broker, operator);
         let (enc, sealed) =
-            request.seal_secret(&SystemRandom, &self.receive_key, &channel, secret)?;
+            request.seal_secret(&SystemRandom, &self.0.receive_key, &channel, secret)?;
         Ok(pb::SealedSecret {
-            key_id: self.key_id.as_bytes().to_vec(),
-            boot: self.boot.as_bytes().to_vec(),
+            key_id: self.0.key_id.as_bytes().to_vec(),
+            boot: self.0.boot.as_bytes().to_vec(),
             enc: enc.as_bytes().to_vec(),
             sealed,
         })

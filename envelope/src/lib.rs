@@ -23,6 +23,7 @@
 
 pub mod anchor;
 pub mod body;
+pub mod channel;
 pub mod denial;
 mod error;
 mod gcm;

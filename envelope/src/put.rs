@@ -12,8 +12,9 @@
 
 use zeroize::Zeroizing;
 
+use crate::channel::Channel;
 use crate::error::EnvelopeError;
-use crate::id::{BootId, KeyId, RequestId, SecretId, StoreId, ValueId};
+use crate::id::{RequestId, SecretId, StoreId, ValueId};
 use crate::key::{Dek, KEY_BYTES, SecretKey};
 use crate::lp::Lp;
 use crate::name::{FieldName, SecretPath};
@@ -27,35 +28,6 @@ pub const MAX_NOTE_BYTES: usize = 1024;
 
 /// Bit 0 of the flags: nothing is carried over.
 pub const FLAG_REPLACE: u32 = 1;
-
-/// Who seals to whom: the two ends of a put, and the key between them.
-#[derive(Debug, Clone, Copy)]
-pub struct PutChannel<'a> {
-    /// The store.
-    pub store: StoreId,
-    /// The broker's SPIFFE ID, as the TLS peer.
-    pub broker_id: &'a str,
-    /// The broker's run.
-    pub boot: BootId,
-    /// The receive key's id.
-    pub key_id: KeyId,
-    /// The operator's SPIFFE ID.
-    pub operator_id: &'a str,
-}
-
-impl PutChannel<'_> {
-    /// `LP("attache/put/1", store, broker id, boot, key_id, operator id)`.
-    #[must_use]
-    pub fn info(&self) -> Vec<u8> {
-        Lp::labelled("attache/put/1")
-            .id(self.store)
-            .str(self.broker_id)
-            .id(self.boot)
-            .id(self.key_id)
-            .str(self.operator_id)
-            .into_bytes()
-    }
-}
 
 /// One field of a put.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +166,7 @@ impl CommitPut {
         &self,
         random: &dyn Random,
         receive_key: &PublicKey,
-        channel: &PutChannel<'_>,
+        channel: &Channel<'_>,
         deks: &[Dek<'_>],
     ) -> Result<(Enc, Vec<u8>), EnvelopeError> {
         if deks.len() != self.fields.len() {
@@ -202,7 +174,7 @@ impl CommitPut {
         }
         let plaintext = concat(deks);
         let aad = self.digest();
-        x25519::seal(random, receive_key, &channel.info(), &plaintext, &aad.0)
+        x25519::seal(random, receive_key, &channel.put_info(), &plaintext, &aad.0)
     }
 
     /// Opens the data keys into `out`, 32 bytes each, in the order of [`CommitPut::fields`].
@@ -215,7 +187,7 @@ impl CommitPut {
         &self,
         secret: SecretKey<'_>,
         enc: &Enc,
-        channel: &PutChannel<'_>,
+        channel: &Channel<'_>,
         sealed: &[u8],
         out: &mut [u8],
     ) -> Result<(), EnvelopeError> {
@@ -225,7 +197,7 @@ impl CommitPut {
             return Err(EnvelopeError::Refused);
         }
         let aad = self.digest();
-        x25519::open(secret, enc, &channel.info(), sealed, &aad.0, out)
+        x25519::open(secret, enc, &channel.put_info(), sealed, &aad.0, out)
     }
 }
 

@@ -22,7 +22,7 @@ mod sealed;
 use zeroize::Zeroizing;
 
 pub use key_file::{KEY_FILE_BYTES, KeyFileError, parse_key_file, write_key_file};
-pub use sealed::{MAX_SECRET_BYTES, SlotChannel, SlotRequest, SlotVerb};
+pub use sealed::{MAX_SECRET_BYTES, SlotRequest, SlotVerb};
 
 use crate::TAG_BYTES;
 use crate::error::EnvelopeError;

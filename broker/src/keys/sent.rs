@@ -2,10 +2,11 @@
 
 use attache_arena::{Key, LockedBuf};
 use attache_envelope::TAG_BYTES;
+use attache_envelope::channel::Channel;
 use attache_envelope::id::{BootId, KeyId};
 use attache_envelope::key::KEY_BYTES;
 use attache_envelope::slot::passphrase::check_strength;
-use attache_envelope::slot::{MAX_SECRET_BYTES, SlotChannel, SlotRequest, SlotSource, SlotVerb};
+use attache_envelope::slot::{MAX_SECRET_BYTES, SlotRequest, SlotSource, SlotVerb};
 use attache_envelope::x25519::Enc;
 use attache_mtls::spiffe::{BrokerId, OperatorId};
 use tokio::sync::Semaphore;
@@ -86,7 +87,7 @@ impl SentSecret {
         let receive = receive.find(self.boot, self.key_id);
         let receive = receive.ok_or(SlotError::ReceiveKey)?;
         let (broker_id, operator_id) = (&broker.to_string(), &operator.to_string());
-        let channel = SlotChannel {
+        let channel = Channel {
             store: keys.store_id(),
             broker_id,
             boot: self.boot,

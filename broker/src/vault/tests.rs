@@ -8,10 +8,10 @@ mod reads;
 mod rotation;
 
 use attache_envelope::SystemRandom;
+use attache_envelope::channel::Channel;
 use attache_envelope::id::{BootId, RequestId, ValueId};
 use attache_envelope::key::Dek;
 use attache_envelope::name::FieldName;
-use attache_envelope::put::PutChannel;
 use attache_envelope::value::{DataKey, UsedDataKey};
 
 use super::put::{BeginPut, PreparedPut, PutRequest, PutValue};
@@ -199,7 +199,7 @@ impl Client {
         })
         .unwrap();
         let (broker, operator) = (broker().to_string(), operator().to_string());
-        let channel = PutChannel {
+        let channel = Channel {
             store: self.begun.store,
             broker_id: &broker,
             boot: self.begun.boot,

@@ -1,5 +1,7 @@
 //! What the CLI sends, opened the way the broker opens it.
 
+use attache_envelope::channel::Channel;
+use attache_envelope::id::{BootId, KeyId};
 use attache_envelope::key::{Dek, SecretKey};
 use attache_envelope::x25519::Enc;
 use attache_proto::details::Details;
@@ -76,7 +78,7 @@ fn open(request: &pb::CommitPutRequest) -> Vec<(String, Vec<u8>)> {
             .collect(),
     })
     .unwrap();
-    let channel = PutChannel {
+    let channel = Channel {
         store,
         broker_id: BROKER,
         boot: BootId::try_from(request.boot.as_slice()).unwrap(),

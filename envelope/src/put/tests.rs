@@ -1,5 +1,6 @@
 use super::*;
 use crate::SystemRandom;
+use crate::id::{BootId, KeyId};
 use crate::release::deks;
 use crate::testing::name;
 
@@ -27,8 +28,8 @@ fn parts() -> PutParts {
     }
 }
 
-fn channel() -> PutChannel<'static> {
-    PutChannel {
+fn channel() -> Channel<'static> {
+    Channel {
         store: StoreId::from_bytes([1; 16]),
         broker_id: "spiffe://example.internal/broker/broker-0",
         boot: BootId::from_bytes([7; 16]),
@@ -168,7 +169,7 @@ fn keys_open_for_this_put_on_this_channel_alone() {
     let (enc, sealed) = put
         .seal_keys(&SystemRandom, &pk, &channel(), &borrowed)
         .unwrap();
-    let open = |put: &CommitPut, channel: &PutChannel<'_>| {
+    let open = |put: &CommitPut, channel: &Channel<'_>| {
         let mut out = [0; 64];
         put.open_keys(secret, &enc, channel, &sealed, &mut out)
             .map(|()| out)
@@ -182,23 +183,23 @@ fn keys_open_for_this_put_on_this_channel_alone() {
     other.expected_head_version = 4;
     assert_eq!(open(&CommitPut::new(other).unwrap(), &channel()), refused);
     for swapped in [
-        PutChannel {
+        Channel {
             store: StoreId::from_bytes([9; 16]),
             ..channel()
         },
-        PutChannel {
+        Channel {
             broker_id: "spiffe://example.internal/broker/broker-1",
             ..channel()
         },
-        PutChannel {
+        Channel {
             boot: BootId::from_bytes([9; 16]),
             ..channel()
         },
-        PutChannel {
+        Channel {
             key_id: KeyId::from_bytes([9; 16]),
             ..channel()
         },
-        PutChannel {
+        Channel {
             operator_id: "spiffe://example.internal/operator/bob",
             ..channel()
         },

@@ -8,8 +8,9 @@
 //! ```
 
 use super::SlotKind;
+use crate::channel::Channel;
 use crate::error::EnvelopeError;
-use crate::id::{BootId, KeyId, RequestId, SlotId, StoreId};
+use crate::id::{RequestId, SlotId, StoreId};
 use crate::key::SecretKey;
 use crate::lp::Lp;
 use crate::random::Random;
@@ -18,21 +19,6 @@ use crate::{TAG_BYTES, kdf};
 
 /// The most bytes of a secret that is sent.
 pub const MAX_SECRET_BYTES: usize = 1024;
-
-/// Who seals to whom, and the key between them.
-#[derive(Debug, Clone, Copy)]
-pub struct SlotChannel<'a> {
-    /// The store.
-    pub store: StoreId,
-    /// The broker's SPIFFE ID, as the TLS peer.
-    pub broker_id: &'a str,
-    /// The broker's run.
-    pub boot: BootId,
-    /// The receive key's id.
-    pub key_id: KeyId,
-    /// The operator's SPIFFE ID.
-    pub operator_id: &'a str,
-}
 
 /// What is to be done with the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,20 +55,6 @@ impl SlotVerb {
     }
 }
 
-impl SlotChannel<'_> {
-    /// `LP("attache/slot-channel/1", store, broker id, boot, key_id, operator id)`.
-    #[must_use]
-    pub fn info(&self) -> Vec<u8> {
-        Lp::labelled("attache/slot-channel/1")
-            .id(self.store)
-            .str(self.broker_id)
-            .id(self.boot)
-            .id(self.key_id)
-            .str(self.operator_id)
-            .into_bytes()
-    }
-}
-
 impl SlotRequest<'_> {
     /// `SHA-256(LP("attache/slot-request/1", verb, store, request id, slot, kind, name))`.
     #[must_use]
@@ -106,7 +78,7 @@ impl SlotRequest<'_> {
         &self,
         random: &dyn Random,
         receive_key: &PublicKey,
-        channel: &SlotChannel<'_>,
+        channel: &Channel<'_>,
         secret: &[u8],
     ) -> Result<(Enc, Vec<u8>), EnvelopeError> {
         if secret.len() > MAX_SECRET_BYTES {
@@ -116,7 +88,13 @@ impl SlotRequest<'_> {
                 limit: MAX_SECRET_BYTES,
             });
         }
-        x25519::seal(random, receive_key, &channel.info(), secret, &self.digest())
+        x25519::seal(
+            random,
+            receive_key,
+            &channel.slot_info(),
+            secret,
+            &self.digest(),
+        )
     }
 
     /// Opens a secret of `out`'s length into `out`.
@@ -128,7 +106,7 @@ impl SlotRequest<'_> {
         &self,
         secret: SecretKey<'_>,
         enc: &Enc,
-        channel: &SlotChannel<'_>,
+        channel: &Channel<'_>,
         sealed: &[u8],
         out: &mut [u8],
     ) -> Result<(), EnvelopeError> {
@@ -136,6 +114,6 @@ impl SlotRequest<'_> {
             return Err(EnvelopeError::Refused);
         }
         let digest = self.digest();
-        x25519::open(secret, enc, &channel.info(), sealed, &digest, out)
+        x25519::open(secret, enc, &channel.slot_info(), sealed, &digest, out)
     }
 }

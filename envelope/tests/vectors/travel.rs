@@ -1,13 +1,14 @@
 //! Puts and releases, data keys on their way; and what a node signs that renews late.
 
 use attache_envelope::EnvelopeError;
+use attache_envelope::channel::Channel;
 use attache_envelope::id::{Nonce, ReleaseId};
 use attache_envelope::key::{Dek, SecretKey};
 use attache_envelope::late_renewal::LateRenewal;
 use attache_envelope::name::{Keyspace, SecretName, SecretPath, SecretVersion};
-use attache_envelope::put::{CommitPut, PutChannel, PutField, PutParts};
+use attache_envelope::put::{CommitPut, PutField, PutParts};
 use attache_envelope::release::{GrantedValue, ReleaseBinding, Session, SessionBinding};
-use attache_envelope::slot::{SlotChannel, SlotRequest, SlotVerb};
+use attache_envelope::slot::{SlotRequest, SlotVerb};
 use attache_envelope::value::CtHash;
 use attache_envelope::x25519::{Enc, PublicKey};
 
@@ -54,7 +55,7 @@ fn put_of(given: &Fields) -> Result<CommitPut, EnvelopeError> {
 #[test]
 fn put() {
     run("put", true, |given, expected| {
-        let channel = PutChannel {
+        let channel = Channel {
             store: given.id("store"),
             broker_id: given.text("broker_id"),
             boot: given.id("boot"),
@@ -65,7 +66,7 @@ fn put() {
         match expected {
             Expected::Out(out) => {
                 let put = put_of(given).unwrap();
-                assert_eq!(channel.info(), out.bytes("info"));
+                assert_eq!(channel.put_info(), out.bytes("info"));
                 assert_eq!(put.digest_input(), out.bytes("digest_input"));
                 assert_eq!(put.digest().as_bytes().as_slice(), out.bytes("digest"));
                 check_put(given, &out, &put, &channel, &sk.unwrap());
@@ -88,13 +89,7 @@ fn put() {
     });
 }
 
-fn check_put(
-    given: &Fields,
-    out: &Fields,
-    put: &CommitPut,
-    channel: &PutChannel<'_>,
-    sk: &[u8; 32],
-) {
+fn check_put(given: &Fields, out: &Fields, put: &CommitPut, channel: &Channel<'_>, sk: &[u8; 32]) {
     // The keys in the order that the put gives its fields.
     let sent = given.list("fields");
     let of_field = |field: &PutField| {
@@ -266,7 +261,7 @@ fn late_renewal() {
 #[test]
 fn slot_secret() {
     run("slot-secret", true, |given, expected| {
-        let channel = SlotChannel {
+        let channel = Channel {
             store: given.id("store"),
             broker_id: given.text("broker_id"),
             boot: given.id("boot"),
@@ -291,7 +286,7 @@ fn slot_secret() {
             Expected::Out(out) => {
                 let pk = sk.public_key().unwrap();
                 assert_eq!(pk.as_bytes().as_slice(), out.bytes("pk_r"));
-                assert_eq!(channel.info(), out.bytes("info"));
+                assert_eq!(channel.slot_info(), out.bytes("info"));
                 assert_eq!(request.digest().as_slice(), out.bytes("digest"));
                 let (random, secret) = (Replay::new(&given.bytes("ikm_e")), given.bytes("secret"));
                 let sealed = request.seal_secret(&random, &pk, &channel, &secret);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use attache_arena::LockedPool;
 use attache_envelope::MAX_FIELDS;
+use attache_envelope::channel::Channel;
 use attache_envelope::id::StoreId;
 use attache_envelope::key::{Dek, KEY_BYTES};
-use attache_envelope::put::{CommitPut, PutChannel, PutField};
+use attache_envelope::put::{CommitPut, PutField};
 use attache_envelope::value::ValueBinding;
 use attache_envelope::wrap::{DekBinding, WrappedKey};
 use bytes::Bytes;
@@ -76,7 +77,7 @@ impl Sealing {
         keys: &mut [u8],
     ) -> Result<(), VaultError> {
         let operator = request.operator.to_string();
-        let channel = PutChannel {
+        let channel = Channel {
             store: self.store,
             broker_id: &self.broker,
             boot: request.boot,
