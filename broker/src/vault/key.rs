@@ -14,9 +14,6 @@ use super::records::decoded;
 use crate::keys::{Kek, KeysError};
 use crate::store::{LedgerError, Store};
 
-/// Rows of the index read at once while they are counted.
-const PAGE: usize = 4096;
-
 /// A key as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyView {
@@ -103,25 +100,9 @@ impl<S: Store> Vault<S> {
         self.keks.forget(&key.keyspace, id);
     }
 
-    /// How many values a KEK wraps by the index, none of whose rows is verified.
+    /// How many values a KEK wraps by the index.
     pub(super) async fn count_wrapped(&self, kek: KeyId) -> Result<u64, VaultError> {
-        let prefix = KekIndexKey::prefix(kek);
-        let mut after: Option<Vec<u8>> = None;
-        let mut count = 0;
-        loop {
-            let page = self
-                .ledger
-                .store()
-                .scan(Table::KekIndex, &prefix, after.as_deref(), PAGE)
-                .await
-                .map_err(LedgerError::from)?;
-            count += page.len() as u64;
-            match page.into_iter().next_back() {
-                Some((last, _)) => after = Some(last),
-                None => return Ok(count),
-            }
-            tokio::task::yield_now().await;
-        }
+        self.count(Table::KekIndex, &KekIndexKey::prefix(kek)).await
     }
 }
 

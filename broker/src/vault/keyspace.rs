@@ -13,9 +13,6 @@ use crate::store::{Change, LedgerError, Store};
 /// The epoch of a keyspace's first KEK.
 const FIRST_EPOCH: u32 = 1;
 
-/// Heads read at once while they are counted.
-const PAGE: usize = 4096;
-
 /// A keyspace as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyspaceView {
@@ -86,7 +83,9 @@ impl<S: Store> Vault<S> {
                 let found = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?;
                 if found.body.state == KeyspaceState::Active {
                     views.push(KeyspaceView {
-                        secrets: self.count_secrets(&name).await?,
+                        secrets: self
+                            .count(Table::Head, format!("{name}/").as_bytes())
+                            .await?,
                         name,
                         key_epoch: found.body.key_epoch,
                         created_ms: found.body.created_ms,
@@ -95,25 +94,5 @@ impl<S: Store> Vault<S> {
             }
         }
         Ok(views)
-    }
-
-    async fn count_secrets(&self, keyspace: &Keyspace) -> Result<u64, VaultError> {
-        let prefix = format!("{keyspace}/");
-        let mut after: Option<Vec<u8>> = None;
-        let mut count = 0;
-        loop {
-            let page = self
-                .ledger
-                .store()
-                .scan(Table::Head, prefix.as_bytes(), after.as_deref(), PAGE)
-                .await
-                .map_err(LedgerError::from)?;
-            count += page.len() as u64;
-            match page.into_iter().next_back() {
-                Some((last, _)) => after = Some(last),
-                None => return Ok(count),
-            }
-            tokio::task::yield_now().await;
-        }
     }
 }
