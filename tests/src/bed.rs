@@ -448,6 +448,36 @@ impl Bed {
         printed(&self.attache(args)?, &format!("attache {}", args.join(" ")))
     }
 
+    /// As [`Bed::attache_ok`], with the answer as JSON.
+    ///
+    /// # Errors
+    /// With what it printed.
+    pub fn attache_json(&self, args: &[&str]) -> Result<Value> {
+        let args = [args, &["--output", "json"]].concat();
+        Ok(serde_json::from_str(&self.attache_ok(&args)?)?)
+    }
+
+    /// The audit log's key, as the broker tells it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn audit_vkey(&self) -> Result<String> {
+        let status = self.attache_json(&["status"])?;
+        let vkey = status.get("audit_vkey").and_then(Value::as_str);
+        Ok(vkey.context("audit_vkey")?.to_owned())
+    }
+
+    /// `attache-broker check-store`, which must find nothing; answers what it printed.
+    ///
+    /// # Errors
+    /// With what it found.
+    pub fn check_store(&self) -> Result<String> {
+        let output = run(Command::new(bin("attache-broker")?)
+            .args(["check-store", "--config"])
+            .arg(self.broker_config()))?;
+        printed(&output, "attache-broker check-store")
+    }
+
     /// `attache` with this bed's context, to be completed.
     ///
     /// # Errors

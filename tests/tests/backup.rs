@@ -1,7 +1,6 @@
 //! Backups of a broker that serves: made, listed, verified, restored, and every fault of their files.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
@@ -33,11 +32,6 @@ use serde_json::Value;
 /// Rounds of a test that interrupts.
 const ROUNDS: u32 = 30;
 
-fn json(bed: &Bed, args: &[&str]) -> Value {
-    let args = [args, &["--output", "json"]].concat();
-    serde_json::from_str(&bed.attache_ok(&args).unwrap()).unwrap()
-}
-
 fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
@@ -62,16 +56,11 @@ fn put(bed: &Bed, path: &str, value: &str) {
         .unwrap();
 }
 
-fn vkey(bed: &Bed) -> String {
-    json(bed, &["status"])["audit_vkey"]
-        .as_str()
-        .unwrap()
-        .to_owned()
-}
-
 fn create(bed: &Bed, name: &str) -> (PathBuf, Value) {
     let file = bed.dir.join(name);
-    let made = json(bed, &["backup", "create", file.to_str().unwrap()]);
+    let made = bed
+        .attache_json(&["backup", "create", file.to_str().unwrap()])
+        .unwrap();
     (file, made)
 }
 
@@ -131,7 +120,7 @@ fn a_backup_is_made_listed_verified_and_on_record() {
         fs::metadata(&file).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let listed = json(&bed, &["backup", "list"]);
+    let listed = bed.attache_json(&["backup", "list"]).unwrap();
     assert_eq!(listed["backups"].as_array().unwrap().len(), 1);
     let listed = &listed["backups"][0];
     for key in ["backup", "seq", "hash", "size_bytes", "created"] {
@@ -151,17 +140,16 @@ fn a_backup_is_made_listed_verified_and_on_record() {
     assert_eq!(intent["items"]["verb"], "backup.create");
     assert_eq!(intent["items"]["object"], made["backup"]["backup"]);
 
-    let vkey = vkey(&bed);
-    let found = json(
-        &bed,
-        &["backup", "verify", file.to_str().unwrap(), "--vkey", &vkey],
-    );
+    let vkey = bed.audit_vkey().unwrap();
+    let found = bed
+        .attache_json(&["backup", "verify", file.to_str().unwrap(), "--vkey", &vkey])
+        .unwrap();
     assert_eq!(
         (&found["clean"], &found["recorded"]),
         (&true.into(), &true.into())
     );
     assert_eq!(found["backup"]["hash"], made["backup"]["hash"]);
-    let listed = json(&bed, &["backup", "list"]);
+    let listed = bed.attache_json(&["backup", "list"]).unwrap();
     assert_ne!(listed["backups"][0]["verified"], Value::Null);
 
     let offline = verify_offline(&bed, &file, &vkey);
@@ -176,7 +164,9 @@ fn a_file_that_is_there_is_not_replaced_and_a_dry_run_makes_none() {
     let bed = bed();
     let file = bed.dir.join("store.backup");
     let path = file.to_str().unwrap();
-    let would = json(&bed, &["backup", "create", path, "--dry-run"]);
+    let would = bed
+        .attache_json(&["backup", "create", path, "--dry-run"])
+        .unwrap();
     assert_eq!(would["dry_run"], true);
     assert!(!file.exists() && !bed.dir.join("store.backup.part").exists());
     fs::write(&file, "theirs").unwrap();
@@ -184,7 +174,7 @@ fn a_file_that_is_there_is_not_replaced_and_a_dry_run_makes_none() {
     assert_eq!(code(&refused), 5, "{}", said(&refused));
     assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
     assert_eq!(
-        json(&bed, &["backup", "list"])["backups"],
+        bed.attache_json(&["backup", "list"]).unwrap()["backups"],
         Value::Array(vec![])
     );
 }
@@ -193,7 +183,7 @@ fn a_file_that_is_there_is_not_replaced_and_a_dry_run_makes_none() {
 fn the_backup_of_another_store_is_found() {
     let (bed, other) = (bed(), Bed::signed_in().unwrap());
     let (file, _) = create(&bed, "store.backup");
-    let found = verify_offline(&bed, &file, &vkey(&other));
+    let found = verify_offline(&bed, &file, &other.audit_vkey().unwrap());
     assert_eq!(code(&found), 8, "{}", said(&found));
     assert!(said(&found).contains("not signed"), "{}", said(&found));
 }
@@ -203,7 +193,7 @@ fn the_backup_of_another_store_is_found() {
 fn a_flipped_bit_and_a_cut_anywhere_are_found() {
     let bed = bed();
     let (file, _) = create(&bed, "store.backup");
-    let vkey = vkey(&bed);
+    let vkey = bed.audit_vkey().unwrap();
     let whole = fs::read(&file).unwrap();
     assert_eq!(code(&verify_offline(&bed, &file, &vkey)), 0);
     let edited = bed.dir.join("edited.backup");
@@ -325,7 +315,7 @@ fn one_that_was_broken_off_is_on_record_and_in_no_list() {
     });
     broken_off.unwrap();
     assert_eq!(
-        json(&bed, &["backup", "list"])["backups"],
+        bed.attache_json(&["backup", "list"]).unwrap()["backups"],
         Value::Array(vec![])
     );
     create(&bed, "store.backup");
@@ -336,7 +326,7 @@ fn one_that_was_broken_off_is_on_record_and_in_no_list() {
 fn an_interrupted_create_leaves_a_whole_file_or_none() {
     let bed = bed();
     fill_up(&bed);
-    let vkey = vkey(&bed);
+    let vkey = bed.audit_vkey().unwrap();
     let file = bed.dir.join("store.backup");
     let part = bed.dir.join("store.backup.part");
     let begin = || {
@@ -410,7 +400,7 @@ fn a_broker_that_is_killed_under_a_backup_makes_the_next_one() {
     fill_up(&bed);
     bed.pin_addresses().unwrap();
     let file = bed.dir.join("store.backup");
-    let vkey = vkey(&bed);
+    let vkey = bed.audit_vkey().unwrap();
     let mut length = Length::default();
     while !length.is_known() {
         let from = std::time::Instant::now();

@@ -119,16 +119,7 @@ fn an_acknowledged_put_outlives_kill_9() {
         last,
         "seed {seed}"
     );
-    let checked =
-        std::process::Command::new(attache_tests::process::bin("attache-broker").unwrap())
-            .args(["check-store", "--config"])
-            .arg(scene.bed.broker_config())
-            .output()
-            .unwrap();
-    assert!(
-        checked.status.success(),
-        "seed {seed}: {}",
-        String::from_utf8_lossy(&checked.stdout)
-    );
+    let checked = scene.bed.check_store();
+    checked.unwrap_or_else(|found| panic!("seed {seed}: {found:#}"));
     scene.bed.attache_ok(&["audit", "verify"]).unwrap();
 }

@@ -10,7 +10,7 @@
 )]
 
 use std::{
-    process::{Command, Stdio},
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use attache_tests::{
     fill::{commit_puts, seal_puts},
     kills::{Dice, Length, say},
     pod::Pod,
-    process::{PATIENCE, bin, until},
+    process::{PATIENCE, until},
     scene::{PASSWORD, USERNAME},
     wire,
 };
@@ -36,16 +36,9 @@ const SECRETS: u64 = 1500;
 /// With it they take a second: what is left of one at a kill is still so when the next process is asked.
 const RATE: &str = "1500";
 
-fn answer(scene: &Scene, args: &[&str]) -> Value {
-    let mut words = args.to_vec();
-    words.extend(["--output", "json"]);
-    let told = scene.bed.attache_ok(&words).unwrap();
-    serde_json::from_str(&told).unwrap()
-}
-
 /// Name, state and values of each key.
 fn keys(scene: &Scene) -> Vec<(String, String, u64)> {
-    let told = answer(scene, &["key", "list"]);
+    let told = scene.bed.attache_json(&["key", "list"]).unwrap();
     let all = told["keys"].as_array().unwrap().iter();
     let text = |of: &Value| of.as_str().unwrap().to_owned();
     all.map(|key| {
@@ -81,17 +74,6 @@ fn delivered(scene: &Scene, pod: &str) -> String {
     password
 }
 
-/// `attache-broker check-store` finds nothing; the index is held against the values both ways.
-fn check_store(scene: &Scene) {
-    let checked = Command::new(bin("attache-broker").unwrap())
-        .args(["check-store", "--config"])
-        .arg(scene.bed.broker_config())
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert!(checked.status.success(), "{told}");
-}
-
 #[test]
 fn a_key_is_listed_with_the_values_that_it_wraps() {
     let scene = Scene::start().unwrap();
@@ -122,12 +104,18 @@ fn a_key_is_listed_with_the_values_that_it_wraps() {
 #[test]
 fn a_rotation_ends_and_everything_opens_afterwards() {
     let scene = Scene::start().unwrap();
-    let planned = answer(&scene, &["key", "rotate", "payments", "--dry-run"]);
+    let planned = scene
+        .bed
+        .attache_json(&["key", "rotate", "payments", "--dry-run"])
+        .unwrap();
     assert_eq!(
         json!([planned["key"], planned["seq"], planned["dry_run"]]),
         json!(["payments@2", 0, true])
     );
-    let rotated = answer(&scene, &["key", "rotate", "payments"]);
+    let rotated = scene
+        .bed
+        .attache_json(&["key", "rotate", "payments"])
+        .unwrap();
     assert_eq!(
         json!([rotated["key"], rotated["previous"], rotated["rewrapped"]]),
         json!(["payments@2", "payments@1", true])
@@ -140,13 +128,16 @@ fn a_rotation_ends_and_everything_opens_afterwards() {
         ]
     );
     assert_eq!(delivered(&scene, "web-0"), PASSWORD);
-    let status = answer(&scene, &["key", "status", "payments", "--wait"]);
+    let status = scene
+        .bed
+        .attache_json(&["key", "status", "payments", "--wait"])
+        .unwrap();
     assert_eq!(status["keyspaces"][0]["retired"], json!(["payments@1"]));
     let audit = scene.audit().unwrap();
     for expected in ["key.rotate", "\"kind\":\"retirement\"", "payments@1"] {
         assert!(audit.contains(expected), "{expected}");
     }
-    check_store(&scene);
+    scene.bed.check_store().unwrap();
     let absent = scene.bed.attache(&["key", "rotate", "paymnets"]).unwrap();
     assert_eq!(absent.status.code(), Some(5));
 }
@@ -175,7 +166,7 @@ fn a_key_is_destroyed_once_it_is_retired_and_by_its_name_typed() {
     let file = scene.bed.dir.join("store.backup");
     let create = ["backup", "create", file.to_str().unwrap()];
     scene.bed.attache_ok(&create).unwrap();
-    let listed = answer(&scene, &["backup", "list"]);
+    let listed = scene.bed.attache_json(&["backup", "list"]).unwrap();
     let backup = listed.pointer("/backups/0/backup").and_then(Value::as_str);
     let asked = destroy(&[]);
     assert_eq!(asked.status.code(), Some(2), "{}", told(&asked));
@@ -202,7 +193,7 @@ fn a_key_is_destroyed_once_it_is_retired_and_by_its_name_typed() {
     );
     assert_eq!(destroy(&["--yes"]).status.code(), Some(5));
     assert_eq!(delivered(&scene, "web-0"), PASSWORD);
-    check_store(&scene);
+    scene.bed.check_store().unwrap();
 }
 
 #[test]
@@ -250,7 +241,7 @@ fn puts_go_on_while_a_key_is_rotated_and_none_is_lost() {
         "{found:?}"
     );
     assert_eq!(delivered(&scene, "web-0"), last.to_string());
-    check_store(&scene);
+    scene.bed.check_store().unwrap();
 }
 
 #[test]
@@ -300,8 +291,9 @@ fn a_rate_is_kept_also_by_the_next_process() {
     let begun = Instant::now();
     let rotate = ["key", "rotate", "payments", "--no-wait", "--rate", "400"];
     scene.bed.attache_ok(&rotate).unwrap();
-    let rewrap =
-        |scene: &Scene| answer(scene, &["key", "status"])["keyspaces"][0]["rewraps"][0].take();
+    let rewrap = |scene: &Scene| {
+        scene.bed.attache_json(&["key", "status"]).unwrap()["keyspaces"][0]["rewraps"][0].take()
+    };
     until(PATIENCE, "a part is wrapped again", || {
         (rewrap(&scene)["done"].as_u64() > Some(0)).then_some(())
     })
@@ -406,6 +398,6 @@ fn kill_9_at_any_instant_of_a_rotation_loses_nothing_and_it_ends() {
         "seed {seed}: {found:?}"
     );
     assert_eq!(delivered(&scene, "web-last"), PASSWORD, "seed {seed}");
-    check_store(&scene);
+    scene.bed.check_store().unwrap();
     scene.bed.attache_ok(&["audit", "verify"]).unwrap();
 }

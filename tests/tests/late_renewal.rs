@@ -37,10 +37,7 @@ fn clock(shift: &str) -> Vec<(&'static str, String)> {
 
 /// When the certificate of the node ends, and when it enrolled.
 fn node(bed: &Bed) -> (Timestamp, Value) {
-    let listed = bed
-        .attache_ok(&["node", "list", "--output", "json"])
-        .unwrap();
-    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let listed = bed.attache_json(&["node", "list"]).unwrap();
     let node = listed.pointer("/nodes/0").unwrap();
     let time = node.pointer("/not_after").and_then(Value::as_str).unwrap();
     (

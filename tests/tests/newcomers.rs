@@ -25,20 +25,14 @@ fn bed() -> Bed {
     bed
 }
 
-fn json(bed: &Bed, words: &[&str]) -> Value {
-    let words = [words, &["--output", "json"]].concat();
-    serde_json::from_str(&bed.attache_ok(&words).unwrap()).unwrap()
-}
-
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap()
 }
 
 fn join_token(bed: &Bed, node: &str) -> String {
-    let made = json(
-        bed,
-        &["node", "join-token", "--cluster", CLUSTER, "--node", node],
-    );
+    let made = bed
+        .attache_json(&["node", "join-token", "--cluster", CLUSTER, "--node", node])
+        .unwrap();
     text(&made, "/token").to_owned()
 }
 
@@ -70,11 +64,13 @@ fn a_plugin_that_lost_its_state_waits_for_an_operator_and_then_goes_on() {
     bed.launch_plugin().unwrap();
     let id = asked_for(&mut bed);
 
-    let listed = json(&bed, &["approval", "list"]);
+    let listed = bed.attache_json(&["approval", "list"]).unwrap();
     assert_eq!(text(&listed, "/approvals/0/id"), id);
     assert_eq!(text(&listed, "/approvals/0/state"), "waiting");
     assert_eq!(text(&listed, "/approvals/0/node"), NODE.0);
-    let findings = json(&bed, &["status"])
+    let findings = bed
+        .attache_json(&["status"])
+        .unwrap()
         .pointer("/findings")
         .unwrap()
         .to_string();
@@ -107,7 +103,7 @@ fn a_plugin_that_lost_its_state_waits_for_an_operator_and_then_goes_on() {
     }
     // It is used up.
     assert_eq!(
-        json(&bed, &["approval", "list"]),
+        bed.attache_json(&["approval", "list"]).unwrap(),
         serde_json::json!({"approvals": []})
     );
     let again = bed.attache(&words).unwrap();
@@ -118,7 +114,7 @@ fn a_plugin_that_lost_its_state_waits_for_an_operator_and_then_goes_on() {
     bed.plugin.take().unwrap().stop().unwrap();
     bed.start_plugin().unwrap();
     assert_eq!(
-        json(&bed, &["approval", "list"]),
+        bed.attache_json(&["approval", "list"]).unwrap(),
         serde_json::json!({"approvals": []})
     );
 }

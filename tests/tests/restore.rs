@@ -120,12 +120,6 @@ fn contents(bed: &Bed) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn vkey(bed: &Bed) -> String {
-    let status = bed.attache_ok(&["status", "--output", "json"]).unwrap();
-    let status: Value = serde_json::from_str(&status).unwrap();
-    status["audit_vkey"].as_str().unwrap().to_owned()
-}
-
 fn audit(bed: &Bed) -> String {
     bed.attache_ok(&["audit", "tail", "-n", "10000", "--output", "json"])
         .unwrap()
@@ -175,8 +169,8 @@ fn a_restored_broker_serves_the_backup_and_nodes_take_the_new_incarnation_up() {
         2,
         "the one that it was restored from: {listed}"
     );
-    let check = run(&mut broker(&scene.bed, &["check-store"])).unwrap();
-    assert!(succeeds(&check).contains(" 0 findings"));
+    let checked = scene.bed.check_store().unwrap();
+    assert!(checked.contains(" 0 findings"));
 
     // And it stays so: the next start has nothing to say, and the store of before does not start any more.
     put(&scene.bed, "after");
@@ -425,8 +419,7 @@ fn a_killed_restore_can_be_run_again() {
         child.wait().unwrap();
         if store.exists() {
             whole += 1;
-            let check = run(&mut broker(&bed, &["check-store"])).unwrap();
-            let told = succeeds(&check);
+            let told = bed.check_store().unwrap();
             assert!(
                 told.contains(" 0 findings"),
                 "round {round}, seed {}: {told}",
@@ -448,7 +441,7 @@ fn a_killed_restore_can_be_run_again() {
     );
     bed.start_broker().unwrap();
     assert_eq!(active_version(&bed), 1);
-    bed.attache_ok(&["audit", "verify", "--vkey", &vkey(&bed)])
+    bed.attache_ok(&["audit", "verify", "--vkey", &bed.audit_vkey().unwrap()])
         .unwrap();
 }
 

@@ -19,7 +19,6 @@ use std::{
 };
 
 use attache_tests::{Bed, bed::NODE, process::bin_dir};
-use serde_json::Value;
 
 /// A command of a page and what is printed.
 struct Step {
@@ -96,10 +95,7 @@ impl Site {
             bed.attache_ok(&["secret", "put", secret, "--literal", "password=first"])
                 .unwrap();
         }
-        let status = bed.attache_ok(&["status", "--output", "json"]).unwrap();
-        let status: Value = serde_json::from_str(&status).unwrap();
-        let vkey = status.pointer("/audit_vkey").and_then(Value::as_str);
-        let vkey = vkey.unwrap().to_owned();
+        let vkey = bed.audit_vkey().unwrap();
         Self { bed, vkey }
     }
 

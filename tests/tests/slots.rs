@@ -31,14 +31,10 @@ const ROUNDS: u32 = 60;
 /// So many of them must hit a rotation that is under way.
 const MID_HITS: u32 = 15;
 
-fn json(bed: &Bed, args: &[&str]) -> Json {
-    let mut args = args.to_vec();
-    args.extend(["--output", "json"]);
-    serde_json::from_str(&bed.attache_ok(&args).unwrap()).unwrap()
-}
-
 fn number(bed: &Bed) -> u64 {
-    json(bed, &["status"])["keyring_number"].as_u64().unwrap()
+    bed.attache_json(&["status"]).unwrap()["keyring_number"]
+        .as_u64()
+        .unwrap()
 }
 
 fn restart(bed: &mut Bed) {
@@ -46,22 +42,12 @@ fn restart(bed: &mut Bed) {
     bed.start_broker().unwrap();
 }
 
-fn check_store(bed: &Bed) {
-    let mut command = Command::new(bin("attache-broker").unwrap());
-    let checked = command
-        .args(["check-store", "--config"])
-        .arg(bed.broker_config());
-    let checked = run(checked).unwrap();
-    let told = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert!(checked.status.success(), "{told}");
-}
-
 #[test]
 fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     let mut scene = Scene::start().unwrap();
     scene.bed.pin_addresses().unwrap();
     scene.put("payments/db", &[("password", "before")]).unwrap();
-    let slots = json(&scene.bed, &["slot", "list"]);
+    let slots = scene.bed.attache_json(&["slot", "list"]).unwrap();
     assert_eq!(slots["keyring_number"], 1);
     assert_eq!(slots["slots"].as_array().unwrap().len(), 1);
     assert_eq!(slots["slots"][0]["name"], "key-file");
@@ -70,12 +56,18 @@ fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     let status = scene.status().unwrap().to_string();
     assert!(status.contains("by one slot only"), "{status}");
 
-    let would = json(&scene.bed, &["key", "rotate", "--root", "--dry-run"]);
+    let would = scene
+        .bed
+        .attache_json(&["key", "rotate", "--root", "--dry-run"])
+        .unwrap();
     assert_eq!(
         (&would["keyring_number"], number(&scene.bed)),
         (&Json::from(2), 1)
     );
-    let did = json(&scene.bed, &["key", "rotate", "--root"]);
+    let did = scene
+        .bed
+        .attache_json(&["key", "rotate", "--root"])
+        .unwrap();
     assert_eq!(
         (&did["keyring_number"], &did["slots"]),
         (&Json::from(2), &Json::from(1))
@@ -91,7 +83,7 @@ fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     assert_eq!(number(&scene.bed), 2);
     scene.publish(&pods[1]).unwrap();
     assert_eq!(scene.read(&pods[1], "db/password").unwrap(), "before");
-    check_store(&scene.bed);
+    scene.bed.check_store().unwrap();
 }
 
 /// What a broker says that does not start.
@@ -140,7 +132,7 @@ fn a_slot_is_added_with_its_key_file_and_only_that_file_verifies_it() {
     assert_eq!(told, (&Json::from("safe"), &Json::from(2)));
     let mode = fs::metadata(&safe).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o400);
-    let findings = json(&bed, &["status"]).to_string();
+    let findings = bed.attache_json(&["status"]).unwrap().to_string();
     assert!(!findings.contains("by one slot only"), "{findings}");
 
     // A file that is there is not touched, and one whose slot is refused does not stay.
@@ -162,7 +154,7 @@ fn a_slot_is_added_with_its_key_file_and_only_that_file_verifies_it() {
         let output = bed.attache(&verify).unwrap();
         assert_eq!(output.status.code(), Some(code), "{slot}: {output:?}");
     }
-    let listed = json(&bed, &["slot", "list"]);
+    let listed = bed.attache_json(&["slot", "list"]).unwrap();
     let slots = listed["slots"].as_array().unwrap();
     assert!(slots.iter().all(|slot| slot["verified"].is_string()));
 
@@ -184,7 +176,7 @@ fn a_broker_starts_by_a_slot_that_was_added_and_not_by_one_that_was_removed() {
     assert!(add(&bed, &safe, &[]).status.success());
     name_slot_file(&bed, &safe);
     restart(&mut bed);
-    let opened = json(&bed, &["slot", "list"]);
+    let opened = bed.attache_json(&["slot", "list"]).unwrap();
     assert_eq!(
         (&opened["slots"][1]["name"], &opened["slots"][1]["opened"]),
         (&Json::from("safe"), &Json::from(true))
@@ -206,7 +198,7 @@ fn a_broker_starts_by_a_slot_that_was_added_and_not_by_one_that_was_removed() {
     assert!(told.contains("does not open this store"), "{told}");
     name_slot_file(&bed, &safe);
     bed.start_broker().unwrap();
-    check_store(&bed);
+    bed.check_store().unwrap();
 }
 
 /// What follows `[keys]` in the broker's settings.
@@ -257,7 +249,7 @@ fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
     let named = |words: &str| format!("slot_file = \"{first}\"\npassphrase_file = \"{words}\"");
     name_openers(&bed, &named(&words));
     bed.start_broker().unwrap();
-    let opened = json(&bed, &["slot", "list"]);
+    let opened = bed.attache_json(&["slot", "list"]).unwrap();
     let board = &opened["slots"][0];
     assert_eq!(
         (&board["kind"], &board["opened"]),
@@ -267,7 +259,7 @@ fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
         .unwrap();
     name_openers(&bed, &format!("passphrase_file = \"{words}\""));
     restart(&mut bed);
-    check_store(&bed);
+    bed.check_store().unwrap();
 
     bed.broker.take().unwrap().stop().unwrap();
     name_openers(&bed, &named(&other));
@@ -309,7 +301,7 @@ fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_not_without_the_plugi
     let away = bed.attache(&add).unwrap();
     assert_eq!(away.status.code(), Some(4), "{away:?}");
     let plugin = start(1);
-    let added = json(&bed, &add);
+    let added = bed.attache_json(&add).unwrap();
     assert_eq!(
         (&added["kind"], &added["keyring_number"]),
         (&Json::from("kms"), &Json::from(2))
@@ -321,7 +313,7 @@ fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_not_without_the_plugi
 
     name_openers(&bed, &kms);
     restart(&mut bed);
-    let slots = json(&bed, &["slot", "list"]);
+    let slots = bed.attache_json(&["slot", "list"]).unwrap();
     assert_eq!(
         (&slots["slots"][0]["name"], &slots["slots"][0]["opened"]),
         (&Json::from("cloud"), &Json::from(true))
@@ -349,7 +341,7 @@ fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_not_without_the_plugi
     let _plugin = start(1);
     name_openers(&bed, &kms);
     bed.start_broker().unwrap();
-    check_store(&bed);
+    bed.check_store().unwrap();
 }
 
 fn rotate(bed: &Bed) -> Child {
@@ -402,7 +394,7 @@ fn a_store_opens_after_kill_9_at_any_instant_of_a_root_rotation() {
         "{hits} hits are too few to prove anything"
     );
     assert!(acknowledged > 0);
-    check_store(&bed);
+    bed.check_store().unwrap();
     bed.attache_ok(&["audit", "verify"]).unwrap();
 }
 
@@ -438,7 +430,7 @@ fn a_slot_is_there_with_its_key_file_or_not_at_all_after_kill_9_while_it_is_adde
     bed.attache_ok(&["slot", "remove", "safe", "--yes"])
         .unwrap();
     let there = |bed: &Bed, name: &str| {
-        let listed = json(bed, &["slot", "list"]);
+        let listed = bed.attache_json(&["slot", "list"]).unwrap();
         let slots = listed["slots"].as_array().unwrap();
         slots.iter().any(|slot| slot["name"] == name)
     };
@@ -481,6 +473,6 @@ fn a_slot_is_there_with_its_key_file_or_not_at_all_after_kill_9_while_it_is_adde
     assert!(hits >= MID_HITS && added > 0);
     bed.attache_ok(&["slot", "verify", "key-file", "--key-file", &first])
         .unwrap();
-    check_store(&bed);
+    bed.check_store().unwrap();
     bed.attache_ok(&["audit", "verify"]).unwrap();
 }
