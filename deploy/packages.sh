@@ -13,6 +13,9 @@ need unshare util-linux
 need nsenter util-linux
 # One program's clock can be another's.
 need faketime faketime
+# Faults at single system calls of a running broker, and an HSM.
+need strace strace
+need softhsm2-util softhsm2
 # A test cluster: its network, and what runc is built with.
 need ip iproute2
 need nft nftables
