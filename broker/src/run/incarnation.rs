@@ -3,6 +3,9 @@
 //! Its number is above every one that is known here, so that nodes take it up once and never go back. It begins with one
 //! commit, then its copy is beside the store, then alarm and anchor are on record; cut short, it is begun again with a
 //! greater number.
+//!
+//! That commit takes away what is good for one use: a join token, a code or an approval that was used after this state was
+//! kept would be unused again.
 
 use std::sync::Arc;
 
@@ -22,9 +25,15 @@ use crate::{
     config::Config,
     keys::Keys,
     store::{
-        Applied, BrokerLedger, Change, Ledger, LedgerOptions, RedbStore, anchor_beside, open_tip,
+        Applied, BrokerLedger, Change, Ledger, LedgerOptions, RedbStore, Store, Table,
+        anchor_beside, open_tip,
     },
 };
+
+/// What is in these is good for one use.
+const FOR_ONE_USE: [Table; 3] = [Table::Approval, Table::JoinToken, Table::OperatorCode];
+/// Rows read at once.
+const PAGE: usize = 512;
 
 /// Why an incarnation began.
 pub(super) enum Cause {
@@ -67,19 +76,23 @@ pub(super) fn chain(store: StoreId, broker: &BrokerId, incarnation: u32) -> Chai
     super::first_half(&Sha256::digest(lp.as_bytes()).into())
 }
 
-/// Commits the first change of an incarnation and opens the ledger, which writes the anchor's copy.
+/// Commits the first change of an incarnation, and in it the end of all that is good for one use; then opens the ledger,
+/// which writes the anchor's copy.
 pub(super) async fn begin(
     config: &Config,
     (store, keys): (Arc<RedbStore>, &Keys),
     log: &AuditLog,
     recovered: &Recovered,
     incarnation: u32,
-    change: &Change,
+    mut change: Change,
 ) -> Result<(BrokerLedger, Applied)> {
+    for table in FOR_ONE_USE {
+        take_all(store.as_ref(), table, &mut change).await?;
+    }
     let head = log.head();
     let head = (head.size > 0).then(|| (*log.chain(), head.size, head.root));
     let applied =
-        Ledger::begin_incarnation(store.as_ref(), keys, incarnation, change, head).await?;
+        Ledger::begin_incarnation(store.as_ref(), keys, incarnation, &change, head).await?;
     let head_of = log.clone();
     let options = LedgerOptions {
         anchor_note: config.store.anchor(),
@@ -90,6 +103,20 @@ pub(super) async fn begin(
         audited: recovered.audited,
     };
     Ok((Ledger::open(store, keys, options).await?, applied))
+}
+
+/// Adds to a change that a table has no row any more.
+async fn take_all<S: Store>(store: &S, table: Table, change: &mut Change) -> Result<()> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = store.scan(table, b"", after.as_deref(), PAGE).await?;
+        let Some((last, _)) = page.last() else {
+            return Ok(());
+        };
+        after = Some(last.clone());
+        let keys = page.into_iter().map(|(key, _)| (table, key));
+        change.deletes.extend(keys);
+    }
 }
 
 /// Puts on record where it begins. The alarm is there already.
@@ -146,7 +173,7 @@ pub(super) async fn accept_rollback(config: &Config, seq: u64) -> Result<()> {
     let _receipt = log.append(alarm).await?;
     let mut change = Change::default();
     meta::put_incarnation(&mut change, next, log.clock().now_ms(), &Cause::Rollback);
-    let begun = begin(config, (store, &keys), &log, &recovered, next, &change);
+    let begun = begin(config, (store, &keys), &log, &recovered, next, change);
     let (ledger, applied) = begun.await?;
     ledger.close().await;
     on_record(&log, next, applied).await?;

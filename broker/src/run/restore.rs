@@ -84,7 +84,7 @@ pub fn restore(config: &Config, file: &Path, new_log: bool) -> Result<ExitCode> 
     writeln!(
         out,
         "what was committed after the backup is not in the store, and what it took away is back: look through bans, grants, \
-         approvals, operators and their codes, slots, destroyed keys and secrets of that time"
+         operators, slots, destroyed keys and secrets of that time; join tokens, operators' codes and approvals are all gone"
     )?;
     writeln!(out, "next: attache-broker serve --config FILE")?;
     Ok(ExitCode::SUCCESS)
@@ -166,7 +166,7 @@ async fn make(
         &log,
         &recovered,
         next,
-        &change,
+        change,
     );
     let (ledger, applied) = begun.await?;
     private_folder(&config.store.dir.join("tls"))?;
