@@ -129,6 +129,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             fleet::Node::JoinToken(args) => node::join_token(args, shell).await,
             fleet::Node::Ban(args) => node::ban(args, shell).await,
             fleet::Node::Unban(args) => node::unban(args, shell).await,
+            fleet::Node::Readmit(args) => node::readmit(args, shell).await,
         },
         Command::Operator(verb) => match verb {
             fleet::Operator::List => operator::list(shell).await,

@@ -31,6 +31,7 @@ BODIES = {
     "ca": (body.ca, "h:certificate"),
     "incarnation": (body.incarnation, "s:incarnation s:begun s:cause"),
     "chain": (body.chain, "s:broker h:chain"),
+    "readmission": (body.readmission, "s:not_after s:by"),
 }
 
 

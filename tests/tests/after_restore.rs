@@ -15,15 +15,20 @@ use std::{
 use attache_mtls::key::LeafKey;
 use attache_proto::{attache::v1 as pb, details::Details};
 use attache_tests::{
-    Bed,
+    Bed, Scene,
     bed::{CLUSTER, NODE},
+    pod::Pod,
     process::{PATIENCE, bin, run, until},
+    scene::PASSWORD,
     wire,
 };
 use pb::enrollment_client::EnrollmentClient;
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use tonic::Status;
+use tonic::{Code, Status};
+
+/// A node that joins after the backup.
+const NEW_NODE: (&str, &str) = ("node-new", "5a0c1de0-0000-4000-8000-0000000000ff");
 
 fn broker(bed: &Bed, args: &[&str]) -> Command {
     let mut command = Command::new(bin("attache-broker").unwrap());
@@ -88,13 +93,17 @@ fn bed() -> Bed {
 }
 
 fn join_token(bed: &Bed) -> String {
+    join_token_of(bed, NODE.0)
+}
+
+fn join_token_of(bed: &Bed, node: &str) -> String {
     let words = [
         "node",
         "join-token",
         "--cluster",
         CLUSTER,
         "--node",
-        NODE.0,
+        node,
         "--quiet",
     ];
     bed.attache_ok(&words).unwrap().trim().to_owned()
@@ -179,4 +188,84 @@ fn what_is_good_for_one_use_is_gone_after_a_restore() {
 #[test]
 fn what_is_good_for_one_use_is_gone_after_an_accepted_rollback() {
     nothing_is_unused_again(Before::roll_back);
+}
+
+/// The store does not know the plugin's key, or not even the node: the plugin learns it by the first call, does not use that
+/// key again, not after a restart either, and shows its evidence at once and not when its certificate ends.
+fn comes_in_anew(known_to_the_store: bool) {
+    let mut scene = Scene::start().unwrap();
+    scene.bed.pin_addresses().unwrap();
+    let before = Before::keep(&mut scene.bed);
+    take_identity(&mut scene.bed);
+    let node = if known_to_the_store { NODE } else { NEW_NODE };
+    scene.bed.cluster.add_node(node.0, node.1).unwrap();
+    scene.bed.join_node(node.0).unwrap();
+    scene.bed.start_plugin().unwrap();
+    let pod = Pod::new("shop", "web-0", "web", node, "payments/db");
+    scene.publish(&pod).unwrap();
+
+    before.restore(&mut scene.bed);
+    let other = Pod::new("shop", "web-1", "web", node, "payments/db");
+    let told = until(PATIENCE, "the broker refuses the key", || {
+        let refused = scene.publish(&other).err()?;
+        (refused.code() == Code::Unauthenticated).then(|| refused.message().to_owned())
+    })
+    .unwrap();
+    let words = if known_to_the_store {
+        "before the store was restored"
+    } else {
+        "is not known here"
+    };
+    assert!(told.contains(words), "{told}");
+    let noted = scene.bed.dir.join("node-state/unknown-key");
+    until(PATIENCE, "the key is noted", || {
+        noted.exists().then_some(())
+    })
+    .unwrap();
+    assert_eq!(
+        scene.read(&pod, "db/password").unwrap(),
+        PASSWORD,
+        "mounts stay"
+    );
+    scene.bed.plugin.take().unwrap().stop().unwrap();
+    scene.bed.launch_plugin().unwrap();
+    let log = scene.bed.dir.join("log/node-plugin.log");
+    let says = || {
+        let log = fs::read_to_string(&log).ok()?;
+        (log.matches("enrolling anew").count() > 1 && log.contains("join token is not valid"))
+            .then_some(())
+    };
+    let plugin = scene.bed.plugin.as_mut().unwrap();
+    plugin.wait_until("showing its evidence", says).unwrap();
+    assert!(
+        !scene.audit().unwrap().contains("\"ban\""),
+        "nobody is banned for it"
+    );
+
+    // In place, as an administrator does: the file is the agent's.
+    let token = join_token_of(&scene.bed, node.0);
+    fs::write(scene.bed.dir.join("etc/join-token"), token).unwrap();
+    scene.bed.await_plugin().unwrap();
+    scene.publish(&other).unwrap();
+    assert_eq!(scene.read(&other, "db/password").unwrap(), PASSWORD);
+    scene.bed.plugin.take().unwrap().stop().unwrap();
+    scene.bed.start_plugin().unwrap();
+}
+
+/// Stops the plugin and takes its key and certificate away.
+fn take_identity(bed: &mut Bed) {
+    bed.plugin.take().unwrap().stop().unwrap();
+    for entry in fs::read_dir(bed.dir.join("node-state")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+}
+
+#[test]
+fn a_node_whose_key_a_restored_store_does_not_know_enrolls_at_once() {
+    comes_in_anew(true);
+}
+
+#[test]
+fn a_node_that_a_restored_store_does_not_know_enrolls_at_once() {
+    comes_in_anew(false);
 }

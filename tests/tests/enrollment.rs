@@ -6,7 +6,7 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use attache_mtls::{
     bundle::TrustBundle, connect::Connector, key::LeafKey, tls::anonymous_client_config,
@@ -16,10 +16,12 @@ use attache_tests::{
     Bed,
     bed::TRUST_DOMAIN,
     kubernetes::{ControlPlane, Kubectl, control_plane::ISSUER},
-    process::until,
+    pod::Pod,
+    process::{PATIENCE, bin, run, until},
     wire,
 };
 use pb::enrollment_client::EnrollmentClient;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -175,6 +177,33 @@ impl Prod {
         (status.code(), reason.unwrap_or_default())
     }
 
+    /// The id in `approve ID`, once the plugin's log has so many different ones.
+    fn waits(&mut self, different: usize) -> String {
+        let log = self.bed.dir.join("log/node-plugin.log");
+        let newest = || {
+            let log = fs::read_to_string(&log).ok()?;
+            let ids = log.split("attache approval approve ").skip(1);
+            let ids: Vec<_> = ids.filter_map(|rest| rest.get(..16)).collect();
+            let seen: std::collections::BTreeSet<_> = ids.iter().collect();
+            (seen.len() >= different).then(|| ids.last().map(|id| (*id).to_owned()))?
+        };
+        let plugin = self.bed.plugin.as_mut().unwrap();
+        plugin
+            .wait_until("waiting for an operator", newest)
+            .unwrap()
+    }
+
+    /// Loses the store and restores a backup of it.
+    fn restore(&mut self, backup: &str) {
+        self.bed.broker.take().unwrap().stop().unwrap();
+        fs::remove_file(self.bed.store_dir().join("store.redb")).unwrap();
+        let mut restore = Command::new(bin("attache-broker").unwrap());
+        restore.args(["restore", backup, "--config"]);
+        let restored = run(restore.arg(self.bed.broker_config())).unwrap();
+        assert!(restored.status.success(), "{restored:?}");
+        self.bed.start_broker().unwrap();
+    }
+
     fn nodes(&self) -> Value {
         let listed = self
             .bed
@@ -239,6 +268,95 @@ fn a_node_enrolls_by_its_plugins_pod_once_the_trust_bundle_is_there_and_keeps_it
         prod.refused(PROD, &token),
         (Code::PermissionDenied, "ENROLLMENT_PENDING".into())
     );
+}
+
+/// A node that renewed since the backup, which is here: came with another key.
+#[test]
+fn one_word_lets_the_nodes_in_again_whose_keys_a_restored_store_does_not_know() {
+    let mut prod = Prod::start(Vec::new());
+    prod.bed.pin_addresses().unwrap();
+    prod.bed.enroll_node(PROD, NODE).unwrap();
+    let token = prod.token(POD, PLUGIN, "attache-enroll");
+    fs::write(prod.bed.dir.join("enroll/token"), &token).unwrap();
+    let bundle = prod.bed.store_dir().join("trust-bundle.pem");
+    fs::copy(bundle, prod.bed.dir.join("trust/trust-bundle.pem")).unwrap();
+    prod.bed.start_plugin().unwrap();
+    let backup = prod.bed.dir.join("before.backup");
+    let backup = backup.to_str().unwrap();
+    prod.bed.attache_ok(&["backup", "create", backup]).unwrap();
+    let early = prod.bed.attache(&["node", "readmit", "--all", "--yes"]);
+    assert_eq!(
+        early.unwrap().status.code(),
+        Some(5),
+        "nothing was restored"
+    );
+    prod.bed.plugin.take().unwrap().stop().unwrap();
+    for entry in fs::read_dir(prod.bed.dir.join("node-state")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    prod.bed.launch_plugin().unwrap();
+    let id = prod.waits(1);
+    prod.bed
+        .attache_ok(&["approval", "approve", &id, "--yes"])
+        .unwrap();
+    prod.bed.await_plugin().unwrap();
+
+    prod.restore(backup);
+    // Any call of the node's: the broker knows the key before it looks at the pod.
+    let uid = prod.kubectl.get("", "node", NODE).unwrap().unwrap();
+    let uid = uid.pointer("/metadata/uid").and_then(Value::as_str);
+    let pod = Pod::new("shop", "web-0", "web", (NODE, uid.unwrap()), "payments/db");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _guard = runtime.enter();
+    let kubelet = prod.bed.kubelet().unwrap();
+    until(PATIENCE, "the broker refuses the key", || {
+        let refused = runtime.block_on(kubelet.publish(&pod, "attache", "a.b.c"));
+        let refused = refused.err()?;
+        refused
+            .message()
+            .contains("before the store was restored")
+            .then_some(())
+    })
+    .unwrap();
+    let waits = prod.waits(2);
+    assert_ne!(waits, id, "the approval of before is used up");
+    let told = prod
+        .bed
+        .attache_ok(&[
+            "node",
+            "readmit",
+            "--all",
+            "--yes",
+            "--reason",
+            "ticket 4711",
+        ])
+        .unwrap();
+    assert!(told.contains("each once: 1"), "{told}");
+    // It asks again within a minute, and at once when told so.
+    let plugin = prod.bed.plugin.as_ref().unwrap();
+    plugin.signal(Signal::HUP).unwrap();
+    prod.bed.await_plugin().unwrap();
+    let left = prod.bed.attache_json(&["approval", "list"]).unwrap();
+    assert_eq!(
+        left,
+        json!({"approvals": []}),
+        "it waits for nothing any more"
+    );
+
+    // Once: who comes after it in the same node's name waits.
+    let pending = (Code::PermissionDenied, "ENROLLMENT_PENDING".into());
+    assert_eq!(prod.refused(PROD, &token), pending);
+    let audit = prod
+        .bed
+        .attache_ok(&["audit", "tail", "-n", "1000", "--output", "json"])
+        .unwrap();
+    for told in [
+        "node.readmit",
+        "ticket 4711",
+        "readmitted after the restore by",
+    ] {
+        assert!(audit.contains(told), "{told}: {audit}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     audit::Clock,
-    identity::{BanRecord, Directory, View},
+    identity::{BanRecord, Directory, READMISSION, View},
     mutation::Mutations,
     registry::Registry,
     store::{Change, Table},
@@ -177,6 +177,42 @@ impl Nodes for FleetService {
             reason,
         };
         Ok(Response::new(self.unban(asked).await?))
+    }
+
+    async fn readmit_nodes(
+        &self,
+        request: Request<pb::ReadmitNodesRequest>,
+    ) -> Result<Response<pb::ReadmitNodesResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("node.readmit", &asked);
+        let reason = note("reason", asked.reason)?;
+        let by = peer.id.to_string();
+        let prepare = async {
+            let (word, nodes) = self.peers.gate().readmission(by)?;
+            let mut change = Change::default();
+            change.put(Table::Meta, READMISSION, word.encode());
+            let answer = pb::ReadmitNodesResponse {
+                committed: None,
+                nodes,
+                not_after: time(word.not_after),
+            };
+            Ok(Prepared { change, answer })
+        };
+        let asked = Asked {
+            peer,
+            verb: "node.readmit",
+            object: "all nodes from before the restore".to_owned(),
+            mutation,
+            digest,
+            reason,
+        };
+        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::ReadmitNodesResponse {
+            committed: Some(committed),
+            ..answer
+        }))
     }
 }
 

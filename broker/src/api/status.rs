@@ -22,7 +22,10 @@ use crate::{
     audit::{AuditError, RefuseError},
     backup::RecordsError,
     causes::with_causes,
-    identity::{AuthorityError, EnrollError, LateError, NameTaken, NotAdmitted, SecondEnrollment},
+    identity::{
+        AuthorityError, EnrollError, LateError, NameTaken, NobodyWaits, NotAdmitted,
+        SecondEnrollment,
+    },
     keys::{KeysError, SlotError},
     kms::KmsError,
     mutation::MutationError,
@@ -103,6 +106,16 @@ impl From<NameTaken> for RpcError {
             NameTaken::Banned { .. } => (Code::FailedPrecondition, "OPERATOR_BANNED"),
         };
         Self::new(code, reason, error.to_string())
+    }
+}
+
+impl From<NobodyWaits> for RpcError {
+    fn from(error: NobodyWaits) -> Self {
+        let reason = match error {
+            NobodyWaits::NotRestored => "NOT_RESTORED",
+            NobodyWaits::AllCame => "NOBODY_WAITS",
+        };
+        Self::new(Code::FailedPrecondition, reason, error.to_string())
     }
 }
 

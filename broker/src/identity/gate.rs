@@ -6,7 +6,7 @@
 //!          Copy on a connection that was made while its key was live -> out, and no alarm
 //! join     enrollment on record -> token row taken and identity row written in one commit -> certificate
 //! enroll   as join, with a proof by the node's cluster in place of the token
-//! again    a live node that joins or enrolls anew: only by an operator's word
+//! again    a live node that joins or enrolls anew: only by an operator's word; after a restore one word for all
 //! renew    a node: still its cluster's -> renewal on record -> next key recorded -> certificate; an operator: for seven
 //!          days after the sign-in
 //! late     a node without a connection of its own: the proof of its key, then as renew
@@ -46,11 +46,14 @@ use crate::{
 mod approvals;
 mod codes;
 mod late;
+mod readmission;
 
 use approvals::Again;
 pub use approvals::SecondEnrollment;
 pub use codes::NameTaken;
 pub use late::{LateError, LateRequest};
+pub(crate) use readmission::READMISSION;
+pub use readmission::{NobodyWaits, READMITS_FOR, Readmission};
 
 /// How many expired join tokens one change takes away.
 const PRUNED_AT_ONCE: usize = 64;

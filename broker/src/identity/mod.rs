@@ -22,7 +22,11 @@ mod startup;
 mod view;
 
 pub use authority::{Authority, AuthorityError, recorded};
-pub use gate::{CutOff, EnrollError, Gate, LateError, LateRequest, NameTaken, SecondEnrollment};
+pub(crate) use gate::READMISSION;
+pub use gate::{
+    CutOff, EnrollError, Gate, LateError, LateRequest, NameTaken, NobodyWaits, READMITS_FOR,
+    Readmission, SecondEnrollment,
+};
 pub use lacking::{Lacking, Lacks};
 pub use one_time::{
     JOIN_TOKEN_LIFETIME, JoinToken, Malformed, OPERATOR_CODE_LIFETIME, OperatorCode,

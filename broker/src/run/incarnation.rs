@@ -23,6 +23,7 @@ use super::{meta, open, serve::open_log};
 use crate::{
     audit::{AuditLog, Recovered},
     config::Config,
+    identity::Readmission,
     keys::Keys,
     store::{
         Applied, BrokerLedger, Change, Ledger, LedgerOptions, RedbStore, Store, Table,
@@ -86,6 +87,7 @@ pub(super) async fn begin(
     incarnation: u32,
     mut change: Change,
 ) -> Result<(BrokerLedger, Applied)> {
+    Readmission::end(&mut change);
     for table in FOR_ONE_USE {
         take_all(store.as_ref(), table, &mut change).await?;
     }

@@ -4,6 +4,7 @@
 //! meta "ca"                = record || certificate DER
 //! meta "incarnation"       = record || incarnation u32, begun u64, cause: `backup UUID` or `rollback`      none: the first one
 //! meta "chain/BROKER ID"   = record || chain 16        the audit chain of that broker, where another one was lost
+//! meta "readmission"       = record || not after u64, by       see `identity`
 //! ```
 
 use anyhow::{Context, Result};
@@ -108,8 +109,13 @@ pub(super) async fn chain<S: Store>(
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
-    use crate::vectors::{Expected, run};
+    use crate::{
+        identity::{READMISSION, Readmission},
+        vectors::{Expected, run},
+    };
 
     #[test]
     fn the_rows_are_those_of_the_vectors() {
@@ -138,6 +144,16 @@ mod tests {
                     put_chain(&mut change, &given.parse("broker"), given.id("chain"));
                     let put = change.puts.pop().unwrap();
                     assert_eq!((put.key, put.body), (key, body));
+                }
+                "readmission" => {
+                    let not_after = i64::try_from(given.u64("not_after")).unwrap();
+                    let told = Readmission {
+                        not_after: Timestamp::from_millisecond(not_after).unwrap(),
+                        by: given.text("by").into(),
+                    };
+                    assert_eq!(READMISSION.as_bytes(), key);
+                    assert_eq!(told.encode(), body);
+                    assert_eq!(Readmission::decode(&body).unwrap(), told);
                 }
                 other => panic!("a row of {other}"),
             }

@@ -112,6 +112,8 @@ pub enum Node {
     Ban(BanNode),
     /// Let a banned node call again
     Unban(UnbanNode),
+    /// After a restore: let every node enroll again whose keys the store does not know any more, for an hour
+    Readmit(ReadmitNodes),
 }
 
 /// `attache node list`
@@ -165,6 +167,23 @@ pub struct UnbanNode {
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,
+}
+
+/// `attache node readmit --all`
+#[derive(Debug, Clone, Args)]
+pub struct ReadmitNodes {
+    /// Every live node that is left from before the restore; for a single one, approve what it waits for
+    #[arg(long, required = true)]
+    pub all: bool,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse::word(parse::reason))]
+    pub reason: Option<String>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
 }
 
 /// Verbs on operators.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{Changed, Shell, is_one_time, or_dash, time, with_suggestion};
-use crate::args::fleet::{BanNode, JoinToken, ListNodes, UnbanNode};
+use crate::args::fleet::{BanNode, JoinToken, ListNodes, ReadmitNodes, UnbanNode};
 use crate::args::parse::NodeArg;
 use crate::args::{DryRun, Format};
 use crate::failure::{Exit, Failure};
@@ -200,6 +200,58 @@ pub async fn ban(args: BanNode, shell: &Shell) -> Result<Report, Failure> {
 /// As [`list`].
 pub async fn unban(args: UnbanNode, shell: &Shell) -> Result<Report, Failure> {
     set_ban(false, &args.node, args.reason, args.dry_run, shell).await
+}
+
+#[derive(Debug, Serialize)]
+struct ReadmissionJson {
+    /// How many nodes are left from before the restore.
+    nodes: u32,
+    not_after: Option<String>,
+    #[serde(flatten)]
+    changed: Changed,
+}
+
+/// Lets every node in that is left from before a restore, for an hour.
+///
+/// # Errors
+/// As [`list`]; when `all` is not confirmed, or no node is left.
+pub async fn readmit(args: ReadmitNodes, shell: &Shell) -> Result<Report, Failure> {
+    let dry_run = args.dry_run.dry_run;
+    if !dry_run {
+        confirm(
+            "Every live node from before the restore will be let in for an hour, with a key that nobody looks at: by its \
+             plugin's own token, and once each",
+            "all",
+            args.yes,
+        )?;
+    }
+    let session = shell.session().await?;
+    let (id, mutation) = mutation(dry_run);
+    let request = pb::ReadmitNodesRequest {
+        mutation,
+        reason: args.reason.unwrap_or_default(),
+    };
+    let answer: pb::ReadmitNodesResponse = session
+        .change(
+            "no node was readmitted",
+            id,
+            &request,
+            |channel, request| async move { NodesClient::new(channel).readmit_nodes(request).await },
+        )
+        .await?;
+    let changed = Changed::new(id, answer.committed, dry_run);
+    let data = ReadmissionJson {
+        nodes: answer.nodes,
+        not_after: time(answer.not_after),
+        changed,
+    };
+    let text = format!(
+        "nodes from before the restore {} let in until {}, each once: {}; see them come with: attache node list",
+        data.changed.says("are", "would be"),
+        or_dash(data.not_after.as_deref()),
+        data.nodes
+    );
+    Report::new(&data, Vec::new(), Human::Text(text))
 }
 
 #[derive(Debug, Serialize)]

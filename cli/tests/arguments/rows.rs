@@ -112,6 +112,10 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("node unban", "node", Node),
     ("node unban", "reason", Reason),
     ("node unban", "dry_run", Flag),
+    ("node readmit", "all", Flag),
+    ("node readmit", "reason", Reason),
+    ("node readmit", "dry_run", Flag),
+    ("node readmit", "yes", Flag),
     ("operator add", "name", Operator),
     ("operator add", "dry_run", Flag),
     ("operator ban", "name", Operator),
@@ -195,6 +199,7 @@ pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
         "cluster show" | "cluster remove" => vec![("name", "local")],
         "node join-token" => vec![("cluster", "local"), ("node", "node-a")],
         "node ban" | "node unban" => vec![("node", "local/node-a")],
+        "node readmit" => vec![("all", GIVEN)],
         "operator add" | "operator ban" | "operator unban" => vec![("name", "ada")],
         "approval show" | "approval approve" | "approval reject" => {
             vec![("id", "7f3a9c125a0c1de0")]

@@ -17,11 +17,13 @@ use attache_mtls::connect::Connector;
 use attache_mtls::spiffe::{BrokerId, NodeId, PeerId};
 use attache_mtls::tls::{Credentials, Material, MaterialError};
 use attache_proto::attache::v1 as pb;
+use attache_proto::details::Details;
 use hyper_util::rt::TokioIo;
 use pb::delivery_client::DeliveryClient;
 use pb::renewal_client::RenewalClient;
 use rustls::ClientConfig;
 use thiserror::Error;
+use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -29,6 +31,8 @@ use tonic::{Code, Status};
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long that may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The reasons of a broker whose store does not know a node's key, or not the node.
+const KEY_UNKNOWN: [&str; 2] = ["BEFORE_RESTORE", "UNKNOWN_IDENTITY"];
 /// The largest answer: a volume's values, their names and the files.
 const MAX_ANSWER_BYTES: usize = 3 * 1024 * 1024;
 
@@ -67,6 +71,9 @@ pub enum RefusalKind {
     InvalidArgument,
     /// The node's certificate or the pod's token is not good.
     Unauthenticated,
+    /// The broker does not know the node's key: its store went back to a state from before that was certified. No later
+    /// call with the same key does better.
+    KeyUnknown,
     /// Denied, or absent.
     PermissionDenied,
     /// A limit.
@@ -88,6 +95,7 @@ pub struct Broker {
     channel: ArcSwap<Channel>,
     /// The last call was answered, or there was none.
     answering: AtomicBool,
+    key_unknown: Notify,
 }
 
 /// Why no client was made.
@@ -127,6 +135,7 @@ impl Broker {
             deadlines,
             channel: ArcSwap::from_pointee(channel),
             answering: AtomicBool::new(true),
+            key_unknown: Notify::new(),
         })
     }
 
@@ -146,6 +155,14 @@ impl Broker {
     #[must_use]
     pub fn is_answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a call was refused because the broker does not know this node's key.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time; a refusal is kept until it was waited for.
+    pub async fn key_unknown(&self) {
+        self.key_unknown.notified().await;
     }
 
     /// The certificate in use.
@@ -212,6 +229,11 @@ impl Broker {
     fn noted<T>(&self, outcome: Result<T, CallError>) -> Result<T, CallError> {
         let lost = matches!(outcome, Err(CallError::Away | CallError::Silent));
         self.answering.store(!lost, Ordering::Relaxed);
+        if let Err(CallError::Refused { kind, .. }) = &outcome
+            && *kind == RefusalKind::KeyUnknown
+        {
+            self.key_unknown.notify_one();
+        }
         outcome
     }
 
@@ -268,6 +290,7 @@ fn refusal(call: &'static str, status: &Status) -> CallError {
     }
     let kind = match status.code() {
         Code::InvalidArgument => RefusalKind::InvalidArgument,
+        Code::Unauthenticated if is_unknown(status) => RefusalKind::KeyUnknown,
         Code::Unauthenticated => RefusalKind::Unauthenticated,
         Code::PermissionDenied => RefusalKind::PermissionDenied,
         Code::ResourceExhausted => RefusalKind::ResourceExhausted,
@@ -294,6 +317,11 @@ fn refusal(call: &'static str, status: &Status) -> CallError {
     }
 }
 
+/// Whether it is the node's key that the broker does not know, by the reason in its answer.
+fn is_unknown(status: &Status) -> bool {
+    Details::of(status).is_some_and(|it| KEY_UNKNOWN.contains(&it.reason.as_str()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,5 +345,26 @@ mod tests {
             );
         }
         assert!(!CallError::Away.to_string().contains(char::is_numeric));
+    }
+
+    #[test]
+    fn a_key_is_unknown_by_the_reason_and_not_by_the_words() {
+        let kind = |reason: &str| {
+            let details = Details {
+                reason: reason.into(),
+                ..Details::default()
+            };
+            let status = details.status(Code::Unauthenticated, "BEFORE_RESTORE");
+            match refusal("Renew", &status) {
+                CallError::Refused { kind, .. } => kind,
+                CallError::Away | CallError::Silent => panic!("refused"),
+            }
+        };
+        for reason in KEY_UNKNOWN {
+            assert_eq!(kind(reason), RefusalKind::KeyUnknown);
+        }
+        for reason in ["BANNED", "COPIED_IDENTITY", "SUPERSEDED", "NODE_GONE", ""] {
+            assert_eq!(kind(reason), RefusalKind::Unauthenticated, "{reason}");
+        }
     }
 }

@@ -141,6 +141,7 @@ pub(super) fn failure(error: &PublishError) -> &'static str {
         PublishError::Deliver(DeliverError::Call(CallError::Refused { kind, .. })) => match kind {
             RefusalKind::InvalidArgument
             | RefusalKind::Unauthenticated
+            | RefusalKind::KeyUnknown
             | RefusalKind::PermissionDenied => "refused",
             RefusalKind::ResourceExhausted => "busy",
             RefusalKind::Unavailable | RefusalKind::Internal => "broker_failed",

@@ -81,7 +81,7 @@ fn deliver_code(error: &DeliverError) -> Code {
     match error {
         DeliverError::Call(CallError::Refused { kind, .. }) => match kind {
             RefusalKind::InvalidArgument => Code::InvalidArgument,
-            RefusalKind::Unauthenticated => Code::Unauthenticated,
+            RefusalKind::Unauthenticated | RefusalKind::KeyUnknown => Code::Unauthenticated,
             RefusalKind::PermissionDenied => Code::PermissionDenied,
             RefusalKind::ResourceExhausted => Code::ResourceExhausted,
             RefusalKind::Unavailable => Code::Unavailable,

@@ -130,5 +130,9 @@ def chain(broker: str, chain_: bytes) -> Bytes2:
     return f"chain/{broker}".encode(), record(chain_)
 
 
+def readmission(not_after: int, by: str) -> Bytes2:
+    return b"readmission", record(u64(not_after), by)
+
+
 def ca(certificate: bytes) -> Bytes2:
     return b"ca", record(certificate)

@@ -100,6 +100,7 @@ def ca_cases() -> list[Case]:
         "incarnation": {"incarnation": 2, "begun": CREATED, "cause": "backup 22d7382d-38c6-4972-a362-5ad546a2803d"},
         "incarnation, by a rollback": {"incarnation": 3, "begun": CHANGED, "cause": "rollback"},
         "chain": {"broker": BROKER, "chain": "33" * 16},
+        "readmission": {"not_after": CHANGED, "by": ALICE},
     })
 
 

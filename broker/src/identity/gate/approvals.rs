@@ -6,6 +6,7 @@
 //! the recorded key itself        -> taken in: an answer was lost
 //! known, and not live            -> taken in: its earlier keys are good for nothing any more
 //! live, by a join token that was made since it enrolled -> taken in, with an alarm: the token is an operator's word
+//! live, from before a restore, and all those are let in -> taken in, with an alarm; not a key that was rejected
 //! live, anything else            -> an alarm and a waiting approval, in one commit | what was decided of this very key
 //! ```
 //! Whoever can start pods of the plugin's account, or holds a join token of before, cannot replace a node by that alone.
@@ -66,6 +67,11 @@ pub(super) enum Again {
     Lapsed,
     /// An operator asked for it by a join token.
     AskedFor,
+    /// An operator let in all that the restored store knows from before.
+    Readmitted {
+        /// Their SPIFFE ID.
+        by: String,
+    },
     /// An operator approved it.
     Approved {
         /// Their SPIFFE ID.
@@ -79,6 +85,7 @@ impl Again {
         let by = match self {
             Self::Never | Self::SameKey | Self::Lapsed => return None,
             Self::AskedFor => "by a join token that was made since".to_owned(),
+            Self::Readmitted { by } => format!("readmitted after the restore by {by}"),
             Self::Approved { by } => format!("approved by {by}"),
         };
         Some(format!(
@@ -90,7 +97,7 @@ impl Again {
     pub(super) fn is_replaced(&self) -> bool {
         match self {
             Self::Never | Self::SameKey => false,
-            Self::Lapsed | Self::AskedFor | Self::Approved { .. } => true,
+            Self::Lapsed | Self::AskedFor | Self::Readmitted { .. } | Self::Approved { .. } => true,
         }
     }
 }
@@ -140,18 +147,25 @@ impl Gate {
             !record.is_over(now) && record.node == node && record.spki == spki
         });
         let Some((seq, record)) = found else {
+            if let Some(by) = self.readmitted(known).await? {
+                return Ok(Again::Readmitted { by });
+            }
             self.ask(newcomer, spki).await?;
             return Err(SecondEnrollment::Waiting { node, id }.into());
         };
-        match record.decision {
+        let again = match record.decision {
             Some(decision) if decision.verdict == Verdict::Approved => {
-                change.require_at(Table::Approval, id.clone(), seq);
-                change.deletes.push((Table::Approval, id.into_bytes()));
-                Ok(Again::Approved { by: decision.by })
+                Again::Approved { by: decision.by }
             }
-            Some(_) => Err(SecondEnrollment::Rejected { node, id }.into()),
-            None => Err(SecondEnrollment::Waiting { node, id }.into()),
-        }
+            Some(_) => return Err(SecondEnrollment::Rejected { node, id }.into()),
+            None => match self.readmitted(known).await? {
+                Some(by) => Again::Readmitted { by },
+                None => return Err(SecondEnrollment::Waiting { node, id }.into()),
+            },
+        };
+        change.require_at(Table::Approval, id.clone(), seq);
+        change.deletes.push((Table::Approval, id.into_bytes()));
+        Ok(again)
     }
 
     /// Raises the alarm and has the request wait. What is over goes with it.

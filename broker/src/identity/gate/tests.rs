@@ -3,6 +3,7 @@
 mod approvals;
 mod codes;
 mod late;
+mod readmission;
 mod record;
 
 use std::sync::{

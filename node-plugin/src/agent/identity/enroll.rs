@@ -86,6 +86,7 @@ impl EnrollError {
             Self::Call(CallError::Refused {
                 kind: RefusalKind::InvalidArgument
                     | RefusalKind::Unauthenticated
+                    | RefusalKind::KeyUnknown
                     | RefusalKind::PermissionDenied,
                 ..
             })

@@ -8,6 +8,7 @@
 //!  enroll with this node's evidence ---|  |------------------------------------- | done
 //!                                     ended (broker or node was away): renew late, by the ended certificate's key;
 //!                                     refused that: enroll again
+//!                                     not known to the broker any more (its store was restored): noted, enroll again
 //! ```
 //! The next key is on disk before the broker hears of it, so a lost answer costs another renewal and never the
 //! identity. Two processes never use one identity: the folder is locked, since a broker takes a replaced key for a
@@ -77,6 +78,8 @@ enum IdentityError {
     Late(#[source] EnrollError),
     #[error("the certificate has ended")]
     Ended,
+    #[error("the broker does not know this node's key any more")]
+    Unknown,
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -150,6 +153,7 @@ fn longest_pause(error: &IdentityError) -> Duration {
         | IdentityError::Late(_)
         | IdentityError::Broker(_)
         | IdentityError::Ended
+        | IdentityError::Unknown
         | IdentityError::Stopping => LONGEST_PAUSE,
     }
 }
@@ -189,8 +193,22 @@ async fn keep_one(
     let not_after = broker.material().identity().not_after();
     tracing::info!(node = %broker.node(), broker = %broker.id(), %not_after, "this node has an identity");
     out.send_replace(Some(Arc::clone(&broker)));
-    renew_while_valid(&broker, state, &mut trust, reload).await?;
-    Err(IdentityError::Ended)
+    match renew_while_valid(&broker, state, &mut trust, reload).await? {
+        End::Ended => Err(IdentityError::Ended),
+        End::Unknown => {
+            let key = broker.material().identity().spki_sha256();
+            with(state, move |state| state.note_unknown(key)).await??;
+            Err(IdentityError::Unknown)
+        }
+    }
+}
+
+/// How a certificate that is renewed comes to its end.
+enum End {
+    /// Its time is over.
+    Ended,
+    /// The broker does not know its key.
+    Unknown,
 }
 
 /// What is in the state folder, else what the broker gives for the key of an ended certificate, else for this node's
@@ -205,6 +223,9 @@ async fn come_by(
     let found = found.filter(meant);
     if let Some(Found::Usable(joined)) = found {
         return Ok(joined);
+    }
+    if let Some(Found::Unknown(broker)) = &found {
+        tracing::warn!(%broker, "the broker does not know the certificate's key any more; enrolling anew");
     }
     let key = with(state, StateDir::next_key).await??;
     if let Some(Found::Ended(ended)) = found {
@@ -248,21 +269,23 @@ async fn follow(broker: &Arc<Broker>, trust: &mut Option<Followed>) -> Result<()
     Ok(())
 }
 
-/// Renews the certificate at its time, until one ends; takes up what is on disk when it is told so.
+/// Renews the certificate at its time, until one ends or the broker does not know it any more; takes up what is on disk
+/// when it is told so.
 async fn renew_while_valid(
     broker: &Arc<Broker>,
     state: &Arc<StateDir>,
     trust: &mut Option<Followed>,
     reload: &Notify,
-) -> Result<(), Stopping> {
+) -> Result<End, Stopping> {
     let mut pause = FIRST_PAUSE;
     let mut plan = plan(broker);
     loop {
         follow(broker, trust).await?;
         match plan.freshness(Timestamp::now()) {
-            Freshness::Expired { .. } => return Ok(()),
+            Freshness::Expired { .. } => return Ok(End::Ended),
             Freshness::Fresh { renew_at } => tokio::select! {
                 () = tokio::time::sleep(until(renew_at)) => {}
+                () = broker.key_unknown() => return Ok(End::Unknown),
                 () = reload.notified() => {
                     if take_up(broker, state).await {
                         plan = self::plan(broker);
@@ -281,8 +304,10 @@ async fn renew_while_valid(
                 Err(error) => {
                     not_renewed(&error, not_after);
                     drop(error);
-                    tokio::time::sleep(pause).await;
-                    pause = LONGEST_PAUSE.min(pause * 2);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
+                        () = broker.key_unknown() => return Ok(End::Unknown),
+                    }
                 }
             },
         }

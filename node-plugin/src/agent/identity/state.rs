@@ -6,6 +6,7 @@
 //! node.crt      the certificate, leaf first
 //! bundle.pem    the CA certificates that a broker's must chain to
 //! broker-id     the SPIFFE ID of the broker
+//! unknown-key   SHA-256 of the SubjectPublicKeyInfo of a key that the broker does not know any more, where that was so
 //! ```
 //! Taking a new certificate into use: bundle.pem and broker-id, node.crt, then next-key.pem becomes key.pem. Killed
 //! between the last two, node.crt belongs to next-key.pem, and the next start ends the step.
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use attache_mtls::CertificateDer;
 use attache_mtls::bundle::TrustBundle;
+use attache_mtls::identity::SpkiSha256;
 use attache_mtls::key::{KeyError, LeafKey};
 use attache_mtls::pem;
 use attache_mtls::private_file::{PrivateFileError, read_private, write_private};
@@ -37,6 +39,7 @@ const NEXT_KEY: &str = "next-key.pem";
 const CERTIFICATE: &str = "node.crt";
 const BUNDLE: &str = "bundle.pem";
 const BROKER_ID: &str = "broker-id";
+const UNKNOWN_KEY: &str = "unknown-key";
 
 /// How long an agent that is ending may keep the folder.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -92,6 +95,8 @@ pub(super) struct StateDir {
 /// What is in the folder.
 pub(super) enum Found {
     Usable(Joined),
+    /// As usable, but the broker does not know its key: only a new identity helps.
+    Unknown(BrokerId),
     Ended(Ended),
 }
 
@@ -114,6 +119,7 @@ impl Found {
     pub(super) fn broker(&self) -> &BrokerId {
         match self {
             Self::Usable(joined) => &joined.broker,
+            Self::Unknown(broker) => broker,
             Self::Ended(ended) => &ended.broker,
         }
     }
@@ -121,7 +127,7 @@ impl Found {
     pub(super) fn usable(self) -> Option<Joined> {
         match self {
             Self::Usable(joined) => Some(joined),
-            Self::Ended(_) => None,
+            Self::Unknown(_) | Self::Ended(_) => None,
         }
     }
 }
@@ -229,6 +235,9 @@ impl StateDir {
                     broker,
                 })));
             }
+            if self.is_unknown(own.spki_sha256())? {
+                return Ok(Some(Found::Unknown(broker)));
+            }
             return Ok(Some(Found::Usable(Joined {
                 material: Material::new(chain, &key, Arc::new(bundle))?,
                 broker,
@@ -274,6 +283,20 @@ impl StateDir {
             material,
             broker: broker.clone(),
         })
+    }
+
+    /// Takes note, durably, that the broker does not know this key. Another key is not touched by it.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub(super) fn note_unknown(&self, key: SpkiSha256) -> Result<(), StateError> {
+        self.write(UNKNOWN_KEY, format!("{key}\n").as_bytes())
+    }
+
+    fn is_unknown(&self, key: SpkiSha256) -> Result<bool, StateError> {
+        let noted = self.read(UNKNOWN_KEY)?;
+        let text = format!("{key}\n");
+        Ok(noted.is_some_and(|noted| *noted == text.as_bytes()))
     }
 
     /// The next key becomes the key.

@@ -44,6 +44,7 @@ fn every_failure_has_its_code() {
         (PublishError::Stopping, Code::Unavailable),
         (refused(RefusalKind::InvalidArgument), Code::InvalidArgument),
         (refused(RefusalKind::Unauthenticated), Code::Unauthenticated),
+        (refused(RefusalKind::KeyUnknown), Code::Unauthenticated),
         (
             refused(RefusalKind::PermissionDenied),
             Code::PermissionDenied,

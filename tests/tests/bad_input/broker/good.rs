@@ -217,6 +217,7 @@ fn of_fleet(name: &str) -> Vec<u8> {
             spiffe_id,
             reason,
         }),
+        "ReadmitNodes" => bytes(pb::ReadmitNodesRequest { mutation, reason }),
         "ListOperators" => bytes(pb::ListOperatorsRequest { page }),
         "AddOperator" => bytes(pb::AddOperatorRequest {
             mutation,

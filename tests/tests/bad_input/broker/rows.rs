@@ -37,6 +37,14 @@ fn text(kind: Kind) -> Expect {
     }
 }
 
+/// As a text; without one the request is good, and the store was not restored.
+fn of_restored(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Says(FailedPrecondition, "was never restored"),
+        _ => name(kind),
+    }
+}
+
 /// Bytes of one length or one encoding.
 fn blob(kind: Kind) -> Expect {
     name(kind)
@@ -210,6 +218,8 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("BanNodeRequest.mutation", part),
     ("BanNodeRequest.spiffe_id", name),
     ("BanNodeRequest.reason", text),
+    ("ReadmitNodesRequest.mutation", part),
+    ("ReadmitNodesRequest.reason", of_restored),
     ("AddOperatorRequest.mutation", part),
     ("AddOperatorRequest.name", name),
     ("BanOperatorRequest.mutation", part),
@@ -514,6 +524,10 @@ pub(crate) const CONTROLS: &[(&str, Expect)] = &[
         Says(FailedPrecondition, "only a retired key is destroyed"),
     ),
     ("EnrollNode", Says(PermissionDenied, "enrolls nodes")),
+    (
+        "ReadmitNodes",
+        Says(FailedPrecondition, "was never restored"),
+    ),
     ("RemoveSlot", Says(FailedPrecondition, "is the last slot")),
     ("RecordVerifiedBackup", Says(NotFound, "no record")),
 ];

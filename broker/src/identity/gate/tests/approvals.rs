@@ -19,7 +19,7 @@ fn key() -> LeafKey {
 }
 
 impl World {
-    async fn come(
+    pub(super) async fn come(
         &self,
         token: &str,
         key: &LeafKey,
@@ -32,7 +32,7 @@ impl World {
     }
 
     /// The id under which it waits.
-    async fn waits(&self, token: &str, key: &LeafKey) -> String {
+    pub(super) async fn waits(&self, token: &str, key: &LeafKey) -> String {
         match self.come(token, key).await {
             Err(SecondEnrollment::Waiting { id, .. }) => id,
             other => panic!("{other:?}"),
@@ -40,7 +40,7 @@ impl World {
     }
 
     /// What an operator's verb commits.
-    async fn decide(&self, id: &str, verdict: Verdict) {
+    pub(super) async fn decide(&self, id: &str, verdict: Verdict) {
         let standing = self.gate.approvals().await.unwrap();
         let (seq, record) = standing.into_iter().find(|(_, it)| it.id() == id).unwrap();
         let decision = Decision {
@@ -54,7 +54,7 @@ impl World {
         self.gate.ledger.apply(change).await.unwrap();
     }
 
-    async fn alarms(&self) -> Vec<String> {
+    pub(super) async fn alarms(&self) -> Vec<String> {
         let events = self.events().await.into_iter();
         events
             .filter_map(|event| {
@@ -66,7 +66,7 @@ impl World {
             .collect()
     }
 
-    async fn standing(&self) -> Vec<ApprovalRecord> {
+    pub(super) async fn standing(&self) -> Vec<ApprovalRecord> {
         let standing = self.gate.approvals().await.unwrap().into_iter();
         standing.map(|(_, record)| record).collect()
     }

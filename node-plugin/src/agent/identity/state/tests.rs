@@ -56,7 +56,7 @@ fn folder() -> (tempfile::TempDir, StateDir) {
     (folder, state)
 }
 
-fn key_in_use(state: &StateDir) -> Option<attache_mtls::identity::SpkiSha256> {
+fn key_in_use(state: &StateDir) -> Option<SpkiSha256> {
     let joined = state.load(Timestamp::now()).unwrap()?.usable()?;
     Some(joined.material.identity().spki_sha256())
 }
@@ -79,6 +79,34 @@ fn an_adopted_identity_is_there_after_a_restart() {
         key.spki_sha256(),
         "the next one is new"
     );
+}
+
+/// The note is about one key: what is enrolled after it is used.
+#[test]
+fn a_key_that_the_broker_does_not_know_is_not_used_again_after_a_restart() {
+    let (_folder, state) = folder();
+    let first = state.next_key().unwrap();
+    state.adopt(&issued(&first), &broker(), &first).unwrap();
+    state.note_unknown(first.spki_sha256()).unwrap();
+    let found = state.load(Timestamp::now()).unwrap().unwrap();
+    assert!(matches!(&found, Found::Unknown(of) if *of == broker()));
+    assert!(found.usable().is_none());
+    let second = state.next_key().unwrap();
+    assert_ne!(second.spki_sha256(), first.spki_sha256());
+    state.adopt(&issued(&second), &broker(), &second).unwrap();
+    assert_eq!(key_in_use(&state), Some(second.spki_sha256()));
+}
+
+/// Ended, it is good for a late renewal all the same: the store of before may be back.
+#[test]
+fn an_unknown_key_whose_certificate_has_ended_is_an_ended_one() {
+    let (_folder, state) = folder();
+    let key = state.next_key().unwrap();
+    state.adopt(&issued(&key), &broker(), &key).unwrap();
+    state.note_unknown(key.spki_sha256()).unwrap();
+    let later = Timestamp::now() + 2 * HOUR;
+    let found = state.load(later).unwrap().unwrap();
+    assert!(matches!(found, Found::Ended(_)));
 }
 
 /// Killed after any of the writes of a renewal, one of the two identities is whole, and a lost answer loses neither.
@@ -269,7 +297,7 @@ fn a_certificate_is_taken_only_for_this_key_this_node_and_this_ca() {
         issued.require_id(&stranger),
         Err(IssuedError::OtherNode { .. })
     ));
-    let pin = attache_mtls::identity::SpkiSha256::from_bytes([0; 32]);
+    let pin = SpkiSha256::from_bytes([0; 32]);
     assert!(matches!(issued.require_pin(pin), Err(IssuedError::Pin)));
 
     assert!(matches!(
