@@ -1,7 +1,7 @@
 //! The broker: keeps sealed secrets, attests workloads, decides, audits and releases.
 //!
 //! ```text
-//! api -> release -> {attest, policy, vault, audit}     vault -> {keys, store}     api -> {identity, registry, mutation}
+//! api -> release -> {attest, policy, vault, audit}     {rotation, scrub} -> vault -> {keys, store}     api -> {identity, registry, mutation}
 //! ```
 
 pub mod api;
@@ -21,6 +21,7 @@ pub mod registry;
 pub mod release;
 pub mod rotation;
 pub mod run;
+pub mod scrub;
 pub mod store;
 pub mod vault;
 

@@ -13,7 +13,9 @@ use super::{
     peer::Peers,
     rpc_error::RpcError,
 };
-use crate::{audit::AuditLog, keys::SlotSet, release::Counters, vault::BrokerVault};
+use crate::{
+    audit::AuditLog, keys::SlotSet, release::Counters, scrub::LastScrub, vault::BrokerVault,
+};
 
 /// A server certificate that ends sooner than this is a finding.
 const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
@@ -36,6 +38,8 @@ pub struct OverviewService {
     pub counters: Arc<Counters>,
     /// The server certificate.
     pub credentials: Credentials,
+    /// What the last scrub of the store found.
+    pub scrubbed: LastScrub,
     /// When the process started serving, in milliseconds since 1970.
     pub started_ms: u64,
 }
@@ -97,7 +101,8 @@ impl OverviewService {
         certificate_ends: Timestamp,
         slots: &SlotSet,
     ) -> Result<Vec<String>, RpcError> {
-        let mut findings = Vec::new();
+        let scrubbed = self.scrubbed.borrow().clone();
+        let mut findings: Vec<_> = scrubbed.and_then(|it| it.finding()).into_iter().collect();
         if slots.slots().len() == 1 {
             findings.push(
                 "the store opens by one slot only: without its key the store is lost; keep a copy of it apart from the \

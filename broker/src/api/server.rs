@@ -53,6 +53,7 @@ use crate::{
     registry::Registry,
     release::{Counters, Releases, sessions::Sessions},
     rotation::Rotations,
+    scrub::LastScrub,
     vault::BrokerVault,
 };
 
@@ -91,6 +92,8 @@ pub struct Services {
     pub mutations: Mutations,
     /// Keys whose values are wrapped again.
     pub rotations: Rotations,
+    /// What the last scrub of the store found.
+    pub scrubbed: LastScrub,
     /// The audit log.
     pub log: AuditLog,
     /// What was refused.
@@ -300,6 +303,7 @@ fn overview(services: &Services, peers: &Peers) -> OverviewService {
         log: services.log.clone(),
         counters: Arc::clone(&services.counters),
         credentials: services.credentials.clone(),
+        scrubbed: services.scrubbed.clone(),
         started_ms: services.started_ms,
     }
 }

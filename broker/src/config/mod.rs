@@ -60,6 +60,15 @@ const KEYS: &[Key] = &[
         help: "folder of the store, the local anchor, the server certificate and the trust bundle",
     },
     Key {
+        path: "store.scrub_interval_s",
+        kind: Kind::Integer {
+            min: 1,
+            max: 31 * 24 * 3600,
+        },
+        fallback: Fallback::Default("86400"),
+        help: "after the scrub at the start, every row of the store is looked at again so long after the last time",
+    },
+    Key {
         path: "keys.slot_file",
         kind: Kind::Path,
         fallback: Fallback::Absent,
@@ -210,6 +219,8 @@ pub struct Config {
     pub listen: Listen,
     /// Where it keeps things.
     pub store: StorePaths,
+    /// From the end of one scrub of the store to the next.
+    pub scrub_interval: Duration,
     /// How it comes by its keys.
     pub keys: KeySettings,
     /// Folder of the audit log.
@@ -400,6 +411,7 @@ impl Config {
             store: StorePaths {
                 dir: settings.path("store.dir")?,
             },
+            scrub_interval: settings.seconds("store.scrub_interval_s")?,
             keys: KeySettings {
                 openers: openers(settings)?,
                 danger_plain_key_arena: settings.flag("keys.danger_plain_key_arena")?,

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::audit::{AuditLog, LogState};
 use crate::identity::Directory;
+use crate::scrub::LastScrub;
 use crate::store::BrokerLedger;
 
 /// Where to look.
@@ -29,6 +30,8 @@ pub struct Standing {
     pub ledger: BrokerLedger,
     /// Its file.
     pub store: PathBuf,
+    /// What the last scrub of it found.
+    pub scrubbed: LastScrub,
     /// The server's certificate.
     pub credentials: Credentials,
     /// The nodes and operators.
@@ -49,7 +52,7 @@ type Gauge = (&'static str, &'static str, Option<Unit>, i64);
 impl Collector for Standing {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let gauges = self.gauges().into_iter();
-        for (name, help, unit, value) in gauges.chain(self.disks()) {
+        for (name, help, unit, value) in gauges.chain(self.disks()).chain(self.scrub()) {
             let kind = MetricType::Gauge;
             let metric = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
             ConstGauge::new(value).encode(metric)?;
@@ -112,6 +115,28 @@ impl Standing {
                 "Nodes and operators that are banned",
                 None,
                 number(view.bans.len()),
+            ),
+        ]
+    }
+
+    /// Of the last scrub; nothing until one has ended.
+    fn scrub(&self) -> Vec<Gauge> {
+        let Some(last) = self.scrubbed.borrow().clone() else {
+            return Vec::new();
+        };
+        let age = Timestamp::now().duration_since(last.at).as_secs();
+        vec![
+            (
+                "scrub_findings",
+                "What the last look at every row found that was not written so; 0 while the store is whole",
+                None,
+                number(last.report.findings.len()),
+            ),
+            (
+                "scrub_age",
+                "Since the last look at every row ended",
+                Some(Unit::Seconds),
+                age,
             ),
         ]
     }

@@ -48,6 +48,7 @@ use crate::{
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
     rotation::{Rotations, Worker},
+    scrub::Scrub,
     store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store, anchored_head},
     vault::BrokerVault,
 };
@@ -99,6 +100,7 @@ pub(super) struct Broker {
     credentials: Credentials,
     authority: Authority,
     pub(super) services: Services,
+    scrub: Arc<Scrub>,
     tasks: TaskTracker,
 }
 
@@ -124,6 +126,7 @@ impl Broker {
         let registry = Arc::new(Registry::load(&ledger, metrics.api()).await?);
         let vault = BrokerVault::new(ledger.clone(), keys, config.id.clone(), boot)?;
         let vault = Arc::new(vault);
+        let (scrub, scrubbed) = Scrub::new(Arc::clone(&vault), config.scrub_interval);
         let counters = Arc::new(Counters::default());
         let sessions = Sessions::new(vault.store_id(), &config.id, boot);
         let acceptor = Acceptor::new(credentials.server_config()?, accept_limits(&config));
@@ -155,6 +158,7 @@ impl Broker {
             vault,
             mutations,
             rotations: Rotations::default(),
+            scrubbed,
             log: log.clone(),
             refusals: refusals.clone(),
             releases,
@@ -178,6 +182,7 @@ impl Broker {
             credentials,
             authority,
             services,
+            scrub: Arc::new(scrub),
             tasks,
         })
     }
@@ -227,6 +232,8 @@ impl Broker {
         }
         tokio::spawn(keep_published(gate, clusters, stop.clone()));
         self.tasks.spawn(rewrapping.run(stop.clone()));
+        let scrub = Arc::clone(&self.scrub);
+        self.tasks.spawn(scrub.run(stop.clone()));
         let listening = listening(grpc, enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
@@ -276,6 +283,7 @@ impl Broker {
             audit_dir: self.config.audit_dir.clone(),
             ledger: self.ledger.clone(),
             store: self.config.store.store(),
+            scrubbed: self.services.scrubbed.clone(),
             credentials: self.credentials.clone(),
             directory: self.services.gate.directory().clone(),
             ca_not_after: self.authority.not_after(),

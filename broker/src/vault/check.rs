@@ -1,10 +1,13 @@
 //! `check-store`: reads everything there is and names what does not hold.
 //!
 //! Tags, counts and set hashes of every table against the anchor; every body; every reference, the KEK index both ways;
-//! SHA-256 of every ciphertext against its value's key row. Works on a snapshot, without a ledger, so that a store that
-//! does not open can be looked at. It must never mend anything, and never print a body.
+//! SHA-256 of every ciphertext against its value's key row. A serving broker's scrub is the first part alone: tags, counts
+//! and set hashes. Works on a snapshot, without a ledger, so that a store that does not open can be looked at. It must never
+//! mend anything, and never print a body.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::Instant;
 
 use attache_envelope::anchor::TableSum;
 use attache_envelope::body::{
@@ -21,6 +24,9 @@ use crate::store::{AnchorSeq, Row, RowCodec, Snapshot, Store, StoreError, Tip, s
 
 /// Rows read at once.
 const PAGE: usize = 512;
+
+/// A scrub rests so many times as long as it worked.
+const REST: u32 = 3;
 
 /// Findings kept; a store with more is beyond listing.
 const MAX_FINDINGS: usize = 10_000;
@@ -49,6 +55,16 @@ pub struct Finding {
     pub problem: &'static str,
 }
 
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (table, key) = (self.table.name(), &self.key);
+        match key.is_empty() {
+            true => write!(f, "table {table}: {}", self.problem),
+            false => write!(f, "table {table}, row {key}: {}", self.problem),
+        }
+    }
+}
+
 /// Reads and checks everything of one snapshot of the store.
 ///
 /// Takes CPU and the disk for about a second per 200,000 rows: run it on a thread of its own.
@@ -56,11 +72,39 @@ pub struct Finding {
 /// # Errors
 /// [`StoreError`] when the engine cannot read at all; a page that it cannot read is one of these too.
 pub async fn check_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport, StoreError> {
+    look(store, keys, Depth::Whole).await
+}
+
+/// Reads every row of one snapshot and checks its tag, and each table against the anchor; bodies, references and payloads
+/// are left to [`check_store`].
+///
+/// Rests [`REST`] times as long as it works. Run it on a thread of its own all the same.
+///
+/// # Errors
+/// As [`check_store`].
+///
+/// # Cancel safety
+/// May be dropped at any time.
+pub async fn scrub_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport, StoreError> {
+    look(store, keys, Depth::Rows).await
+}
+
+/// How far a look goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Tags, counts and set hashes.
+    Rows,
+    /// All there is.
+    Whole,
+}
+
+async fn look<S: Store>(store: &S, keys: &Keys, depth: Depth) -> Result<CheckReport, StoreError> {
     let snapshot = store.snapshot().await?;
     let codec = keys.row_codec();
     let mut check = Check {
         snapshot: &snapshot,
         codec: &codec,
+        depth,
         report: CheckReport {
             seq: snapshot.seq().0,
             rows: 0,
@@ -77,7 +121,9 @@ pub async fn check_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport
             check.table(table, tip.as_ref()).await?;
         }
     }
-    check.payloads().await?;
+    if depth == Depth::Whole {
+        check.payloads().await?;
+    }
     let mut report = check.report;
     report.findings.sort();
     Ok(report)
@@ -86,6 +132,7 @@ pub async fn check_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport
 struct Check<'a, V: Snapshot> {
     snapshot: &'a V,
     codec: &'a RowCodec,
+    depth: Depth,
     report: CheckReport,
     /// The ids of all secrets that have a head.
     secrets: HashSet<SecretId>,
@@ -117,6 +164,7 @@ impl<V: Snapshot> Check<'_, V> {
         let mut damaged = 0u32;
         let mut after: Option<Vec<u8>> = None;
         loop {
+            let begun = Instant::now();
             let page = self
                 .snapshot
                 .scan(table, b"", after.as_deref(), PAGE)
@@ -134,9 +182,14 @@ impl<V: Snapshot> Check<'_, V> {
                 if sum.insert(&element).is_err() {
                     self.find(table, b"", "has more rows than can be counted");
                 }
-                self.row(table, &key, &row.into_row()).await?;
+                if self.depth == Depth::Whole {
+                    self.row(table, &key, &row.into_row()).await?;
+                }
             }
-            tokio::task::yield_now().await;
+            match self.depth {
+                Depth::Rows => tokio::time::sleep(begun.elapsed() * REST).await,
+                Depth::Whole => tokio::task::yield_now().await,
+            }
         }
         let Some(tip) = tip else { return Ok(()) };
         let anchored = tip.anchor.tables.get(&table).copied();

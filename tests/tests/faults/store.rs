@@ -12,6 +12,7 @@ use attache_tests::{
     bed::NODE,
     kills::Dice,
     pod::Pod,
+    process::{PATIENCE, until},
     scene::{PASSWORD, USERNAME},
 };
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
@@ -203,6 +204,110 @@ fn a_damaged_row_is_named_and_the_rest_is_served() {
         store.publish().unwrap(),
         PASSWORD,
         "the control: nothing is lost"
+    );
+}
+
+/// The first row of a table, taken out.
+fn take_first(file: &Path, table: &'static str) -> (Vec<u8>, Vec<u8>) {
+    let database = redb::Database::open(file).unwrap();
+    let write = database.begin_write().unwrap();
+    let first = {
+        let mut rows = write.open_table(Bytes::new(table)).unwrap();
+        let (key, value) = rows.pop_first().unwrap().unwrap();
+        (key.value().to_vec(), value.value().to_vec())
+    };
+    write.commit().unwrap();
+    first
+}
+
+fn row(file: &Path, table: &'static str, key: &[u8]) -> Vec<u8> {
+    let database = redb::Database::open(file).unwrap();
+    let rows = database.begin_read().unwrap();
+    let rows = rows.open_table(Bytes::new(table)).unwrap();
+    rows.get(key).unwrap().unwrap().value().to_vec()
+}
+
+fn put_back(file: &Path, table: &'static str, key: &[u8], value: &[u8]) {
+    let database = redb::Database::open(file).unwrap();
+    let write = database.begin_write().unwrap();
+    let mut rows = write.open_table(Bytes::new(table)).unwrap();
+    rows.insert(key, value).unwrap();
+    drop(rows);
+    write.commit().unwrap();
+}
+
+/// What the broker says of the store once it has looked at every row.
+fn scrubbed(store: &Store) -> String {
+    until(PATIENCE, "the store is scrubbed", || {
+        store.log().contains("the store is scrubbed").then_some(())
+    })
+    .unwrap();
+    store.scene.status().unwrap().to_string()
+}
+
+/// T2. A row that was taken out has no tag that could be wrong: its table's count and set hash are.
+#[test]
+fn a_row_that_is_gone_is_missed_before_a_start_or_by_the_scrub_after_it() {
+    let mut store = Store::stopped();
+    store.restore();
+    store.start().unwrap();
+    let whole = scrubbed(&store);
+    assert!(!whole.contains("not what was written"), "{whole}");
+    drop(store.scene.bed.broker.take());
+    for table in tables(&store.file()) {
+        if ["anchor", "payload"].contains(&table) {
+            continue;
+        }
+        store.restore();
+        take_first(&store.file(), table);
+        let started = store.start();
+        assert_eq!(
+            started.is_err(),
+            WHOLE.contains(&table),
+            "{table}: {started:?}"
+        );
+        if let Err(refusal) = started {
+            let named = refusal.contains("attache-broker: ") && refusal.contains(table);
+            assert!(named, "{table}: {refusal}");
+            continue;
+        }
+        let told = scrubbed(&store);
+        let named = format!("table {table}: rows were removed or added");
+        assert!(told.contains(&named), "{table}: {told}");
+        let metrics = store.scene.bed.metrics().unwrap();
+        assert!(
+            metrics.contains("attache_broker_scrub_findings 1"),
+            "{metrics}"
+        );
+    }
+}
+
+/// T2. An old row is one that the broker wrote: it is served, which is said openly, until the scrub has come to it.
+#[test]
+fn a_head_of_before_that_is_put_back_is_found_by_the_scrub() {
+    let mut store = Store::stopped();
+    let key = b"payments/db";
+    let old = row(&store.file(), "head", key);
+    store.start().unwrap();
+    let (changed, other) = (
+        "canary-changed",
+        [("username", USERNAME), ("password", "canary-changed")],
+    );
+    store.scene.put("payments/db", &other).unwrap();
+    store.scene.bed.broker.take().unwrap().stop().unwrap();
+    fs::write(store.log_file(), "").unwrap();
+    assert_ne!(row(&store.file(), "head", key), old);
+    put_back(&store.file(), "head", key, &old);
+    store.start().unwrap();
+    assert_eq!(store.publish().unwrap(), PASSWORD);
+    let told = scrubbed(&store);
+    assert!(
+        told.contains("table head: rows were put back or exchanged"),
+        "{told}"
+    );
+    assert!(
+        !told.contains(PASSWORD) && !told.contains(changed),
+        "{told}"
     );
 }
 

@@ -12,7 +12,7 @@ use crate::store::embedded::RedbStore;
 use crate::store::fake::RestlessStore;
 use crate::store::fixture::{Fixture, put};
 use crate::store::{Condition, Health};
-use crate::vault::check_store;
+use crate::vault::{CheckReport, check_store, scrub_store};
 
 /// A table that is read at the start, one that is not.
 const SMALL: Table = Table::Grant;

@@ -140,7 +140,7 @@ async fn an_old_grant_put_back_does_not_start() {
 }
 
 #[tokio::test]
-async fn a_removed_or_replayed_head_is_found_by_the_check() {
+async fn a_removed_or_replayed_head_is_found_by_the_check_and_by_the_scrub() {
     let fixture = populated().await;
     let old = fixture.raw(LARGE)[b"one".as_slice()].clone();
     let (ledger, _) = fixture.open().await;
@@ -150,11 +150,17 @@ async fn a_removed_or_replayed_head_is_found_by_the_check() {
     let problems = async || {
         let store = RedbStore::open(&fixture.store_path()).unwrap();
         let keys = fixture.keys(&store).await;
-        let report = check_store(&store, &keys).await.unwrap();
-        let of_table = report.findings.into_iter().filter(|it| it.key.is_empty());
-        of_table
-            .map(|it| (it.table, it.problem))
-            .collect::<Vec<_>>()
+        let of_tables = |report: CheckReport| -> Vec<_> {
+            let findings = report.findings.into_iter();
+            let of_table = findings.filter(|it| it.key.is_empty());
+            of_table.map(|it| (it.table, it.problem)).collect()
+        };
+        let checked = of_tables(check_store(&store, &keys).await.unwrap());
+        assert_eq!(
+            of_tables(scrub_store(&store, &keys).await.unwrap()),
+            checked
+        );
+        checked
     };
     assert_eq!(problems().await, []);
     fixture.tamper(LARGE, |rows| drop(rows.insert(b"one".to_vec(), old)));
