@@ -7,6 +7,7 @@
 pub mod api;
 pub mod attest;
 pub mod audit;
+mod background;
 pub mod backup;
 mod causes;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod mutation;
 pub mod policy;
 pub mod registry;
 pub mod release;
+pub mod removal;
 pub mod rotation;
 pub mod run;
 pub mod scrub;

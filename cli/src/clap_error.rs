@@ -69,7 +69,7 @@ const VERBS: &[(&str, &[&str])] = &[
             "generate", "activate", "disable", "enable", "import", "export",
         ],
     ),
-    ("keyspace", &["show", "set", "destroy"]),
+    ("keyspace", &["show", "set"]),
     ("grant", &["who"]),
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),

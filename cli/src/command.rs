@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod completion;
 pub mod grant;
 pub mod guardrail;
+mod held;
 pub mod key;
 pub mod keyspace;
 pub mod login;
@@ -109,6 +110,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Keyspace(verb) => match verb {
             secret_args::Keyspace::Create(args) => keyspace::create(args, shell).await,
             secret_args::Keyspace::List => keyspace::list(shell).await,
+            secret_args::Keyspace::Destroy(args) => keyspace::destroy(args, shell).await,
         },
         Command::Key(verb) => keys(verb, shell).await,
         Command::Grant(verb) => match verb {

@@ -25,11 +25,24 @@ pub async fn seal_puts(
     prefix: &str,
     count: u64,
 ) -> Result<Vec<pb::CommitPutRequest>> {
+    seal_puts_of(channel, "payments", prefix, count).await
+}
+
+/// As [`seal_puts`], in another keyspace.
+///
+/// # Errors
+/// As [`seal_puts`].
+pub async fn seal_puts_of(
+    channel: Channel,
+    keyspace: &str,
+    prefix: &str,
+    count: u64,
+) -> Result<Vec<pb::CommitPutRequest>> {
     let operator = format!("spiffe://{TRUST_DOMAIN}/operator/ada");
     let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0");
     let plan = |number| -> Result<Plan> {
         Ok(Plan {
-            path: format!("payments/{prefix}-{number}").parse()?,
+            path: format!("{keyspace}/{prefix}-{number}").parse()?,
             values: vec![FieldValue {
                 field: "value".parse()?,
                 value: Zeroizing::new(vec![7; 1024]),

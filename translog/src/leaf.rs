@@ -15,7 +15,7 @@ mod value;
 
 pub use event::{
     Alarm, Anchor, Ban, Bootstrap, Cut, Denial, Enrollment, Event, Intent, Outcome, Refusals,
-    Release, Renewal, Retirement, Start, Stop, Tag,
+    Release, Removal, Renewal, Retirement, Start, Stop, Tag,
 };
 pub use tlv::{Items, LeafError, MAX_LEAF_BYTES};
 pub use value::{Ending, Generation, ReleasedValue};

@@ -17,7 +17,7 @@ pub use checkpoint::{AnchorNote, Checkpoint, CheckpointError, anchor_origin, log
 pub use leaf::{
     Alarm, Anchor, Ban, Bootstrap, Cut, Denial, EncodedLeaf, Ending, Enrollment, Event, Generation,
     Intent, Items, Leaf, LeafError, MAX_LEAF_BYTES, Outcome, Refusals, Release, ReleasedValue,
-    Renewal, Retirement, Start, Stop, Tag,
+    Removal, Renewal, Retirement, Start, Stop, Tag,
 };
 pub use note::{NoteError, Signer, Verifier};
 pub use segment::{

@@ -18,6 +18,7 @@ pub mod field;
 pub mod fleet;
 pub mod health;
 pub mod keys;
+pub mod keyspaces;
 pub mod mutate;
 pub mod overview;
 pub mod peer;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use attache_envelope::body::KeyspaceState;
 use attache_mtls::tls::Credentials;
 use attache_proto::attache::v1 as pb;
 use jiff::{SignedDuration, Timestamp};
@@ -87,6 +88,7 @@ impl OverviewService {
             let page = self.vault.keyspaces(after.as_ref(), PAGE).await?;
             count = page
                 .iter()
+                .filter(|keyspace| keyspace.state == KeyspaceState::Active)
                 .fold(count, |sum, keyspace| sum.saturating_add(keyspace.secrets));
             match page.into_iter().next_back() {
                 Some(last) => after = Some(last.name),

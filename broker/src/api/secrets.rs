@@ -1,4 +1,4 @@
-//! Secrets and keyspaces: `Secrets` and `Keyspaces` of attache.v1. No answer here holds a value.
+//! Secrets: `Secrets` of attache.v1. No answer here holds a value.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use attache_envelope::{
     x25519::Enc,
 };
 use attache_proto::attache::v1 as pb;
-use pb::{keyspaces_server::Keyspaces, secrets_server::Secrets};
+use pb::secrets_server::Secrets;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -237,75 +237,6 @@ impl Secrets for SecretService {
         Ok(Response::new(pb::DestroySecretResponse {
             committed: Some(committed),
             ..answer
-        }))
-    }
-}
-
-#[tonic::async_trait]
-impl Keyspaces for SecretService {
-    async fn create_keyspace(
-        &self,
-        request: Request<pb::CreateKeyspaceRequest>,
-    ) -> Result<Response<pb::CreateKeyspaceResponse>, Status> {
-        let peer = self.peers.operator(request.extensions()).await?;
-        let mut asked = request.into_inner();
-        let mutation = asked.mutation.take();
-        let digest = digest("keyspace.create", &asked);
-        let name: Keyspace = parse("name", &asked.name)?;
-        let by = peer.id.clone();
-        let prepare = async {
-            let change = self
-                .vault
-                .prepare_keyspace(&name, &by, self.clock.now_ms())
-                .await?;
-            Ok(Prepared {
-                change,
-                answer: pb::CreateKeyspaceResponse::default(),
-            })
-        };
-        let asked = Asked {
-            peer,
-            verb: "keyspace.create",
-            object: name.to_string(),
-            mutation,
-            digest,
-            reason: String::new(),
-        };
-        let (_, committed): (pb::CreateKeyspaceResponse, _) =
-            mutate(&self.mutations, asked, prepare, |_| ()).await?;
-        Ok(Response::new(pb::CreateKeyspaceResponse {
-            committed: Some(committed),
-        }))
-    }
-
-    async fn list_keyspaces(
-        &self,
-        request: Request<pb::ListKeyspacesRequest>,
-    ) -> Result<Response<pb::ListKeyspacesResponse>, Status> {
-        self.peers.operator(request.extensions()).await?;
-        let page = page(request.into_inner().page)?;
-        let after: Option<Keyspace> = after(page.after.as_deref())?;
-        let mut views = self
-            .vault
-            .keyspaces(after.as_ref(), page.size + 1)
-            .await
-            .map_err(RpcError::from)?;
-        let more = views.len() > page.size;
-        views.truncate(page.size);
-        let last = views.last().filter(|_| more).map(|v| v.name.to_string());
-        let keyspaces = views
-            .into_iter()
-            .map(|v| pb::KeyspaceView {
-                name: v.name.to_string(),
-                secrets: v.secrets,
-                key_epoch: v.key_epoch,
-                created: time_ms(v.created_ms),
-            })
-            .collect();
-        let next_token = page_token(last.as_deref());
-        Ok(Response::new(pb::ListKeyspacesResponse {
-            keyspaces,
-            next_token,
         }))
     }
 }

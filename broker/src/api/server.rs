@@ -36,6 +36,7 @@ use super::{
     fleet::FleetService,
     health::HealthService,
     keys::KeyService,
+    keyspaces::KeyspaceService,
     overview::OverviewService,
     peer::{BrokerStream, Peers},
     policy::PolicyService,
@@ -52,6 +53,7 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Releases, sessions::Sessions},
+    removal::Removals,
     rotation::Rotations,
     scrub::LastScrub,
     vault::BrokerVault,
@@ -94,6 +96,8 @@ pub struct Services {
     pub rotations: Rotations,
     /// What the last scrub of the store found.
     pub scrubbed: LastScrub,
+    /// Destroyed keyspaces that are removed.
+    pub removals: Removals,
     /// The audit log.
     pub log: AuditLog,
     /// What was refused.
@@ -256,6 +260,26 @@ fn secrets(services: &Services, peers: &Peers) -> SecretService {
     }
 }
 
+fn keyspaces(services: &Services, peers: &Peers) -> KeyspaceService {
+    KeyspaceService {
+        peers: peers.clone(),
+        vault: Arc::clone(&services.vault),
+        registry: Arc::clone(&services.registry),
+        removals: services.removals.clone(),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    }
+}
+
+fn policy(services: &Services, peers: &Peers) -> PolicyService {
+    PolicyService {
+        peers: peers.clone(),
+        registry: Arc::clone(&services.registry),
+        mutations: services.mutations.clone(),
+        clock: services.clock.clone(),
+    }
+}
+
 fn approvals(services: &Services, peers: &Peers) -> ApprovalService {
     ApprovalService {
         peers: peers.clone(),
@@ -314,13 +338,7 @@ fn main_router(
     mut server: Server<Layers>,
     stop: &CancellationToken,
 ) -> Router<Layers> {
-    let secrets = secrets(services, peers);
-    let policy = PolicyService {
-        peers: peers.clone(),
-        registry: Arc::clone(&services.registry),
-        mutations: services.mutations.clone(),
-        clock: services.clock.clone(),
-    };
+    let policy = policy(services, peers);
     let clusters = ClusterService {
         peers: peers.clone(),
         registry: Arc::clone(&services.registry),
@@ -360,10 +378,13 @@ fn main_router(
             move |request| room.admit(request),
         ))
         .add_service(
-            pb::secrets_server::SecretsServer::new(secrets.clone())
+            pb::secrets_server::SecretsServer::new(secrets(services, peers))
                 .max_decoding_message_size(PUT_MAX),
         )
-        .add_service(small!(pb::keyspaces_server::KeyspacesServer<_>, secrets))
+        .add_service(small!(
+            pb::keyspaces_server::KeyspacesServer<_>,
+            keyspaces(services, peers)
+        ))
         .add_service(small!(
             pb::keys_server::KeysServer<_>,
             keys(services, peers)

@@ -361,6 +361,9 @@ impl From<VaultError> for RpcError {
         let told = error.to_string();
         match error {
             VaultError::NoKeyspace(_) => Self::new(Code::NotFound, "NO_KEYSPACE", told),
+            VaultError::KeyspaceDestroyed(_) => {
+                Self::new(Code::NotFound, "KEYSPACE_DESTROYED", told)
+            }
             VaultError::KeyspaceTaken(_) => Self::new(Code::AlreadyExists, "KEYSPACE_TAKEN", told),
             VaultError::Absent { .. } => Self::new(Code::NotFound, "NO_SECRET", told),
             VaultError::HeadMoved { .. } => Self::new(Code::Aborted, "HEAD_MOVED", told),

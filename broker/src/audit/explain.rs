@@ -65,7 +65,8 @@ impl Index {
             | Event::Ban(_)
             | Event::Alarm(_)
             | Event::Anchor(_)
-            | Event::Retirement(_) => {}
+            | Event::Retirement(_)
+            | Event::Removal(_) => {}
         }
     }
 

@@ -162,7 +162,8 @@ impl Mark {
             | Event::Renewal(_)
             | Event::Ban(_)
             | Event::Alarm(_)
-            | Event::Retirement(_) => Self::Plain,
+            | Event::Retirement(_)
+            | Event::Removal(_) => Self::Plain,
         }
     }
 }

@@ -4,34 +4,23 @@
 //! start: every decrypt-only key        rotate: the one before
 //!   -> job (what next) -> a page wrapped again (vault) -> one commit -> ... -> retirement on record -> retired -> anchor on record
 //! ```
-//! All that counts is in the store, so that a kill at any instant loses the page that was not committed and nothing more.
-//! Keys take turns, a page each. The work is done off the runtime's threads: releases and puts go first there. What is
-//! kept in memory is for people: how far each is.
+//! Keys take turns, a page each, in a room of the [background](crate::background).
 
 mod job;
 mod pace;
 mod worker;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use attache_envelope::name::{KeyRef, Keyspace};
-use tokio::sync::Notify;
 
+use crate::background::UnderWay;
 pub use worker::Worker;
 
 /// Which keys are being re-wrapped, and how far each is. A clone is the same.
 #[derive(Debug, Clone, Default)]
 pub struct Rotations {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    under_way: Mutex<BTreeMap<KeyRef, Progress>>,
-    /// Another key has come.
-    come: Notify,
+    under_way: UnderWay<KeyRef, Progress>,
 }
 
 /// How far a key is whose values are wrapped again.
@@ -70,8 +59,7 @@ impl Rotations {
             limit,
             ..Progress::default()
         };
-        self.lock().entry(key).or_insert(progress);
-        self.shared.come.notify_one();
+        self.under_way.begin(key, progress);
     }
 
     /// The first `limit` keys after `after` that are under way, of one keyspace or of all.
@@ -82,29 +70,8 @@ impl Rotations {
         after: Option<&KeyRef>,
         limit: usize,
     ) -> Vec<(KeyRef, Progress)> {
-        let of = |key: &KeyRef| keyspace.is_none_or(|keyspace| key.keyspace == *keyspace);
-        self.lock()
-            .iter()
-            .filter(|(key, _)| after.is_none_or(|after| *key > after) && of(key))
-            .take(limit)
-            .map(|(key, progress)| (key.clone(), progress.clone()))
-            .collect()
-    }
-
-    fn keys(&self) -> Vec<KeyRef> {
-        self.lock().keys().cloned().collect()
-    }
-
-    fn show(&self, key: &KeyRef, progress: Progress) {
-        self.lock().insert(key.clone(), progress);
-    }
-
-    fn end(&self, key: &KeyRef) {
-        self.lock().remove(key);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<KeyRef, Progress>> {
-        let under_way = self.shared.under_way.lock();
-        under_way.unwrap_or_else(PoisonError::into_inner)
+        self.under_way.page(after, limit, |key| {
+            keyspace.is_none_or(|keyspace| key.keyspace == *keyspace)
+        })
     }
 }

@@ -1,15 +1,10 @@
 //! The task that carries out the jobs: the only one that wraps values again and retires keys.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use attache_envelope::id::ValueId;
 use attache_envelope::name::KeyRef;
 use attache_translog::{Anchor, Retirement};
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,17 +12,10 @@ use super::job::{Happened, Job, Step};
 use super::pace::Pace;
 use super::{Progress, Rotations};
 use crate::audit::{AuditError, AuditLog};
+use crate::background::{self, BUSY, RETRY, TakenUp, Task};
 use crate::causes::with_causes;
 use crate::store::{ApplyError, Change, RedbStore, Store};
 use crate::vault::{OldKey, RewrapPage, Vault, VaultError};
-
-/// After something failed, or when what is left cannot be read, it is tried again after this long.
-const RETRY: Duration = Duration::from_secs(30);
-/// After the store's queue was full.
-const BUSY: Duration = Duration::from_millis(100);
-
-/// How far the threads that make pages stand back (nice(2)).
-const NICE: i32 = 10;
 
 /// Carries out the jobs of one broker.
 pub struct Worker<S: Store = RedbStore> {
@@ -37,7 +25,7 @@ pub struct Worker<S: Store = RedbStore> {
 }
 
 /// One key's job, and what belongs to it.
-struct Work {
+pub(crate) struct Work {
     old: OldKey,
     job: Job,
     pace: Pace,
@@ -60,10 +48,8 @@ enum StepError {
     Apply(#[from] ApplyError),
     #[error("the retirement could not be put on record")]
     Audit(#[from] AuditError),
-    #[error("no thread can be started")]
-    Thread(#[source] std::io::Error),
-    #[error("the broker is stopping")]
-    Stopping,
+    #[error("no thread can be had")]
+    Thread(#[from] std::io::Error),
 }
 
 impl<S: Store> Worker<S> {
@@ -88,55 +74,30 @@ impl<S: Store> Worker<S> {
 
     /// Works until `stop`. A step that was begun is ended first.
     pub async fn run(self, stop: CancellationToken) {
-        let mut under_way = BTreeMap::new();
-        while !stop.is_cancelled() {
-            self.take_up(&mut under_way).await;
-            let due = under_way
-                .values_mut()
-                .min_by_key(|work: &&mut Work| work.pace.due());
-            let Some(work) = due else {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = self.rotations.shared.come.notified() => continue,
-                    // One whose row could not be read.
-                    () = tokio::time::sleep(RETRY), if !self.rotations.keys().is_empty() => continue,
-                }
-            };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.rotations.shared.come.notified() => continue,
-                () = tokio::time::sleep_until(work.pace.due()) => {}
+        let under_way = self.rotations.under_way.clone();
+        background::run(self, under_way, stop).await;
+    }
+}
+
+impl<S: Store> Task for Worker<S> {
+    type Key = KeyRef;
+    type Progress = Progress;
+    type Work = Work;
+
+    async fn take_up(&self, key: &KeyRef) -> TakenUp<Work> {
+        match self.vault.old_key(key).await {
+            Ok(Some(old)) => {
+                tracing::info!(%key, limit = old.rewrap.rate, "wrapping a key's values again");
+                TakenUp::Begun(Work::new(old))
             }
-            self.advance(work).await;
-            if work.job.step() == Step::Over {
-                let key = work.old.key.clone();
-                under_way.remove(&key);
-                self.rotations.end(&key);
+            Ok(None) => TakenUp::Over,
+            Err(error) => {
+                tracing::error!(%key, error = %with_causes(&error), "a key's row cannot be read; trying again");
+                TakenUp::Later
             }
         }
     }
 
-    /// Begins the jobs of keys that have come.
-    async fn take_up(&self, under_way: &mut BTreeMap<KeyRef, Work>) {
-        for key in self.rotations.keys() {
-            if under_way.contains_key(&key) {
-                continue;
-            }
-            match self.vault.old_key(&key).await {
-                Ok(Some(old)) => {
-                    tracing::info!(%key, limit = old.rewrap.rate, "wrapping a key's values again");
-                    under_way.insert(key, Work::new(old));
-                }
-                Ok(None) => self.rotations.end(&key),
-                Err(error) => {
-                    tracing::error!(%key, error = %with_causes(&error), "a key's row cannot be read; trying again");
-                }
-            }
-        }
-    }
-
-    /// Does one step and shows how far it is.
     async fn advance(&self, work: &mut Work) {
         match self.step(work).await {
             Ok(happened) => {
@@ -153,6 +114,10 @@ impl<S: Store> Worker<S> {
                 work.job.happened(Happened::Conflict);
                 work.pace.wait_until(Instant::now() + BUSY);
             }
+            Err(StepError::Vault(VaultError::KeyspaceDestroyed(_))) => {
+                work.ahead = None;
+                work.job.happened(Happened::Retired);
+            }
             Err(error) => {
                 let why = with_causes(&error);
                 tracing::error!(key = %work.old.key, error = %why, "a key's values are not wrapped again");
@@ -162,9 +127,18 @@ impl<S: Store> Worker<S> {
                 work.pace.wait_until(Instant::now() + RETRY);
             }
         }
-        self.rotations.show(&work.old.key, work.progress());
     }
 
+    fn due(work: &Work) -> Instant {
+        work.pace.due()
+    }
+
+    fn progress(work: &Work) -> Option<Progress> {
+        (work.job.step() != Step::Over).then(|| work.progress())
+    }
+}
+
+impl<S: Store> Worker<S> {
     async fn step(&self, work: &mut Work) -> Result<Happened, StepError> {
         match work.job.step() {
             Step::Count => self.count(work).await,
@@ -223,20 +197,12 @@ impl<S: Store> Worker<S> {
         Ok(page.values)
     }
 
-    /// Makes a page where it holds up nobody's IO: on a thread of its own, to which the system prefers every other of ours.
     async fn page(&self, work: &Work, after: Option<ValueId>) -> Result<RewrapPage, StepError> {
         let (vault, old, limit) = (Arc::clone(&self.vault), work.old.clone(), work.pace.page());
-        let runtime = Handle::current();
-        let (answer, made) = oneshot::channel();
-        let make = move || {
-            // Of this thread alone. Where it is refused, the page is made all the same.
-            let _nice = rustix::process::nice(NICE);
-            // Whoever asked may be gone, and the page is then for nobody.
-            drop(answer.send(runtime.block_on(vault.prepare_rewrap(&old, after, limit))));
-        };
-        let thread = thread::Builder::new().name("rewrap".into()).spawn(make);
-        drop(thread.map_err(StepError::Thread)?);
-        Ok(made.await.map_err(|_| StepError::Stopping)??)
+        let made = background::apart("rewrap", async move {
+            vault.prepare_rewrap(&old, after, limit).await
+        });
+        Ok(made.await??)
     }
 
     /// On record, then committed, then the store's new anchor on record: as every change that the broker makes itself.

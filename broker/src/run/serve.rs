@@ -47,7 +47,8 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
-    rotation::{Rotations, Worker},
+    removal::{self, Removals},
+    rotation::{self, Rotations},
     scrub::Scrub,
     store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store, anchored_head},
     vault::BrokerVault,
@@ -159,6 +160,7 @@ impl Broker {
             mutations,
             rotations: Rotations::default(),
             scrubbed,
+            removals: Removals::default(),
             log: log.clone(),
             refusals: refusals.clone(),
             releases,
@@ -209,7 +211,7 @@ impl Broker {
         mut signals: Signals,
     ) -> Result<()> {
         let stop = CancellationToken::new();
-        let rewrapping = self.rewrapping().await?;
+        let (rewrapping, removing) = (self.rewrapping().await?, self.removing().await?);
         let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
         let metrics = self.tell_metrics(serving.clone(), &stop).await?;
@@ -234,6 +236,7 @@ impl Broker {
         self.tasks.spawn(rewrapping.run(stop.clone()));
         let scrub = Arc::clone(&self.scrub);
         self.tasks.spawn(scrub.run(stop.clone()));
+        self.tasks.spawn(removing.run(stop.clone()));
         let listening = listening(grpc, enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
@@ -260,10 +263,17 @@ impl Broker {
     }
 
     /// What goes on with the rotations that a start finds, before anybody may ask for more.
-    async fn rewrapping(&self) -> Result<Worker> {
+    async fn rewrapping(&self) -> Result<rotation::Worker> {
         let services = &self.services;
         let (vault, rotations) = (Arc::clone(&services.vault), services.rotations.clone());
-        Ok(Worker::new(vault, self.log.clone(), rotations).await?)
+        Ok(rotation::Worker::new(vault, self.log.clone(), rotations).await?)
+    }
+
+    /// What goes on with the keyspaces that a start finds destroyed and not removed.
+    async fn removing(&self) -> Result<removal::Worker> {
+        let services = &self.services;
+        let (vault, removals) = (Arc::clone(&services.vault), services.removals.clone());
+        Ok(removal::Worker::new(vault, self.log.clone(), removals).await?)
     }
 
     /// Answers `GET /metrics` until `stop`, where the settings say so; answers where.

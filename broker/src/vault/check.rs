@@ -5,7 +5,7 @@
 //! and set hashes. Works on a snapshot, without a ledger, so that a store that does not open can be looked at. It must never
 //! mend anything, and never print a body.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Instant;
 
@@ -111,7 +111,7 @@ async fn look<S: Store>(store: &S, keys: &Keys, depth: Depth) -> Result<CheckRep
             payloads: 0,
             findings: Vec::new(),
         },
-        secrets: HashSet::new(),
+        secrets: HashMap::new(),
         keks: HashMap::new(),
     };
     let tip = check.anchor().await?;
@@ -134,10 +134,10 @@ struct Check<'a, V: Snapshot> {
     codec: &'a RowCodec,
     depth: Depth,
     report: CheckReport,
-    /// The ids of all secrets that have a head.
-    secrets: HashSet<SecretId>,
-    /// How far each KEK is whose row can be read.
-    keks: HashMap<KeyId, KekPhase>,
+    /// The ids of all secrets that have a head, and whether their keyspace is being removed.
+    secrets: HashMap<SecretId, bool>,
+    /// How far each KEK is whose row can be read, and whether its keyspace is being removed.
+    keks: HashMap<KeyId, (KekPhase, bool)>,
 }
 
 impl<V: Snapshot> Check<'_, V> {
@@ -265,18 +265,24 @@ impl<V: Snapshot> Check<'_, V> {
             return Ok(());
         };
         let phase = body.state.phase();
-        if self.keks.insert(body.kek, phase).is_some() {
+        let of = match KekBody::parse_key(key) {
+            Ok((keyspace, epoch)) => self.keyspace_named(&keyspace).await?.zip(Some(epoch)),
+            Err(_) => {
+                self.find(Table::Kek, key, "is of no keyspace and epoch");
+                return Ok(());
+            }
+        };
+        let state = of.as_ref().map(|(of, _)| of.state);
+        let removed = state == Some(KeyspaceState::Removing);
+        if self.keks.insert(body.kek, (phase, removed)).is_some() {
             self.find(Table::Kek, key, "shares its id with another key");
         }
-        let Ok((keyspace, epoch)) = KekBody::parse_key(key) else {
-            self.find(Table::Kek, key, "is of no keyspace and epoch");
+        let gone = removed || state == Some(KeyspaceState::Destroyed);
+        if gone && phase != KekPhase::Destroyed {
+            self.find(Table::Kek, key, "is a key of a keyspace that is destroyed");
             return Ok(());
-        };
-        let keyspace = KeyspaceBody::key(&keyspace);
-        let of = self
-            .peek(Table::Keyspace, &keyspace, KeyspaceBody::decode)
-            .await?;
-        if phase == KekPhase::Active && of.is_none_or(|of| of.key_epoch != epoch) {
+        }
+        if phase == KekPhase::Active && of.is_none_or(|(of, epoch)| of.key_epoch != epoch) {
             self.find(
                 Table::Kek,
                 key,
@@ -290,24 +296,30 @@ impl<V: Snapshot> Check<'_, V> {
         let Some(head) = self.decode(Table::Head, key, row, HeadBody::decode) else {
             return Ok(());
         };
-        if !self.secrets.insert(head.secret) {
+        let path = parsed::<SecretPath>(key);
+        let keyspace = match &path {
+            Some(path) => self.keyspace_named(&path.keyspace).await?,
+            None => None,
+        };
+        let removed = keyspace
+            .as_ref()
+            .is_some_and(|it| it.state == KeyspaceState::Removing);
+        if self.secrets.insert(head.secret, removed).is_some() {
             self.find(Table::Head, key, "shares its secret id with another name");
         }
-        let Some(path) = parsed::<SecretPath>(key) else {
+        if path.is_none() {
             self.find(Table::Head, key, "is no secret's name");
             return Ok(());
-        };
-        let keyspace = KeyspaceBody::key(&path.keyspace);
-        if self
-            .snapshot
-            .get(Table::Keyspace, &keyspace)
-            .await?
-            .is_none()
-        {
-            self.find(Table::Head, key, "is of a keyspace that is not there");
         }
-        // The latest may be destroyed.
-        if let Some(active) = head.active {
+        match keyspace.map(|it| it.state) {
+            None => self.find(Table::Head, key, "is of a keyspace that is not there"),
+            Some(KeyspaceState::Destroyed) => {
+                self.find(Table::Head, key, "is of a keyspace that is destroyed");
+            }
+            Some(KeyspaceState::Active | KeyspaceState::Removing) => {}
+        }
+        // The latest may be destroyed. Of a keyspace that is removed versions go before their heads.
+        if let Some(active) = head.active.filter(|_| !removed) {
             let version = VersionBody::key(head.secret, active);
             if self.snapshot.get(Table::Version, &version).await?.is_none() {
                 self.find(Table::Head, key, "points to a version that is not there");
@@ -327,7 +339,8 @@ impl<V: Snapshot> Check<'_, V> {
         if number != version.number {
             self.find(Table::Version, key, "has another number than its key");
         }
-        if !self.secrets.contains(&secret) {
+        let removed = self.secrets.get(&secret).copied();
+        if removed.is_none() {
             self.find(Table::Version, key, "is of a secret that has no head");
         }
         for value in version.fields.values() {
@@ -336,6 +349,8 @@ impl<V: Snapshot> Check<'_, V> {
                 .peek(Table::ValueKey, &value_key, ValueKeyBody::decode)
                 .await?;
             match found {
+                // Values of a keyspace that is removed go before their versions.
+                None if removed == Some(true) => {}
                 None => self.find(Table::Version, key, "points to a value that is not there"),
                 Some(found) if found.secret != secret => {
                     self.find(Table::Version, key, "points to a value of another secret");
@@ -367,15 +382,15 @@ impl<V: Snapshot> Check<'_, V> {
             self.find(Table::ValueKey, key, "is not in the KEK index");
         }
         match self.keks.get(&body.kek) {
-            Some(KekPhase::Active | KekPhase::DecryptOnly) => {}
-            Some(KekPhase::Retired) => {
+            Some((KekPhase::Active | KekPhase::DecryptOnly, _) | (KekPhase::Destroyed, true)) => {}
+            Some((KekPhase::Retired, _)) => {
                 self.find(
                     Table::ValueKey,
                     key,
                     "is wrapped under a key that is retired",
                 );
             }
-            Some(KekPhase::Destroyed) | None => {
+            Some((KekPhase::Destroyed, false)) | None => {
                 self.find(
                     Table::ValueKey,
                     key,
@@ -436,6 +451,11 @@ impl<V: Snapshot> Check<'_, V> {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    async fn keyspace_named(&self, name: &Keyspace) -> Result<Option<KeyspaceBody>, StoreError> {
+        let key = KeyspaceBody::key(name);
+        self.peek(Table::Keyspace, &key, KeyspaceBody::decode).await
     }
 
     /// A row that another one points to; none when it is not there or damaged, which its own table's pass reports.

@@ -66,6 +66,7 @@ impl<S: Store> Vault<S> {
             path: path.clone(),
             absence,
         };
+        self.refuse_in_destroyed(path).await?;
         let Record { seq, body: head } = self.head(path).await?.ok_or(absent(Absence::Secret))?;
         if head.state == HeadState::Destroyed {
             return Err(absent(Absence::Destroyed));

@@ -18,6 +18,11 @@ pub enum VaultError {
     /// The keyspace does not exist.
     #[error("there is no keyspace {0}: create it with attache keyspace create")]
     NoKeyspace(Keyspace),
+    /// The keyspace is destroyed.
+    #[error(
+        "the keyspace {0} is destroyed, and its name is not given again: create one of another name"
+    )]
+    KeyspaceDestroyed(Keyspace),
     /// The keyspace exists, or existed.
     #[error("the keyspace {0} exists already, or its name is taken by a destroyed one")]
     KeyspaceTaken(Keyspace),
@@ -202,6 +207,8 @@ pub enum Absence {
     Disabled,
     /// Its values are gone.
     Destroyed,
+    /// The keys of all of its keyspace are gone.
+    Keyspace,
 }
 
 impl fmt::Display for Absence {
@@ -213,6 +220,7 @@ impl fmt::Display for Absence {
             Self::NoActiveVersion => f.write_str("no version is active"),
             Self::Disabled => f.write_str("it is disabled"),
             Self::Destroyed => f.write_str("it is destroyed"),
+            Self::Keyspace => f.write_str("its keyspace is destroyed"),
         }
     }
 }

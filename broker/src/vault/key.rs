@@ -44,7 +44,7 @@ impl<S: Store> Vault<S> {
     ) -> Result<Vec<KeyView>, VaultError> {
         let prefix = match keyspace {
             Some(keyspace) => {
-                self.keyspace(keyspace).await?;
+                self.known_keyspace(keyspace).await?;
                 KekBody::prefix(keyspace)
             }
             None => Vec::new(),

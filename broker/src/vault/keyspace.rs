@@ -18,7 +18,9 @@ const FIRST_EPOCH: u32 = 1;
 pub struct KeyspaceView {
     /// Its name.
     pub name: Keyspace,
-    /// How many secrets are in it.
+    /// What may be done with it.
+    pub state: KeyspaceState,
+    /// How many secrets are in it; of a destroyed one, how many are still to be removed.
     pub secrets: u64,
     /// The epoch of the key that new values are wrapped under.
     pub key_epoch: u32,
@@ -55,7 +57,7 @@ impl<S: Store> Vault<S> {
         Ok(change)
     }
 
-    /// The first `limit` active keyspaces after `after`, by name.
+    /// The first `limit` keyspaces after `after`, by name; destroyed ones too, whose names stay taken.
     ///
     /// Counting the secrets reads their names, about a million a second, and verifies none of them.
     ///
@@ -66,33 +68,28 @@ impl<S: Store> Vault<S> {
         after: Option<&Keyspace>,
         limit: usize,
     ) -> Result<Vec<KeyspaceView>, VaultError> {
-        let mut after = after.map(|name| name.as_str().as_bytes().to_vec());
-        let mut views = Vec::new();
-        while views.len() < limit {
-            let left = limit - views.len();
-            let rows = self
-                .ledger
-                .scan(Table::Keyspace, b"", after.as_deref(), left)
-                .await?;
-            let Some((last, _)) = rows.last() else { break };
-            after = Some(last.clone());
-            for (key, row) in rows {
-                let damaged = || LedgerError::damaged(Table::Keyspace, &key);
-                let name = std::str::from_utf8(&key).map_err(|_| damaged())?;
-                let name: Keyspace = name.parse().map_err(|_| damaged())?;
-                let found = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?;
-                if found.body.state == KeyspaceState::Active {
-                    views.push(KeyspaceView {
-                        secrets: self
-                            .count(Table::Head, format!("{name}/").as_bytes())
-                            .await?,
-                        name,
-                        key_epoch: found.body.key_epoch,
-                        created_ms: found.body.created_ms,
-                    });
-                }
-            }
+        let after = after.map(|name| name.as_str().as_bytes());
+        let rows = self.ledger.scan(Table::Keyspace, b"", after, limit).await?;
+        let mut views = Vec::with_capacity(rows.len());
+        for (key, row) in rows {
+            let name = keyspace_of(&key)?;
+            let body = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?.body;
+            let prefix = format!("{name}/");
+            views.push(KeyspaceView {
+                secrets: self.count(Table::Head, prefix.as_bytes()).await?,
+                name,
+                state: body.state,
+                key_epoch: body.key_epoch,
+                created_ms: body.created_ms,
+            });
         }
         Ok(views)
     }
+}
+
+/// Which keyspace a row is of.
+pub(super) fn keyspace_of(row_key: &[u8]) -> Result<Keyspace, VaultError> {
+    let name = std::str::from_utf8(row_key).ok();
+    let name = name.and_then(|name| name.parse().ok());
+    name.ok_or_else(|| LedgerError::damaged(Table::Keyspace, row_key).into())
 }

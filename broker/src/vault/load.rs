@@ -80,8 +80,11 @@ impl<S: Store> Vault<S> {
         version: Option<SecretVersion>,
     ) -> Result<Lookup<Resolved>, VaultError> {
         match self.resolve_once(path, version).await {
-            // Its head was read, and the whole secret destroyed: that is no damage.
+            // Its head was read, and the whole secret or keyspace destroyed: that is no damage.
             Err(error @ VaultError::Ledger(LedgerError::Damaged { .. })) => {
+                if self.is_destroyed(&path.keyspace).await? {
+                    return Ok(Lookup::Absent(Absence::Keyspace));
+                }
                 match self.head(path).await {
                     Ok(Some(head)) if head.body.state == HeadState::Destroyed => {
                         Ok(Lookup::Absent(Absence::Destroyed))
@@ -98,6 +101,10 @@ impl<S: Store> Vault<S> {
         path: &SecretPath,
         version: Option<SecretVersion>,
     ) -> Result<Lookup<Resolved>, VaultError> {
+        // First of all: rows of a destroyed keyspace may be left.
+        if self.is_destroyed(&path.keyspace).await? {
+            return Ok(Lookup::Absent(Absence::Keyspace));
+        }
         let Some(head) = self.head(path).await? else {
             return Ok(Lookup::Absent(Absence::Secret));
         };
@@ -194,7 +201,14 @@ impl<S: Store> Vault<S> {
         let keyspace = &stored.path.keyspace;
         let mut deks = Vec::with_capacity(stored.fields.len());
         for field in &stored.fields {
-            let kek = self.keks.of_id(&self.ledger, keyspace, field.kek).await?;
+            let kek = match self.keks.of_id(&self.ledger, keyspace, field.kek).await {
+                Ok(kek) => kek,
+                Err(error @ KeysError::NoKek { .. }) => {
+                    self.refuse_in_destroyed(&stored.path).await?;
+                    return Err(error.into());
+                }
+                Err(error) => return Err(error.into()),
+            };
             let binding = DekBinding {
                 store: self.store_id(),
                 keyspace,

@@ -6,6 +6,7 @@
 
 mod check;
 mod destroy_key;
+mod destroy_keyspace;
 mod destroy_secret;
 mod error;
 mod key;
@@ -13,6 +14,7 @@ mod keyspace;
 mod load;
 mod put;
 mod records;
+mod remove;
 mod rewrap;
 mod rollback;
 mod rotate;
@@ -26,12 +28,14 @@ use attache_mtls::spiffe::BrokerId;
 
 pub use check::{CheckReport, Finding, check_store, scrub_store};
 pub use destroy_key::{DESTROYED, PreparedDestruction};
+pub use destroy_keyspace::PreparedKeyspaceDestruction;
 pub use destroy_secret::{DestroyRequest, MAX_DESTROYED_VALUES, PreparedDestroy};
 pub use error::{Absence, VaultError};
 pub use key::KeyView;
 pub use keyspace::KeyspaceView;
 pub use load::{Lookup, Resolved, StoredField, StoredSecret};
 pub use put::{BeginPut, CheckedPut, PreparedPut, PutRequest, PutValue};
+pub use remove::{Passed, RemovalPage};
 pub use rewrap::{OldKey, RewrapPage};
 pub use rollback::{PreparedRollback, RollbackRequest};
 pub use rotate::PreparedRotation;

@@ -6,13 +6,24 @@ use attache_envelope::body::{HeadBody, KeyspaceBody, KeyspaceState, ValueKeyBody
 use attache_envelope::id::{SecretId, ValueId};
 use attache_envelope::name::{Keyspace, SecretPath, SecretVersion};
 use attache_envelope::{EnvelopeError, Table};
+use bytes::Bytes;
 
 use super::Vault;
-use super::error::VaultError;
+use super::error::{Absence, VaultError};
 use crate::store::{LedgerError, Row, Store};
 
 /// Rows read at once while they are counted.
 const COUNTED: usize = 4096;
+
+/// A row, where a damaged one is nothing that stops the work.
+pub(super) enum Found<T> {
+    /// There is none.
+    Absent,
+    /// It fails authentication, or does not decode.
+    Damaged,
+    /// It is there.
+    Sound(Record<T>),
+}
 
 /// A decoded row and the commit that wrote it.
 pub(super) struct Record<T> {
@@ -26,13 +37,45 @@ impl<S: Store> Vault<S> {
         &self,
         keyspace: &Keyspace,
     ) -> Result<Record<KeyspaceBody>, VaultError> {
+        let found = self.known_keyspace(keyspace).await?;
+        match found.body.state {
+            KeyspaceState::Active => Ok(found),
+            KeyspaceState::Removing | KeyspaceState::Destroyed => {
+                Err(VaultError::KeyspaceDestroyed(keyspace.clone()))
+            }
+        }
+    }
+
+    /// The keyspace, in use or destroyed.
+    pub(super) async fn known_keyspace(
+        &self,
+        keyspace: &Keyspace,
+    ) -> Result<Record<KeyspaceBody>, VaultError> {
         let key = KeyspaceBody::key(keyspace);
         let found = self
             .record(Table::Keyspace, &key, KeyspaceBody::decode)
             .await?;
-        found
-            .filter(|keyspace| keyspace.body.state == KeyspaceState::Active)
-            .ok_or_else(|| VaultError::NoKeyspace(keyspace.clone()))
+        found.ok_or_else(|| VaultError::NoKeyspace(keyspace.clone()))
+    }
+
+    /// Whether the keyspace is destroyed. One that is not there is not, and has nothing in it.
+    pub(super) async fn is_destroyed(&self, keyspace: &Keyspace) -> Result<bool, VaultError> {
+        match self.keyspace(keyspace).await {
+            Ok(_) | Err(VaultError::NoKeyspace(_)) => Ok(false),
+            Err(VaultError::KeyspaceDestroyed(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses what is asked of a secret whose keyspace is destroyed.
+    pub(super) async fn refuse_in_destroyed(&self, path: &SecretPath) -> Result<(), VaultError> {
+        if !self.is_destroyed(&path.keyspace).await? {
+            return Ok(());
+        }
+        Err(VaultError::Absent {
+            path: path.clone(),
+            absence: Absence::Keyspace,
+        })
     }
 
     pub(super) async fn head(
@@ -115,6 +158,44 @@ impl<S: Store> Vault<S> {
                 None => return Ok(count),
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// At most `limit` rows of a table after `after`, each by itself: one that is damaged is none of the others' business.
+    pub(super) async fn each<T>(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        decode: fn(&[u8]) -> Result<T, EnvelopeError>,
+    ) -> Result<Vec<(Vec<u8>, Found<T>)>, VaultError> {
+        let rows = self.ledger.store().scan(table, prefix, after, limit).await;
+        let codec = self.keys().row_codec();
+        let found = |(key, stored): (Vec<u8>, Bytes)| {
+            let row = codec.verify(table, &key, &stored).ok();
+            let record = row.and_then(|row| decoded(table, &key, row.into_row(), decode).ok());
+            (key, record.map_or(Found::Damaged, Found::Sound))
+        };
+        Ok(rows
+            .map_err(LedgerError::from)?
+            .into_iter()
+            .map(found)
+            .collect())
+    }
+
+    /// A row that may be damaged.
+    pub(super) async fn find<T>(
+        &self,
+        table: Table,
+        key: &[u8],
+        decode: fn(&[u8]) -> Result<T, EnvelopeError>,
+    ) -> Result<Found<T>, VaultError> {
+        match self.record(table, key, decode).await {
+            Ok(Some(record)) => Ok(Found::Sound(record)),
+            Ok(None) => Ok(Found::Absent),
+            Err(VaultError::Ledger(LedgerError::Damaged { .. })) => Ok(Found::Damaged),
+            Err(error) => Err(error),
         }
     }
 

@@ -51,6 +51,7 @@ impl<S: Store> Vault<S> {
             path: path.clone(),
             absence,
         };
+        self.refuse_in_destroyed(path).await?;
         let head = self.head(path).await?;
         let head = head.ok_or_else(|| absent(Absence::Secret))?;
         let (seq, head) = (head.seq, head.body);

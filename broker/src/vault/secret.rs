@@ -79,18 +79,32 @@ impl<S: Store> Vault<S> {
             }
             None => String::new(),
         };
-        let after = after.map(HeadBody::key);
-        let rows = self
-            .ledger
-            .scan(Table::Head, prefix.as_bytes(), after.as_deref(), limit)
-            .await?;
-        let mut views = Vec::with_capacity(rows.len());
-        for (key, row) in rows {
-            let damaged = || LedgerError::damaged(Table::Head, &key);
-            let path = std::str::from_utf8(&key).map_err(|_| damaged())?;
-            let path = path.parse().map_err(|_| damaged())?;
-            let head = decoded(Table::Head, &key, row, HeadBody::decode)?;
-            views.push(self.view(path, head.body).await?);
+        let mut after = after.map(HeadBody::key);
+        let mut views = Vec::new();
+        // The keyspace of the row before, and whether its rows are only still there.
+        let mut last: Option<(Keyspace, bool)> = None;
+        while views.len() < limit {
+            let left = limit - views.len();
+            let rows = self
+                .ledger
+                .scan(Table::Head, prefix.as_bytes(), after.as_deref(), left)
+                .await?;
+            let Some((end, _)) = rows.last() else { break };
+            after = Some(end.clone());
+            for (key, row) in rows {
+                let damaged = || LedgerError::damaged(Table::Head, &key);
+                let path = std::str::from_utf8(&key).map_err(|_| damaged())?;
+                let path: SecretPath = path.parse().map_err(|_| damaged())?;
+                let gone = match &last {
+                    Some((of, gone)) if *of == path.keyspace => *gone,
+                    Some(_) | None => self.is_destroyed(&path.keyspace).await?,
+                };
+                last = Some((path.keyspace.clone(), gone));
+                if !gone {
+                    let head = decoded(Table::Head, &key, row, HeadBody::decode)?;
+                    views.push(self.view(path, head.body).await?);
+                }
+            }
         }
         Ok(views)
     }
@@ -131,6 +145,7 @@ impl<S: Store> Vault<S> {
     }
 
     pub(super) async fn present_head(&self, path: &SecretPath) -> Result<HeadBody, VaultError> {
+        self.refuse_in_destroyed(path).await?;
         let head = self.head(path).await?;
         head.map(|head| head.body)
             .ok_or_else(|| VaultError::Absent {

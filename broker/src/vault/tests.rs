@@ -1,6 +1,7 @@
 //! The vault over a real store, with puts sealed as a client seals them.
 
 mod check;
+mod destroy_keyspace;
 mod destroy_secret;
 mod keys;
 mod puts;
@@ -62,7 +63,7 @@ impl Bench {
         bench
     }
 
-    async fn keyspace(&self, name: &str) {
+    pub(crate) async fn keyspace(&self, name: &str) {
         let name = name.parse().unwrap();
         let change = self.vault.prepare_keyspace(&name, &operator(), NOW).await;
         self.ledger().apply(change.unwrap()).await.unwrap();

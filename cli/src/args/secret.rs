@@ -99,8 +99,10 @@ pub struct Destroy {
 pub enum Keyspace {
     /// Make a keyspace with its own keys; no put makes one by itself
     Create(Create),
-    /// List keyspaces
+    /// List keyspaces, destroyed ones too
     List,
+    /// Destroy all keys of a keyspace at once, and all that they wrapped; its name is not given again
+    Destroy(DestroyKeyspace),
 }
 
 /// `attache keyspace create NAME`
@@ -109,6 +111,20 @@ pub struct Create {
     /// The first segment of its secrets' names
     #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
     pub name: KeyspaceName,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache keyspace destroy NAME`
+#[derive(Debug, Clone, Args)]
+pub struct DestroyKeyspace {
+    /// The keyspace
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
+    pub name: KeyspaceName,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,

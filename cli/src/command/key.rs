@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use follow::{RewrapJson, follow, rewraps};
 
-use super::{Changed, Shell, or_dash, time, uuid_text};
+use super::{Changed, Shell, held, or_dash, time, uuid_text};
 use crate::args::key::{Destroy, Of, Rotate, Status};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
@@ -64,18 +64,11 @@ struct DestroyedJson {
     /// What is still to be known of it.
     statement: String,
     /// The backups on record that have it, newest first.
-    backups: Vec<HeldByJson>,
+    backups: Vec<held::ByJson>,
     /// How many there are.
     backup_count: u64,
     #[serde(flatten)]
     changed: Changed,
-}
-
-/// A backup that has a key.
-#[derive(Debug, Serialize)]
-struct HeldByJson {
-    backup: String,
-    created: Option<String>,
 }
 
 /// Lists keys.
@@ -262,12 +255,8 @@ pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
         )
         .await?;
     let changed = Changed::new(id, answer.committed, dry_run);
-    let held_by = |backup: &pb::Backup| HeldByJson {
-        backup: uuid_text(&backup.id),
-        created: time(backup.created),
-    };
-    let backups: Vec<_> = answer.backups.iter().map(held_by).collect();
-    let still = held_in(&backups, answer.backup_count);
+    let backups = held::by(&answer.backups);
+    let still = held::told(&backups, answer.backup_count);
     let text = if dry_run {
         format!("no value needs {key}: it would be destroyed; {still}")
     } else {
@@ -285,24 +274,6 @@ pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
         changed,
     };
     Report::new(&destroyed, vec![key], Human::Text(text))
-}
-
-/// Which backups can still open a key.
-fn held_in(backups: &[HeldByJson], count: u64) -> String {
-    if backups.is_empty() {
-        return "no backup on record has it".to_owned();
-    }
-    let named = backups
-        .iter()
-        .map(|it| format!("{} ({})", it.backup, or_dash(it.created.as_deref())));
-    let named = named.collect::<Vec<_>>().join(", ");
-    let more = count.saturating_sub(backups.len() as u64);
-    let more = if more == 0 {
-        String::new()
-    } else {
-        format!(" and {more} older ones")
-    };
-    format!("backups on record that have it: {named}{more}")
 }
 
 fn status_json(

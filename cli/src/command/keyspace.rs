@@ -3,18 +3,42 @@
 use attache_proto::attache::v1::{self as pb, keyspaces_client::KeyspacesClient};
 use serde::Serialize;
 
-use super::{Changed, Shell, or_dash, time};
-use crate::args::secret::Create;
+use super::{Changed, Shell, held, or_dash, time, with_suggestion};
+use crate::args::secret::{Create, DestroyKeyspace};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
 use crate::session::{Session, mutation};
+use crate::terminal::confirm;
 
 #[derive(Debug, Serialize)]
 struct KeyspaceJson {
     name: String,
+    /// `active`, `removing` or `destroyed`.
+    state: String,
     secrets: u64,
     key_epoch: u32,
     created: Option<String>,
+    /// Why the rows of a destroyed one do not go; none when they do.
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct DestroyedJson {
+    name: String,
+    secrets: u64,
+    keys: u64,
+    /// What is still to be known of the keys.
+    statement: String,
+    /// The backups on record that may have something of it, newest first.
+    backups: Vec<held::ByJson>,
+    /// How many there are.
+    backup_count: u64,
+    /// Grants that give nothing any more.
+    grants: Vec<String>,
+    /// How many there are.
+    grant_count: u64,
+    #[serde(flatten)]
+    changed: Changed,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,9 +96,11 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         .into_iter()
         .map(|view| KeyspaceJson {
             name: view.name,
+            state: view.state,
             secrets: view.secrets,
             key_epoch: view.key_epoch,
             created: time(view.created),
+            problem: Some(view.problem).filter(|it| !it.is_empty()),
         })
         .collect();
     let rows = keyspaces
@@ -82,6 +108,7 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         .map(|keyspace| {
             vec![
                 keyspace.name.clone(),
+                state(keyspace),
                 keyspace.secrets.to_string(),
                 keyspace.key_epoch.to_string(),
                 or_dash(keyspace.created.as_deref()),
@@ -93,21 +120,112 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         .map(|keyspace| keyspace.name.clone())
         .collect();
     let human = Human::Table {
-        heads: &["KEYSPACE", "SECRETS", "KEY EPOCH", "CREATED"],
+        heads: &["KEYSPACE", "STATE", "SECRETS", "KEY EPOCH", "CREATED"],
         rows,
     };
     Report::new(&serde_json::json!({ "keyspaces": keyspaces }), names, human)
 }
 
-/// The names of all keyspaces.
+/// Destroys a keyspace.
+///
+/// # Errors
+/// As [`create`]; when the name is not confirmed.
+pub async fn destroy(args: DestroyKeyspace, shell: &Shell) -> Result<Report, Failure> {
+    let (name, dry_run) = (args.name.to_string(), args.dry_run.dry_run);
+    if !dry_run {
+        let asked = format!(
+            "Keyspace {name} will be destroyed for good, with every secret in it, and its name is not given again"
+        );
+        confirm(&asked, &name, args.yes)?;
+    }
+    let session = shell.session().await?;
+    let (id, mutation) = mutation(dry_run);
+    let request = pb::DestroyKeyspaceRequest {
+        mutation,
+        name: name.clone(),
+    };
+    let what = format!("keyspace {name} was not destroyed");
+    let answer: Result<pb::DestroyKeyspaceResponse, _> = session
+        .change(&what, id, &request, |channel, request| async move {
+            KeyspacesClient::new(channel)
+                .destroy_keyspace(request)
+                .await
+        })
+        .await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(failure) => return Err(with_suggestion(failure, &name, active(&session)).await),
+    };
+    let changed = Changed::new(id, answer.committed, dry_run);
+    let backups = held::by(&answer.backups);
+    let still = held::told(&backups, answer.backup_count);
+    let (secrets, keys) = (answer.secrets, answer.keys);
+    let grants = grants(&answer.grants, answer.grant_count);
+    let text = if dry_run {
+        format!(
+            "keyspace {name} would be destroyed: secrets {secrets}, keys {keys}; {still}{grants}"
+        )
+    } else {
+        format!(
+            "keyspace {name} is destroyed: its keys ({keys}) are gone from the live store at seq {}; {}; {still}; what they \
+             wrapped (secrets {secrets}) is being removed, see: attache keyspace list; what pods have mounted stays until \
+             they end{grants}",
+            changed.seq, answer.statement
+        )
+    };
+    let destroyed = DestroyedJson {
+        name: name.clone(),
+        secrets,
+        keys,
+        statement: answer.statement,
+        backups,
+        backup_count: answer.backup_count,
+        grants: answer.grants,
+        grant_count: answer.grant_count,
+        changed,
+    };
+    Report::new(&destroyed, vec![name], Human::Text(text))
+}
+
+/// What becomes of the grants that name its secrets.
+fn grants(named: &[String], count: u64) -> String {
+    if named.is_empty() {
+        return String::new();
+    }
+    let more = count.saturating_sub(named.len() as u64);
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(" and {more} more")
+    };
+    let named = named.join(", ");
+    format!("; grants that give nothing any more, for attache grant remove: {named}{more}")
+}
+
+/// With why its rows do not go.
+fn state(keyspace: &KeyspaceJson) -> String {
+    match &keyspace.problem {
+        Some(problem) => format!("{}: {problem}", keyspace.state),
+        None => keyspace.state.clone(),
+    }
+}
+
+/// The names of all keyspaces, and whether each is in use.
 ///
 /// # Errors
 /// As [`create`].
-pub async fn names(session: &Session) -> Result<Vec<String>, Failure> {
-    Ok(views(session)
-        .await?
-        .into_iter()
-        .map(|view| view.name)
+pub async fn names(session: &Session) -> Result<Vec<(String, bool)>, Failure> {
+    let views = views(session).await?.into_iter();
+    Ok(views
+        .map(|view| (view.name, view.state == "active"))
+        .collect())
+}
+
+/// The names of those in use.
+async fn active(session: &Session) -> Result<Vec<String>, Failure> {
+    let names = names(session).await?.into_iter();
+    Ok(names
+        .filter_map(|(name, active)| active.then_some(name))
         .collect())
 }
 

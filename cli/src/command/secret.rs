@@ -157,10 +157,11 @@ async fn with_keyspace(failure: Failure, keyspace: &str, session: &Session) -> F
     let Ok(known) = keyspace::names(session).await else {
         return failure;
     };
-    if known.iter().any(|name| name == keyspace) {
+    if known.iter().any(|(name, _)| name == keyspace) {
         return failure;
     }
-    match nearest(keyspace, known.iter().map(String::as_str)) {
+    let active = known.iter().filter(|(_, active)| *active);
+    match nearest(keyspace, active.map(|(name, _)| name.as_str())) {
         Some(near) => failure.mend(format!(
             "did you mean {near}/...? If not: attache keyspace create {keyspace}"
         )),

@@ -67,6 +67,9 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("secret destroy", "dry_run", Flag),
     ("keyspace create", "name", Keyspace),
     ("keyspace create", "dry_run", Flag),
+    ("keyspace destroy", "name", Keyspace),
+    ("keyspace destroy", "yes", Flag),
+    ("keyspace destroy", "dry_run", Flag),
     ("key list", "keyspace", Keyspace),
     ("key status", "keyspace", Keyspace),
     ("key status", "wait", Flag),
@@ -181,7 +184,7 @@ pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
         "secret put" => vec![("path", "payments/db"), ("fields", "password")],
         "secret show" | "secret versions" => vec![("path", "payments/db")],
         "secret rollback" | "secret destroy" => vec![("reference", "payments/db")],
-        "keyspace create" => vec![("name", "payments")],
+        "keyspace create" | "keyspace destroy" => vec![("name", "payments")],
         "key rotate" => vec![("keyspace", "payments")],
         "key destroy" => vec![("key", "payments@1")],
         "grant add" => vec![

@@ -14,8 +14,39 @@ use crate::{MAX_VERSION_BYTES, TAG_BYTES};
 pub enum KeyspaceState {
     /// It is used.
     Active,
-    /// Its keys are gone; the name stays taken.
+    /// Its keys are gone, and nothing is left of it but this row, by which its name stays taken for good.
     Destroyed,
+    /// Its keys are gone. Rows that they wrapped may be left, and are being removed.
+    Removing,
+}
+
+impl KeyspaceState {
+    /// The word for it, as operators see it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Destroyed => "destroyed",
+            Self::Removing => "removing",
+        }
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Active => 1,
+            Self::Destroyed => 2,
+            Self::Removing => 3,
+        }
+    }
+
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Active),
+            2 => Some(Self::Destroyed),
+            3 => Some(Self::Removing),
+            _ => None,
+        }
+    }
 }
 
 /// Table `keyspace`: `LP(state u8, key epoch u32, created u64, who)`.
@@ -45,12 +76,8 @@ impl KeyspaceBody {
     /// The body's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let state = match self.state {
-            KeyspaceState::Active => 1,
-            KeyspaceState::Destroyed => 2,
-        };
         Lp::record()
-            .u8(state)
+            .u8(self.state.code())
             .u32(self.key_epoch)
             .u64(self.created_ms)
             .str(&self.created_by)
@@ -64,11 +91,8 @@ impl KeyspaceBody {
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         decode(Self::RECORD, bytes, |reader| {
             Ok(Self {
-                state: match reader.u8("state")? {
-                    1 => KeyspaceState::Active,
-                    2 => KeyspaceState::Destroyed,
-                    _ => return Err(Malformed::new("state", Fault::Unknown)),
-                },
+                state: KeyspaceState::from_code(reader.u8("state")?)
+                    .ok_or(Malformed::new("state", Fault::Unknown))?,
                 key_epoch: epoch(reader, "key epoch")?,
                 created_ms: reader.u64("created")?,
                 created_by: reader.str("who", MAX_SPIFFE_ID_BYTES)?.to_owned(),

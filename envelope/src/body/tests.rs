@@ -86,8 +86,8 @@ proptest! {
     }
 
     #[test]
-    fn keyspaces_read_back(destroyed: bool, key_epoch in 1u32.., created_ms: u64, created_by: String) {
-        let state = if destroyed { KeyspaceState::Destroyed } else { KeyspaceState::Active };
+    fn keyspaces_read_back(state in 0..3usize, key_epoch in 1u32.., created_ms: u64, created_by: String) {
+        let state = [KeyspaceState::Active, KeyspaceState::Destroyed, KeyspaceState::Removing][state];
         let body = KeyspaceBody { state, key_epoch, created_ms, created_by };
         prop_assert_eq!(KeyspaceBody::decode(&body.encode()), Ok(body));
     }
@@ -276,7 +276,7 @@ fn malformed_keyspaces_are_refused_by_field() {
     };
     whole_or_nothing(body(1, 1), KeyspaceBody::decode);
     assert_eq!(
-        fault(KeyspaceBody::decode(&body(3, 1))),
+        fault(KeyspaceBody::decode(&body(4, 1))),
         ("state", Fault::Unknown)
     );
     assert_eq!(

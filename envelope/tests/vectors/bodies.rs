@@ -151,7 +151,8 @@ fn keyspace(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let keyspace = KeyspaceBody {
         state: match given.u64("state") {
             1 => KeyspaceState::Active,
-            _ => KeyspaceState::Destroyed,
+            2 => KeyspaceState::Destroyed,
+            _ => KeyspaceState::Removing,
         },
         key_epoch: given.u32("epoch"),
         created_ms: given.u64("created"),

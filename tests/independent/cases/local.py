@@ -33,6 +33,8 @@ def body_cases() -> list[Case]:
         "kek, destroyed": kek | {"epoch": 2, "state": 4, "wrap_key_id": "", "wrapped": "", "changed": CHANGED},
         "kek-index": {"kek_id": "55" * 16, "value": "22" * 16},
         "keyspace": {"name": "payments", "state": 1, "epoch": 1} | by,
+        "keyspace, removing": {"name": "payments", "state": 3, "epoch": 2} | by,
+        "keyspace, destroyed": {"name": "payments", "state": 2, "epoch": 2} | by,
         "request": {"operator": ALICE, "request": uuid("request", 7), "digest": "44" * 32, "result": b"ok".hex(),
                     "created": CREATED},
         "backup": backup,

@@ -465,4 +465,13 @@ events! {
         /// How many values of it were wrapped again.
         values: u64 = Count,
     }
+
+    /// What was left of a destroyed keyspace was removed by the broker itself: no row of it is in the store but the one by
+    /// which its name stays taken.
+    Removal = 16 "removal" {
+        /// The keyspace.
+        keyspace: String = Object,
+        /// How many values were removed since the broker that came to the end was started.
+        values: u64 = Count,
+    }
 }

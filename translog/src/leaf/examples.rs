@@ -57,6 +57,11 @@ fn process() -> Vec<Event> {
             values: 5_000,
         }
         .into(),
+        Removal {
+            keyspace: "payments".into(),
+            values: 5_000,
+        }
+        .into(),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Listing, versions, rollback and what a release loads.
 
 use super::*;
-use crate::store::{ApplyError, Change, LedgerError, Table};
+use crate::store::{ApplyError, LedgerError, Table};
 
 #[tokio::test]
 async fn keyspaces_are_listed_with_what_is_in_them() {
@@ -22,35 +22,6 @@ async fn keyspaces_are_listed_with_what_is_in_them() {
         1
     );
     assert_eq!(bench.vault.keyspaces(None, 1).await.unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn destroyed_keyspaces_take_no_place_in_a_page() {
-    use attache_envelope::body::{KeyspaceBody, KeyspaceState};
-
-    let bench = Bench::new().await;
-    bench.keyspace("zeta").await;
-    let mut change = Change::default();
-    for name in ["q1", "q2", "q3"] {
-        let body = KeyspaceBody {
-            state: KeyspaceState::Destroyed,
-            key_epoch: 1,
-            created_ms: NOW,
-            created_by: operator().to_string(),
-        };
-        change.put(Table::Keyspace, name, body.encode());
-    }
-    bench.ledger().apply(change).await.unwrap();
-    let first = bench.vault.keyspaces(None, 1).await.unwrap();
-    assert_eq!(first[0].name.as_str(), "payments");
-    let second = bench
-        .vault
-        .keyspaces(Some(&first[0].name), 1)
-        .await
-        .unwrap();
-    assert_eq!(second[0].name.as_str(), "zeta");
-    let third = bench.vault.keyspaces(Some(&second[0].name), 1).await;
-    assert!(third.unwrap().is_empty());
 }
 
 #[tokio::test]

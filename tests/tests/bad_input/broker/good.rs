@@ -85,6 +85,10 @@ impl Good {
                 mutation,
                 name: "web".into(),
             }),
+            "DestroyKeyspace" => bytes(pb::DestroyKeyspaceRequest {
+                mutation,
+                name: "spare".into(),
+            }),
             "ListKeyspaces" => bytes(pb::ListKeyspacesRequest { page }),
             other => panic!("{other} has no good request"),
         }

@@ -279,6 +279,8 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("CreateKeyspaceRequest.mutation", part),
     ("CreateKeyspaceRequest.name", name),
     ("ListKeyspacesRequest.page", optional),
+    ("DestroyKeyspaceRequest.mutation", part),
+    ("DestroyKeyspaceRequest.name", name),
     ("ListKeysRequest.keyspace", filter),
     ("ListKeysRequest.page", optional),
     ("ListSlotsRequest.page", optional),
@@ -523,6 +525,7 @@ pub(crate) const CONTROLS: &[(&str, Expect)] = &[
         "DestroyKey",
         Says(FailedPrecondition, "only a retired key is destroyed"),
     ),
+    ("DestroyKeyspace", Says(NotFound, "there is no keyspace")),
     ("EnrollNode", Says(PermissionDenied, "enrolls nodes")),
     (
         "ReadmitNodes",

@@ -1,0 +1,220 @@
+//! Keyspaces: `Keyspaces` of attache.v1. No answer here holds a key.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use attache_envelope::name::Keyspace;
+use attache_proto::attache::v1 as pb;
+use pb::keyspaces_server::Keyspaces;
+use tokio::runtime::Handle;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    backups,
+    field::{after, page, page_token, parse, time_ms},
+    mutate::{Asked, Prepared, digest, mutate},
+    peer::Peers,
+    rpc_error::RpcError,
+};
+use crate::{
+    audit::Clock,
+    backup::Records,
+    mutation::Mutations,
+    registry::Registry,
+    removal::Removals,
+    vault::{BrokerVault, DESTROYED, KeyspaceView, PreparedKeyspaceDestruction, VaultError},
+};
+
+/// So many backups are named with a keyspace that is destroyed.
+const NAMED_BACKUPS: usize = 32;
+/// And so many grants.
+const NAMED_GRANTS: usize = 32;
+
+/// The service.
+#[derive(Clone)]
+pub struct KeyspaceService {
+    /// Admits callers.
+    pub peers: Peers,
+    /// The keyspaces.
+    pub vault: Arc<BrokerVault>,
+    /// Grants that name their secrets.
+    pub registry: Arc<Registry>,
+    /// What is being removed.
+    pub removals: Removals,
+    /// Changes.
+    pub mutations: Mutations,
+    /// The time on record.
+    pub clock: Clock,
+}
+
+#[tonic::async_trait]
+impl Keyspaces for KeyspaceService {
+    async fn create_keyspace(
+        &self,
+        request: Request<pb::CreateKeyspaceRequest>,
+    ) -> Result<Response<pb::CreateKeyspaceResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("keyspace.create", &asked);
+        let name: Keyspace = parse("name", &asked.name)?;
+        let by = peer.id.clone();
+        let prepare = async {
+            let change = self
+                .vault
+                .prepare_keyspace(&name, &by, self.clock.now_ms())
+                .await?;
+            Ok(Prepared {
+                change,
+                answer: pb::CreateKeyspaceResponse::default(),
+            })
+        };
+        let asked = Asked {
+            peer,
+            verb: "keyspace.create",
+            object: name.to_string(),
+            mutation,
+            digest,
+            reason: String::new(),
+        };
+        let (_, committed): (pb::CreateKeyspaceResponse, _) =
+            mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::CreateKeyspaceResponse {
+            committed: Some(committed),
+        }))
+    }
+
+    async fn list_keyspaces(
+        &self,
+        request: Request<pb::ListKeyspacesRequest>,
+    ) -> Result<Response<pb::ListKeyspacesResponse>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let page = page(request.into_inner().page)?;
+        let after: Option<Keyspace> = after(page.after.as_deref())?;
+        let mut views = self
+            .vault
+            .keyspaces(after.as_ref(), page.size + 1)
+            .await
+            .map_err(RpcError::from)?;
+        let more = views.len() > page.size;
+        views.truncate(page.size);
+        let last = views.last().filter(|_| more).map(|v| v.name.to_string());
+        let keyspaces = views.into_iter().map(|view| self.shown(view)).collect();
+        let next_token = page_token(last.as_deref());
+        Ok(Response::new(pb::ListKeyspacesResponse {
+            keyspaces,
+            next_token,
+        }))
+    }
+    async fn destroy_keyspace(
+        &self,
+        request: Request<pb::DestroyKeyspaceRequest>,
+    ) -> Result<Response<pb::DestroyKeyspaceResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("keyspace.destroy", &asked);
+        let name: Keyspace = parse("name", &asked.name)?;
+        // What is wiped from memory once it is committed; a repeat commits nothing.
+        let wiped = Arc::new(Mutex::new(Vec::new()));
+        let prepared = Arc::clone(&wiped);
+        let prepare = async {
+            let destruction = self.prepare_destruction(name.clone()).await?;
+            let (grants, grant_count) = self.grants(&name);
+            let records = Records(self.vault.ledger());
+            let (backups, count) = records.since(destruction.created_ms, NAMED_BACKUPS).await?;
+            let answer = pb::DestroyKeyspaceResponse {
+                committed: None,
+                secrets: destruction.secrets,
+                keys: destruction.keys.len() as u64,
+                statement: DESTROYED.to_owned(),
+                backups: backups.iter().map(backups::view).collect(),
+                backup_count: count,
+                grants,
+                grant_count,
+            };
+            *lock(&prepared) = destruction.keys;
+            Ok(Prepared {
+                change: destruction.change,
+                answer,
+            })
+        };
+        let asked = Asked {
+            peer,
+            verb: "keyspace.destroy",
+            object: name.to_string(),
+            mutation,
+            digest,
+            // On record before it happens: who reads the log must not take it for more than it is.
+            reason: format!("every key gone from the live store with this commit; {DESTROYED}"),
+        };
+        let (vault, removals, of) = (Arc::clone(&self.vault), self.removals.clone(), name.clone());
+        let take_up = move |_| {
+            for (key, id) in lock(&wiped).drain(..) {
+                vault.forget_key(&key, id);
+            }
+            removals.begin(of);
+        };
+        let done = mutate(&self.mutations, asked, prepare, take_up).await;
+        let (answer, committed) = done.map_err(|error| beaten(error, &name))?;
+        Ok(Response::new(pb::DestroyKeyspaceResponse {
+            committed: Some(committed),
+            ..answer
+        }))
+    }
+}
+
+impl KeyspaceService {
+    /// Counts secrets where that holds up nobody's IO.
+    async fn prepare_destruction(
+        &self,
+        name: Keyspace,
+    ) -> Result<PreparedKeyspaceDestruction, RpcError> {
+        let (vault, now_ms) = (Arc::clone(&self.vault), self.clock.now_ms());
+        let runtime = Handle::current();
+        let counting = tokio::task::spawn_blocking(move || {
+            runtime.block_on(vault.prepare_keyspace_destruction(&name, now_ms))
+        });
+        Ok(counting.await.map_err(|_| VaultError::Stopping)??)
+    }
+
+    /// The grants of a keyspace's secrets, by name: some of them, and how many there are.
+    fn grants(&self, keyspace: &Keyspace) -> (Vec<String>, u64) {
+        let view = self.registry.view();
+        let of_it = view.grants.iter();
+        let mut of_it = of_it.filter(|(_, (_, it))| it.spec.secret().keyspace == *keyspace);
+        let named: Vec<_> = of_it
+            .by_ref()
+            .take(NAMED_GRANTS)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let count = named.len() as u64 + of_it.count() as u64;
+        (named, count)
+    }
+
+    fn shown(&self, view: KeyspaceView) -> pb::KeyspaceView {
+        let removal = self.removals.of(&view.name);
+        pb::KeyspaceView {
+            name: view.name.to_string(),
+            secrets: view.secrets,
+            key_epoch: view.key_epoch,
+            created: time_ms(view.created_ms),
+            state: view.state.name().to_owned(),
+            problem: removal.and_then(|it| it.problem).unwrap_or_default(),
+        }
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A key of it was rotated, counted or retired at the same instant: nothing was changed, and it pays to ask again.
+fn beaten(error: RpcError, name: &Keyspace) -> RpcError {
+    if error.reason() != "CHANGED_MEANWHILE" {
+        return error;
+    }
+    let told = format!(
+        "a key of {name} changed at the same time, and nothing was destroyed by this request: repeat the command"
+    );
+    RpcError::new(Code::Aborted, "KEYSPACE_CHANGED", told)
+}

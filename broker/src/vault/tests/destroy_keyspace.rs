@@ -1,0 +1,237 @@
+//! Destroying keyspaces: nothing opens from the commit on, what is left goes page by page, and the store is whole all along.
+
+use std::sync::LazyLock;
+
+use attache_envelope::Table;
+use attache_envelope::body::{KekPhase, KeyspaceState};
+use attache_envelope::name::Keyspace;
+
+use super::*;
+use crate::store::{ApplyError, RedbStore, Rows};
+use crate::vault::Passed;
+
+static PAYMENTS: LazyLock<Keyspace> = LazyLock::new(|| "payments".parse().unwrap());
+
+async fn destroy(bench: &Bench) {
+    let vault = &bench.vault;
+    let prepared = vault.prepare_keyspace_destruction(&PAYMENTS, NOW + 5);
+    let prepared = prepared.await.unwrap();
+    bench.ledger().apply(prepared.change).await.unwrap();
+    for (key, id) in prepared.keys {
+        vault.forget_key(&key, id);
+    }
+}
+
+/// One pass in pages of `limit`; answers values, rows and what stays.
+async fn pass(bench: &Bench, limit: usize) -> (u64, u64, u64) {
+    let (mut after, mut sum): (Option<Passed>, _) = (None, (0, 0, 0));
+    for _ in 0..200 {
+        let page = bench
+            .vault
+            .prepare_removal(&PAYMENTS, after.as_ref(), limit)
+            .await
+            .unwrap();
+        sum = (
+            sum.0 + page.values,
+            sum.1 + page.rows,
+            sum.2 + page.unreadable,
+        );
+        bench.ledger().apply(page.change).await.unwrap();
+        if page.passed.is_none() {
+            return sum;
+        }
+        after = page.passed;
+    }
+    panic!("the pass does not end: {after:?}");
+}
+
+async fn end(bench: &Bench) -> bool {
+    match bench.vault.prepare_removal_end(&PAYMENTS).await.unwrap() {
+        Some(change) => {
+            bench.ledger().apply(change).await.unwrap();
+            true
+        }
+        None => false,
+    }
+}
+
+/// How many rows there are of each table that something of a keyspace is in.
+async fn rows(bench: &Bench) -> [usize; 5] {
+    let tables = [
+        Table::ValueKey,
+        Table::KekIndex,
+        Table::Payload,
+        Table::Version,
+        Table::Head,
+    ];
+    let mut counts = [0; 5];
+    for (table, count) in tables.into_iter().zip(&mut counts) {
+        let rows = bench.ledger().store().scan(table, b"", None, 1000).await;
+        *count = rows.unwrap().len();
+    }
+    counts
+}
+
+async fn findings(fixture: &Fixture) -> Vec<(Table, &'static str)> {
+    let store = RedbStore::open(&fixture.store_path()).unwrap();
+    let keys = fixture.keys(&store).await;
+    let report = check_store(&store, &keys).await.unwrap();
+    report
+        .findings
+        .into_iter()
+        .map(|it| (it.table, it.problem))
+        .collect()
+}
+
+/// Two secrets with carried values, one of them under an old key, and a keyspace beside it.
+async fn bench() -> Bench {
+    let bench = Bench::new().await;
+    bench.keyspace("web").await;
+    bench.put("payments/one", &[("a", "1"), ("b", "2")]).await;
+    let vault = &bench.vault;
+    let rotation = vault.prepare_rotation(&PAYMENTS, None, 0, NOW + 1);
+    let rotation = rotation.await.unwrap();
+    bench.ledger().apply(rotation.change).await.unwrap();
+    bench.put("payments/one", &[("a", "3")]).await;
+    bench.put("payments/one", &[("b", "4")]).await;
+    bench.put("payments/two", &[("a", "5")]).await;
+    bench.put("web/one", &[("a", "6")]).await;
+    bench
+}
+
+#[tokio::test]
+async fn from_the_commit_on_nothing_of_it_opens_and_the_rest_goes_in_pages() {
+    for limit in [2, 3, 100] {
+        let bench = bench().await;
+        let vault = &bench.vault;
+        let one = path("payments/one");
+        let Lookup::Found(stored) = vault.load(&one, None, None).await.unwrap() else {
+            panic!("it is there")
+        };
+        let putting = bench.client("payments/two", &[("a", "7")]).await.seal();
+        let putting = bench.prepare(putting).await.unwrap();
+        let rotating = vault
+            .prepare_rotation(&PAYMENTS, None, 0, NOW + 4)
+            .await
+            .unwrap();
+        destroy(&bench).await;
+        // What was begun before is not committed, and what was loaded does not open.
+        for change in [putting.change, rotating.change] {
+            let late = bench.ledger().apply(change).await;
+            assert!(matches!(late, Err(ApplyError::Conflict { .. })), "{late:?}");
+        }
+        let opening = vault.open_deks(&stored).await.err().unwrap().to_string();
+        assert!(opening.contains("its keyspace is destroyed"), "{opening}");
+        let now = vault.resolve(&one, None).await.unwrap();
+        assert_eq!(now, Lookup::Absent(Absence::Keyspace));
+        let put = vault.begin_put(&one).await.err().unwrap().to_string();
+        assert!(put.contains("its name is not given again"), "{put}");
+        assert!(vault.secret(&one).await.is_err());
+        let left = vault.secrets(None, None, 10).await.unwrap();
+        assert_eq!(left.len(), 1, "{left:?}");
+        let phases = vault.key_views(Some(&PAYMENTS), None, 10).await.unwrap();
+        assert!(phases.iter().all(|it| it.phase == KekPhase::Destroyed));
+
+        assert!(!end(&bench).await);
+        assert_eq!(rows(&bench).await, [6, 6, 6, 5, 3]);
+        let (values, rows_gone, stay) = pass(&bench, limit).await;
+        // Index rows, versions and heads.
+        assert_eq!((values, rows_gone, stay), (5, 5 + 4 + 2, 0), "{limit}");
+        assert_eq!(rows(&bench).await, [1, 1, 1, 1, 1]);
+        assert!(end(&bench).await);
+        assert!(vault.keyspaces_to_remove().await.unwrap().is_empty());
+        assert_eq!(opened(vault, "web/one", None).await, pairs(&[("a", "6")]));
+        let taken = vault.prepare_keyspace(&PAYMENTS, &operator(), NOW).await;
+        assert!(matches!(taken, Err(VaultError::KeyspaceTaken(_))));
+        assert_eq!(findings(&bench.close().await).await, []);
+    }
+}
+
+#[tokio::test]
+async fn a_store_is_sound_after_every_page_and_the_next_process_goes_on() {
+    let mut bench = bench().await;
+    destroy(&bench).await;
+    let mut pages = 0;
+    loop {
+        let fixture = bench.close().await;
+        assert_eq!(findings(&fixture).await, [], "after {pages} pages");
+        bench = Bench::reopen(fixture).await;
+        assert_eq!(
+            bench.vault.keyspaces_to_remove().await.unwrap(),
+            *std::slice::from_ref(&*PAYMENTS)
+        );
+        // As a process that was killed behind each commit: from the first row on again.
+        let mut after = None;
+        let page = loop {
+            let page = bench.vault.prepare_removal(&PAYMENTS, after.as_ref(), 2);
+            let page = page.await.unwrap();
+            if page.rows > 0 || page.passed.is_none() {
+                break page;
+            }
+            after = page.passed;
+        };
+        if page.rows == 0 {
+            break;
+        }
+        bench.ledger().apply(page.change).await.unwrap();
+        pages += 1;
+    }
+    assert!(pages >= 5, "{pages}");
+    assert!(end(&bench).await);
+    assert_eq!(rows(&bench).await, [1, 1, 1, 1, 1]);
+}
+
+/// The end is refused while something is left, whatever a pass says.
+#[tokio::test]
+async fn damaged_rows_stay_with_what_leads_to_them_and_everything_else_goes() {
+    for (table, stays) in [
+        (Table::ValueKey, 1 + 1),
+        (Table::KekIndex, 1),
+        (Table::Version, 1),
+        (Table::Head, 1),
+    ] {
+        let mut bench = bench().await;
+        let Lookup::Found(web) = bench.vault.resolve(&path("web/one"), None).await.unwrap() else {
+            panic!("it is there")
+        };
+        destroy(&bench).await;
+        let fixture = bench.close().await;
+        fixture.tamper(table, |rows| {
+            let (secret, value) = (web.secret.as_bytes(), web.fields[&field("a")]);
+            let of_web = |key: &[u8]| {
+                key.starts_with(b"web/")
+                    || key.starts_with(secret)
+                    || key.ends_with(value.as_bytes())
+            };
+            let row = rows.iter_mut().find(|(key, _)| !of_web(key)).unwrap().1;
+            *row.last_mut().unwrap() ^= 1;
+        });
+        bench = Bench::reopen(fixture).await;
+        pass(&bench, 3).await;
+        let (values, rows_gone, unreadable) = pass(&bench, 3).await;
+        assert_eq!((values, rows_gone), (0, 0), "{table}");
+        assert!(unreadable >= stays, "{table}: {unreadable}");
+        let left = rows(&bench).await;
+        assert!(left.iter().sum::<usize>() < 15, "{table}: {left:?}");
+        let state = bench.vault.keyspaces(None, 10).await.unwrap();
+        if left[4] > 1 {
+            assert!(!end(&bench).await, "{table}");
+            assert_eq!(state[0].state, KeyspaceState::Removing);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_keyspace_in_use_loses_nothing_and_one_that_is_not_there_is_said() {
+    let bench = bench().await;
+    let before = rows(&bench).await;
+    assert_eq!(pass(&bench, 3).await, (0, 0, 0));
+    assert!(!end(&bench).await);
+    assert_eq!(rows(&bench).await, before);
+    let none: Keyspace = "paymnets".parse().unwrap();
+    let none = bench.vault.prepare_keyspace_destruction(&none, NOW).await;
+    assert!(matches!(none, Err(VaultError::NoKeyspace(_))));
+    destroy(&bench).await;
+    let again = bench.vault.prepare_keyspace_destruction(&PAYMENTS, NOW);
+    assert!(matches!(again.await, Err(VaultError::KeyspaceDestroyed(_))));
+}
