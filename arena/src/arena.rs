@@ -115,6 +115,13 @@ impl Arena {
         self.shared.protection
     }
 
+    /// How many keys lie in this arena: 0 once all of them were dropped, and so wiped.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        let cells = self.shared.lock();
+        (cells.regions.len() * CELLS_PER_REGION).saturating_sub(cells.free.len())
+    }
+
     /// Makes a key whose bytes `fill` writes, straight into the cell. A refused fill leaves nothing behind.
     ///
     /// # Errors

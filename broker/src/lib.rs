@@ -24,6 +24,7 @@ pub mod removal;
 pub mod rotation;
 pub mod run;
 pub mod scrub;
+pub mod seal;
 pub mod store;
 pub mod vault;
 

@@ -7,6 +7,7 @@ pub mod access;
 pub mod approval;
 pub mod audit;
 pub mod backup;
+pub mod broker;
 pub mod fleet;
 pub mod key;
 pub mod login;
@@ -108,6 +109,9 @@ pub enum Command {
     /// Write the store to a file, and see that such files are whole
     #[command(subcommand, arg_required_else_help = true)]
     Backup(backup::Backup),
+    /// Seal a broker, open it, and see which of the two it is
+    #[command(subcommand, arg_required_else_help = true)]
+    Broker(broker::Broker),
     /// Sign in, or renew the certificate now
     Login(login::Login),
     /// How the broker is

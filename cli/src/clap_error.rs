@@ -77,9 +77,7 @@ const VERBS: &[(&str, &[&str])] = &[
     ("slot add", &["pkcs11", "shares"]),
     (
         "",
-        &[
-            "role", "delivery", "broker", "plan", "apply", "run", "dev", "doctor",
-        ],
+        &["role", "delivery", "plan", "apply", "run", "dev", "doctor"],
     ),
 ];
 

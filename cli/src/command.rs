@@ -7,6 +7,7 @@
 pub mod approval;
 pub mod audit;
 pub mod backup;
+pub mod broker;
 pub mod cluster;
 pub mod completion;
 pub mod grant;
@@ -30,6 +31,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::args::broker::Broker;
 use crate::args::key::Key;
 use crate::args::slot::{Add, Slot};
 use crate::args::{Cli, Command, Global};
@@ -155,6 +157,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             backup_args::Backup::List => backup::list(shell).await,
             backup_args::Backup::Verify(args) => backup::verify(args, shell).await,
         },
+        Command::Broker(verb) => brokers(verb, shell).await,
         Command::Login(args) => login::login(args, shell).await,
         Command::Status => status::status(shell).await,
         Command::Why(args) => why::why(args, shell).await,
@@ -174,6 +177,14 @@ async fn keys(verb: Key, shell: &Shell) -> Result<Report, Failure> {
             None => slot::rotate_root(args, shell).await,
         },
         Key::Destroy(args) => key::destroy(args, shell).await,
+    }
+}
+
+async fn brokers(verb: Broker, shell: &Shell) -> Result<Report, Failure> {
+    match verb {
+        Broker::Status(args) => broker::status(args, shell).await,
+        Broker::Seal(args) => broker::seal(args, shell).await,
+        Broker::Unseal(args) => broker::unseal(args, shell).await,
     }
 }
 

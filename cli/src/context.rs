@@ -5,6 +5,7 @@
 //! [contexts.default]
 //! address = "broker.example:7443"
 //! broker = "spiffe://example.internal/broker/broker-0"
+//! enroll = "broker.example:7444"               # where it listens for those without a certificate, if not there
 //! operator = "ada"
 //! trust_bundle = "default.trust-bundle.pem"    # relative to this file's folder
 //! certificate = "default.crt"
@@ -33,9 +34,10 @@ use crate::near::nearest;
 /// The settings file is never larger than this.
 const FILE_LIMIT_BYTES: u64 = 256 * 1024;
 /// The keys of a context.
-pub const KEYS: [&str; 7] = [
+pub const KEYS: [&str; 8] = [
     "address",
     "broker",
+    "enroll",
     "operator",
     "trust_bundle",
     "certificate",
@@ -61,6 +63,8 @@ pub struct Context {
     pub address: String,
     /// The broker that must answer.
     pub broker: BrokerId,
+    /// HOST:PORT of its listener for those without a certificate; port 7444 beside the address, unless it is given.
+    pub enroll: Option<String>,
     /// The operator's name, for which the certificate must be.
     pub operator: Option<String>,
     /// The CA certificates by which the broker is known, as written in the file.
@@ -198,6 +202,9 @@ impl Context {
         };
         put("address", self.address.clone());
         put("broker", self.broker.to_string());
+        if let Some(enroll) = &self.enroll {
+            put("enroll", enroll.clone());
+        }
         if let Some(operator) = &self.operator {
             put("operator", operator.clone());
         }
@@ -229,7 +236,7 @@ impl Context {
         let (address, broker, operator) = (take("address")?, take("broker")?, take("operator")?);
         let (trust_bundle, certificate, key) =
             (take("trust_bundle")?, take("certificate")?, take("key")?);
-        let renew_until = take("renew_until")?;
+        let (renew_until, enroll) = (take("renew_until")?, take("enroll")?);
         let path = |key: &str, text: Option<String>| {
             let text = text.ok_or_else(|| missing(name, key))?;
             if text.is_empty() || text.len() >= 4096 || text.chars().any(char::is_control) {
@@ -244,6 +251,7 @@ impl Context {
                 .ok_or_else(|| missing(name, "address"))?,
             broker: checked(name, "broker", broker, parse::broker_id)?
                 .ok_or_else(|| missing(name, "broker"))?,
+            enroll: checked(name, "enroll", enroll, parse::address)?,
             operator: checked(name, "operator", operator, parse::operator_name)?,
             trust_bundle: path("trust_bundle", trust_bundle)?,
             certificate: path("certificate", certificate)?,

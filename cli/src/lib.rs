@@ -20,11 +20,13 @@ pub mod near;
 pub mod offered;
 pub mod output;
 pub mod put;
+pub mod recorded;
 pub mod renewal;
 pub mod session;
 pub mod slot_secret;
 pub mod status;
 pub mod terminal;
+pub mod unseal;
 
 mod environment;
 mod run;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use attache_mtls::connect::Connector;
 use attache_mtls::spiffe::BrokerId;
 use attache_mtls::stream::{HandshakeError, MtlsStream};
-use attache_mtls::tls::Credentials;
 use attache_proto::attache::v1 as pb;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -22,6 +21,7 @@ use uuid::Uuid;
 use crate::context::Settings;
 use crate::failure::{Exit, Failure};
 use crate::output::Console;
+use crate::recorded::Recorded;
 use crate::renewal;
 use crate::status;
 
@@ -59,7 +59,7 @@ impl Session {
         let (name, context) = settings.pick(named)?;
         let mut identity = renewal::load(settings, name, context)?;
         if let renewal::Due::Renew = identity.due(context, console)? {
-            let with_old = Self::connect(&context.address, &context.broker, &identity.credentials)?;
+            let with_old = Self::connect(&context.address, &context.broker, &identity)?;
             // The certificate still works: what is wrong with the broker shows in the call that was asked for.
             match renewal::renew(&with_old, &identity).await {
                 Ok(renewal::Renewed::Now(renewed)) => identity = *renewed,
@@ -71,18 +71,20 @@ impl Session {
                 )),
             }
         }
-        Self::connect(&context.address, &context.broker, &identity.credentials)
+        Self::connect(&context.address, &context.broker, &identity)
     }
 
-    /// Points at a broker with these credentials.
+    /// Points at a broker as this identity. The key that the broker proves itself with is noted.
     ///
     /// # Errors
     /// [`Exit::Failed`] for an address that is no authority of a URI.
     pub fn connect(
         address: &str,
         broker: &BrokerId,
-        credentials: &Credentials,
+        identity: &renewal::Identity,
     ) -> Result<Self, Failure> {
+        let credentials = &identity.credentials;
+        let recorded = Recorded::of(&identity.files);
         let unusable = |error: &(dyn std::error::Error + 'static)| {
             Failure::new(Exit::Failed, "the broker cannot be called").caused_by(error)
         };
@@ -92,8 +94,14 @@ impl Session {
         let connector = Connector::new(tls, CONNECT_LIMIT);
         let to = address.to_owned();
         let open = service_fn(move |_: Uri| {
-            let (connector, to) = (connector.clone(), to.clone());
-            async move { connector.connect(to).await.map(TokioIo::new) }
+            let (connector, to, recorded) = (connector.clone(), to.clone(), recorded.clone());
+            async move {
+                let stream = connector.connect(to).await?;
+                if let Some(broker) = stream.connect_info().peer {
+                    recorded.note(broker.spki_sha256());
+                }
+                Ok(TokioIo::new(stream))
+            }
         });
         let channel = channel(address, open)?;
         Ok(Self {

@@ -19,6 +19,7 @@
 //! | [`row`], [`anchor`], [`body`] | authenticated rows, their sums, and what is in them |
 //! | [`put`], [`release`] | data keys on their way in and out, broker-blind |
 //! | [`denial`], [`generation`] | what a pod's author sees of a refusal; the order of file sets |
+//! | [`unseal`] | a slot's secret on its way to a sealed broker |
 //! | [`late_renewal`] | what a node signs after its certificate's end |
 
 pub mod anchor;
@@ -45,6 +46,7 @@ pub mod slot;
 mod table;
 #[cfg(test)]
 mod testing;
+pub mod unseal;
 pub mod value;
 pub mod wrap;
 pub mod x25519;

@@ -53,6 +53,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
         "a key file is added",
         &["digest", "enc", "sealed"],
     ),
+    ("unseal", "a key file's secret", &["info", "enc", "sealed"]),
     ("row", "empty body", &["row"]),
     ("body", "head", &["body"]),
     ("body", "version", &["body"]),

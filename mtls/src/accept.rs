@@ -294,7 +294,12 @@ impl Shared {
         };
         tcp.set_nodelay(true)?;
         let tls = self.tls.accept(tcp).await?;
-        let stream = MtlsStream::new(tls.into(), remote, Some(self.limits.max_connection_age))?;
+        let stream = MtlsStream::new(
+            tls.into(),
+            remote,
+            Some(self.limits.max_connection_age),
+            false,
+        )?;
         Ok((stream, slot))
     }
 }

@@ -19,6 +19,7 @@ use crate::stream::{HandshakeError, MtlsStream};
 pub struct Connector {
     tls: TlsConnector,
     timeout: Duration,
+    for_its_key: bool,
 }
 
 impl Connector {
@@ -28,6 +29,17 @@ impl Connector {
         Self {
             tls: TlsConnector::from(config),
             timeout,
+            for_its_key: false,
+        }
+    }
+
+    /// As [`Connector::new`], with a configuration that knows the broker by its recorded key: its certificate may have ended,
+    /// and does not end the connection.
+    #[must_use]
+    pub fn for_recorded_key(config: Arc<ClientConfig>, timeout: Duration) -> Self {
+        Self {
+            for_its_key: true,
+            ..Self::new(config, timeout)
         }
     }
 
@@ -53,7 +65,7 @@ impl Connector {
         // rustls wants a name; no verifier of ours reads it, and none is sent.
         let nobody = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let tls = self.tls.connect(nobody, tcp).await?;
-        MtlsStream::new(tls.into(), remote, None)
+        MtlsStream::new(tls.into(), remote, None, self.for_its_key)
     }
 }
 

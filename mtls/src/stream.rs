@@ -120,11 +120,13 @@ pub struct MtlsStream {
 }
 
 impl MtlsStream {
-    /// Takes a finished handshake, whose verifier has accepted the peer's certificate if there is one.
+    /// Takes a finished handshake, whose verifier has accepted the peer's certificate if there is one. The connection ends with
+    /// that certificate, unless it was accepted for its key alone (`for_its_key`).
     pub(crate) fn new(
         tls: TlsStream<TcpStream>,
         remote: SocketAddr,
         max_age: Option<Duration>,
+        for_its_key: bool,
     ) -> Result<Self, HandshakeError> {
         let (_, session) = tls.get_ref();
         if session.alpn_protocol() != Some(ALPN) {
@@ -132,7 +134,7 @@ impl MtlsStream {
         }
         let leaf: Option<&CertificateDer<'_>> = session.peer_certificates().and_then(<[_]>::first);
         let peer = leaf.map(read_leaf).transpose()?.map(Arc::new);
-        let left = peer.as_deref().map(time_left);
+        let left = peer.as_deref().filter(|_| !for_its_key).map(time_left);
         let end = [max_age, left]
             .into_iter()
             .flatten()

@@ -26,7 +26,7 @@ use crate::pem::{self, PemError};
 use crate::spiffe::{BrokerId, PeerId, TrustDomain};
 use crate::verify::{CaCertificate, PeerError};
 
-use verifiers::{AnyBroker, ClientVerifier, PinnedBroker, Roots, ServerVerifier};
+use verifiers::{AnyBroker, ClientVerifier, PinnedBroker, RecordedBroker, Roots, ServerVerifier};
 
 mod verifiers;
 
@@ -296,6 +296,27 @@ pub fn anonymous_client_config(
 /// [`MaterialError::Tls`] when rustls refuses the settings.
 pub fn spki_pinned_client_config(ca_pin: SpkiSha256) -> Result<Arc<ClientConfig>, MaterialError> {
     let verifier = ServerVerifier::new(AnyBroker { ca_pin });
+    Ok(client(client_builder(verifier)?.with_no_client_auth()))
+}
+
+/// As [`anonymous_client_config`], and the broker's recorded key is taken too, whatever became of its certificate: a sealed
+/// broker has nothing that could sign another one.
+///
+/// # Errors
+/// [`MaterialError::Tls`] when rustls refuses the settings.
+pub fn recorded_client_config(
+    bundle: Arc<TrustBundle>,
+    broker: BrokerId,
+    recorded: SpkiSha256,
+) -> Result<Arc<ClientConfig>, MaterialError> {
+    let by_bundle = PinnedBroker {
+        broker,
+        roots: Roots::Fixed(bundle),
+    };
+    let verifier = ServerVerifier::new(RecordedBroker {
+        by_bundle,
+        recorded,
+    });
     Ok(client(client_builder(verifier)?.with_no_client_auth()))
 }
 

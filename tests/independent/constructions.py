@@ -138,6 +138,26 @@ def slot_secret_open(f: Fields) -> Fields:
     return {"secret": hpke.setup_receiver(hpke.AES_256_GCM, enc, sk_r, info).open(sealed, digest).hex()}
 
 
+def _unseal_info(f: Fields, pk_r: bytes) -> bytes:
+    store, boot, slot_ = h(f, "store", "boot", "slot")
+    return slot.unseal_info(store, f["broker_id"], boot, pk_r, slot_)
+
+
+def unseal_seal(f: Fields) -> Fields:
+    sk_r, ikm_e, secret = h(f, "sk_r", "ikm_e", "secret")
+    pk_r, (sk_e, _) = hpke.public_key(sk_r), hpke.derive_key_pair(ikm_e)
+    info = _unseal_info(f, pk_r)
+    context = hpke.setup_sender(hpke.AES_256_GCM, pk_r, info, sk_e)
+    return {"pk_r": pk_r.hex(), "sk_e": sk_e.hex(), "info": info.hex(), **hpke_out(context),
+            "sealed": context.seal(secret, b"").hex()}
+
+
+def unseal_open(f: Fields) -> Fields:
+    sk_r, enc, sealed = h(f, "sk_r", "enc", "sealed")
+    info = _unseal_info(f, hpke.public_key(sk_r))
+    return {"secret": hpke.setup_receiver(hpke.AES_256_GCM, enc, sk_r, info).open(sealed, b"").hex()}
+
+
 def passphrase_seal(f: Fields) -> Fields:
     return {"secret": slot.passphrase_secret(f["passphrase"].encode(), *h(f, "parameters")).hex()}
 
@@ -449,6 +469,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "value": Construction("ct = AES-256-GCM(dek, nonce 0, plaintext, LP('attache/value/1', format, suite, store, keyspace, secret, value, field))", value_seal, value_open),
     "keyring": Construction("key = HKDF-Expand(srk, LP('attache/keyring/1', store, number), 32); ct = AES-256-GCM(key, nonce 0, record, LP('attache/keyring-aad/1', format, suite, store, number))", keyring_seal, keyring_open),
     "srk-seal": Construction(_HPKE + "0x0002 to pk of srk, info = LP('attache/srk/1', format, suite, store, slot, pk), aad empty; signature = Ed25519(rekey, LP('attache/srk-sig/1', store, slot, pk, number, enc, ct)), checked first", srk_seal, srk_open),
+    "unseal": Construction(_HPKE + "0x0002 to the boot key, info = LP('attache/unseal/1', store, broker id, boot, SHA-256(boot key), slot); aad empty; plaintext = the slot's secret", unseal_seal, unseal_open),
     "slot-secret": Construction(_HPKE + "0x0002 to the receive key, info = LP('attache/slot-channel/1', store, broker id, boot, key_id, operator id); aad = digest = SHA-256(LP('attache/slot-request/1', verb, store, request id, slot, kind, name)); plaintext = the slot's secret", slot_secret_seal, slot_secret_open),
     "passphrase": Construction("parameters = memory in KiB u32 || passes u32 || lanes u32 || salt 32; secret = Argon2id 0x13 (RFC 9106) of 32 bytes over the passphrase", passphrase_seal, passphrase_seal),
     "kms-slot": Construction("plaintext = LP('attache/kms-slot/1', store, slot, secret); parameters = LP(key id, ciphertext, [(annotation, value)] by annotation)", kms_slot_seal, kms_slot_seal),

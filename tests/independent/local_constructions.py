@@ -154,7 +154,7 @@ def one_time(kind: str) -> Construction:
 
 
 def listen_seal(f: Fields) -> Fields:
-    return {"text": text.listen(*s(f, "grpc", "enroll"), f.get("metrics"))}
+    return {"text": text.listen(f.get("grpc"), f["enroll"], f.get("metrics"))}
 
 
 def contexts_seal(f: Fields) -> Fields:

@@ -20,7 +20,7 @@ def build() -> dict[str, str]:
         "lp": store.lp_cases(), **store.wrap_files(), "value": store.value_cases(), "keyring": store.keyring_cases(),
         "srk-seal": store.srk_cases(), "passphrase": store.passphrase_cases(), "kms-slot": store.kms_slot_cases(), "shares": store.shares_cases(), "key-file": store.key_file_cases(), "row": store.row_cases(),
         "set-hash": store.set_cases(), "anchor-chain": store.anchor_cases(), "put": exchange.put_cases(),
-        "slot-secret": exchange.slot_secret_cases(),
+        "slot-secret": exchange.slot_secret_cases(), "unseal": exchange.unseal_cases(),
         "release": exchange.release_cases(), "release-setup": exchange.setup_cases(),
         "denial": exchange.denial_cases(), "generation": exchange.generation_cases(),
         "late-renewal": exchange.late_renewal_cases(), "audit-leaf": log.leaf_cases(),

@@ -255,7 +255,7 @@ impl Bed {
     /// # Errors
     /// With what the commands printed.
     pub fn login(&self, name: &str) -> Result<()> {
-        let (grpc, _) = self.broker_addresses()?;
+        let (grpc, enroll) = self.broker_addresses()?;
         let csr = self.dir.join(format!("etc/{name}.csr"));
         let chain = self.dir.join(format!("etc/{name}.pem"));
         let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0");
@@ -266,6 +266,8 @@ impl Bed {
             name,
             "--broker",
             &grpc.to_string(),
+            "--enroll",
+            &enroll.to_string(),
             "--broker-id",
             &broker,
             "--trust-bundle",

@@ -47,6 +47,29 @@ pub fn bin(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The environment that moves the clock of a process by so much, such as `-3580` or `+100d`: Debian's `faketime`.
+///
+/// # Panics
+/// When `faketime` is not installed.
+#[must_use]
+#[expect(
+    clippy::unwrap_used,
+    reason = "it is a part of the harness that is missing"
+)]
+pub fn clock(shift: &str) -> Vec<(&'static str, String)> {
+    // The command says where its library is: the folder has the machine's architecture in its name.
+    let words = ["-f", "+0", "printenv", "LD_PRELOAD"];
+    let library = run(Command::new("faketime").args(words)).unwrap();
+    assert!(library.status.success(), "{library:?}");
+    let library = String::from_utf8(library.stdout).unwrap();
+    vec![
+        ("LD_PRELOAD", library.trim().to_owned()),
+        ("FAKETIME", shift.to_owned()),
+        // Timers run by the monotonic clock, which stays.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+}
+
 /// A running process with its log; it is killed when dropped.
 #[derive(Debug)]
 pub struct Process {

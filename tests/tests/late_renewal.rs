@@ -7,33 +7,18 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use attache_tests::{
     Bed,
     bed::NODE,
-    process::{run, until},
+    process::{clock, until},
 };
 use jiff::Timestamp;
 use serde_json::Value;
 
 /// A certificate of an hour, signed by a clock of so many seconds ago, ends in twenty.
 const BEHIND: &str = "-3580";
-
-/// What moves the clock of a process by so much.
-fn clock(shift: &str) -> Vec<(&'static str, String)> {
-    // The command says where its library is: the folder has the machine's architecture in its name.
-    let words = ["-f", "+0", "printenv", "LD_PRELOAD"];
-    let library = run(Command::new("faketime").args(words)).unwrap();
-    assert!(library.status.success(), "{library:?}");
-    let library = String::from_utf8(library.stdout).unwrap();
-    vec![
-        ("LD_PRELOAD", library.trim().to_owned()),
-        ("FAKETIME", shift.to_owned()),
-        // Timers run by the monotonic clock, which stays.
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ]
-}
 
 /// When the certificate of the node ends, and when it enrolled.
 fn node(bed: &Bed) -> (Timestamp, Value) {

@@ -85,8 +85,11 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let bed = Bed::start().unwrap();
+        let mut bed = Bed::start().unwrap();
+        // Where it listens stays, also when it is sealed and opened again.
         bed.pin_addresses().unwrap();
+        bed.broker.take().unwrap().stop().unwrap();
+        bed.start_broker().unwrap();
         for folder in ["media/safe", "backup"] {
             fs::create_dir_all(bed.dir.join(folder)).unwrap();
         }

@@ -12,7 +12,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,6 @@ use attache_tests::{
     kills::{Dice, Length, say},
     kms::KmsPlugin,
     pod::Pod,
-    process::{bin, run},
 };
 use serde_json::Value as Json;
 
@@ -86,12 +85,15 @@ fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     scene.bed.check_store().unwrap();
 }
 
-/// What a broker says that does not start.
-fn serve_refused(bed: &Bed) -> String {
-    let mut serve = Command::new(bin("attache-broker").unwrap());
-    let refused = run(serve.args(["serve", "--config"]).arg(bed.broker_config())).unwrap();
-    assert!(!refused.status.success());
-    String::from_utf8_lossy(&refused.stderr).into_owned()
+/// What a broker says that starts sealed, since nothing opens a slot. It is ended again.
+fn starts_sealed(bed: &mut Bed) -> String {
+    let log = bed.dir.join("log/broker.log");
+    let before = fs::read_to_string(&log).unwrap().len();
+    bed.start_broker().unwrap();
+    bed.broker.take().unwrap().stop().unwrap();
+    let told = fs::read_to_string(&log).unwrap().split_off(before);
+    assert!(told.contains("sealed: open it"), "{told}");
+    told
 }
 
 /// The settings of the broker name another key file from its next start on.
@@ -171,7 +173,7 @@ fn a_slot_is_added_with_its_key_file_and_only_that_file_verifies_it() {
 }
 
 #[test]
-fn a_broker_starts_by_a_slot_that_was_added_and_not_by_one_that_was_removed() {
+fn a_broker_starts_by_a_slot_that_was_added_and_sealed_by_one_that_was_removed() {
     let (mut bed, first, safe) = bed_with_files();
     assert!(add(&bed, &safe, &[]).status.success());
     name_slot_file(&bed, &safe);
@@ -194,7 +196,7 @@ fn a_broker_starts_by_a_slot_that_was_added_and_not_by_one_that_was_removed() {
 
     bed.broker.take().unwrap().stop().unwrap();
     name_slot_file(&bed, &first);
-    let told = serve_refused(&bed);
+    let told = starts_sealed(&mut bed);
     assert!(told.contains("does not open this store"), "{told}");
     name_slot_file(&bed, &safe);
     bed.start_broker().unwrap();
@@ -263,16 +265,19 @@ fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
 
     bed.broker.take().unwrap().stop().unwrap();
     name_openers(&bed, &named(&other));
-    let told = serve_refused(&bed);
+    let told = starts_sealed(&mut bed);
     for part in ["board (passphrase)", "slot.key", "another one"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     name_openers(&bed, "danger_plain_key_arena = false");
-    let told = serve_refused(&bed);
+    let told = starts_sealed(&mut bed);
     assert!(
-        told.contains("keys.slot_file") && told.contains("keys.passphrase_file"),
+        told.contains("the settings name nothing that could open the store"),
         "{told}"
     );
+    // A check that needs keys does not wait for them.
+    let refused = bed.check_store().unwrap_err().to_string();
+    assert!(refused.contains("the settings name nothing"), "{refused}");
     let log = fs::read_to_string(bed.dir.join("log/broker.log")).unwrap();
     assert!(
         log.contains("the store is open") && !log.contains(WORDS),
@@ -282,7 +287,7 @@ fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
 
 /// As KMS v2 has it: a real plugin on a unix socket, which the broker calls when it starts.
 #[test]
-fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_not_without_the_plugin() {
+fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_sealed_without_the_plugin() {
     let (mut bed, first, _) = bed_with_files();
     let socket = bed.dir.join("kms.sock");
     let start = |key: u8| KmsPlugin::start(&socket, &[key; 32]).unwrap();
@@ -319,20 +324,20 @@ fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_not_without_the_plugi
         (&Json::from("cloud"), &Json::from(true))
     );
 
-    // The plugin goes: what runs goes on, its slot's verbs say so, and nothing starts by it.
+    // The plugin goes: what runs goes on, its slot's verbs say so, and nothing is opened by it.
     drop(plugin);
     let away = bed.attache(&["slot", "verify", "cloud"]).unwrap();
     assert_eq!(away.status.code(), Some(4), "{away:?}");
     bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
     bed.broker.take().unwrap().stop().unwrap();
-    let told = serve_refused(&bed);
+    let told = starts_sealed(&mut bed);
     assert!(
         told.contains("does not answer") && told.contains("kms.sock"),
         "{told}"
     );
     // Another plugin under that socket, with a key of its own.
     let other = start(2);
-    let told = serve_refused(&bed);
+    let told = starts_sealed(&mut bed);
     assert!(told.contains("refuses"), "{told}");
     drop(other);
     name_openers(&bed, &both);

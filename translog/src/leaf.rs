@@ -14,8 +14,8 @@ mod tlv;
 mod value;
 
 pub use event::{
-    Alarm, Anchor, Ban, Bootstrap, Cut, Denial, Enrollment, Event, Intent, Outcome, Refusals,
-    Release, Removal, Renewal, Retirement, Start, Stop, Tag,
+    Alarm, Anchor, Attempts, Ban, Bootstrap, Cut, Denial, Enrollment, Event, Intent, Opening,
+    Outcome, Refusals, Release, Removal, Renewal, Retirement, Start, Stop, Tag,
 };
 pub use tlv::{Items, LeafError, MAX_LEAF_BYTES};
 pub use value::{Ending, Generation, ReleasedValue};

@@ -25,9 +25,13 @@ pub mod peer;
 pub mod policy;
 pub mod room;
 pub mod rpc_error;
+mod sealing;
 pub mod secrets;
 pub mod server;
 pub mod slots;
 mod status;
+mod unsealing;
 
-pub use server::{ENROLL_CONNECTION_AGE, Listeners, Services, serve};
+pub use server::{
+    ENROLL_CONNECTION_AGE, Listeners, SealedListeners, Services, serve, serve_sealed,
+};

@@ -60,6 +60,19 @@ impl RpcError {
         }
     }
 
+    /// As [`RpcError::exhausted`], for a limit that is known to hold so long.
+    #[must_use]
+    pub fn exhausted_for(
+        reason: &'static str,
+        message: impl Into<String>,
+        retry_after: Duration,
+    ) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::exhausted(reason, message)
+        }
+    }
+
     /// INTERNAL: a record that fails authentication, or a defect. The log has the rest.
     #[must_use]
     pub fn internal(reason: &'static str, message: impl Into<String>) -> Self {

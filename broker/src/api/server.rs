@@ -41,8 +41,10 @@ use super::{
     peer::{BrokerStream, Peers},
     policy::PolicyService,
     room::Room,
+    sealing::SealingService,
     secrets::SecretService,
     slots::SlotService,
+    unsealing::{SealedService, UnsealingService},
 };
 use crate::{
     audit::{AuditLog, Clock, Refusals},
@@ -56,6 +58,7 @@ use crate::{
     removal::Removals,
     rotation::Rotations,
     scrub::LastScrub,
+    seal::Sealed,
     vault::BrokerVault,
 };
 
@@ -67,7 +70,7 @@ const PUT_MAX: usize = 2 * 1024 * 1024;
 const DELIVERY_MAX: usize = 512 * 1024;
 /// Any other message.
 const MESSAGE_MAX: usize = 64 * 1024;
-/// A message before authentication: a token and a certificate request.
+/// A message before authentication: a token and a certificate request, or a slot's secret.
 const ENROLL_MESSAGE_MAX: usize = 16 * 1024;
 /// The age of a connection of the enrollment listener.
 pub const ENROLL_CONNECTION_AGE: Duration = Duration::from_secs(20);
@@ -122,6 +125,8 @@ pub struct Services {
     pub room: Room,
     /// The store's file.
     pub store_file: PathBuf,
+    /// Ends this open time of the broker.
+    pub seal: CancellationToken,
     /// Mutual TLS.
     pub acceptor: Acceptor,
     /// TLS without client certificates.
@@ -134,6 +139,16 @@ pub struct Listeners {
     pub grpc: TcpListener,
     /// Joining nodes.
     pub enroll: TcpListener,
+    /// Root on this machine.
+    pub admin: UnixListener,
+}
+
+/// Bound sockets of a sealed broker.
+pub struct SealedListeners {
+    /// Joining nodes, and whoever unseals.
+    pub enroll: TcpListener,
+    /// TLS without client certificates.
+    pub acceptor: Acceptor,
     /// Root on this machine.
     pub admin: UnixListener,
 }
@@ -166,6 +181,10 @@ pub async fn serve(
             pb::enrollment_server::EnrollmentServer::new(enrollment(&services))
                 .max_decoding_message_size(ENROLL_MESSAGE_MAX),
         )
+        .add_service(unsealing(UnsealingService::Open {
+            store: services.vault.store_id(),
+            broker_id: services.vault.broker().to_string(),
+        }))
         .add_service(health(None));
     let admin = Server::builder()
         .layer(calls)
@@ -178,17 +197,18 @@ pub async fn serve(
         .add_service(health(None));
     let incoming = accepted(listeners.admin);
     let gate = services.gate;
+    let of_gate = move |stream| BrokerStream::of(&gate, stream);
     tokio::try_join!(
         serve_tls(
             main,
             (services.acceptor, listeners.grpc),
-            gate.clone(),
+            of_gate.clone(),
             stop.clone()
         ),
         serve_tls(
             enroll,
             (services.enroll_acceptor, listeners.enroll),
-            gate,
+            of_gate,
             stop.clone()
         ),
         async {
@@ -200,10 +220,66 @@ pub async fn serve(
     Ok(())
 }
 
+/// Serves a sealed broker until `stop`: health, what opens it, and the word that it is sealed.
+///
+/// # Errors
+/// When a server fails.
+pub async fn serve_sealed(
+    sealed: Arc<Sealed>,
+    listeners: SealedListeners,
+    limits: Limits,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<()> {
+    let calls = Calls::new(sealed.boot(), metrics);
+    let (_serves, serving) = watch::channel(false);
+    let health = || {
+        HealthServer::new(HealthService {
+            peers: None,
+            serving: serving.clone(),
+            stop: stop.clone(),
+        })
+    };
+    let enroll = server(limits, &calls)
+        .max_connection_age(ENROLL_CONNECTION_AGE / 2)
+        .add_service(unsealing(UnsealingService::Sealed(sealed)))
+        .add_service(
+            pb::enrollment_server::EnrollmentServer::new(SealedService)
+                .max_decoding_message_size(ENROLL_MESSAGE_MAX),
+        )
+        .add_service(health());
+    let admin = Server::builder()
+        .layer(calls)
+        .layer(answers())
+        .add_service(pb::admin_server::AdminServer::new(SealedService))
+        .add_service(health());
+    let incoming = accepted(listeners.admin);
+    let unknown = |stream| BrokerStream::new(stream, false);
+    tokio::try_join!(
+        serve_tls(
+            enroll,
+            (listeners.acceptor, listeners.enroll),
+            unknown,
+            stop.clone()
+        ),
+        async {
+            Ok(admin
+                .serve_with_incoming_shutdown(incoming, stop.cancelled())
+                .await?)
+        },
+    )?;
+    Ok(())
+}
+
+fn unsealing(service: UnsealingService) -> pb::unsealing_server::UnsealingServer<UnsealingService> {
+    pb::unsealing_server::UnsealingServer::new(service)
+        .max_decoding_message_size(ENROLL_MESSAGE_MAX)
+}
+
 async fn serve_tls(
     router: Router<Layers>,
     (acceptor, listener): (Acceptor, TcpListener),
-    gate: Arc<Gate>,
+    taken: impl Fn(MtlsStream) -> BrokerStream + Send + 'static,
     stop: CancellationToken,
 ) -> Result<()> {
     let (send, receive) = mpsc::channel::<MtlsStream>(ACCEPTED);
@@ -214,8 +290,8 @@ async fn serve_tls(
             () = accepting.cancelled() => {}
         }
     });
-    let incoming = ReceiverStream::new(receive)
-        .map(move |stream| Ok::<_, std::io::Error>(BrokerStream::of(&gate, stream)));
+    let incoming =
+        ReceiverStream::new(receive).map(move |stream| Ok::<_, std::io::Error>(taken(stream)));
     let served = router
         .serve_with_incoming_shutdown(incoming, stop.cancelled())
         .await;
@@ -308,6 +384,23 @@ fn slots(services: &Services, peers: &Peers) -> SlotService {
     }
 }
 
+fn delivery(services: &Services, peers: &Peers) -> DeliveryService {
+    DeliveryService::new(
+        peers.clone(),
+        services.releases.clone(),
+        services.metrics.clone(),
+    )
+}
+
+fn sealing(services: &Services, peers: &Peers) -> SealingService {
+    SealingService {
+        peers: peers.clone(),
+        mutations: services.mutations.clone(),
+        broker: services.vault.broker().to_string(),
+        seal: services.seal.clone(),
+    }
+}
+
 fn backups(services: &Services, peers: &Peers, stop: &CancellationToken) -> BackupService {
     BackupService {
         peers: peers.clone(),
@@ -359,11 +452,7 @@ fn main_router(
         refusals: services.refusals.clone(),
         stop: stop.clone(),
     };
-    let delivery = DeliveryService::new(
-        peers.clone(),
-        services.releases.clone(),
-        services.metrics.clone(),
-    );
+    let delivery = delivery(services, peers);
     let room = services.room.clone();
     /// A service that takes messages of at most [`MESSAGE_MAX`].
     macro_rules! small {
@@ -401,6 +490,10 @@ fn main_router(
         .add_service(small!(
             pb::slots_server::SlotsServer<_>,
             slots(services, peers)
+        ))
+        .add_service(small!(
+            pb::sealing_server::SealingServer<_>,
+            sealing(services, peers)
         ))
         .add_service(small!(pb::audit_server::AuditServer<_>, audit))
         .add_service(small!(

@@ -66,7 +66,9 @@ impl Index {
             | Event::Alarm(_)
             | Event::Anchor(_)
             | Event::Retirement(_)
-            | Event::Removal(_) => {}
+            | Event::Removal(_)
+            | Event::Opening(_)
+            | Event::Attempts(_) => {}
         }
     }
 

@@ -163,7 +163,9 @@ impl Mark {
             | Event::Ban(_)
             | Event::Alarm(_)
             | Event::Retirement(_)
-            | Event::Removal(_) => Self::Plain,
+            | Event::Removal(_)
+            | Event::Opening(_)
+            | Event::Attempts(_) => Self::Plain,
         }
     }
 }

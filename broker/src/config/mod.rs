@@ -300,6 +300,12 @@ impl StorePaths {
         self.dir.join("trust-bundle.pem")
     }
 
+    /// What was given to open the broker while it was sealed.
+    #[must_use]
+    pub fn unseal_attempts(&self) -> PathBuf {
+        self.dir.join("unseal-attempts")
+    }
+
     /// The addresses that a running broker has really bound, JSON.
     #[must_use]
     pub fn listening(&self) -> PathBuf {
@@ -309,7 +315,7 @@ impl StorePaths {
 
 /// Key settings.
 pub struct KeySettings {
-    /// What may open the store, in the order in which it is tried; one at least.
+    /// What may open the store, in the order in which it is tried; a broker with none starts sealed.
     pub openers: Vec<Opener>,
     /// Keys in ordinary memory.
     pub danger_plain_key_arena: bool,
@@ -356,12 +362,6 @@ pub enum ConfigError {
     /// The file, or one of its values.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// Nothing could open the store.
-    #[error(
-        "keys: nothing there opens the store; name its key file in keys.slot_file, the file with its passphrase in \
-         keys.passphrase_file, or the socket of its KMS plugin in keys.kms_socket"
-    )]
-    NoOpener,
     /// `name` and `trust_domain` do not make a SPIFFE ID.
     #[error("{key}: {source}")]
     Identity {
@@ -445,16 +445,12 @@ fn openers(settings: &Settings) -> Result<Vec<Opener>, ConfigError> {
     let key_file = settings.optional_path("keys.slot_file")?;
     let passphrase = settings.optional_path("keys.passphrase_file")?;
     let kms = settings.optional_path("keys.kms_socket")?;
-    let openers: Vec<_> = key_file
+    Ok(key_file
         .map(Opener::KeyFile)
         .into_iter()
         .chain(passphrase.map(Opener::Passphrase))
         .chain(kms.map(KmsPlugin::new).map(Opener::Kms))
-        .collect();
-    if openers.is_empty() {
-        return Err(ConfigError::NoOpener);
-    }
-    Ok(openers)
+        .collect())
 }
 
 impl KeySettings {

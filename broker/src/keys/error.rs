@@ -104,6 +104,9 @@ pub enum UnlockError {
         /// The plugin's socket.
         socket: String,
     },
+    /// A secret that was given does not open the slot that it was given for.
+    #[error("this is not what opens that slot")]
+    WrongSecret,
     /// Several ways were tried.
     #[error(
         "nothing that the settings name opens this store, which has these slots: {there} ({tried})"
@@ -142,6 +145,32 @@ pub enum UnlockError {
     /// No locked memory left.
     #[error(transparent)]
     Arena(#[from] ArenaError),
+}
+
+impl UnlockError {
+    /// Whether nothing is wrong with the store, as far as is known, and it only lacks what opens it: a broker can wait for
+    /// that, sealed.
+    #[must_use]
+    pub const fn lacks_an_opener(&self) -> bool {
+        match self {
+            Self::SlotFile(_)
+            | Self::SlotFileShape { .. }
+            | Self::WrongSlotFile { .. }
+            | Self::PassphraseFile { .. }
+            | Self::WrongPassphrase { .. }
+            | Self::NoPassphraseSlot { .. }
+            | Self::Kms(_)
+            | Self::NoKmsSlot { .. }
+            | Self::WrongSecret
+            | Self::NoneOpens { .. }
+            | Self::NoOpener => true,
+            Self::Keyring
+            | Self::Record { .. }
+            | Self::Missing { .. }
+            | Self::Store(_)
+            | Self::Arena(_) => false,
+        }
+    }
 }
 
 /// Why a slot was not made, shown to open, or taken away.

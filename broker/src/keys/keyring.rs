@@ -26,7 +26,7 @@ use attache_translog::{CheckpointError, NoteError, Signer, Verifier, anchor_orig
 use jiff::Timestamp;
 
 use super::error::{CreateError, KeysError, UnlockError};
-use super::opening::{Opened, Opener, open_slot};
+use super::opening::{Opened, OpenedBy, Opener, open_given, open_slot};
 use super::ring::Ring;
 use super::slot_file;
 use crate::store::{Change, MakeSigner, RowCodec, Store};
@@ -41,7 +41,7 @@ const FIRST_SLOT: &str = "key-file";
 pub struct Keys {
     store: StoreId,
     number: u64,
-    opened_by: SlotId,
+    opened_by: OpenedBy,
     arena: Arena,
     ring: Arc<Ring>,
     codec: Arc<RowCodec>,
@@ -102,7 +102,30 @@ impl Keys {
         store: &S,
         openers: &[Opener],
     ) -> Result<Self, UnlockError> {
-        let Opened { srk, id, rekey } = open_slot(arena, store, openers).await?;
+        let opened = open_slot(arena, store, openers).await?;
+        Self::under(arena, store, opened).await
+    }
+
+    /// Opens the keyring with the secret of one of its slots, which was given as `how` says.
+    ///
+    /// # Errors
+    /// [`UnlockError::WrongSecret`] when it is not what opens the slot.
+    pub async fn open_with<S: Store>(
+        arena: &Arena,
+        store: &S,
+        slot: &Slot,
+        secret: &Key,
+        how: String,
+    ) -> Result<Self, UnlockError> {
+        let opened = open_given(arena, store.id(), slot, secret, how)?;
+        Self::under(arena, store, opened).await
+    }
+
+    async fn under<S: Store>(
+        arena: &Arena,
+        store: &S,
+        Opened { srk, rekey, by }: Opened,
+    ) -> Result<Self, UnlockError> {
         let sealed = read_keyring(store).await?;
         // The number is bound to the key: a keyring of another number than the seal's does not open.
         let mut record = LockedBuf::new(sealed.record_bytes())?;
@@ -119,7 +142,7 @@ impl Keys {
         if holds.ok() != Some(rekey) {
             return Err(UnlockError::Keyring);
         }
-        Self::assemble(arena, store.id(), sealed.number(), id, ring)
+        Self::assemble(arena, store.id(), sealed.number(), by, ring)
             .map_err(|_| UnlockError::Keyring)
     }
 
@@ -139,7 +162,13 @@ impl Keys {
     /// The slot that this process was opened by.
     #[must_use]
     pub fn opened_by(&self) -> SlotId {
-        self.opened_by
+        self.opened_by.slot
+    }
+
+    /// That slot, and how its secret was had.
+    #[must_use]
+    pub fn opening(&self) -> &OpenedBy {
+        &self.opened_by
     }
 
     /// Where keys live.
@@ -241,22 +270,28 @@ impl Keys {
             rekey.verifying_key()?,
         )?;
         let seal = identity.seal_srk(&SystemRandom, store, FIRST, Srk::new(srk.expose()), rekey)?;
+        let about = about(FIRST_SLOT)?;
+        let by = OpenedBy {
+            slot,
+            name: about.name.clone(),
+            how: "its making".to_owned(),
+        };
         let row = Slot {
             identity,
             seal,
-            about: about(FIRST_SLOT)?,
+            about,
         };
         let mut rows = Change::default();
         rows.put(Table::Meta, KEYRING_ROW, sealed.encode());
         rows.put(Table::Slot, *slot.as_bytes(), row.encode());
-        Ok((Self::assemble(arena, store, FIRST, slot, ring)?, rows))
+        Ok((Self::assemble(arena, store, FIRST, by, ring)?, rows))
     }
 
     fn assemble(
         arena: &Arena,
         store: StoreId,
         number: u64,
-        opened_by: SlotId,
+        opened_by: OpenedBy,
         ring: Ring,
     ) -> Result<Self, EnvelopeError> {
         let ring = Arc::new(ring);

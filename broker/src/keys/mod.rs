@@ -17,7 +17,7 @@ mod slots;
 pub use error::{CreateError, KeysError, SlotError, UnlockError};
 pub use kek::{Kek, Keks};
 pub use keyring::Keys;
-pub use opening::Opener;
+pub use opening::{OpenedBy, Opener, there, unverified_slots};
 pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};
 pub(crate) use ring::Ring;
 pub use sent::SentSecret;

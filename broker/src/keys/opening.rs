@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use attache_arena::{Arena, ArenaError, Key};
 use attache_envelope::id::{SlotId, StoreId};
 use attache_envelope::key::SlotSecret;
+use attache_envelope::name::SlotName;
 use attache_envelope::row::UnverifiedRow;
 use attache_envelope::sign::VerifyingKey;
 use attache_envelope::slot::passphrase::of_file;
@@ -46,11 +47,40 @@ impl fmt::Display for Opener {
     }
 }
 
+/// By what a store was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenedBy {
+    /// The slot.
+    pub slot: SlotId,
+    /// Its name.
+    pub name: SlotName,
+    /// How its secret was had, for people.
+    pub how: String,
+}
+
 /// A slot that opened, and what it proves.
 pub(super) struct Opened {
     pub(super) srk: Key,
-    pub(super) id: SlotId,
     pub(super) rekey: VerifyingKey,
+    pub(super) by: OpenedBy,
+}
+
+/// The slots of a store that nothing of is believed yet, by name. A row that does not parse is passed over.
+///
+/// # Errors
+/// [`UnlockError::Missing`] when none is left; [`UnlockError::Store`].
+pub async fn unverified_slots<S: Store>(store: &S) -> Result<Vec<Slot>, UnlockError> {
+    let rows = store.scan(Table::Slot, b"", None, MAX_SLOTS).await?;
+    let parsed = |(_, stored): &Entry| {
+        let row = UnverifiedRow::parse(stored).ok()?;
+        Slot::decode(row.unverified_body()).ok()
+    };
+    let mut slots: Vec<Slot> = rows.iter().filter_map(parsed).collect();
+    slots.sort_unstable_by(|a, b| a.about.name.cmp(&b.about.name));
+    if slots.is_empty() {
+        return Err(UnlockError::Missing { record: "slot" });
+    }
+    Ok(slots)
 }
 
 /// Opens the store root key by the first way that opens a slot.
@@ -59,15 +89,7 @@ pub(super) async fn open_slot<S: Store>(
     store: &S,
     openers: &[Opener],
 ) -> Result<Opened, UnlockError> {
-    let rows = store.scan(Table::Slot, b"", None, MAX_SLOTS).await?;
-    if rows.is_empty() {
-        return Err(UnlockError::Missing { record: "slot" });
-    }
-    let parsed = |(_, stored): &Entry| {
-        let row = UnverifiedRow::parse(stored).ok()?;
-        Slot::decode(row.unverified_body()).ok()
-    };
-    let slots: Vec<Slot> = rows.iter().filter_map(parsed).collect();
+    let slots = unverified_slots(store).await?;
     let there = there(&slots);
     let mut failures = Vec::new();
     for opener in openers {
@@ -77,8 +99,9 @@ pub(super) async fn open_slot<S: Store>(
             Opener::Kms(plugin) => by_kms(arena, store.id(), &slots, plugin).await,
         };
         match tried {
-            Ok((opened, name)) => {
-                tracing::info!(by = %opener, slot = name, slots = there, "the store is open");
+            Ok(mut opened) => {
+                opened.by.how = opener.to_string();
+                tracing::info!(by = %opener, slot = %opened.by.name, slots = there, "the store is open");
                 return Ok(opened);
             }
             Err(error) => failures.push((opener, error)),
@@ -100,14 +123,27 @@ pub(super) async fn open_slot<S: Store>(
     }
 }
 
+/// Opens the store root key by the secret of one slot, which was given.
+pub(super) fn open_given(
+    arena: &Arena,
+    store: StoreId,
+    slot: &Slot,
+    secret: &Key,
+    how: String,
+) -> Result<Opened, UnlockError> {
+    let mut opened = with_secret(arena, store, slot, secret)?.ok_or(UnlockError::WrongSecret)?;
+    opened.by.how = how;
+    Ok(opened)
+}
+
 /// The slots that a store has by its own word, for people.
-fn there(slots: &[Slot]) -> String {
+pub fn there(slots: &[Slot]) -> String {
     let named = |slot: &Slot| format!("{} ({})", slot.about.name, slot.identity.kind.name());
     let named: Vec<_> = slots.iter().map(named).collect();
     named.join(", ")
 }
 
-type Tried = Result<(Opened, String), UnlockError>;
+type Tried = Result<Opened, UnlockError>;
 
 fn by_key_file(arena: &Arena, store: StoreId, slots: &[Slot], path: &Path) -> Tried {
     let secret = slot_file::read(path, arena)?;
@@ -180,7 +216,7 @@ fn with_secret(
     store: StoreId,
     slot: &Slot,
     secret: &Key,
-) -> Result<Option<(Opened, String)>, ArenaError> {
+) -> Result<Option<Opened>, ArenaError> {
     let mut opened = None;
     let srk = arena.key_with(|cell| -> Result<(), Trial> {
         opened = Some(slot.open(store, SlotSecret::new(secret.expose()), cell)?);
@@ -188,11 +224,12 @@ fn with_secret(
     });
     match (srk, opened) {
         (Ok(srk), Some(OpenedSlot { rekey, .. })) => {
-            let id = slot.identity.slot;
-            Ok(Some((
-                Opened { srk, id, rekey },
-                slot.about.name.to_string(),
-            )))
+            let by = OpenedBy {
+                slot: slot.identity.slot,
+                name: slot.about.name.clone(),
+                how: String::new(),
+            };
+            Ok(Some(Opened { srk, rekey, by }))
         }
         (Err(Trial::Arena(error)), _) => Err(error),
         (Err(Trial::Refused) | Ok(_), _) => Ok(None),

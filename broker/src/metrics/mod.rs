@@ -13,6 +13,7 @@ mod standing;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -60,6 +61,18 @@ impl Metrics {
     /// A registry with these metrics, and with what `standing` looks at.
     #[must_use]
     pub fn registry(&self, standing: Standing) -> Registry {
+        let mut registry = self.counted(false);
+        registry.register_collector(Box::new(standing));
+        registry
+    }
+
+    /// A registry of a sealed broker: there is nothing to look at.
+    #[must_use]
+    pub fn sealed_registry(&self) -> Registry {
+        self.counted(true)
+    }
+
+    fn counted(&self, sealed: bool) -> Registry {
         let mut registry = Registry::with_prefix("attache_broker");
         registry.register(
             "build",
@@ -77,8 +90,12 @@ impl Metrics {
             "Requests of node plugins for a volume, by how they ended and why",
             self.deliveries.clone(),
         );
+        registry.register(
+            "sealed",
+            "1 while the broker is sealed: it holds no key, and does nothing before it is opened",
+            ConstGauge::new(i64::from(sealed)),
+        );
         self.api.register(&mut registry);
-        registry.register_collector(Box::new(standing));
         registry
     }
 

@@ -7,11 +7,14 @@ mod descriptors;
 mod health;
 mod incarnation;
 mod init;
+mod lifetime;
 mod meta;
 mod open;
 mod restore;
+mod sealed;
 mod serve;
 mod server_certificate;
+mod sockets;
 mod telemetry;
 mod volumes_in_use;
 
@@ -19,8 +22,8 @@ pub use bootstrap::{bootstrap_operator, recover_operator};
 pub use check::{check_config, check_store};
 pub use health::health;
 pub use init::{NewCluster, init};
+pub use lifetime::serve;
 pub use restore::{drill, restore};
-pub use serve::serve;
 pub use volumes_in_use::volumes_in_use;
 
 use std::sync::Arc;

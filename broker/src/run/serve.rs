@@ -1,19 +1,14 @@
-//! `attache-broker serve`: opens store and log, holds them against each other, listens, and stops in order.
+//! A broker that is open: opens log and ledger, holds them against each other, listens, and stops in order.
 //!
 //! ```text
 //! store, keys -> audit log (not shorter than the store knows) -> ledger (not older than the log knows)
 //!   -> open intents closed
 //!   -> who may call, what is registered -> listeners -> ready ... stop accepting, drain, counts on record, close
 //! ```
-//! SIGTERM and SIGINT stop it, SIGHUP has it read its settings' log filter, its certificate and its key again. A store
+//! An operator's seal stops it in the same order, with less patience. SIGTERM and SIGINT stop it, SIGHUP has it read its settings' log filter, its certificate and its key again. A store
 //! or an audit log that failed ends the process: only a start can tell what the disk holds.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use attache_envelope::{SystemRandom, id::BootId};
@@ -22,18 +17,16 @@ use attache_mtls::{
     spiffe::PeerId,
     tls::Credentials,
 };
-use attache_translog::{Anchor, Start, Stop};
+use attache_translog::{Anchor, Attempts, Opening, Start, Stop};
 use jiff::Timestamp;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AuditSeed, block_on, chain_id, descriptors, incarnation, meta, open, server_certificate,
+    AuditSeed, chain_id,
+    lifetime::{Reloadable, Signalled, Signals},
+    meta, open, server_certificate,
+    sockets::{Sockets, bind, listening},
     telemetry,
 };
 use crate::{
@@ -50,51 +43,30 @@ use crate::{
     removal::{self, Removals},
     rotation::{self, Rotations},
     scrub::Scrub,
+    seal,
     store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store, anchored_head},
     vault::BrokerVault,
 };
 
-/// Connections that wait to be accepted: as many as the system takes (net.core.somaxconn), since past it a flood makes honest
-/// ones wait a second each.
-const BACKLOG: u32 = 4096;
-
 /// The refusals that were counted are put on record this often.
-const SWEEP: std::time::Duration = std::time::Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(5);
+/// What an operator's seal leaves to requests that are under way: its own answer is one of them.
+const SEAL_DRAIN: Duration = Duration::from_millis(500);
+/// And to the work that goes on behind them.
+const SEAL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Serves until told to stop. `accept_rollback_to`: the sequence at which a store stands that is older than what is known
-/// of it, and is accepted all the same.
-///
-/// # Errors
-/// When anything that serving stands on cannot be opened, or fails for good.
-pub fn serve(config: Config, file: &Path, accept_rollback_to: Option<u64>) -> Result<ExitCode> {
-    let filter = telemetry::start(&config.telemetry)?;
-    descriptors::provide(&config.limits)?;
-    let settings = Reloadable {
-        file: file.to_owned(),
-        filter,
-    };
-    block_on(async {
-        // From here on: whoever finds it live may stop it.
-        let signals = Signals::take()?;
-        if let Some(seq) = accept_rollback_to {
-            incarnation::accept_rollback(&config, seq).await?;
-        }
-        let broker = Broker::open(config).await?;
-        let listeners = broker.listen().await?;
-        broker.run(listeners, settings, signals).await?;
-        Ok(ExitCode::SUCCESS)
-    })
-}
-
-/// What SIGHUP reads again.
-struct Reloadable {
-    file: PathBuf,
-    filter: telemetry::Filter,
+/// Why an open broker ended in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// A signal said so.
+    Stopped,
+    /// An operator sealed it.
+    Sealed,
 }
 
 /// Everything that a serving broker holds.
 pub(super) struct Broker {
-    config: Config,
+    config: Arc<Config>,
     ledger: BrokerLedger,
     log: AuditLog,
     refusals: Refusals,
@@ -110,6 +82,16 @@ impl Broker {
     pub(super) async fn open(config: Config) -> Result<Self> {
         let arena = open::arena(&config)?;
         let (store, keys) = open::store(&config, &arena).await?;
+        Self::assemble(Arc::new(config), store, keys, Metrics::default()).await
+    }
+
+    /// Opens everything that stands on an open store.
+    pub(super) async fn assemble(
+        config: Arc<Config>,
+        store: Arc<RedbStore>,
+        keys: Arc<Keys>,
+        metrics: Metrics,
+    ) -> Result<Self> {
         let boot = BootId::random(&SystemRandom)?;
         let (log, mut recovered) = open_log(&config, store.as_ref(), &keys, boot).await?;
         let ledger = open_ledger(&config, store, &keys, &log, &recovered).await?;
@@ -119,11 +101,11 @@ impl Broker {
             Mutations::open(log.clone(), ledger.clone(), intents, tasks.clone()).await?;
         let refusals = Refusals::new(log.clone(), &mut recovered);
         start_on_record(&config, &keys, &log, &ledger).await?;
+        sealed_time_on_record(&config, &log).await?;
 
         let authority = Authority::load(meta::ca(&ledger).await?, Arc::clone(&keys))?;
         let credentials = credentials(&config, &authority)?;
         let directory = Directory::load(&ledger).await?;
-        let metrics = Metrics::default();
         let registry = Arc::new(Registry::load(&ledger, metrics.api()).await?);
         let vault = BrokerVault::new(ledger.clone(), keys, config.id.clone(), boot)?;
         let vault = Arc::new(vault);
@@ -173,6 +155,7 @@ impl Broker {
             started_ms: log.clock().now_ms(),
             room: room(&config),
             store_file: config.store.store(),
+            seal: CancellationToken::new(),
             acceptor,
             enroll_acceptor: enroll_acceptor(&config, &credentials)?,
         };
@@ -189,32 +172,23 @@ impl Broker {
         })
     }
 
-    async fn listen(&self) -> Result<Listeners> {
-        let admin = api::admin::bind(&self.config.listen.admin).with_context(|| {
-            format!(
-                "cannot listen on {} (listen.admin)",
-                self.config.listen.admin.display()
-            )
-        })?;
-        Ok(Listeners {
-            grpc: bind("listen.grpc", self.config.listen.grpc)?,
-            enroll: bind("listen.enroll", self.config.listen.enroll)?,
-            admin,
-        })
-    }
-
-    /// Serves until a signal or a failure, then stops in order.
-    async fn run(
+    /// Serves until a signal, a seal or a failure, then stops in order.
+    pub(super) async fn run(
         self,
-        listeners: Listeners,
-        settings: Reloadable,
-        mut signals: Signals,
-    ) -> Result<()> {
+        sockets: &Sockets,
+        settings: &Reloadable,
+        signals: &mut Signals,
+    ) -> Result<End> {
+        let listeners = Listeners {
+            grpc: bind("listen.grpc", self.config.listen.grpc)?,
+            enroll: sockets.enroll()?,
+            admin: sockets.admin()?,
+        };
         let stop = CancellationToken::new();
         let (rewrapping, removing) = (self.rewrapping().await?, self.removing().await?);
         let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
-        let metrics = self.tell_metrics(serving.clone(), &stop).await?;
+        let metrics = self.tell_metrics(sockets, serving.clone(), &stop)?;
         let mut servers = tokio::spawn(api::serve(
             self.services.clone(),
             listeners,
@@ -237,28 +211,44 @@ impl Broker {
         let scrub = Arc::clone(&self.scrub);
         self.tasks.spawn(scrub.run(stop.clone()));
         self.tasks.spawn(removing.run(stop.clone()));
-        let listening = listening(grpc, enroll, metrics);
+        let listening = listening(Some(grpc), enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
         tracing::info!(%grpc, %enroll, broker = %self.config.id, %ca, "serving");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Ready,
+            sd_notify::NotifyState::Status("serving"),
+        ]);
 
         let told = self
-            .until_told(&settings, &mut signals, &serves, &mut servers)
+            .until_told(settings, signals, &serves, &mut servers)
             .await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        tracing::info!("stopping");
+        let sealed = matches!(told, Ok(End::Sealed));
+        if sealed {
+            tracing::warn!("sealing: an operator asked for it");
+        } else {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            tracing::info!("stopping");
+        }
         serves.send_replace(false);
         stop.cancel();
-        if !servers.is_finished()
-            && tokio::time::timeout(self.config.limits.drain, &mut servers)
-                .await
-                .is_err()
-        {
+        let drain = if sealed {
+            SEAL_DRAIN
+        } else {
+            self.config.limits.drain
+        };
+        if !servers.is_finished() && tokio::time::timeout(drain, &mut servers).await.is_err() {
             tracing::warn!("requests were still under way when the drain ended");
             servers.abort();
         }
-        self.close().await;
+        if sealed {
+            let closed = tokio::time::timeout(SEAL_PATIENCE, self.close()).await;
+            if closed.is_err() {
+                tracing::warn!("work was still under way, and is broken off as by a crash");
+            }
+        } else {
+            self.close().await;
+        }
         told
     }
 
@@ -277,15 +267,15 @@ impl Broker {
     }
 
     /// Answers `GET /metrics` until `stop`, where the settings say so; answers where.
-    async fn tell_metrics(
+    fn tell_metrics(
         &self,
+        sockets: &Sockets,
         serving: watch::Receiver<bool>,
         stop: &CancellationToken,
     ) -> Result<Option<SocketAddr>> {
-        let Some(address) = self.config.listen.metrics else {
+        let Some(listener) = sockets.metrics()? else {
             return Ok(None);
         };
-        let listener = bind("listen.metrics", address)?;
         let bound = listener.local_addr()?;
         let registry = self.services.metrics.registry(Standing {
             serving,
@@ -332,16 +322,18 @@ impl Broker {
         signals: &mut Signals,
         serves: &watch::Sender<bool>,
         servers: &mut JoinHandle<Result<()>>,
-    ) -> Result<()> {
+    ) -> Result<End> {
         let mut health = self.ledger.store().health();
         let mut log = self.log.state();
         let mut sweep = tokio::time::interval(SWEEP);
         let mut certificate = tokio::time::interval(server_certificate::LOOK);
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return Ok(()),
-                _ = signals.interrupt.recv() => return Ok(()),
-                _ = signals.hangup.recv() => self.reload(settings),
+                told = signals.told() => match told {
+                    Signalled::Stop => return Ok(End::Stopped),
+                    Signalled::Reload => self.reload(settings),
+                },
+                () = self.services.seal.cancelled() => return Ok(End::Sealed),
                 _ = certificate.tick() => self.renew(),
                 _ = sweep.tick() => {
                     self.services.sessions.sweep();
@@ -369,7 +361,8 @@ impl Broker {
                     serves.send_replace(state == LogState::Writing);
                 }
                 ended = &mut *servers => {
-                    return ended.unwrap_or_else(|error| Err(error.into())).and_then(|()| bail!("the servers ended by themselves"));
+                    ended.unwrap_or_else(|error| Err(error.into()))?;
+                    bail!("the servers ended by themselves");
                 }
             }
         }
@@ -398,26 +391,6 @@ impl Broker {
             tracing::warn!(error = %format!("{error:#}"), "the server certificate was not reloaded");
         }
     }
-}
-
-fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
-    let bound = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bound().with_context(|| format!("cannot listen on {address} ({key})"))
-}
-
-/// The text of `listen.json`: where a broker really listens, which its settings may leave to the system.
-fn listening(grpc: SocketAddr, enroll: SocketAddr, metrics: Option<SocketAddr>) -> String {
-    let metrics = metrics.map_or_else(String::new, |at| format!(", \"metrics\": \"{at}\""));
-    format!("{{\"grpc\": \"{grpc}\", \"enroll\": \"{enroll}\"{metrics}}}\n")
 }
 
 pub(super) async fn open_log(
@@ -483,7 +456,51 @@ async fn start_on_record(
         key_memory: keys.arena().protection().to_string(),
     };
     let _receipt = log.append(start).await?;
+    let opening = Opening {
+        broker: config.id.to_string(),
+        slot: format!("{} ({})", keys.opening().name, keys.opening().slot),
+        how: keys.opening().how.clone(),
+    };
+    let _receipt = log.append(opening).await?;
     anchor_on_record(log, ledger).await
+}
+
+/// What was given to open the broker while it was sealed. It is taken out of its file once it is durable in the log: cut
+/// short between, it comes twice.
+async fn sealed_time_on_record(config: &Config, log: &AuditLog) -> Result<()> {
+    let file = config.store.unseal_attempts();
+    let attempts = seal::Attempts::read(&file);
+    let broker = config.id.to_string();
+    for attempt in attempts.list() {
+        let _receipt = log
+            .append(Attempts {
+                broker: broker.clone(),
+                slot: Some(attempt.slot.to_string()),
+                ending: attempt.ending.told().to_owned(),
+                count: 1,
+                first_ms: attempt.time_ms,
+                last_ms: attempt.time_ms,
+                address: Some(attempt.from.clone()),
+            })
+            .await?;
+    }
+    let left_out = attempts.left_out();
+    if left_out.count > 0 {
+        let _receipt = log
+            .append(Attempts {
+                broker,
+                slot: None,
+                ending: "too many to be kept one by one".to_owned(),
+                count: left_out.count,
+                first_ms: left_out.first_ms,
+                last_ms: left_out.last_ms,
+                address: None,
+            })
+            .await?;
+    }
+    attempts
+        .forget()
+        .with_context(|| format!("cannot take away {}", file.display()))
 }
 
 async fn anchor_on_record(log: &AuditLog, ledger: &BrokerLedger) -> Result<()> {
@@ -534,7 +551,7 @@ fn accept_limits(config: &Config) -> AcceptLimits {
     }
 }
 
-fn enroll_acceptor(config: &Config, credentials: &Credentials) -> Result<Acceptor> {
+pub(super) fn enroll_acceptor(config: &Config, credentials: &Credentials) -> Result<Acceptor> {
     let tls = credentials.enrollment_server_config()?;
     Ok(Acceptor::new(tls, enroll_limits(config)))
 }
@@ -548,41 +565,5 @@ fn enroll_limits(config: &Config) -> AcceptLimits {
         // Anybody may connect here, and hold what they have.
         oldest_gives_way: true,
         ..accept_limits(config)
-    }
-}
-
-/// What a serving broker is told by. Once taken, a signal waits until it is looked at.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn take() -> Result<Self> {
-        let on = |kind| signal(kind).context("cannot wait for signals");
-        Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            hangup: on(SignalKind::hangup())?,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::listening;
-    use crate::vectors::{Expected, run};
-
-    #[test]
-    fn listen_json_is_that_of_the_vectors() {
-        run("listen", false, |given, expected| {
-            let Expected::Out(out) = expected else {
-                panic!("addresses refuse nothing")
-            };
-            let metrics = given.has("metrics").then(|| given.parse("metrics"));
-            let text = listening(given.parse("grpc"), given.parse("enroll"), metrics);
-            assert_eq!(text, out.text("text"));
-        });
     }
 }

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::{config::Config, identity::Authority};
 
 /// A certificate chain is never larger, in bytes.
-const CHAIN_MAX: u64 = 256 * 1024;
+pub(super) const CHAIN_MAX: u64 = 256 * 1024;
 /// The certificate is looked at this often while the broker serves.
 pub(super) const LOOK: Duration = Duration::from_secs(3600);
 

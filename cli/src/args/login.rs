@@ -40,8 +40,9 @@ pub struct Login {
     #[arg(long, value_name = "SOURCE", value_parser = parse::word(parse::code_source), requires = "new",
           conflicts_with = "trust_bundle")]
     pub code: Option<CodeSource>,
-    /// Where the broker listens for those who have a code: HOST:PORT; port 7444 of the other address, unless it is given
-    #[arg(long, value_name = "ADDR", value_parser = parse::word(parse::address), requires = "code")]
+    /// Where the broker listens for those who have no certificate: HOST:PORT; port 7444 of the other address, unless it is
+    /// given
+    #[arg(long, value_name = "ADDR", value_parser = parse::word(parse::address), requires = "new")]
     pub enroll: Option<String>,
     /// Take the certificate that was signed for the waiting context
     #[arg(long, value_name = "CHAIN", value_parser = parse::path())]

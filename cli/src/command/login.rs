@@ -44,6 +44,7 @@ struct LoginJson {
 struct New {
     operator: String,
     address: Option<String>,
+    enroll: Option<String>,
     broker: Option<BrokerId>,
     trust_bundle: Option<PathBuf>,
     csr: PathBuf,
@@ -71,6 +72,7 @@ pub async fn login(args: Login, shell: &Shell) -> Result<Report, Failure> {
             New {
                 operator,
                 address: args.broker,
+                enroll: args.enroll,
                 broker: args.broker_id,
                 trust_bundle: args.trust_bundle,
                 csr,
@@ -103,6 +105,7 @@ fn begin(new: New, shell: &Shell) -> Result<Report, Failure> {
             .broker
             .or(known.map(|known| known.broker.clone()))
             .ok_or_else(|| missing("--broker-id"))?,
+        enroll: new.enroll.or(known.and_then(|known| known.enroll.clone())),
         operator: Some(new.operator),
         trust_bundle: PathBuf::from(format!("{name}.trust-bundle.pem")),
         certificate: PathBuf::from(format!("{name}.crt")),
@@ -334,7 +337,7 @@ async fn renew(shell: &Shell) -> Result<Report, Failure> {
     if Timestamp::now() > identity.not_after() {
         return Err(renewal::expired(identity.not_after()));
     }
-    let session = Session::connect(&context.address, &context.broker, &identity.credentials)?;
+    let session = Session::connect(&context.address, &context.broker, &identity)?;
     if let Renewed::BySomebodyElse = renewal::renew(&session, &identity).await? {
         shell
             .console

@@ -13,6 +13,7 @@ key = "default.key"
 [contexts.other]
 address = "broker.example:7443"
 broker = "spiffe://example.internal/broker/broker-1"
+enroll = "broker.example:7454"
 operator = "ada"
 trust_bundle = "/etc/attache/trust-bundle.pem"
 certificate = "other.crt"

@@ -111,6 +111,7 @@ impl Desk {
         Context {
             address: "127.0.0.1:1".into(),
             broker: BROKER.parse().unwrap(),
+            enroll: None,
             operator: Some("ada".into()),
             trust_bundle: "bundle.pem".into(),
             certificate: "ada.crt".into(),

@@ -350,6 +350,7 @@ impl Bed {
         let context = Context {
             address,
             broker: BROKER.parse().unwrap(),
+            enroll: None,
             operator: Some("ada".into()),
             trust_bundle: "bundle.pem".into(),
             certificate: "ada.crt".into(),

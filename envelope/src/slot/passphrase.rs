@@ -120,6 +120,37 @@ impl PassphraseParameters {
         bytes
     }
 
+    /// Takes parameters that came apart, which are hostile.
+    ///
+    /// # Errors
+    /// As [`PassphraseParameters::decode`].
+    pub fn from_parts(
+        memory_kib: u32,
+        passes: u32,
+        lanes: u32,
+        salt: [u8; SALT_BYTES],
+    ) -> Result<Self, Malformed> {
+        let parameters = Self {
+            memory_kib,
+            passes,
+            lanes,
+            salt,
+        };
+        Self::decode(&parameters.encode())
+    }
+
+    /// Memory in KiB, passes and lanes.
+    #[must_use]
+    pub const fn cost(&self) -> (u32, u32, u32) {
+        (self.memory_kib, self.passes, self.lanes)
+    }
+
+    /// The salt.
+    #[must_use]
+    pub const fn salt(&self) -> &[u8; SALT_BYTES] {
+        &self.salt
+    }
+
     /// Derives the slot's secret into `out`. Takes a tenth of a second and 64 MiB with the parameters of new slots.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ const OURS: &[&str] = &[
     "shares",
     "slot-secret",
     "srk-seal",
+    "unseal",
     "value",
     "wrap-anchor",
     "wrap-dek",

@@ -9,6 +9,7 @@ use attache_envelope::name::{Keyspace, SecretName, SecretPath, SecretVersion};
 use attache_envelope::put::{CommitPut, PutField, PutParts};
 use attache_envelope::release::{GrantedValue, ReleaseBinding, Session, SessionBinding};
 use attache_envelope::slot::{SlotRequest, SlotVerb};
+use attache_envelope::unseal::UnsealChannel;
 use attache_envelope::value::CtHash;
 use attache_envelope::x25519::{Enc, PublicKey};
 
@@ -302,6 +303,40 @@ fn slot_secret() {
             Expected::Refused => {
                 let (enc, sealed) = (enc(given), given.bytes("sealed"));
                 let read = request.open_secret(sk, &enc, &channel, &sealed, &mut opened);
+                read.unwrap_err();
+                assert_eq!(opened, [0; 32]);
+            }
+        }
+    });
+}
+
+#[test]
+fn unseal() {
+    run("unseal", true, |given, expected| {
+        let sk = given.array::<32>("sk_r");
+        let sk = SecretKey::new(&sk);
+        let channel = UnsealChannel {
+            store: given.id("store"),
+            broker_id: given.text("broker_id"),
+            boot: given.id("boot"),
+            boot_key: sk.public_key().unwrap(),
+            slot: given.id("slot"),
+        };
+        let mut opened = [0; 32];
+        match expected {
+            Expected::Out(out) => {
+                assert_eq!(channel.boot_key.as_bytes().as_slice(), out.bytes("pk_r"));
+                assert_eq!(channel.info(), out.bytes("info"));
+                let (random, secret) = (Replay::new(&given.bytes("ikm_e")), given.array("secret"));
+                let (enc, sealed) = channel.seal(&random, &secret).unwrap();
+                assert_eq!(enc.as_bytes().as_slice(), out.bytes("enc"));
+                assert_eq!(sealed, out.bytes("sealed"));
+                let read = channel.open(sk, &enc, &sealed, &mut opened);
+                assert_eq!((read, opened), (Ok(()), secret));
+            }
+            Expected::Refused => {
+                let (enc, sealed) = (enc(given), given.bytes("sealed"));
+                let read = channel.open(sk, &enc, &sealed, &mut opened);
                 read.unwrap_err();
                 assert_eq!(opened, [0; 32]);
             }

@@ -16,7 +16,7 @@ use super::Credentials;
 use crate::bundle::TrustBundle;
 use crate::identity::{PeerIdentity, SpkiSha256};
 use crate::spiffe::{BrokerId, PeerId, TrustDomain};
-use crate::verify::{CaCertificate, PeerError, Purpose, verify};
+use crate::verify::{CaCertificate, PeerError, Purpose, read_leaf, verify};
 
 /// Server side: a client of our trust domain, always with a certificate.
 pub(super) struct ClientVerifier {
@@ -154,6 +154,35 @@ impl Expectation for PinnedBroker {
             });
         }
         Ok(())
+    }
+}
+
+/// This broker under the bundle, or the same broker with the key that it was seen with, though its certificate has ended.
+#[derive(Debug)]
+pub(super) struct RecordedBroker {
+    pub(super) by_bundle: PinnedBroker,
+    pub(super) recorded: SpkiSha256,
+}
+
+impl Expectation for RecordedBroker {
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), PeerError> {
+        let refused = match self.by_bundle.check(leaf, intermediates, now) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        // The handshake's signature is by the key in the leaf, whose name must still be the broker's.
+        let peer = read_leaf(leaf)?;
+        let expected = PeerId::from(self.by_bundle.broker.clone());
+        if peer.spki_sha256() == self.recorded && *peer.id() == expected {
+            Ok(())
+        } else {
+            Err(refused)
+        }
     }
 }
 

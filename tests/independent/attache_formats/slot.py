@@ -84,6 +84,11 @@ def request_digest(verb: str, store: bytes, request_id: bytes, slot: bytes, kind
     return sha256(lp("attache/slot-request/1", verb, store, request_id, slot, kind, name))
 
 
+def unseal_info(store: bytes, broker_id: str, boot: bytes, boot_key: bytes, slot: bytes) -> bytes:
+    """What binds a secret to a sealed broker; the boot key by its fingerprint."""
+    return lp("attache/unseal/1", store, broker_id, boot, sha256(boot_key), slot)
+
+
 def key_file(secret: bytes) -> str:
     return KEY_FILE_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=") + "\n"
 

@@ -56,9 +56,11 @@ def metadata(incarnation: int, seq: int, digest: bytes, delivered_at: str, files
     return json.dumps(told, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
-def listen(grpc: str, enroll: str, metrics: str | None) -> str:
+def listen(grpc: str | None, enroll: str, metrics: str | None) -> str:
+    """A sealed broker has no listener of mutual TLS."""
+    first = f'"grpc": "{grpc}", ' if grpc else ""
     last = f', "metrics": "{metrics}"' if metrics else ""
-    return f'{{"grpc": "{grpc}", "enroll": "{enroll}"{last}}}\n'
+    return f'{{{first}"enroll": "{enroll}"{last}}}\n'
 
 
 def contexts(current: str | None, contexts_: dict[str, dict[str, str]]) -> str:

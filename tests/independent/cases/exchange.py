@@ -64,6 +64,22 @@ def slot_secret_cases() -> list[Case]:
     ]
 
 
+def unseal_cases() -> list[Case]:
+    in_: Fields = {"sk_r": rand("boot sk"), "ikm_e": rand("unseal ikm_e"), "store": STORE, "broker_id": BROKER,
+                   "boot": uuid("boot"), "slot": uuid("new slot"), "secret": rand("new slot secret")}
+    case = positive("unseal", "a key file's secret", in_)
+    base = opening(case, ["ikm_e", "secret"], ["enc", "sealed"])
+    return [
+        case,
+        negative("flipped sealed", "tag", base, sealed=flip(base["sealed"], 0)),
+        negative("flipped tag", "tag", base, sealed=flip(base["sealed"], -1)),
+        negative("flipped enc", "tag", base, enc=flip(base["enc"], 0)),
+        negative("enc of zeros", "public key", base, enc="00" * 32),
+        *swaps(base, "tag", sk_r=rand("other boot sk"), store=OTHER_STORE, broker_id=BROKER[:-1] + "1",
+               boot=uuid("other boot"), slot=uuid("other slot")),
+    ]
+
+
 def release_cases() -> list[Case]:
     def granted(name: str, field: str, version: int) -> Fields:
         return {"keyspace": "payments", "name": name, "secret": uuid(f"release secret {name}"), "version": version,

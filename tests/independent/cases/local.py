@@ -313,6 +313,7 @@ def operator_code_body_cases() -> list[Case]:
 def listen_cases() -> list[Case]:
     return [positive("listen", "two ports", {"grpc": "127.0.0.1:7443", "enroll": "127.0.0.1:7444"}),
             positive("listen", "IPv6", {"grpc": "[::1]:7443", "enroll": "[::]:7444"}),
+            positive("listen", "sealed", {"enroll": "127.0.0.1:7444"}),
             positive("listen", "three ports", {"grpc": "127.0.0.1:7443", "enroll": "127.0.0.1:7444", "metrics": "127.0.0.1:9464"})]
 
 
@@ -322,6 +323,8 @@ def contexts_cases() -> list[Case]:
                "renew_until": "2026-11-30T10:00:00Z"}
     waiting = {k: v for k, v in context.items() if k != "renew_until"} | {"address": "[::1]:7443"}
     return [positive("contexts", "signed in", {"current": "default", "contexts": {"default": context}}),
+            positive("contexts", "an enrollment address of its own",
+                     {"current": None, "contexts": {"default": context | {"enroll": "broker.example:7454"}}}),
             positive("contexts", "two, none current", {"current": None, "contexts": {"eu": waiting, "default": context}})]
 
 

@@ -63,7 +63,7 @@ fn bad_requests_are_refused_by_name_and_change_nothing() {
     );
     let of = |method: &Method| match method.service.as_str() {
         "attache.v1.Delivery" | "attache.v1.Renewal" => Some(&node),
-        "attache.v1.Enrollment" => Some(&joining),
+        "attache.v1.Enrollment" | "attache.v1.Unsealing" => Some(&joining),
         // Its own test: it is for a broker without an operator.
         "attache.v1.Admin" => None,
         _ => Some(&operator),

@@ -204,15 +204,17 @@ fn a_bad_file_of_the_broker_keeps_it_from_starting() {
     bed.init_broker().unwrap();
     let anchor = "without a copy the audit log stands for it";
     let mut wrong = Vec::new();
-    for (file, named, passes) in [
-        (bed.dir.join("etc/slot.key"), "slot.key", None),
+    let slot_file = bed.dir.join("etc/slot.key");
+    for (word, file, named, passes) in [
+        ("check-store", slot_file.clone(), "slot.key", None),
         (
+            "serve",
             bed.store_dir().join("anchor.note"),
             "anchor.note",
             Some(("missing", anchor)),
         ),
     ] {
-        let words = vec!["serve"];
+        let words = vec![word];
         wrong.extend(
             Row {
                 file,
@@ -224,6 +226,21 @@ fn a_bad_file_of_the_broker_keeps_it_from_starting() {
         );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Without its key file a broker waits for one, and says why.
+    for (kind, put) in KINDS {
+        let _back = Replaced::by(&slot_file, put);
+        let log = bed.dir.join("log/broker.log");
+        let _ = fs::remove_file(&log);
+        bed.start_broker()
+            .unwrap_or_else(|e| panic!("{kind}: {e:#}"));
+        bed.broker.take().unwrap().stop().unwrap();
+        let told = fs::read_to_string(&log).unwrap();
+        assert!(told.contains("sealed: open it"), "{kind}: {told}");
+        assert!(
+            told.contains("slot.key") && !told.contains(CANARY),
+            "{kind}: {told}"
+        );
+    }
     // What it can make again it makes again.
     for file in ["tls/broker.crt", "tls/broker.key", "trust-bundle.pem"] {
         for (kind, put) in KINDS {

@@ -143,6 +143,7 @@ fn programs() -> [Program; 3] {
             "contexts.default.broker",
             "spiffe://attache.test/broker/broker-0",
         ),
+        ("contexts.default.enroll", "127.0.0.1:2"),
         ("contexts.default.operator", "ada"),
         ("contexts.default.trust_bundle", "absent.pem"),
         ("contexts.default.certificate", "absent.crt"),
@@ -163,7 +164,7 @@ fn programs() -> [Program; 3] {
         },
         required: !matches!(
             path.rsplit('.').next(),
-            Some("current" | "operator" | "renew_until")
+            Some("current" | "enroll" | "operator" | "renew_until")
         ),
     };
     [

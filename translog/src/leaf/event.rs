@@ -227,7 +227,7 @@ events! {
         key_memory: String = KeyMemory,
     }
 
-    /// A broker process shut down in order.
+    /// A broker process shut down in order, or was sealed.
     Stop = 2 "stop" {
         /// The broker's SPIFFE ID.
         broker: String = Actor,
@@ -473,5 +473,33 @@ events! {
         keyspace: String = Object,
         /// How many values were removed since the broker that came to the end was started.
         values: u64 = Count,
+    }
+
+    /// The store was opened by one of its slots.
+    Opening = 17 "opening" {
+        /// The broker's SPIFFE ID.
+        broker: String = Actor,
+        /// The slot, by its name and uuid.
+        slot: String = Object,
+        /// How its secret was had, such as `the key file /etc/attache/slot.key`.
+        how: String = Evidence,
+    }
+
+    /// What was given to open the broker while it was sealed: noted then, unsigned, in a file beside the store.
+    Attempts = 18 "unseal-attempts" {
+        /// The broker's SPIFFE ID.
+        broker: String = Actor,
+        /// The slot, where it is one attempt.
+        slot: Option<String> = Object,
+        /// How it ended.
+        ending: String = TrueReason,
+        /// How many: 1, or those that were only counted.
+        count: u64 = Count,
+        /// When the first of them came.
+        first_ms: u64 = First,
+        /// When the last of them came.
+        last_ms: u64 = Last,
+        /// From which address, where it is one attempt.
+        address: Option<String> = Evidence,
     }
 }

@@ -62,6 +62,32 @@ fn process() -> Vec<Event> {
             values: 5_000,
         }
         .into(),
+        Opening {
+            broker: broker(),
+            slot: "board (7a0c)".into(),
+            how: "the key file /etc/attache/slot.key".into(),
+        }
+        .into(),
+        Attempts {
+            broker: broker(),
+            slot: Some("board (7a0c)".into()),
+            ending: "not what opens that slot".into(),
+            count: 1,
+            first_ms: 7,
+            last_ms: 7,
+            address: Some("192.0.2.7".into()),
+        }
+        .into(),
+        Attempts {
+            broker: broker(),
+            slot: None,
+            ending: "only counted".into(),
+            count: 9,
+            first_ms: 7,
+            last_ms: 8,
+            address: None,
+        }
+        .into(),
     ]
 }
 

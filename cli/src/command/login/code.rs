@@ -34,10 +34,9 @@ use crate::output::Report;
 use crate::renewal::Files;
 use crate::session::{self, CONNECT_LIMIT};
 use crate::status;
+use crate::unseal::enrollment_of;
 
 const WHAT: &str = "the sign-in was not finished";
-/// Where a broker listens for those who have no certificate, unless it is told otherwise.
-const ENROLL_PORT: u16 = 7444;
 /// A code is never longer, with what an editor puts behind it, in bytes.
 const CODE_LIMIT: u64 = 256;
 
@@ -75,7 +74,8 @@ pub(super) async fn sign_in(new: ByCode, shell: &Shell) -> Result<Report, Failur
         .address
         .or(known.map(|known| known.address.clone()))
         .ok_or_else(|| missing("--broker"))?;
-    let enroll = new.enroll.unwrap_or_else(|| enrollment_of(&address));
+    let enroll = new.enroll.or(known.and_then(|known| known.enroll.clone()));
+    let at = enroll.clone().unwrap_or_else(|| enrollment_of(&address));
     let code = read(&new.source)?;
     make_folder(settings.folder()).map_err(|error| failed(&error))?;
     let beside = |suffix: &str| PathBuf::from(format!("{name}.{suffix}"));
@@ -86,7 +86,7 @@ pub(super) async fn sign_in(new: ByCode, shell: &Shell) -> Result<Report, Failur
         owns_bundle: true,
     };
     let key = key(&files)?;
-    let given = redeem(&code, &new.operator, &enroll, &key).await?;
+    let given = redeem(&code, &new.operator, &at, &key).await?;
     if new.broker.is_some_and(|broker| broker != given.broker) {
         return Err(refused(format!(
             "the broker there is {}, which --broker-id does not name",
@@ -96,6 +96,7 @@ pub(super) async fn sign_in(new: ByCode, shell: &Shell) -> Result<Report, Failur
     let context = Context {
         address,
         broker: given.broker,
+        enroll,
         operator: Some(new.operator),
         trust_bundle: beside("trust-bundle.pem"),
         certificate: beside("crt"),
@@ -231,14 +232,6 @@ fn parse(text: &str) -> Option<Code> {
         text: Zeroizing::new(text.to_owned()),
         pin: SpkiSha256::from_bytes(pin),
     })
-}
-
-/// The enrollment listener's usual port, on the host of an address.
-fn enrollment_of(address: &str) -> String {
-    match address.rsplit_once(':') {
-        Some((host, _)) => format!("{host}:{ENROLL_PORT}"),
-        None => address.to_owned(),
-    }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {

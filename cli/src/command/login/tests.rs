@@ -49,6 +49,7 @@ impl Desk {
 
     fn begin(&self, operator: &str, csr: &str, context: Option<&str>) -> Result<Report, Failure> {
         let new = New {
+            enroll: None,
             operator: operator.into(),
             address: Some("127.0.0.1:1".into()),
             broker: Some(BROKER.parse().unwrap()),
@@ -157,6 +158,7 @@ fn an_operator_whose_sign_in_is_over_signs_in_again_without_naming_the_broker_ag
     desk.finish(&chain, None).unwrap();
     let again = |operator: &str, csr: &str| {
         let new = New {
+            enroll: None,
             operator: operator.into(),
             address: None,
             broker: None,
@@ -192,6 +194,7 @@ fn an_operator_whose_sign_in_is_over_signs_in_again_without_naming_the_broker_ag
 fn a_first_sign_in_names_its_broker() {
     let desk = Desk::new();
     let new = New {
+        enroll: None,
         operator: "ada".into(),
         address: Some("127.0.0.1:1".into()),
         broker: None,

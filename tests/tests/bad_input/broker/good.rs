@@ -130,7 +130,17 @@ impl Good {
                 name: "ada".into(),
                 csr: csr(),
             }),
-            "CheckStore" | "LatestCheckpoint" | "ShowStatus" => Vec::new(),
+            "CheckStore" | "LatestCheckpoint" | "ShowStatus" | "GetSeal" => Vec::new(),
+            "Unseal" => bytes(pb::UnsealRequest {
+                boot: vec![1; 16],
+                slot: vec![2; 16],
+                enc: vec![3; 32],
+                sealed: vec![4; 48],
+            }),
+            "SealBroker" => bytes(pb::SealBrokerRequest {
+                mutation: mutation(),
+                reason: String::new(),
+            }),
             "ReadLeaves" => bytes(pb::ReadLeavesRequest {
                 limit: 1,
                 ..Default::default()

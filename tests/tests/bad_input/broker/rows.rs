@@ -50,6 +50,14 @@ fn blob(kind: Kind) -> Expect {
     name(kind)
 }
 
+/// What a broker that is open does not look at.
+fn sealed_away(kind: Kind) -> Expect {
+    match name(kind) {
+        Refused(_) => Says(FailedPrecondition, "is not sealed any more"),
+        other => other,
+    }
+}
+
 /// A message or list that must be there, with parts that must be there.
 fn part(kind: Kind) -> Expect {
     name(kind)
@@ -295,6 +303,12 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("VerifySlotRequest.secret", part),
     ("RemoveSlotRequest.mutation", part),
     ("RemoveSlotRequest.slot", blob),
+    ("UnsealRequest.boot", blob),
+    ("UnsealRequest.slot", blob),
+    ("UnsealRequest.enc", blob),
+    ("UnsealRequest.sealed", sealed_away),
+    ("SealBrokerRequest.mutation", part),
+    ("SealBrokerRequest.reason", text),
     ("SealedSecret.key_id", blob),
     ("SealedSecret.boot", blob),
     ("SealedSecret.enc", blob),
@@ -532,5 +546,6 @@ pub(crate) const CONTROLS: &[(&str, Expect)] = &[
         Says(FailedPrecondition, "was never restored"),
     ),
     ("RemoveSlot", Says(FailedPrecondition, "is the last slot")),
+    ("Unseal", Says(FailedPrecondition, "is not sealed any more")),
     ("RecordVerifiedBackup", Says(NotFound, "no record")),
 ];

@@ -1,0 +1,204 @@
+//! What opens a sealed broker: `Unsealing` of attache.v1, on the enrollment listener, for anybody.
+//!
+//! It is there while the broker is open too, and says then only that it is. Whoever calls it is unknown: what they may
+//! take is bounded in [`Sealed`].
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use attache_envelope::{
+    id::{BootId, SlotId, StoreId},
+    slot::{Slot, SlotSource},
+    x25519::Enc,
+};
+use attache_proto::attache::v1 as pb;
+use pb::{admin_server::Admin, enrollment_server::Enrollment, unsealing_server::Unsealing};
+use tonic::{Code, Extensions, Request, Response, Status};
+
+use super::{field::fixed, peer::connection, rpc_error::RpcError};
+use crate::{
+    keys::UnlockError,
+    seal::{Sealed, SentToSealed, UnsealError},
+};
+
+/// The service of a broker in one of its two states.
+#[derive(Clone)]
+pub(super) enum UnsealingService {
+    /// It holds keys.
+    Open {
+        /// The store.
+        store: StoreId,
+        /// The broker's SPIFFE ID.
+        broker_id: String,
+    },
+    /// It holds none.
+    Sealed(Arc<Sealed>),
+}
+
+#[tonic::async_trait]
+impl Unsealing for UnsealingService {
+    async fn get_seal(
+        &self,
+        _request: Request<pb::GetSealRequest>,
+    ) -> Result<Response<pb::GetSealResponse>, Status> {
+        Ok(Response::new(match self {
+            Self::Open { store, broker_id } => pb::GetSealResponse {
+                sealed: false,
+                store: store.as_bytes().to_vec(),
+                broker_id: broker_id.clone(),
+                ..pb::GetSealResponse::default()
+            },
+            Self::Sealed(sealed) => pb::GetSealResponse {
+                sealed: true,
+                store: sealed.store_id().as_bytes().to_vec(),
+                broker_id: sealed.broker().to_string(),
+                boot: sealed.boot().as_bytes().to_vec(),
+                boot_key: sealed.boot_key().as_bytes().to_vec(),
+                by_operator: sealed.by_operator(),
+                slots: sealed.slots().iter().map(view).collect(),
+            },
+        }))
+    }
+
+    async fn unseal(
+        &self,
+        request: Request<pb::UnsealRequest>,
+    ) -> Result<Response<pb::UnsealResponse>, Status> {
+        let from = address(request.extensions());
+        let asked = request.into_inner();
+        let sent = SentToSealed {
+            boot: BootId::from_bytes(fixed::<16>("boot", &asked.boot)?),
+            slot: SlotId::from_bytes(fixed::<16>("slot", &asked.slot)?),
+            enc: Enc::from_bytes(fixed::<32>("enc", &asked.enc)?),
+            sealed: asked.sealed,
+        };
+        let Self::Sealed(sealed) = self else {
+            return Err(RpcError::from(UnsealError::NotSealed).into());
+        };
+        let sealed = Arc::clone(sealed);
+        // It goes to its end whether or not the caller still waits: what is noted of it is then what happened.
+        let tried = tokio::spawn(async move { sealed.unseal(&sent, from).await });
+        let tried = tried.await.map_err(|_| stopping())?;
+        tried.map_err(RpcError::from)?;
+        Ok(Response::new(pb::UnsealResponse { open: true }))
+    }
+}
+
+/// Where a call came from; the admin socket is this machine.
+fn address(extensions: &Extensions) -> IpAddr {
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    connection(extensions).map_or(here, |it| it.info.remote.ip())
+}
+
+fn view(slot: &Slot) -> pb::SealedSlot {
+    let passphrase = match slot.identity.source() {
+        Ok(SlotSource::Passphrase(parameters)) => {
+            let (memory_kib, passes, lanes) = parameters.cost();
+            Some(pb::PassphraseCost {
+                memory_kib,
+                passes,
+                lanes,
+                salt: parameters.salt().to_vec(),
+            })
+        }
+        Ok(SlotSource::KeyFile | SlotSource::Kms(_)) | Err(_) => None,
+    };
+    pb::SealedSlot {
+        slot: slot.identity.slot.as_bytes().to_vec(),
+        name: slot.about.name.to_string(),
+        kind: slot.identity.kind.name().to_owned(),
+        passphrase,
+    }
+}
+
+impl From<UnsealError> for RpcError {
+    fn from(error: UnsealError) -> Self {
+        let told = error.to_string();
+        match error {
+            UnsealError::TooMany { after } => Self::exhausted_for("TOO_MANY_ATTEMPTS", told, after),
+            UnsealError::Busy => Self::exhausted("UNSEAL_BUSY", told),
+            UnsealError::OtherBoot => Self::new(Code::Aborted, "BOOT_KEY", told),
+            UnsealError::Absent { .. } => Self::new(Code::NotFound, "NO_SLOT", told),
+            UnsealError::Kind { .. } => Self::new(Code::FailedPrecondition, "SLOT_KIND", told),
+            UnsealError::Sealed => Self::invalid("sealed", told),
+            UnsealError::WrongSecret { .. } => {
+                Self::new(Code::FailedPrecondition, "WRONG_SECRET", told)
+            }
+            UnsealError::NotSealed => Self::new(Code::FailedPrecondition, "NOT_SEALED", told),
+            UnsealError::Record(ref source) => {
+                tracing::error!(error = %source, "an attempt to unseal could not be put on record");
+                Self::unavailable("NO_RECORD", told)
+            }
+            UnsealError::Store(UnlockError::Store(e)) => e.into(),
+            UnsealError::Store(ref source) => {
+                tracing::error!(error = %source, "a slot opened, and the store did not");
+                Self::internal("STORE_DAMAGED", told)
+            }
+            UnsealError::Arena(e) => Self::exhausted("KEY_MEMORY", e.to_string()),
+        }
+    }
+}
+
+/// What a sealed broker answers to everything else.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SealedService;
+
+fn is_sealed<T>() -> Result<Response<T>, Status> {
+    Err(RpcError::unavailable(
+        "SEALED",
+        "the broker is sealed, and does nothing before it is opened: attache broker unseal",
+    )
+    .into())
+}
+
+#[tonic::async_trait]
+impl Enrollment for SealedService {
+    async fn join_node(
+        &self,
+        _: Request<pb::JoinNodeRequest>,
+    ) -> Result<Response<pb::JoinNodeResponse>, Status> {
+        is_sealed()
+    }
+
+    async fn enroll_node(
+        &self,
+        _: Request<pb::EnrollNodeRequest>,
+    ) -> Result<Response<pb::EnrollNodeResponse>, Status> {
+        is_sealed()
+    }
+
+    async fn sign_in_operator(
+        &self,
+        _: Request<pb::SignInOperatorRequest>,
+    ) -> Result<Response<pb::SignInOperatorResponse>, Status> {
+        is_sealed()
+    }
+
+    async fn renew_late(
+        &self,
+        _: Request<pb::RenewLateRequest>,
+    ) -> Result<Response<pb::RenewLateResponse>, Status> {
+        is_sealed()
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for SealedService {
+    async fn bootstrap_operator(
+        &self,
+        _: Request<pb::BootstrapOperatorRequest>,
+    ) -> Result<Response<pb::BootstrapOperatorResponse>, Status> {
+        is_sealed()
+    }
+
+    async fn check_store(
+        &self,
+        _: Request<pb::CheckStoreRequest>,
+    ) -> Result<Response<pb::CheckStoreResponse>, Status> {
+        is_sealed()
+    }
+}
+
+fn stopping() -> RpcError {
+    RpcError::unavailable("STOPPING", "the broker is stopping")
+}

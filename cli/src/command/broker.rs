@@ -1,0 +1,304 @@
+//! `attache broker`: whether it is sealed, sealing it, opening it.
+
+use attache_envelope::key::KEY_BYTES;
+use attache_envelope::slot::SlotKind;
+use attache_envelope::unseal::fingerprint;
+use attache_proto::attache::v1::{self as pb, sealing_client::SealingClient};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::{Changed, Shell};
+use crate::args::broker::{Seal, Status, Unseal};
+use crate::failure::{Exit, Failure};
+use crate::near::nearest;
+use crate::output::{Human, Report};
+use crate::session::mutation;
+use crate::slot_secret::{KeyFile, passphrase_of};
+use crate::terminal::{ask_passphrase, confirm};
+use crate::unseal::{Door, SealedBroker, SealedSlot, Secret, derived};
+
+const NOT_OPENED: &str = "the broker was not opened";
+
+#[derive(Debug, Serialize)]
+struct StatusJson {
+    broker: String,
+    store: String,
+    sealed: bool,
+    /// Whether an operator sealed it.
+    by_operator: bool,
+    /// What opens it, while it is sealed.
+    slots: Vec<SlotJson>,
+    /// SHA-256 of the key that secrets are sealed to, while it is sealed.
+    boot_key: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct SlotJson {
+    name: String,
+    slot: String,
+    kind: String,
+}
+
+#[derive(Debug, Serialize)]
+struct SealedJson {
+    broker: String,
+    #[serde(flatten)]
+    changed: Changed,
+}
+
+#[derive(Debug, Serialize)]
+struct UnsealedJson {
+    broker: String,
+    /// The slot that opened, where it was opened now.
+    slot: Option<String>,
+    serving: bool,
+}
+
+/// Says whether the broker is sealed.
+///
+/// # Errors
+/// As [`crate::status`] says, here and below.
+pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
+    let settings = shell.settings()?;
+    let (_, context) = settings.pick(shell.context()?.as_deref())?;
+    let door = Door::of(&settings, context, args.enroll.enroll.as_deref())?;
+    let seal = door
+        .seal("it is not known whether the broker is sealed")
+        .await?;
+    let sealed = seal.sealed.as_ref();
+    let slots = sealed.map(|it| it.slots.as_slice()).unwrap_or_default();
+    let data = StatusJson {
+        broker: context.broker.to_string(),
+        store: seal.store.to_string(),
+        sealed: sealed.is_some(),
+        by_operator: sealed.is_some_and(|it| it.by_operator),
+        slots: slots.iter().map(SlotJson::of).collect(),
+        boot_key: sealed.map(shown),
+    };
+    let mut card = vec![
+        ("broker", data.broker.clone()),
+        ("store", data.store.clone()),
+    ];
+    match sealed {
+        None => card.push(("state", "open".to_owned())),
+        Some(it) => {
+            let state = if it.by_operator {
+                "sealed by an operator: it does not open by itself before a restart"
+            } else {
+                "sealed: it goes on trying what its settings name"
+            };
+            card.push(("state", state.to_owned()));
+            card.push(("opened by", named(slots)));
+            card.push(("boot key", shown(it)));
+        }
+    }
+    let report = Report::new(&data, vec![data.broker.clone()], Human::Card(card))?;
+    Ok(if data.sealed { report.found() } else { report })
+}
+
+/// Seals the broker.
+///
+/// # Errors
+/// As there; when the name is not confirmed.
+pub async fn seal(args: Seal, shell: &Shell) -> Result<Report, Failure> {
+    const WHAT: &str = "the broker was not sealed";
+    let session = shell.session().await?;
+    let dry_run = args.dry_run.dry_run;
+    let broker = session.broker().to_string();
+    if !dry_run {
+        let asked = format!(
+            "{broker} will end what runs, wipe every key and release nothing before somebody opens it by a slot. What is mounted stays"
+        );
+        confirm(&asked, session.broker().name(), args.yes)?;
+    }
+    let (id, mutation) = mutation(dry_run);
+    let request = pb::SealBrokerRequest {
+        mutation,
+        reason: args.reason.unwrap_or_default(),
+    };
+    let sent = session.change(WHAT, id, &request, |channel, request| async move {
+        SealingClient::new(channel).seal_broker(request).await
+    });
+    let answer: pb::SealBrokerResponse = sent.await.map_err(|failure| {
+        if failure.exit == Exit::Unavailable {
+            return failure.mend("it may be sealed although no answer came: attache broker status");
+        }
+        failure
+    })?;
+    let data = SealedJson {
+        broker,
+        changed: Changed::new(id, answer.committed, dry_run),
+    };
+    let says = data.changed.says("is sealed", "would be sealed");
+    let text = format!(
+        "{} {says}; open it with: attache broker unseal",
+        data.broker
+    );
+    Report::new(&data, vec![data.broker.clone()], Human::Text(text))
+}
+
+/// Opens a sealed broker by a key file or a passphrase.
+///
+/// # Errors
+/// As there; [`Exit::Precondition`] when nothing that was given opens a slot.
+pub async fn unseal(args: Unseal, shell: &Shell) -> Result<Report, Failure> {
+    let settings = shell.settings()?;
+    let (_, context) = settings.pick(shell.context()?.as_deref())?;
+    let door = Door::of(&settings, context, args.enroll.enroll.as_deref())?;
+    let broker = context.broker.to_string();
+    let seal = door.seal(NOT_OPENED).await?;
+    let Some(sealed) = &seal.sealed else {
+        return unsealed(&door, broker, None).await;
+    };
+    let console = &shell.console;
+    console.hint(&format!(
+        "the broker's boot key is SHA-256 {}",
+        shown(sealed)
+    ));
+    console.hint("compare it with the broker's log");
+    let held = Held::of(&args, sealed)?;
+    for slot in held.fits(&args, sealed)? {
+        let secret = held.secret(slot)?;
+        if door
+            .unseal(&seal, sealed, slot, &secret, NOT_OPENED)
+            .await?
+        {
+            return unsealed(&door, broker, Some(slot.name.clone())).await;
+        }
+    }
+    Err(Failure::new(Exit::Precondition, NOT_OPENED)
+        .because(format!("{} opens none of its slots", held.name()))
+        .mend(format!("it has these: {}", named(&sealed.slots))))
+}
+
+async fn unsealed(door: &Door, broker: String, slot: Option<String>) -> Result<Report, Failure> {
+    let serving = door.serves().await;
+    if !serving {
+        return Err(
+            Failure::new(Exit::Partly, "the broker was opened, and does not serve")
+                .mend("the broker's log says why"),
+        );
+    }
+    let data = UnsealedJson {
+        broker,
+        slot,
+        serving,
+    };
+    let text = match &data.slot {
+        Some(slot) => format!("{} is open, by the slot {slot}, and serves", data.broker),
+        None => format!("{} was open, and serves", data.broker),
+    };
+    Report::new(&data, vec![data.broker.clone()], Human::Text(text))
+}
+
+/// What somebody has.
+enum Held {
+    KeyFile(KeyFile),
+    Passphrase(Zeroizing<Vec<u8>>),
+}
+
+impl Held {
+    fn of(args: &Unseal, sealed: &SealedBroker) -> Result<Self, Failure> {
+        if let Some(file) = &args.key_file {
+            return KeyFile::read(file, NOT_OPENED).map(Self::KeyFile);
+        }
+        if let Some(file) = &args.passphrase_file {
+            return passphrase_of(file, NOT_OPENED).map(Self::Passphrase);
+        }
+        if sealed
+            .slots
+            .iter()
+            .any(|slot| slot.is(SlotKind::Passphrase))
+        {
+            return ask_passphrase(false).map(Self::Passphrase);
+        }
+        Err(Failure::usage(NOT_OPENED)
+            .because("nothing is given that opens a slot")
+            .mend(format!(
+                "name a key file: --key-file FILE; it has these slots: {}",
+                named(&sealed.slots)
+            )))
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::KeyFile(_) => "the key file",
+            Self::Passphrase(_) => "the passphrase",
+        }
+    }
+
+    /// The slots that it may open.
+    fn fits<'s>(
+        &self,
+        args: &Unseal,
+        sealed: &'s SealedBroker,
+    ) -> Result<Vec<&'s SealedSlot>, Failure> {
+        let kind = match self {
+            Self::KeyFile(_) => SlotKind::KeyFile,
+            Self::Passphrase(_) => SlotKind::Passphrase,
+        };
+        let named_so = |slot: &&SealedSlot| {
+            let wanted = args.slot.as_ref().map(|slot| slot.as_str());
+            wanted.is_none_or(|wanted| slot.name == wanted || slot.slot.to_string() == wanted)
+        };
+        let found: Vec<_> = sealed.slots.iter().filter(named_so).collect();
+        if let (Some(wanted), true) = (&args.slot, found.is_empty()) {
+            let missing =
+                Failure::new(Exit::Precondition, NOT_OPENED).because("there is no such slot");
+            let names = sealed.slots.iter().map(|slot| slot.name.as_str());
+            return Err(match nearest(wanted.as_str(), names) {
+                Some(near) => missing.mend(format!("did you mean {near}?")),
+                None => missing.mend(format!("it has these: {}", named(&sealed.slots))),
+            });
+        }
+        let fits: Vec<_> = found.into_iter().filter(|slot| slot.is(kind)).collect();
+        if fits.is_empty() {
+            return Err(Failure::new(Exit::Precondition, NOT_OPENED)
+                .because(format!("no slot there is opened by {}", self.name()))
+                .mend(format!("it has these: {}", named(&sealed.slots))));
+        }
+        Ok(fits)
+    }
+
+    fn secret(&self, slot: &SealedSlot) -> Result<Secret, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            Failure::new(Exit::Failed, NOT_OPENED).caused_by(error)
+        };
+        match self {
+            Self::KeyFile(file) => {
+                let mut secret = Box::new(Zeroizing::new([0; KEY_BYTES]));
+                secret.copy_from_slice(file.expose());
+                Ok(secret)
+            }
+            Self::Passphrase(passphrase) => {
+                let parameters = slot.passphrase.as_ref().ok_or_else(|| {
+                    Failure::new(Exit::Failed, NOT_OPENED)
+                        .because("the broker did not say how the passphrase becomes a secret")
+                })?;
+                derived(parameters, passphrase).map_err(|error| failed(&error))
+            }
+        }
+    }
+}
+
+impl SlotJson {
+    fn of(slot: &SealedSlot) -> Self {
+        Self {
+            name: slot.name.clone(),
+            slot: slot.slot.to_string(),
+            kind: slot.kind.clone(),
+        }
+    }
+}
+
+fn named(slots: &[SealedSlot]) -> String {
+    let named = slots
+        .iter()
+        .map(|slot| format!("{} ({})", slot.name, slot.kind));
+    named.collect::<Vec<_>>().join(", ")
+}
+
+fn shown(sealed: &SealedBroker) -> String {
+    let hash = fingerprint(&sealed.boot_key);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
