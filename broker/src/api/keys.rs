@@ -3,17 +3,18 @@
 use std::{
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use attache_envelope::name::{KeyRef, Keyspace};
 use attache_proto::attache::v1 as pb;
 use pb::keys_server::Keys;
-use tokio::runtime::Handle;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
     backups,
     field::{after, missing, optional, page, page_token, parse, time_ms},
+    looks::{Looked, Looks},
     mutate::{Asked, Prepared, digest, mutate},
     peer::Peers,
     rpc_error::RpcError,
@@ -23,11 +24,14 @@ use crate::{
     backup::Records,
     mutation::Mutations,
     rotation::{Progress, Rotations},
-    vault::{BrokerVault, DESTROYED, KeyView, PreparedDestruction, VaultError},
+    vault::{BrokerVault, DESTROYED, KeyView},
 };
 
 /// So many backups are named with a key that is destroyed.
 const NAMED_BACKUPS: usize = 32;
+
+/// A call waits so long at most for the look at every value; its caller asks again.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The service.
 #[derive(Clone)]
@@ -38,6 +42,8 @@ pub struct KeyService {
     pub vault: Arc<BrokerVault>,
     /// What is being wrapped again.
     pub rotations: Rotations,
+    /// Looks for values that need a key.
+    pub looks: Looks,
     /// Changes.
     pub mutations: Mutations,
     /// The time on record.
@@ -134,8 +140,23 @@ impl Keys for KeyService {
         };
         let wiped = Arc::new(Mutex::new(None));
         let prepared = Arc::clone(&wiped);
+        let looking = Mutex::new(None);
+        let still = &looking;
         let prepare = async {
-            let destruction = self.prepare_destruction(key.clone()).await?;
+            let unreferenced = match self.looks.join(&self.vault, &key, LOOK).await? {
+                Looked::Clear(unreferenced) => unreferenced,
+                Looked::Looking { looked, of } => {
+                    *lock(still) = Some(pb::Look { looked, of });
+                    return Err(RpcError::unavailable(
+                        "LOOKING",
+                        "the look at every value goes on",
+                    ));
+                }
+            };
+            let vault = &self.vault;
+            let destruction = vault
+                .prepare_destruction(&unreferenced, self.clock.now_ms())
+                .await?;
             *lock(&prepared) = Some(destruction.id);
             let records = Records(self.vault.ledger());
             let (backups, count) = records.since(destruction.created_ms, NAMED_BACKUPS).await?;
@@ -147,6 +168,7 @@ impl Keys for KeyService {
                     statement: DESTROYED.to_owned(),
                     backups: backups.iter().map(backups::view).collect(),
                     backup_count: count,
+                    looking: None,
                 },
             })
         };
@@ -165,7 +187,15 @@ impl Keys for KeyService {
                 vault.forget_key(&of, id);
             }
         };
-        let (answer, committed) = mutate(&self.mutations, asked, prepare, take_up).await?;
+        let done = mutate(&self.mutations, asked, prepare, take_up).await;
+        // Nothing is on record yet, and the same request asks again.
+        if let Some(look) = lock(&looking).take() {
+            return Ok(Response::new(pb::DestroyKeyResponse {
+                looking: Some(look),
+                ..Default::default()
+            }));
+        }
+        let (answer, committed) = done?;
         Ok(Response::new(pb::DestroyKeyResponse {
             committed: Some(committed),
             ..answer
@@ -194,18 +224,6 @@ impl Keys for KeyService {
             next_token: page_token(last.as_deref()),
             rewraps: found.into_iter().map(rewrap).collect(),
         }))
-    }
-}
-
-impl KeyService {
-    /// Looks at every value where that holds up nobody's IO.
-    async fn prepare_destruction(&self, key: KeyRef) -> Result<PreparedDestruction, RpcError> {
-        let (vault, now_ms) = (Arc::clone(&self.vault), self.clock.now_ms());
-        let runtime = Handle::current();
-        let looking = tokio::task::spawn_blocking(move || {
-            runtime.block_on(vault.prepare_destruction(&key, now_ms))
-        });
-        Ok(looking.await.map_err(|_| VaultError::Stopping)??)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod health;
 pub mod keys;
 pub mod keyspaces;
+mod looks;
 pub mod mutate;
 pub mod overview;
 pub mod peer;

@@ -21,9 +21,11 @@ use super::{
 };
 use crate::{
     audit::Clock,
+    background::apart,
     mutation::Mutations,
     vault::{
-        BrokerVault, DestroyRequest, PutRequest, PutValue, RollbackRequest, SecretView, VersionView,
+        BrokerVault, DestroyRequest, PreparedDestroy, PutRequest, PutValue, RollbackRequest,
+        SecretView, VaultError, VersionView,
     },
 };
 
@@ -213,7 +215,7 @@ impl Secrets for SecretService {
             now_ms: self.clock.now_ms(),
         };
         let prepare = async {
-            let prepared = self.vault.prepare_destroy(&destroy).await?;
+            let prepared = self.prepare_destroy(destroy.clone()).await?;
             let answer = pb::DestroySecretResponse {
                 committed: None,
                 versions: prepared.versions,
@@ -238,6 +240,18 @@ impl Secrets for SecretService {
             committed: Some(committed),
             ..answer
         }))
+    }
+}
+
+impl SecretService {
+    /// Reads versions and values where that holds up nobody's IO.
+    async fn prepare_destroy(&self, destroy: DestroyRequest) -> Result<PreparedDestroy, RpcError> {
+        let vault = Arc::clone(&self.vault);
+        let reading = apart(
+            "destroy",
+            async move { vault.prepare_destroy(&destroy).await },
+        );
+        Ok(reading.await.map_err(|_| VaultError::Stopping)??)
     }
 }
 

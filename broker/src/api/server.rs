@@ -37,6 +37,7 @@ use super::{
     health::HealthService,
     keys::KeyService,
     keyspaces::KeyspaceService,
+    looks::Looks,
     overview::OverviewService,
     peer::{BrokerStream, Peers},
     policy::PolicyService,
@@ -369,6 +370,7 @@ fn keys(services: &Services, peers: &Peers) -> KeyService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
         rotations: services.rotations.clone(),
+        looks: Looks::default(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     }

@@ -8,6 +8,7 @@
 //! proves nothing either, so the key stays.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use attache_envelope::Table;
 use attache_envelope::body::{HeadBody, KekBody, KekPhase, KekState, ValueKeyBody, VersionBody};
@@ -16,7 +17,7 @@ use attache_envelope::name::{FieldName, KeyRef, SecretPath, SecretRef};
 
 use super::Vault;
 use super::error::VaultError;
-use super::records::decoded;
+use super::records::{Record, decoded};
 use crate::store::{Change, LedgerError, Store};
 
 /// What a destroyed key leaves behind, after the commit that it went with: no wrapped byte of it is in the live store, and
@@ -41,28 +42,57 @@ pub struct PreparedDestruction {
     pub created_ms: u64,
 }
 
+/// A retired key that no value of the store needs. It stays so: a wrap requires an active key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreferenced {
+    key: KeyRef,
+    id: KeyId,
+}
+
 impl<S: Store> Vault<S> {
-    /// Prepares the end of a retired key, after a look at every value of the store.
+    /// Looks at every value of the store for one that needs a retired key; `looked` counts them.
     ///
     /// Takes CPU for some 5 us a value: run it where it holds up nobody's IO.
     ///
     /// # Errors
     /// [`VaultError::NoKey`], [`VaultError::KeyNotRetired`], [`VaultError::KeyReferenced`]; [`VaultError::Ledger`], for a
     /// value whose record is damaged too.
-    pub async fn prepare_destruction(
+    pub async fn look_for_references(
         &self,
         key: &KeyRef,
+        looked: &AtomicU64,
+    ) -> Result<Unreferenced, VaultError> {
+        let id = self.retired(key).await?.body.kek;
+        self.refuse_while_referenced(key, id, looked).await?;
+        let key = key.clone();
+        Ok(Unreferenced { key, id })
+    }
+
+    /// How many values there are to look at.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn values_to_look_at(&self) -> Result<u64, VaultError> {
+        let (_, tip) = self.ledger.snapshot().await?;
+        let values = tip.anchor.tables.get(&Table::ValueKey);
+        Ok(values.map_or(0, |sum| u64::from(sum.count())))
+    }
+
+    /// Prepares the end of a retired key that nothing needs.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKey`], [`VaultError::KeyNotRetired`], [`VaultError::Ledger`].
+    pub async fn prepare_destruction(
+        &self,
+        unreferenced: &Unreferenced,
         now_ms: u64,
     ) -> Result<PreparedDestruction, VaultError> {
-        let found = self.kek_row(key).await?;
-        let found = found.ok_or_else(|| VaultError::NoKey(key.clone()))?;
-        let phase = found.body.state.phase();
-        if phase != KekPhase::Retired {
-            let key = key.clone();
-            return Err(VaultError::KeyNotRetired { key, phase });
-        }
-        self.refuse_while_referenced(key, found.body.kek).await?;
+        let key = &unreferenced.key;
+        let found = self.retired(key).await?;
         let (id, created_ms) = (found.body.kek, found.body.created_ms);
+        if id != unreferenced.id {
+            return Err(VaultError::NoKey(key.clone()));
+        }
         let body = KekBody {
             state: KekState::Destroyed,
             changed_ms: now_ms,
@@ -79,8 +109,29 @@ impl<S: Store> Vault<S> {
         })
     }
 
+    /// The row of a key that is retired.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKey`], [`VaultError::KeyNotRetired`], [`VaultError::Ledger`].
+    pub(super) async fn retired(&self, key: &KeyRef) -> Result<Record<KekBody>, VaultError> {
+        let found = self.kek_row(key).await?;
+        let found = found.ok_or_else(|| VaultError::NoKey(key.clone()))?;
+        match found.body.state.phase() {
+            KekPhase::Retired => Ok(found),
+            phase @ (KekPhase::Active | KekPhase::DecryptOnly | KekPhase::Destroyed) => {
+                let key = key.clone();
+                Err(VaultError::KeyNotRetired { key, phase })
+            }
+        }
+    }
+
     /// Reads every value-key row of the store.
-    async fn refuse_while_referenced(&self, key: &KeyRef, id: KeyId) -> Result<(), VaultError> {
+    async fn refuse_while_referenced(
+        &self,
+        key: &KeyRef,
+        id: KeyId,
+        looked: &AtomicU64,
+    ) -> Result<(), VaultError> {
         let (mut count, mut first) = (0, Vec::new());
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -90,6 +141,7 @@ impl<S: Store> Vault<S> {
             let page = page.await?;
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
+            looked.fetch_add(page.len() as u64, Ordering::Relaxed);
             for (row_key, row) in page {
                 let damaged = |_| LedgerError::damaged(Table::ValueKey, &row_key);
                 let value = ValueId::try_from(row_key.as_slice()).map_err(damaged)?;

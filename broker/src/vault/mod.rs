@@ -27,7 +27,7 @@ use attache_envelope::id::{BootId, StoreId};
 use attache_mtls::spiffe::BrokerId;
 
 pub use check::{CheckReport, Finding, check_store, scrub_store};
-pub use destroy_key::{DESTROYED, PreparedDestruction};
+pub use destroy_key::{DESTROYED, PreparedDestruction, Unreferenced};
 pub use destroy_keyspace::PreparedKeyspaceDestruction;
 pub use destroy_secret::{DestroyRequest, MAX_DESTROYED_VALUES, PreparedDestroy};
 pub use error::{Absence, VaultError};

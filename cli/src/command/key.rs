@@ -6,13 +6,14 @@ use attache_envelope::name::Keyspace;
 use attache_proto::attache::v1::{self as pb, keys_client::KeysClient};
 use jiff::Timestamp;
 use serde::Serialize;
+use uuid::Uuid;
 
 use follow::{RewrapJson, follow, rewraps};
 
 use super::{Changed, Shell, held, or_dash, time, uuid_text};
 use crate::args::key::{Destroy, Of, Rotate, Status};
 use crate::failure::Failure;
-use crate::output::{Human, Report};
+use crate::output::{Console, Human, Report};
 use crate::session::{Session, mutation};
 use crate::terminal::confirm;
 
@@ -246,14 +247,7 @@ pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
         keyspace: args.key.keyspace.to_string(),
         epoch: args.key.epoch.get(),
     };
-    let answer: pb::DestroyKeyResponse = session
-        .change(
-            &format!("key {key} was not destroyed"),
-            id,
-            &request,
-            |channel, request| async move { KeysClient::new(channel).destroy_key(request).await },
-        )
-        .await?;
+    let answer = looked(&session, id, &key, &request, &shell.console).await?;
     let changed = Changed::new(id, answer.committed, dry_run);
     let backups = held::by(&answer.backups);
     let still = held::told(&backups, answer.backup_count);
@@ -274,6 +268,30 @@ pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
         changed,
     };
     Report::new(&destroyed, vec![key], Human::Text(text))
+}
+
+/// Asks until every value was looked at: the broker does that once, however often it is asked.
+async fn looked(
+    session: &Session,
+    id: Uuid,
+    key: &str,
+    request: &pb::DestroyKeyRequest,
+    console: &Console,
+) -> Result<pb::DestroyKeyResponse, Failure> {
+    let what = format!("key {key} was not destroyed");
+    loop {
+        let answer: pb::DestroyKeyResponse = session
+            .change(&what, id, request, |channel, request| async move {
+                KeysClient::new(channel).destroy_key(request).await
+            })
+            .await?;
+        let Some(pb::Look { looked, of }) = answer.looking else {
+            return Ok(answer);
+        };
+        console.hint(&format!(
+            "{looked} of {of} values were looked at for one that needs {key}"
+        ));
+    }
 }
 
 fn status_json(

@@ -1,5 +1,7 @@
 //! Rotation and re-wrap over real ledgers, each step by hand.
 
+use std::sync::atomic::AtomicU64;
+
 use attache_envelope::Table;
 use attache_envelope::body::{KekBody, KekIndexKey, KekPhase, KekState, ValueKeyBody};
 use attache_envelope::id::KeyId;
@@ -9,6 +11,7 @@ use attache_envelope::wrap::DekBinding;
 use super::*;
 use crate::store::fake::RestlessStore;
 use crate::store::{ApplyError, Change, Ledger, LedgerOptions};
+use crate::vault::PreparedDestruction;
 
 fn payments() -> Keyspace {
     "payments".parse().unwrap()
@@ -48,6 +51,13 @@ async fn phases<S: Store>(vault: &Vault<S>) -> Vec<(String, KekPhase, u64)> {
 
 fn at(key: &str, phase: KekPhase, values: u64) -> (String, KekPhase, u64) {
     (key.to_owned(), phase, values)
+}
+
+/// Looks at every value, and prepares the end of a key that none needs.
+async fn destruction(bench: &Bench, key: &KeyRef) -> Result<PreparedDestruction, VaultError> {
+    let vault = &bench.vault;
+    let unreferenced = vault.look_for_references(key, &AtomicU64::new(0)).await?;
+    vault.prepare_destruction(&unreferenced, NOW).await
 }
 
 #[tokio::test]
@@ -265,23 +275,15 @@ async fn a_key_is_destroyed_when_it_is_retired_and_nothing_opens_by_it_any_more(
     bench.put("payments/db", &[("a", "1")]).await;
     let first = key("payments@1");
     let refusal = |phase| move |error: &VaultError| matches!(error, VaultError::KeyNotRetired { phase: found, .. } if *found == phase);
-    let refused = bench
-        .vault
-        .prepare_destruction(&first, NOW)
-        .await
-        .unwrap_err();
+    let refused = destruction(&bench, &first).await.unwrap_err();
     assert!(refusal(KekPhase::Active)(&refused), "{refused:?}");
     let old = rotate(&bench.vault).await;
-    let refused = bench
-        .vault
-        .prepare_destruction(&first, NOW)
-        .await
-        .unwrap_err();
+    let refused = destruction(&bench, &first).await.unwrap_err();
     assert!(refusal(KekPhase::DecryptOnly)(&refused), "{refused:?}");
     rewrap(&bench.vault, &old, 10).await;
-    let destruction = bench.vault.prepare_destruction(&first, NOW).await.unwrap();
-    assert_eq!(destruction.id, old.id);
-    bench.ledger().apply(destruction.change).await.unwrap();
+    let prepared = destruction(&bench, &first).await.unwrap();
+    assert_eq!(prepared.id, old.id);
+    bench.ledger().apply(prepared.change).await.unwrap();
     bench.vault.forget_key(&first, old.id);
     assert_eq!(
         phases(&bench.vault).await[0],
@@ -297,16 +299,9 @@ async fn a_key_is_destroyed_when_it_is_retired_and_nothing_opens_by_it_any_more(
         opened(&bench.vault, "payments/db", None).await,
         pairs(&[("a", "1")])
     );
-    let refused = bench
-        .vault
-        .prepare_destruction(&first, NOW)
-        .await
-        .unwrap_err();
+    let refused = destruction(&bench, &first).await.unwrap_err();
     assert!(refusal(KekPhase::Destroyed)(&refused), "{refused:?}");
-    let absent = bench
-        .vault
-        .prepare_destruction(&key("payments@9"), NOW)
-        .await;
+    let absent = destruction(&bench, &key("payments@9")).await;
     assert!(matches!(absent, Err(VaultError::NoKey(_))));
 }
 
@@ -340,11 +335,7 @@ async fn retired_in_use(bench: &Bench) -> OldKey {
 async fn a_key_that_a_value_names_is_not_destroyed_whatever_the_index_says() {
     let bench = Bench::new().await;
     let old = retired_in_use(&bench).await;
-    let refused = bench
-        .vault
-        .prepare_destruction(&old.key, NOW)
-        .await
-        .unwrap_err();
+    let refused = destruction(&bench, &old.key).await.unwrap_err();
     let VaultError::KeyReferenced {
         count, mut named, ..
     } = refused
@@ -380,7 +371,7 @@ async fn a_value_that_cannot_be_read_keeps_every_key() {
         *rows.values_mut().next().unwrap().last_mut().unwrap() ^= 1;
     });
     let bench = Bench::reopen(fixture).await;
-    let refused = bench.vault.prepare_destruction(&old.key, NOW).await;
+    let refused = destruction(&bench, &old.key).await;
     assert!(matches!(refused, Err(VaultError::Ledger(_))), "{refused:?}");
 }
 
