@@ -54,11 +54,6 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "--wipe",
         "leave it out, and delete the pod: its mount goes with it",
     ),
-    (
-        "key rotate",
-        "--ca",
-        "leave it out: the CA's key is that of the store's init",
-    ),
 ];
 
 /// Verbs of later versions, below their noun; a noun of its own stands with an empty path.

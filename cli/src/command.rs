@@ -168,12 +168,14 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
 async fn keys(verb: Key, shell: &Shell) -> Result<Report, Failure> {
     match verb {
         Key::List(args) => key::list(args, shell).await,
+        Key::Status(args) if args.ca => key::ca::status(shell).await,
         Key::Status(args) => key::status(args, shell).await,
         Key::Rotate(args) => match args.keyspace.clone() {
             _ if args.root && args.is_of_a_keyspace() => Err(Failure::usage(
                 "key rotate takes --root alone, or KEYSPACE with --rate and --no-wait: each is a rotation of its own",
             )),
             Some(keyspace) => key::rotate(keyspace, args, shell).await,
+            None if args.ca => key::ca::rotate(args, shell).await,
             None => slot::rotate_root(args, shell).await,
         },
         Key::Destroy(args) => key::destroy(args, shell).await,

@@ -31,12 +31,13 @@ BODIES = {
     "ca": (body.ca, "h:certificate"),
     "incarnation": (body.incarnation, "s:incarnation s:begun s:cause"),
     "chain": (body.chain, "s:broker h:chain"),
+    "ca-before": (body.ca_before, "h:certificate s:begun"),
     "readmission": (body.readmission, "s:not_after s:by"),
 }
 
 
 def _key(key: Fields | None) -> body.Key | None:
-    return (*h(key, "spki"), *s(key, "serial", "not_after")) if key else None
+    return (*h(key, "spki"), *s(key, "serial", "not_after", "ca")) if key else None
 
 
 def _parameter(f: Fields, kind: str, name: str) -> object:

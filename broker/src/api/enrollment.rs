@@ -102,7 +102,7 @@ impl Enrollment for EnrollmentService {
             return Err(RpcError::invalid("code", mend).into());
         }
         let request = certificate_request(&asked.csr)?;
-        let id = operator_id(self.gate.authority().trust_domain(), &asked.name)?;
+        let id = operator_id(&self.gate.authority().trust_domain(), &asked.name)?;
         let issued = self
             .gate
             .sign_in_by_code(&code, id, request)

@@ -126,6 +126,27 @@ impl Keys for KeyService {
         }))
     }
 
+    async fn show_ca(
+        &self,
+        request: Request<pb::ShowCaRequest>,
+    ) -> Result<Response<pb::ShowCaResponse>, Status> {
+        Ok(Response::new(self.ca(request).await?))
+    }
+
+    async fn rotate_ca(
+        &self,
+        request: Request<pb::RotateCaRequest>,
+    ) -> Result<Response<pb::RotateCaResponse>, Status> {
+        Ok(Response::new(self.new_ca(request).await?))
+    }
+
+    async fn drop_ca(
+        &self,
+        request: Request<pb::DropCaRequest>,
+    ) -> Result<Response<pb::DropCaResponse>, Status> {
+        Ok(Response::new(self.end_ca(request).await?))
+    }
+
     async fn destroy_key(
         &self,
         request: Request<pb::DestroyKeyRequest>,

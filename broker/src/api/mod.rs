@@ -10,6 +10,7 @@ pub mod admin;
 pub mod approvals;
 pub mod audit;
 mod backups;
+mod ca;
 pub mod calls;
 pub mod clusters;
 pub mod delivery;

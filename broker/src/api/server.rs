@@ -193,7 +193,7 @@ pub async fn serve(
         .add_service(pb::admin_server::AdminServer::new(AdminService {
             gate: Arc::clone(&services.gate),
             vault: Arc::clone(&services.vault),
-            trust_domain: services.gate.authority().trust_domain().clone(),
+            trust_domain: services.gate.authority().trust_domain(),
         }))
         .add_service(health(None));
     let incoming = accepted(listeners.admin);

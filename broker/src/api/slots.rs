@@ -107,6 +107,7 @@ impl Slots for SlotService {
             name: name.as_str(),
         };
         let operator = peer.id.clone();
+        let changing = self.vault.keys().changing().await;
         let prepare = async {
             let set = self.read().await?;
             let (source, secret) = self.drawn(sent.as_ref(), &operator, &request).await?;
@@ -134,7 +135,8 @@ impl Slots for SlotService {
             digest,
             reason: String::new(),
         };
-        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        let (answer, committed) =
+            mutate(&self.mutations, asked, prepare, move |_| drop(changing)).await?;
         Ok(Response::new(pb::AddSlotResponse {
             committed: Some(committed),
             ..answer
@@ -202,6 +204,7 @@ impl Slots for SlotService {
         let mutation = asked.mutation.take();
         let digest = digest("slot.remove", &asked);
         let slot = slot_id(&asked.slot)?;
+        let changing = self.vault.keys().changing().await;
         let prepare = async {
             let set = self.read().await?;
             let Rekeyed { change, number } = self.vault.keys().remove_slot(&set, slot)?;
@@ -221,7 +224,8 @@ impl Slots for SlotService {
             digest,
             reason: String::new(),
         };
-        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        let (answer, committed) =
+            mutate(&self.mutations, asked, prepare, move |_| drop(changing)).await?;
         Ok(Response::new(pb::RemoveSlotResponse {
             committed: Some(committed),
             ..answer
@@ -236,6 +240,7 @@ impl Slots for SlotService {
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
         let digest = digest("key.rotate-root", &asked);
+        let changing = self.vault.keys().changing().await;
         let prepare = async {
             let set = self.read().await?;
             let Rekeyed { change, number } = self.vault.keys().rekey(&set)?;
@@ -254,7 +259,8 @@ impl Slots for SlotService {
             digest,
             reason: String::new(),
         };
-        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        let (answer, committed) =
+            mutate(&self.mutations, asked, prepare, move |_| drop(changing)).await?;
         Ok(Response::new(pb::RotateRootResponse {
             committed: Some(committed),
             ..answer

@@ -152,7 +152,7 @@ impl From<LateError> for RpcError {
 impl From<AuthorityError> for RpcError {
     fn from(error: AuthorityError) -> Self {
         match &error {
-            AuthorityError::Ca(_) | AuthorityError::Bundle(_) => logged(
+            AuthorityError::Ca(_) | AuthorityError::Bundle(_) | AuthorityError::Unpaired => logged(
                 &error,
                 Self::internal("CA", "the broker's CA could not sign; see the broker's log"),
             ),

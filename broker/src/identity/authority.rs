@@ -1,10 +1,18 @@
 //! The broker's CA at work: a certificate request in, a certificate for exactly one identity out.
 //!
-//! The CA's seed is borrowed from the key arena for each signature. Whoever calls has proved the identity; this module
-//! must never take a name from the request.
+//! ```text
+//! one CA      signs everything
+//! two         after a rotation: the active one signs nodes and operators; the one before is still trusted, and signs the
+//!             broker's own certificate, since those who were certified before know no other
+//! ```
+//! Whoever has a certificate of the active CA has learned it with that, so the one before goes when nobody needs it.
+//!
+//! A CA's seed is borrowed from the key arena for each signature. Whoever calls has proved the identity; this module must
+//! never take a name from the request.
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use attache_mtls::{
     CertificateDer,
     bundle::{BundleError, TrustBundle},
@@ -15,7 +23,7 @@ use attache_mtls::{
 use jiff::Timestamp;
 
 use super::recorded::RecordedKey;
-use crate::keys::Keys;
+use crate::keys::{CaKey, Keys};
 
 /// Why a certificate was not signed.
 #[derive(Debug, thiserror::Error)]
@@ -26,31 +34,134 @@ pub enum AuthorityError {
     /// The CA certificate makes no trust bundle.
     #[error("the CA certificate makes no trust bundle")]
     Bundle(#[from] BundleError),
+    /// Keyring and certificates are not of one state.
+    #[error(
+        "the keyring does not have the key of the CA certificate before the active one, or has one without it"
+    )]
+    Unpaired,
 }
 
-/// The CA certificate, and the keys that its seed is borrowed from.
+/// The CA certificates of a store.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CaCertificates {
+    /// The one that signs.
+    pub active: CertificateDer<'static>,
+    /// The one before, while it is trusted, and since when it signs no more, in milliseconds since 1970.
+    pub before: Option<(CertificateDer<'static>, u64)>,
+}
+
+/// A CA with its key.
+#[derive(Clone)]
+pub struct Ca {
+    certificate: CertificateAuthority,
+    key: CaKey,
+}
+
+impl Ca {
+    /// Its epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.key.epoch()
+    }
+
+    /// The pin of its key.
+    #[must_use]
+    pub fn pin(&self) -> SpkiSha256 {
+        self.certificate.spki_sha256()
+    }
+
+    /// Its certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateAuthority {
+        &self.certificate
+    }
+
+    fn issue(
+        &self,
+        request: &CertificateRequest,
+        identity: &PeerId,
+        now: Timestamp,
+    ) -> Result<IssuedCertificate, AuthorityError> {
+        let validity = default_validity(identity);
+        let seed = self.key.seed();
+        Ok(self
+            .certificate
+            .issue(seed, request, identity, validity, now)?)
+    }
+}
+
+/// The CAs of one moment.
+#[derive(Clone)]
+pub struct Cas {
+    /// The one that signs nodes and operators.
+    pub active: Ca,
+    /// The one before, and since when it signs none of them any more.
+    pub before: Option<(Ca, u64)>,
+}
+
+impl Cas {
+    /// The one that signs the broker's own certificate, and by which newcomers know the broker: everybody trusts it.
+    #[must_use]
+    pub fn known(&self) -> &Ca {
+        self.before.as_ref().map_or(&self.active, |(ca, _)| ca)
+    }
+
+    /// What callers have to trust.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Bundle`], which loaded CA certificates never give.
+    pub fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        let before = self.before.as_ref().map(|(ca, _)| ca);
+        let all = [Some(&self.active), before].into_iter().flatten();
+        let all = all.map(|ca| ca.certificate.certificate().clone());
+        Ok(TrustBundle::from_der(all.collect())?)
+    }
+}
+
+/// The CAs, shared: a change of them is one for all who hold it.
 #[derive(Clone)]
 pub struct Authority {
-    ca: Arc<CertificateAuthority>,
+    cas: Arc<ArcSwap<Cas>>,
     keys: Arc<Keys>,
 }
 
 impl Authority {
-    /// Takes up the CA certificate that the store holds.
+    /// Takes up the CA certificates that the store holds.
     ///
     /// # Errors
-    /// [`AuthorityError::Ca`] when it is no CA certificate of ours.
-    pub fn load(
-        certificate: CertificateDer<'static>,
-        keys: Arc<Keys>,
-    ) -> Result<Self, AuthorityError> {
+    /// [`AuthorityError::Ca`] when one is no CA certificate of ours; [`AuthorityError::Unpaired`].
+    pub fn load(certificates: CaCertificates, keys: Arc<Keys>) -> Result<Self, AuthorityError> {
+        let active = Ca {
+            certificate: CertificateAuthority::load(certificates.active)?,
+            key: keys.ca_key(),
+        };
+        let before = match (certificates.before, keys.ca_key_before()) {
+            (Some((certificate, since)), Some(key)) => {
+                let certificate = CertificateAuthority::load(certificate)?;
+                Some((Ca { certificate, key }, since))
+            }
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => return Err(AuthorityError::Unpaired),
+        };
         Ok(Self {
-            ca: Arc::new(CertificateAuthority::load(certificate)?),
+            cas: Arc::new(ArcSwap::from_pointee(Cas { active, before })),
             keys,
         })
     }
 
-    /// Signs a certificate for `identity` with the key of a request, for the identity's usual length.
+    /// The CAs of this moment.
+    #[must_use]
+    pub fn cas(&self) -> Arc<Cas> {
+        self.cas.load_full()
+    }
+
+    /// The keys that the seeds are borrowed from.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
+    /// Signs a certificate of a node or an operator with the key of a request, for the identity's usual length.
     ///
     /// # Errors
     /// [`AuthorityError::Ca`] when the CA cannot sign.
@@ -60,52 +171,87 @@ impl Authority {
         identity: &PeerId,
         now: Timestamp,
     ) -> Result<IssuedCertificate, AuthorityError> {
-        let validity = default_validity(identity);
-        Ok(self
-            .ca
-            .issue(self.keys.ca_seed(), request, identity, validity, now)?)
+        self.cas.load().active.issue(request, identity, now)
     }
 
-    /// The CA certificate, DER.
-    #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        self.ca.certificate()
+    /// As [`Authority::issue`], for the broker's own: by the CA that everybody trusts.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn issue_own(
+        &self,
+        request: &CertificateRequest,
+        identity: &PeerId,
+        now: Timestamp,
+    ) -> Result<IssuedCertificate, AuthorityError> {
+        self.cas.load().known().issue(request, identity, now)
     }
 
     /// What callers have to trust.
     ///
     /// # Errors
-    /// [`AuthorityError::Bundle`], which a loaded CA certificate never gives.
+    /// As [`Cas::bundle`].
     pub fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
-        Ok(TrustBundle::from_der(vec![self.ca.certificate().clone()])?)
+        self.cas.load().bundle()
     }
 
-    /// When the CA's certificate ends.
+    /// When the certificate of the active CA ends.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
-        self.ca.not_after()
+        self.cas.load().active.certificate.not_after()
     }
 
-    /// The pin of the CA's key, for join tokens.
+    /// The pin of the CA by which newcomers know the broker.
     #[must_use]
     pub fn pin(&self) -> SpkiSha256 {
-        self.ca.spki_sha256()
+        self.cas.load().known().pin()
     }
 
     /// Whose identities it signs.
     #[must_use]
-    pub fn trust_domain(&self) -> &TrustDomain {
-        self.ca.trust_domain()
+    pub fn trust_domain(&self) -> TrustDomain {
+        self.cas.load().active.certificate.trust_domain().clone()
     }
-}
 
-/// A certificate as it is recorded.
-#[must_use]
-pub fn recorded(issued: &IssuedCertificate) -> RecordedKey {
-    let identity = issued.identity();
-    RecordedKey {
-        spki: identity.spki_sha256(),
-        serial: identity.serial().to_string(),
-        not_after: identity.not_after(),
+    /// A certificate as it is recorded. One of a CA that is not here any more counts as of the oldest.
+    #[must_use]
+    pub fn recorded(&self, issued: &IssuedCertificate) -> RecordedKey {
+        let cas = self.cas.load();
+        let issuer = issued.chain().pop();
+        let is_active = issuer.as_ref() == Some(cas.active.certificate.certificate());
+        let before = cas.before.as_ref().map_or(0, |(ca, _)| ca.epoch());
+        let identity = issued.identity();
+        RecordedKey {
+            spki: identity.spki_sha256(),
+            serial: identity.serial().to_string(),
+            not_after: identity.not_after(),
+            ca: if is_active {
+                cas.active.epoch()
+            } else {
+                before
+            },
+        }
+    }
+
+    /// A new CA is committed: it signs from now on, and the one before is trusted beside it.
+    pub fn rotated(&self, certificate: CertificateAuthority, since_ms: u64) {
+        let active = Ca {
+            certificate,
+            key: self.keys.ca_key(),
+        };
+        let before = self.cas.load().active.clone();
+        self.cas.store(Arc::new(Cas {
+            active,
+            before: Some((before, since_ms)),
+        }));
+    }
+
+    /// The end of the one before is committed.
+    pub fn dropped(&self) {
+        let active = self.cas.load().active.clone();
+        self.cas.store(Arc::new(Cas {
+            active,
+            before: None,
+        }));
     }
 }

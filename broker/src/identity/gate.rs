@@ -17,6 +17,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use attache_envelope::name::{ClusterName, NodeName, NodeUid};
 use attache_mtls::{
     ca::{BACKDATE, CertificateRequest, IssuedCertificate},
@@ -29,7 +30,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::{
-    authority::{Authority, AuthorityError, recorded},
+    authority::{Authority, AuthorityError},
     one_time::{JOIN_TOKEN_LIFETIME, JoinToken, Malformed},
     plugin_version::PluginVersion,
     presence,
@@ -44,12 +45,14 @@ use crate::{
 };
 
 mod approvals;
+mod ca;
 mod codes;
 mod late;
 mod readmission;
 
 use approvals::Again;
 pub use approvals::SecondEnrollment;
+pub use ca::{CaChangeError, CaChanged, InNeed, WaitsFor, keep_ca};
 pub use codes::NameTaken;
 pub use late::{LateError, LateRequest};
 pub(crate) use readmission::READMISSION;
@@ -74,6 +77,9 @@ pub struct Gate {
     clusters: Arc<ClusterRegistry>,
     /// When the store's incarnation began, where that is not the first.
     restored: Option<Timestamp>,
+    ca_changed: CaChanged,
+    /// The bundle that was last published in every cluster.
+    published: ArcSwapOption<String>,
     /// One change at a time: each reads the row that it replaces.
     changing: Mutex<()>,
 }
@@ -175,6 +181,8 @@ impl Gate {
             cut_off,
             clusters,
             restored: None,
+            ca_changed: Box::new(|_| ()),
+            published: ArcSwapOption::empty(),
             changing: Mutex::new(()),
         }
     }
@@ -437,7 +445,7 @@ impl Gate {
     }
 
     fn node_id(&self, cluster: &str, uid: &str) -> Result<NodeId, EnrollError> {
-        let domain = self.authority.trust_domain().clone();
+        let domain = self.authority.trust_domain();
         Ok(NodeId::new(domain, cluster, uid)?)
     }
 
@@ -470,7 +478,7 @@ impl Gate {
         let issued = self.authority.issue(request, &id, now)?;
         let node = NodeRecord {
             name: newcomer.name,
-            keys: RecordedKeys::first(recorded(&issued)),
+            keys: RecordedKeys::first(self.authority.recorded(&issued)),
             joined: now,
             renewed: now,
             version: newcomer.version.into_string(),
@@ -540,7 +548,7 @@ impl Gate {
             evidence,
             serial: issued.serial().as_bytes().to_vec(),
         });
-        let key = recorded(&issued);
+        let key = self.authority.recorded(&issued);
         let node = Some((now, version));
         self.change_keys(&caller, |keys| keys.renewed(key), node, vec![renewal])
             .await?;
@@ -639,7 +647,7 @@ impl Gate {
             .issue(request, &PeerId::Operator(id.clone()), now)?;
         let record = OperatorRecord {
             role: Role::Admin,
-            keys: RecordedKeys::first(recorded(&issued)),
+            keys: RecordedKeys::first(self.authority.recorded(&issued)),
             created: known.map_or(now, |(_, record)| record.created),
             signed_in: now,
         };

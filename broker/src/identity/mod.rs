@@ -9,6 +9,7 @@
 
 pub mod approval;
 mod authority;
+pub(crate) mod ca_rows;
 mod gate;
 mod lacking;
 mod one_time;
@@ -21,11 +22,11 @@ mod rows;
 mod startup;
 mod view;
 
-pub use authority::{Authority, AuthorityError, recorded};
+pub use authority::{Authority, AuthorityError, Ca, CaCertificates, Cas};
 pub(crate) use gate::READMISSION;
 pub use gate::{
-    CutOff, EnrollError, Gate, LateError, LateRequest, NameTaken, NobodyWaits, READMITS_FOR,
-    Readmission, SecondEnrollment,
+    CaChangeError, CaChanged, CutOff, EnrollError, Gate, InNeed, LateError, LateRequest, NameTaken,
+    NobodyWaits, READMITS_FOR, Readmission, SecondEnrollment, WaitsFor, keep_ca,
 };
 pub use lacking::{Lacking, Lacks};
 pub use one_time::{

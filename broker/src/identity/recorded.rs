@@ -28,6 +28,8 @@ pub struct RecordedKey {
     pub serial: String,
     /// The certificate's last second.
     pub not_after: Timestamp,
+    /// The epoch of the CA that signed it.
+    pub ca: u32,
 }
 
 /// The live keys of an identity.
@@ -126,6 +128,7 @@ mod tests {
             spki: SpkiSha256::from_bytes([n; 32]),
             serial: format!("{n:02x}"),
             not_after: at(3600),
+            ca: 1,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The rows of nodes, operators, bans and join tokens: typed, strictly decoded.
 //!
 //! ```text
-//! key         = LP(spki 32, serial text, not after u64)                                   a certified key
+//! key         = LP(spki 32, serial text, not after u64, epoch of the CA u32)              a certified key
 //! keys        = current key, next [key] (0 or 1), previous [(key, superseded u64)] (0 or 1)
 //! identity    = record || name, keys, joined u64, renewed u64, version                    under the whole SPIFFE ID
 //! operator    = record || role, keys, created u64, signed in u64                          under the operator's name
@@ -267,6 +267,7 @@ fn write_key(key: &RecordedKey) -> Lp {
         .bytes(key.spki.as_bytes())
         .str(&key.serial)
         .u64(ms(key.not_after))
+        .u32(key.ca)
 }
 
 fn read_keys(r: &mut Reader<'_>) -> Result<RecordedKeys, Malformed> {
@@ -292,6 +293,7 @@ fn read_key(r: &mut Reader<'_>) -> Result<RecordedKey, Malformed> {
         spki: SpkiSha256::from_bytes(r.array("spki")?),
         serial: text(r, "serial")?,
         not_after: time(r, "not after")?,
+        ca: r.u32("epoch of the CA")?,
     })
 }
 
@@ -309,6 +311,7 @@ mod tests {
             spki: SpkiSha256::from_bytes([n; 32]),
             serial: "0a".into(),
             not_after: at(5),
+            ca: 1,
         }
     }
 
@@ -436,6 +439,7 @@ mod tests {
             spki: SpkiSha256::from_bytes(given.array("spki")),
             serial: given.text("serial").into(),
             not_after: told_at(given, "not_after"),
+            ca: given.u32("ca"),
         }
     }
 

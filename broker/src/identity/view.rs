@@ -369,6 +369,7 @@ mod tests {
                     spki: SpkiSha256::from_bytes([1; 32]),
                     serial: "0a".to_owned(),
                     not_after: Timestamp::from_second(ends).unwrap(),
+                    ca: 1,
                 }),
                 joined: now,
                 renewed: now,

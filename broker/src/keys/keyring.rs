@@ -10,6 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use attache_arena::{Arena, Key, LockedBuf};
 use attache_backup::backup_origin;
 use attache_envelope::id::{KeyId, SlotId, StoreId};
@@ -24,10 +25,11 @@ use attache_envelope::slot::{Slot, SlotAbout, SlotIdentity};
 use attache_envelope::{EnvelopeError, SystemRandom, Table};
 use attache_translog::{CheckpointError, NoteError, Signer, Verifier, anchor_origin};
 use jiff::Timestamp;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::error::{CreateError, KeysError, UnlockError};
 use super::opening::{Opened, OpenedBy, Opener, open_given, open_slot};
-use super::ring::Ring;
+use super::ring::{Epochs, Ring};
 use super::slot_file;
 use crate::store::{Change, MakeSigner, RowCodec, Store};
 
@@ -44,6 +46,10 @@ pub struct Keys {
     opened_by: OpenedBy,
     arena: Arena,
     ring: Arc<Ring>,
+    /// The CA's keys, which change while a broker runs.
+    ca: ArcSwap<Epochs>,
+    /// Held by whoever changes the keyring, from the reading of it until what was committed is here.
+    changing: Arc<Mutex<()>>,
     codec: Arc<RowCodec>,
     audit_public: VerifyingKey,
 }
@@ -137,12 +143,12 @@ impl Keys {
             record: "keyring",
             source,
         })?;
-        let ring = Ring::load(arena, &entries)?.ok_or(UnlockError::Keyring)?;
+        let (ring, ca) = Ring::load(arena, &entries)?.ok_or(UnlockError::Keyring)?;
         let holds = SigningSeed::new(ring.rekey.active().key.expose()).verifying_key();
         if holds.ok() != Some(rekey) {
             return Err(UnlockError::Keyring);
         }
-        Self::assemble(arena, store.id(), sealed.number(), by, ring)
+        Self::assemble(arena, store.id(), sealed.number(), by, (ring, ca))
             .map_err(|_| UnlockError::Keyring)
     }
 
@@ -189,10 +195,20 @@ impl Keys {
         *self.audit_public.as_bytes()
     }
 
-    /// The Ed25519 seed of the broker's certificate authority.
-    #[must_use]
-    pub fn ca_seed(&self) -> &[u8; 32] {
-        self.ring.ca.active().key.expose()
+    /// The keys of the broker's certificate authority.
+    pub(crate) fn ca(&self) -> Arc<Epochs> {
+        self.ca.load_full()
+    }
+
+    /// Takes up what the CA's keys are once that is committed.
+    pub(super) fn replace_ca(&self, ca: Epochs) {
+        self.ca.store(Arc::new(ca));
+    }
+
+    /// Waits until nobody else changes the keyring. A change is sealed from the keys that are here: what is committed
+    /// between its making and its own commit would be lost, so it is kept until both are done.
+    pub async fn changing(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.changing).lock_owned().await
     }
 
     /// What denial ids are made with.
@@ -259,7 +275,7 @@ impl Keys {
         write_record(&entries, record.as_mut_slice())?;
         let fresh = FreshSrk::new(arena.random_key()?);
         let (sealed, srk) = fresh.seal(store, FIRST, record.as_slice())?;
-        let ring = Ring::load(arena, &entries)?.ok_or(EnvelopeError::Refused)?;
+        let (ring, ca) = Ring::load(arena, &entries)?.ok_or(EnvelopeError::Refused)?;
         let rekey = SigningSeed::new(ring.rekey.active().key.expose());
         let slot = SlotId::random(&SystemRandom)?;
         let identity = SlotIdentity::key_file(
@@ -284,7 +300,7 @@ impl Keys {
         let mut rows = Change::default();
         rows.put(Table::Meta, KEYRING_ROW, sealed.encode());
         rows.put(Table::Slot, *slot.as_bytes(), row.encode());
-        Ok((Self::assemble(arena, store, FIRST, by, ring)?, rows))
+        Ok((Self::assemble(arena, store, FIRST, by, (ring, ca))?, rows))
     }
 
     fn assemble(
@@ -292,7 +308,7 @@ impl Keys {
         store: StoreId,
         number: u64,
         opened_by: OpenedBy,
-        ring: Ring,
+        (ring, ca): (Ring, Epochs),
     ) -> Result<Self, EnvelopeError> {
         let ring = Arc::new(ring);
         let audit = SigningSeed::new(ring.audit_signing.active().key.expose());
@@ -304,6 +320,8 @@ impl Keys {
             arena: arena.clone(),
             codec: Arc::new(RowCodec::new(store, Arc::clone(&ring))),
             ring,
+            ca: ArcSwap::from_pointee(ca),
+            changing: Arc::default(),
             audit_public,
         })
     }

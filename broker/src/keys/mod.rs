@@ -4,6 +4,7 @@
 //! is borrowed for a call. The store root key is wiped as soon as the keyring is open. Nothing here may write a key
 //! anywhere but into a cell of the arena, and nothing may print one.
 
+mod ca;
 mod error;
 mod kek;
 mod keyring;
@@ -14,6 +15,7 @@ mod sent;
 mod slot_file;
 mod slots;
 
+pub use ca::{CaChange, CaEpochs, CaKey};
 pub use error::{CreateError, KeysError, SlotError, UnlockError};
 pub use kek::{Kek, Keks};
 pub use keyring::Keys;

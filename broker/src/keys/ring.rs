@@ -1,9 +1,10 @@
 //! The keyring's keys in the arena, by purpose.
 //!
 //! Each purpose has exactly one active key, which makes new things; older ones only open and verify. The format
-//! guarantees it; here it becomes a type.
+//! guarantees it; here it becomes a type. The CA's keys are the only ones that change while a broker runs, and stand apart.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use attache_arena::{Arena, ArenaError, Key};
 use attache_envelope::id::KeyId;
@@ -17,9 +18,10 @@ pub(crate) struct RingKey {
 }
 
 /// The keys of one purpose.
+#[derive(Clone)]
 pub(crate) struct Epochs {
-    active: RingKey,
-    old: Vec<RingKey>,
+    active: Arc<RingKey>,
+    old: Vec<Arc<RingKey>>,
 }
 
 /// The opened keyring.
@@ -31,11 +33,37 @@ pub(crate) struct Ring {
     pub(crate) denial: Epochs,
     pub(crate) kek_wrap: Epochs,
     pub(crate) audit_signing: Epochs,
-    pub(crate) ca: Epochs,
     pub(crate) rekey: Epochs,
 }
 
 impl Epochs {
+    /// These, and one that is active from now on.
+    pub(crate) fn with_active(&self, active: RingKey) -> Self {
+        let old = self.old.iter().chain([&self.active]);
+        Self {
+            old: old.map(Arc::clone).collect(),
+            active: Arc::new(active),
+        }
+    }
+
+    /// The active one alone.
+    pub(crate) fn without_old(&self) -> Self {
+        Self {
+            active: Arc::clone(&self.active),
+            old: Vec::new(),
+        }
+    }
+
+    /// Those that only open and verify.
+    pub(crate) fn old(&self) -> &[Arc<RingKey>] {
+        &self.old
+    }
+
+    /// The one that makes new things, shared.
+    pub(crate) fn share_active(&self) -> Arc<RingKey> {
+        Arc::clone(&self.active)
+    }
+
     /// The one that makes new things.
     pub(crate) fn active(&self) -> &RingKey {
         &self.active
@@ -50,13 +78,15 @@ impl Epochs {
     }
 
     fn all(&self) -> impl Iterator<Item = &RingKey> {
-        std::iter::once(&self.active).chain(&self.old)
+        std::iter::once(&self.active)
+            .chain(&self.old)
+            .map(Arc::as_ref)
     }
 
     /// Ascending by epoch, as the record has them.
     fn entries(&self, purpose: Purpose) -> Vec<KeyringEntry<'_>> {
-        let old = self.old.iter().map(|key| (key, KeyState::Old));
-        let keys = old.chain([(&self.active, KeyState::Active)]);
+        let old = self.old.iter().map(|key| (key.as_ref(), KeyState::Old));
+        let keys = old.chain([(self.active.as_ref(), KeyState::Active)]);
         let mut entries: Vec<_> = keys
             .map(|(key, state)| KeyringEntry {
                 purpose,
@@ -72,14 +102,14 @@ impl Epochs {
 }
 
 impl Ring {
-    /// Copies a keyring's keys into cells of the arena; nothing when a purpose has not exactly one active key, which
-    /// no decoded record lacks.
+    /// Copies a keyring's keys into cells of the arena, those of the CA apart; nothing when a purpose has not exactly one
+    /// active key, which no decoded record lacks.
     pub(crate) fn load(
         arena: &Arena,
         entries: &[KeyringEntry<'_>],
-    ) -> Result<Option<Self>, ArenaError> {
+    ) -> Result<Option<(Self, Epochs)>, ArenaError> {
         let mut active = BTreeMap::new();
-        let mut old: BTreeMap<Purpose, Vec<RingKey>> = BTreeMap::new();
+        let mut old: BTreeMap<Purpose, Vec<Arc<RingKey>>> = BTreeMap::new();
         for entry in entries {
             let key = RingKey {
                 epoch: entry.epoch,
@@ -90,27 +120,28 @@ impl Ring {
                 })?,
             };
             match entry.state {
-                KeyState::Active => drop(active.insert(entry.purpose, key)),
-                KeyState::Old => old.entry(entry.purpose).or_default().push(key),
+                KeyState::Active => drop(active.insert(entry.purpose, Arc::new(key))),
+                KeyState::Old => old.entry(entry.purpose).or_default().push(Arc::new(key)),
             }
         }
-        let epochs = |purpose| {
+        let mut epochs = |purpose| {
             Some(Epochs {
                 active: active.remove(&purpose)?,
                 old: old.remove(&purpose).unwrap_or_default(),
             })
         };
-        Ok(Self::assemble(epochs))
+        let ca = epochs(Purpose::Ca);
+        Ok(Self::assemble(epochs).zip(ca))
     }
 
-    /// Every key, in the order of the record.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = KeyringEntry<'_>> {
+    /// Every key, with these of the CA, in the order of the record.
+    pub(crate) fn entries<'a>(&'a self, ca: &'a Epochs) -> impl Iterator<Item = KeyringEntry<'a>> {
         Purpose::ALL
             .iter()
-            .flat_map(|purpose| self.of(*purpose).entries(*purpose))
+            .flat_map(|purpose| self.of(*purpose, ca).entries(*purpose))
     }
 
-    fn of(&self, purpose: Purpose) -> &Epochs {
+    fn of<'a>(&'a self, purpose: Purpose, ca: &'a Epochs) -> &'a Epochs {
         match purpose {
             Purpose::RowMac => &self.row_mac,
             Purpose::SetHash => &self.set_hash,
@@ -119,7 +150,7 @@ impl Ring {
             Purpose::Denial => &self.denial,
             Purpose::KekWrap => &self.kek_wrap,
             Purpose::AuditSigning => &self.audit_signing,
-            Purpose::Ca => &self.ca,
+            Purpose::Ca => ca,
             Purpose::Rekey => &self.rekey,
         }
     }
@@ -133,7 +164,6 @@ impl Ring {
             denial: epochs(Purpose::Denial)?,
             kek_wrap: epochs(Purpose::KekWrap)?,
             audit_signing: epochs(Purpose::AuditSigning)?,
-            ca: epochs(Purpose::Ca)?,
             rekey: epochs(Purpose::Rekey)?,
         })
     }

@@ -17,6 +17,7 @@ use attache_envelope::{EnvelopeError, SystemRandom, Table};
 
 use super::error::{KeysError, SlotError};
 use super::keyring::{KEYRING_ROW, Keys};
+use super::ring::Epochs;
 use crate::store::{Change, Ledger, LedgerError, Store};
 
 /// The most slots of a store. Each is one more way to all of it.
@@ -110,7 +111,12 @@ impl Keys {
     /// # Errors
     /// [`KeysError`].
     pub fn rekey(&self, set: &SlotSet) -> Result<Rekeyed, KeysError> {
-        let mut resealing = Resealing::begin(self, set)?;
+        self.rekey_with_ca(set, &self.ca())
+    }
+
+    /// As [`Keys::rekey`], with other keys of the CA.
+    pub(super) fn rekey_with_ca(&self, set: &SlotSet, ca: &Epochs) -> Result<Rekeyed, KeysError> {
+        let mut resealing = Resealing::begin(self, ca, set)?;
         for stored in &set.slots {
             resealing.keep(stored)?;
         }
@@ -141,7 +147,7 @@ impl Keys {
             created_ms: new.now_ms,
             verified_ms: None,
         };
-        let mut resealing = Resealing::begin(self, set)?;
+        let mut resealing = Resealing::begin(self, &self.ca(), set)?;
         for stored in &set.slots {
             resealing.keep(stored)?;
         }
@@ -159,7 +165,7 @@ impl Keys {
             let name = removed.1.about.name.clone();
             return Err(SlotError::Last { name });
         }
-        let mut resealing = Resealing::begin(self, set)?;
+        let mut resealing = Resealing::begin(self, &self.ca(), set)?;
         for stored in &set.slots {
             if stored.1.identity.slot == slot {
                 resealing.remove(stored);
@@ -214,10 +220,11 @@ struct Resealing<'k> {
 }
 
 impl<'k> Resealing<'k> {
-    fn begin(keys: &'k Keys, set: &SlotSet) -> Result<Self, KeysError> {
+    /// Seals the keyring with these keys of the CA.
+    fn begin(keys: &'k Keys, ca: &Epochs, set: &SlotSet) -> Result<Self, KeysError> {
         let spent = EnvelopeError::Rule("the keyring has no number left");
         let number = set.keyring_number().checked_add(1).ok_or(spent)?;
-        let entries: Vec<_> = keys.ring().entries().collect();
+        let entries: Vec<_> = keys.ring().entries(ca).collect();
         let mut record = LockedBuf::new(record_bytes(entries.len()))?;
         write_record(&entries, record.as_mut_slice())?;
         let fresh = FreshSrk::new(keys.arena().random_key()?);

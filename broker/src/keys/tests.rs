@@ -42,8 +42,8 @@ async fn the_slot_file_opens_the_keyring_that_init_made() {
     assert_eq!(opened.keyring_number(), 1);
     assert_eq!(opened.audit_seed(), made.audit_seed());
     assert_eq!(opened.audit_public(), made.audit_public());
-    assert_eq!(opened.ca_seed(), made.ca_seed());
-    assert_ne!(opened.ca_seed(), opened.audit_seed());
+    assert_eq!(opened.ca_key().seed(), made.ca_key().seed());
+    assert_ne!(opened.ca_key().seed(), opened.audit_seed());
 }
 
 #[tokio::test]

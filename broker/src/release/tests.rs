@@ -226,6 +226,7 @@ async fn s3_a_token_shown_by_another_nodes_certificate_is_an_alarm_once() {
         spki: SpkiSha256::from_bytes([7; 32]),
         serial: "05".into(),
         not_after: now(),
+        ca: 1,
     };
     let record = NodeRecord {
         name: "node-a".into(),

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     audit::{AuditLog, Clock, LogOptions},
     config::Config,
-    identity::Authority,
+    identity::{Authority, CaCertificates},
     keys::{CreateError, Keys},
     metrics::ApiMetrics,
     policy::{Condition, GuardrailRecord, GuardrailSpec},
@@ -190,7 +190,7 @@ async fn make(
     let now = Timestamp::now();
     let name = format!("Attaché CA {store_id}");
     let ca = CertificateAuthority::create(
-        keys.ca_seed(),
+        keys.ca_key().seed(),
         config.id.trust_domain(),
         &name,
         CA_VALIDITY,
@@ -203,7 +203,11 @@ async fn make(
     }
     let applied = Ledger::initialise(&store, &keys, &change).await?;
     write_anchor_copy(config, Arc::new(store), &keys).await?;
-    let authority = Authority::load(ca.certificate().clone(), Arc::clone(&keys))?;
+    let certificates = CaCertificates {
+        active: ca.certificate().clone(),
+        before: None,
+    };
+    let authority = Authority::load(certificates, Arc::clone(&keys))?;
     server_certificate::write_bundle(config, &authority)?;
     server_certificate::issue(config, &authority, now)?;
     let vkey = begin_log(config, &keys, applied).await?;

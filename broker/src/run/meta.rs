@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! meta "ca"                = record || certificate DER
+//! meta "ca-before"         = record || certificate DER, since u64     the CA before, while it is trusted
 //! meta "incarnation"       = record || incarnation u32, begun u64, cause: `backup UUID` or `rollback`      none: the first one
 //! meta "chain/BROKER ID"   = record || chain 16        the audit chain of that broker, where another one was lost
 //! meta "readmission"       = record || not after u64, by       see `identity`
@@ -13,42 +14,35 @@ use attache_mtls::{CertificateDer, spiffe::BrokerId};
 
 use super::incarnation::Cause;
 use crate::{
-    identity::read,
+    identity::{CaCertificates, ca_rows, read},
     keys::Keys,
     store::{Change, Ledger, Store, Table},
 };
 
-const CA: &str = "ca";
 const INCARNATION: &str = "incarnation";
 /// Why an incarnation began is never longer, in bytes.
 const CAUSE_MAX: usize = 128;
-/// A CA certificate is never larger, in bytes.
-const CA_MAX: usize = 16 * 1024;
 
 /// Adds the CA certificate to the rows of a new store.
 pub(super) fn put_ca(change: &mut Change, certificate: &CertificateDer<'_>) {
-    change.require_absent(Table::Meta, CA);
-    change.put(Table::Meta, CA, encode(certificate));
+    change.require_absent(Table::Meta, ca_rows::ACTIVE);
+    change.put(Table::Meta, ca_rows::ACTIVE, ca_rows::encode(certificate));
 }
 
-fn encode(certificate: &CertificateDer<'_>) -> Vec<u8> {
-    Lp::record().bytes(certificate.as_ref()).into_bytes()
-}
-
-fn decode(body: &[u8]) -> Result<CertificateDer<'static>, EnvelopeError> {
-    let der = read("ca", body, |r| {
-        r.bytes_up_to("certificate", CA_MAX).map(<[u8]>::to_vec)
-    })?;
-    Ok(CertificateDer::from(der))
-}
-
-/// The CA certificate of a store.
-pub(super) async fn ca<S: Store>(ledger: &Ledger<S>) -> Result<CertificateDer<'static>> {
-    let row = ledger.read(Table::Meta, CA.as_bytes()).await?;
+/// The CA certificates of a store.
+pub(super) async fn ca<S: Store>(ledger: &Ledger<S>) -> Result<CaCertificates> {
+    let row = ledger.read(Table::Meta, ca_rows::ACTIVE.as_bytes()).await?;
     let row = row.context(
         "the store has no CA certificate: its init was cut short; remove it and run init again",
     )?;
-    Ok(decode(&row.body)?)
+    let before = ledger.read(Table::Meta, ca_rows::BEFORE.as_bytes()).await?;
+    let before = before
+        .map(|row| ca_rows::decode_before(&row.body))
+        .transpose()?;
+    Ok(CaCertificates {
+        active: ca_rows::decode(&row.body)?,
+        before,
+    })
 }
 
 /// Adds what began an incarnation.
@@ -127,9 +121,17 @@ mod tests {
             match given.text("row") {
                 "ca" => {
                     let certificate = CertificateDer::from(given.bytes("certificate"));
-                    assert_eq!(CA.as_bytes(), key);
-                    assert_eq!(encode(&certificate), body);
-                    assert_eq!(decode(&body).unwrap(), certificate);
+                    assert_eq!(ca_rows::ACTIVE.as_bytes(), key);
+                    assert_eq!(ca_rows::encode(&certificate), body);
+                    assert_eq!(ca_rows::decode(&body).unwrap(), certificate);
+                }
+                "ca-before" => {
+                    let certificate = CertificateDer::from(given.bytes("certificate"));
+                    let begun = given.u64("begun");
+                    assert_eq!(ca_rows::BEFORE.as_bytes(), key);
+                    assert_eq!(ca_rows::encode_before(&certificate, begun), body);
+                    let told = (certificate, begun);
+                    assert_eq!(ca_rows::decode_before(&body).unwrap(), told);
                 }
                 "incarnation" => {
                     let (number, begun) = (given.u32("incarnation"), given.u64("begun"));

@@ -34,7 +34,9 @@ use crate::{
     attest::Attestor,
     audit::{AuditLog, Clock, LogOptions, LogState, Recovered, Refusals},
     config::Config,
-    identity::{Authority, CutOff, Directory, Gate, keep_published, keep_untainted},
+    identity::{
+        Authority, CaChanged, CutOff, Directory, Gate, keep_ca, keep_published, keep_untainted,
+    },
     keys::Keys,
     metrics::{Metrics, Standing},
     mutation::Mutations,
@@ -80,9 +82,10 @@ pub(super) struct Broker {
 impl Broker {
     /// Opens everything, and listens nowhere yet.
     pub(super) async fn open(config: Config) -> Result<Self> {
+        let config = Arc::new(config);
         let arena = open::arena(&config)?;
         let (store, keys) = open::store(&config, &arena).await?;
-        Self::assemble(Arc::new(config), store, keys, Metrics::default()).await
+        Self::assemble(config, store, keys, Metrics::default()).await
     }
 
     /// Opens everything that stands on an open store.
@@ -97,8 +100,8 @@ impl Broker {
         let ledger = open_ledger(&config, store, &keys, &log, &recovered).await?;
         let tasks = TaskTracker::new();
         let intents = std::mem::take(&mut recovered.open_intents);
-        let mutations =
-            Mutations::open(log.clone(), ledger.clone(), intents, tasks.clone()).await?;
+        let mutations = Mutations::open(log.clone(), ledger.clone(), intents, tasks.clone());
+        let mutations = mutations.await?;
         let refusals = Refusals::new(log.clone(), &mut recovered);
         start_on_record(&config, &keys, &log, &ledger).await?;
         sealed_time_on_record(&config, &log).await?;
@@ -122,7 +125,8 @@ impl Broker {
             cut_off(&acceptor, &sessions),
             Arc::clone(registry.clusters()),
         );
-        let gate = Arc::new(gate.restored(meta::incarnation_begun(&ledger).await?));
+        let gate = gate.restored(meta::incarnation_begun(&ledger).await?);
+        let gate = Arc::new(gate.on_ca_change(own_certificate(&config, &credentials)));
         let releases = Releases::new(Parts {
             vault: Arc::clone(&vault),
             incarnation: ledger.incarnation(),
@@ -206,7 +210,8 @@ impl Broker {
                 stop.clone(),
             ));
         }
-        tokio::spawn(keep_published(gate, clusters, stop.clone()));
+        tokio::spawn(keep_published(Arc::clone(&gate), clusters, stop.clone()));
+        self.tasks.spawn(keep_ca(gate, stop.clone()));
         self.tasks.spawn(rewrapping.run(stop.clone()));
         let scrub = Arc::clone(&self.scrub);
         self.tasks.spawn(scrub.run(stop.clone()));
@@ -519,6 +524,23 @@ fn credentials(config: &Config, authority: &Authority) -> Result<Credentials> {
     server_certificate::write_bundle(config, authority)?;
     let material = server_certificate::load(config, authority, Timestamp::now())?;
     Ok(Credentials::new(material))
+}
+
+/// Brings the broker's own bundle and certificate to what the CAs are. The bundle comes first: whoever has a certificate of
+/// a new CA may call at once.
+fn own_certificate(config: &Arc<Config>, credentials: &Credentials) -> CaChanged {
+    let (config, credentials) = (Arc::clone(config), credentials.clone());
+    Box::new(move |authority| {
+        let bring = || -> Result<()> {
+            credentials.reload_bundle(Arc::new(authority.bundle()?));
+            server_certificate::write_bundle(&config, authority)?;
+            server_certificate::reload(&config, authority, &credentials)
+        };
+        if let Err(error) = bring() {
+            let error = format!("{error:#}");
+            tracing::error!(error, "the own certificate is not brought to the CA yet");
+        }
+    })
 }
 
 /// Closes an identity's connections and ends its sealing sessions.

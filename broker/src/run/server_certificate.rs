@@ -10,6 +10,7 @@ use attache_mtls::{
     public_file::{read_public, write_public},
     spiffe::PeerId,
     tls::{Credentials, Material},
+    verify::Purpose,
 };
 use jiff::Timestamp;
 
@@ -24,7 +25,7 @@ pub(super) const LOOK: Duration = Duration::from_secs(3600);
 pub(super) fn issue(config: &Config, authority: &Authority, now: Timestamp) -> Result<()> {
     let key = LeafKey::generate()?;
     let request = CertificateRequest::verify(&key.certificate_request()?)?;
-    let issued = authority.issue(&request, &PeerId::Broker(config.id.clone()), now)?;
+    let issued = authority.issue_own(&request, &PeerId::Broker(config.id.clone()), now)?;
     key.write(&config.store.server_key())?;
     publish(
         &config.store.server_certificate(),
@@ -40,11 +41,20 @@ pub(super) fn write_bundle(config: &Config, authority: &Authority) -> Result<()>
     )
 }
 
-/// The certificate on disk, made again when it is missing, another identity's, or near its end.
+/// The certificate on disk, made again when it is missing, another identity's, near its end, or of another CA than the one
+/// that everybody trusts.
 pub(super) fn load(config: &Config, authority: &Authority, now: Timestamp) -> Result<Material> {
     let bundle = Arc::new(authority.bundle()?);
+    let cas = authority.cas();
+    let known = TrustBundle::from_der(vec![cas.known().certificate().certificate().clone()])?;
     let usable = read(config, &bundle).ok().filter(|material| {
         let identity = material.identity();
+        if known
+            .verify(material.chain(), Purpose::Server, now)
+            .is_err()
+        {
+            return false;
+        }
         let left = now.duration_until(identity.not_after());
         *identity.id() == PeerId::Broker(config.id.clone())
             && left > (BROKER_VALIDITY / 3).try_into().unwrap_or_default()

@@ -12,7 +12,7 @@ pub enum Key {
     List(Of),
     /// Show how each keyspace's keys are, and how far a rotation is
     Status(Status),
-    /// Give a keyspace a new key, and wrap its values again under it; or the store a new root key
+    /// Give a keyspace a new key, and wrap its values again under it; or the store a new root key; or the broker a new CA
     Rotate(Rotate),
     /// Destroy a retired key for good, after a look at every value
     Destroy(Destroy),
@@ -35,17 +35,26 @@ pub struct Status {
     /// Wait until every value is wrapped under the active key
     #[arg(long)]
     pub wait: bool,
+    /// The broker's CA instead: how far a rotation of it is, and who still needs the one before
+    #[arg(long, conflicts_with_all = ["keyspace", "wait"])]
+    pub ca: bool,
 }
 
-/// `attache key rotate KEYSPACE`, `attache key rotate --root`
+/// `attache key rotate KEYSPACE`, `attache key rotate --root`, `attache key rotate --ca [--drop EPOCH]`
 #[derive(Debug, Clone, Args)]
 pub struct Rotate {
     /// Whose key
-    #[arg(value_name = "KEYSPACE", required_unless_present = "root", value_parser = parse::word(parse::keyspace))]
+    #[arg(value_name = "KEYSPACE", required_unless_present_any = ["root", "ca"], value_parser = parse::word(parse::keyspace))]
     pub keyspace: Option<Keyspace>,
     /// The store root key: a new one, sealed to every slot; no slot's key file is needed
     #[arg(long)]
     pub root: bool,
+    /// The broker's CA: a new one signs nodes and operators, and the one before is trusted until nobody needs it
+    #[arg(long, conflicts_with_all = ["root", "keyspace", "rate", "no_wait"])]
+    pub ca: bool,
+    /// Drop the CA of this epoch at once instead, as one in wrong hands: who knows no other is cut off
+    #[arg(long, value_name = "EPOCH", requires = "ca", value_parser = parse::word(parse::rate))]
+    pub drop: Option<u32>,
     /// Wrap at most so many values a second again; without it as many as go
     #[arg(long, value_name = "N", value_parser = parse::word(parse::rate))]
     pub rate: Option<u32>,
@@ -55,6 +64,9 @@ pub struct Rotate {
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,
+    /// Do not ask.
+    #[command(flatten)]
+    pub yes: Yes,
 }
 
 impl Rotate {

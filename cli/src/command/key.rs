@@ -1,5 +1,6 @@
 //! `attache key`.
 
+pub mod ca;
 mod follow;
 
 use attache_envelope::name::Keyspace;

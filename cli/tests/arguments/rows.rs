@@ -73,8 +73,12 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("key list", "keyspace", Keyspace),
     ("key status", "keyspace", Keyspace),
     ("key status", "wait", Flag),
+    ("key status", "ca", Flag),
     ("key rotate", "keyspace", Keyspace),
     ("key rotate", "root", Flag),
+    ("key rotate", "ca", Flag),
+    ("key rotate", "drop", Rate),
+    ("key rotate", "yes", Flag),
     ("key rotate", "rate", Rate),
     ("key rotate", "no_wait", Flag),
     ("key rotate", "dry_run", Flag),
@@ -242,6 +246,7 @@ pub(crate) fn beside(path: &str, id: &str) -> Vec<(&'static str, &'static str)> 
                 ),
             ]
         }
+        ("key rotate", "ca" | "drop") => vec![("ca", GIVEN), ("drop", "1")],
         ("cluster add", "in_cluster") => vec![("name", "local"), ("audience", "attache")],
         ("backup verify", "offline") => vec![("file", "store.backup"), ("vkey", VKEY)],
         ("audit verify", "dir") => vec![("vkey", VKEY)],

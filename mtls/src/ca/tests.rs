@@ -492,3 +492,37 @@ fn a_leaf_is_the_vectors_for_a_request_that_another_made() {
         }
     });
 }
+
+/// Why a new CA is trusted beside the one before, and not through a certificate that this signs for it: a CA of ours has
+/// pathLen 0, so whoever knows the one before alone refuses what is signed below another CA, as it must.
+#[test]
+fn a_ca_that_another_one_signed_for_vouches_for_nobody() {
+    let (seed, old) = ([8; 32], ca());
+    let new = CertificateAuthority::create(&seed, &td(), "another CA", CA_VALIDITY, now()).unwrap();
+    let (begin, end) = lifetime(now(), CA_VALIDITY).unwrap();
+    let mut params = parameters(begin, end, &td().id(), [1; SERIAL_BYTES]).unwrap();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "another CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let signer = SeedSigner::of(&SEED).unwrap();
+    let issuer = Issuer::from_ca_cert_der(old.certificate(), signer).unwrap();
+    let crossed = params.signed_by(&SeedSigner::of(&seed).unwrap(), &issuer);
+    let crossed: CertificateDer<'static> = crossed.unwrap().into();
+
+    let id = broker();
+    let leaf = new.issue(&seed, &request(), &id, default_validity(&id), now());
+    let leaf = leaf.unwrap().certificate().clone();
+    let verify = |roots: Vec<CertificateDer<'static>>| {
+        let bundle = TrustBundle::from_der(roots).unwrap();
+        bundle.verify(&[leaf.clone(), crossed.clone()], Purpose::Server, now())
+    };
+    let of_old = verify(vec![old.certificate().clone()]);
+    assert_eq!(
+        of_old,
+        Err(PeerError::Chain(webpki::Error::PathLenConstraintViolated))
+    );
+    let both = verify(vec![old.certificate().clone(), new.certificate().clone()]);
+    assert_eq!(both.unwrap().id(), &id);
+}

@@ -7,7 +7,7 @@ from .lp import Field, Part, lp, u16, u32, u64
 from .primitives import FORMAT, SUITE, sha256
 
 Bytes2 = tuple[bytes, bytes]
-Key = tuple[bytes, str, int]
+Key = tuple[bytes, str, int, int]
 
 
 def record(*fields: Field) -> bytes:
@@ -68,8 +68,8 @@ def keyring(number: int, ct: bytes) -> Bytes2:
 
 
 def _key(key: Key) -> tuple[Part, ...]:
-    spki, serial, not_after = key
-    return spki, serial, u64(not_after)
+    spki, serial, not_after, ca = key
+    return spki, serial, u64(not_after), u32(ca)
 
 
 def _keys(current: Key, next_: Key | None, previous: tuple[Key, int] | None) -> list[Field]:
@@ -128,6 +128,10 @@ def incarnation(number: int, begun: int, cause: str) -> Bytes2:
 
 def chain(broker: str, chain_: bytes) -> Bytes2:
     return f"chain/{broker}".encode(), record(chain_)
+
+
+def ca_before(certificate: bytes, begun: int) -> Bytes2:
+    return b"ca-before", record(certificate, u64(begun))
 
 
 def readmission(not_after: int, by: str) -> Bytes2:

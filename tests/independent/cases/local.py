@@ -48,7 +48,7 @@ def body_cases() -> list[Case]:
 
 def identity_cases() -> list[Case]:
     def key(n: int) -> Fields:
-        return {"spki": f"{n:02x}" * 32, "serial": f"0{n}" * 16, "not_after": CREATED + n * 3_600_000}
+        return {"spki": f"{n:02x}" * 32, "serial": f"0{n}" * 16, "not_after": CREATED + n * 3_600_000, "ca": 1 + n // 3}
 
     identity: Fields = {"id": NODE, "name": "node-a", "current": key(2), "next": key(3),
                         "previous": key(1) | {"superseded": CHANGED}, "joined": CREATED, "renewed": CHANGED,
@@ -102,6 +102,7 @@ def ca_cases() -> list[Case]:
         "incarnation": {"incarnation": 2, "begun": CREATED, "cause": "backup 22d7382d-38c6-4972-a362-5ad546a2803d"},
         "incarnation, by a rollback": {"incarnation": 3, "begun": CHANGED, "cause": "rollback"},
         "chain": {"broker": BROKER, "chain": "33" * 16},
+        "ca-before": {"certificate": rand("certificate", 120), "begun": CREATED},
         "readmission": {"not_after": CHANGED, "by": ALICE},
     })
 

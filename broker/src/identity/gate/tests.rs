@@ -1,6 +1,7 @@
 //! Identities over a real store and a real log, with a driven clock.
 
 mod approvals;
+mod ca;
 mod codes;
 mod late;
 mod readmission;
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::{
     audit::{Clock, LogOptions, small_disk::SmallDisk},
+    identity::CaCertificates,
     store::{LedgerOptions, fixture::Fixture},
 };
 
@@ -90,14 +92,18 @@ impl World {
         assert!(opened.set(log.clone()).is_ok());
         let domain: TrustDomain = "example.internal".parse().unwrap();
         let ca = CertificateAuthority::create(
-            keys.ca_seed(),
+            keys.ca_key().seed(),
             &domain,
             "test",
             CA_VALIDITY,
             log.clock().now(),
         )
         .unwrap();
-        let authority = Authority::load(ca.certificate().clone(), Arc::clone(&keys)).unwrap();
+        let certificates = CaCertificates {
+            active: ca.certificate().clone(),
+            before: None,
+        };
+        let authority = Authority::load(certificates, Arc::clone(&keys)).unwrap();
         let directory = Directory::load(&ledger).await.unwrap();
         let cut_off: Arc<StdMutex<Vec<PeerId>>> = Arc::default();
         let seen = Arc::clone(&cut_off);

@@ -287,6 +287,17 @@ fn of_keys(name: &str) -> Vec<u8> {
             keyspace,
             epoch: 1,
         }),
+        "ShowCa" => bytes(pb::ShowCaRequest {}),
+        "RotateCa" => bytes(pb::RotateCaRequest {
+            mutation: mutation(),
+            reason: String::new(),
+        }),
+        "DropCa" => bytes(pb::DropCaRequest {
+            mutation: mutation(),
+            // Not there until the CA was rotated twice.
+            epoch: 7,
+            reason: String::new(),
+        }),
         "ListRewraps" => bytes(pb::ListRewrapsRequest {
             keyspace,
             page: page(),

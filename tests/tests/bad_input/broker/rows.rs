@@ -37,6 +37,22 @@ fn text(kind: Kind) -> Expect {
     }
 }
 
+/// An epoch of the CA that is not there; 0 is none.
+fn epoch_of_ca(kind: Kind) -> Expect {
+    match kind {
+        Kind::Largest => Says(NotFound, "no CA of epoch"),
+        _ => name(kind),
+    }
+}
+
+/// As a text; without one the request is good, and the CA was not rotated.
+fn of_one_ca(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Says(NotFound, "no CA of epoch"),
+        _ => name(kind),
+    }
+}
+
 /// As a text; without one the request is good, and the store was not restored.
 fn of_restored(kind: Kind) -> Expect {
     match kind {
@@ -226,6 +242,11 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("BanNodeRequest.mutation", part),
     ("BanNodeRequest.spiffe_id", name),
     ("BanNodeRequest.reason", text),
+    ("RotateCaRequest.mutation", part),
+    ("RotateCaRequest.reason", text),
+    ("DropCaRequest.mutation", part),
+    ("DropCaRequest.epoch", epoch_of_ca),
+    ("DropCaRequest.reason", of_one_ca),
     ("ReadmitNodesRequest.mutation", part),
     ("ReadmitNodesRequest.reason", of_restored),
     ("AddOperatorRequest.mutation", part),
@@ -545,6 +566,7 @@ pub(crate) const CONTROLS: &[(&str, Expect)] = &[
         "ReadmitNodes",
         Says(FailedPrecondition, "was never restored"),
     ),
+    ("DropCa", Says(NotFound, "no CA of epoch")),
     ("RemoveSlot", Says(FailedPrecondition, "is the last slot")),
     ("Unseal", Says(FailedPrecondition, "is not sealed any more")),
     ("RecordVerifiedBackup", Says(NotFound, "no record")),

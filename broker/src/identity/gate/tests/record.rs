@@ -154,7 +154,7 @@ async fn a_next_key_that_was_replaced_while_it_waited_is_not_admitted() {
         .authority
         .issue(&csr(), node.id(), world.gate.now())
         .unwrap();
-    record.keys = record.keys.renewed(recorded(&issued));
+    record.keys = record.keys.renewed(world.gate.authority.recorded(&issued));
     let key = node.id().to_string();
     world
         .gate

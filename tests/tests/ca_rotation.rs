@@ -1,0 +1,306 @@
+//! The rotation of the broker's CA: nodes and operators go through it without one refused call, and what the CA before
+//! signed is good for nothing once that is dropped.
+//!
+//! Needs Debian's `faketime`: the broker's clock is almost an hour behind, so that a node's certificate ends soon and is
+//! renewed every few seconds.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test says what is wrong by panicking"
+)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use attache_mtls::bundle::TrustBundle;
+use attache_tests::{
+    Bed, Scene,
+    bed::{AUDIENCE, CLUSTER, NODE, OTHER_NODE},
+    kills::{Dice, say},
+    pod::Pod,
+    process::{PATIENCE, bin, run, until},
+    scene::PASSWORD,
+};
+use serde_json::Value;
+use tonic::Status;
+
+/// A certificate of an hour, signed by a clock of so many seconds ago, ends in forty.
+const BEHIND: &str = "-3560";
+/// How long a rotation may take: every certificate is renewed within forty seconds.
+const ROTATION: Duration = Duration::from_secs(180);
+
+/// What moves the clock of a process by so much.
+fn clock(shift: &str) -> Vec<(&'static str, String)> {
+    let words = ["-f", "+0", "printenv", "LD_PRELOAD"];
+    let library = run(Command::new("faketime").args(words)).unwrap();
+    assert!(library.status.success(), "{library:?}");
+    let library = String::from_utf8(library.stdout).unwrap();
+    vec![
+        ("LD_PRELOAD", library.trim().to_owned()),
+        ("FAKETIME", shift.to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+}
+
+/// A broker whose clock is behind, a node that renews all the time, and a secret.
+fn scene() -> Scene {
+    let mut bed = Bed::new().unwrap();
+    bed.environment = clock(BEHIND);
+    let scene = Scene::on(bed).unwrap();
+    scene.bed.pin_addresses().unwrap();
+    scene
+}
+
+fn ca(bed: &Bed) -> Value {
+    bed.attache_json(&["key", "status", "--ca"]).unwrap()
+}
+
+fn states(bed: &Bed) -> Vec<(u64, String)> {
+    let shown = ca(bed);
+    let cas = shown.pointer("/cas").and_then(Value::as_array).unwrap();
+    let state = |ca: &Value| {
+        let epoch = ca.pointer("/epoch").and_then(Value::as_u64).unwrap();
+        let state = ca.pointer("/state").and_then(Value::as_str).unwrap();
+        (epoch, state.to_owned())
+    };
+    cas.iter().map(state).collect()
+}
+
+fn is_dropped(bed: &Bed) -> bool {
+    states(bed).len() == 1
+}
+
+fn bundle(path: &Path) -> TrustBundle {
+    TrustBundle::from_pem(&fs::read(path).unwrap()).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+/// The CLI's contexts as they are now, in a folder of their own.
+fn copied_desk(bed: &Bed, name: &str) -> PathBuf {
+    let from = bed.cli_config();
+    let to = bed.dir.join(name);
+    let copied = run(Command::new("cp")
+        .arg("-a")
+        .args([from.parent().unwrap(), &to]))
+    .unwrap();
+    assert!(copied.status.success(), "{}", said(&copied));
+    to.join(from.file_name().unwrap())
+}
+
+/// The operator's certificate is of the new CA, and so is the one before it, which is good for ten minutes more.
+fn renew_operator(bed: &Bed) {
+    for _ in 0..2 {
+        bed.attache_ok(&["login"]).unwrap();
+        bed.attache_ok(&["status"]).unwrap();
+    }
+}
+
+/// Publishes with a token that the broker's clock has reached.
+fn publish(scene: &Scene, pod: &Pod) -> Result<(), Status> {
+    let issuer = &scene.bed.issuer;
+    let mut claims = issuer.claims(pod, AUDIENCE);
+    for time in ["iat", "nbf", "exp"] {
+        let at = claims.get(time).and_then(Value::as_i64).unwrap();
+        let shifted = at + BEHIND.parse::<i64>().unwrap();
+        claims
+            .as_object_mut()
+            .unwrap()
+            .insert(time.into(), shifted.into());
+    }
+    scene.publish_with(pod, AUDIENCE, &issuer.sign(&claims).unwrap())
+}
+
+/// Publishes one pod after the other and asks for the status as an operator, each of which must succeed, until `done`.
+fn under_calls(scene: &Scene, done: impl Fn(&Bed) -> bool) -> usize {
+    let mut calls = 0;
+    until(ROTATION, "the rotation is through", || {
+        calls += 1;
+        let name = format!("web-{calls}");
+        let pod = Pod::new("shop", &name, "web", NODE, "payments/db");
+        publish(scene, &pod).unwrap();
+        assert_eq!(scene.read(&pod, "db/password").unwrap(), PASSWORD);
+        scene.unpublish(&pod).unwrap();
+        scene.bed.attache_ok(&["status"]).unwrap();
+        done(&scene.bed).then_some(())
+    })
+    .unwrap();
+    calls
+}
+
+#[test]
+fn a_node_and_an_operator_go_through_a_rotation_without_a_refused_call() {
+    let scene = scene();
+    let bed = &scene.bed;
+    let before = bundle(&bed.store_dir().join("trust-bundle.pem"));
+    assert_eq!(states(bed), [(1, "active".to_owned())]);
+    let of_before = copied_desk(bed, "of-before");
+
+    let told = bed.attache_ok(&["key", "rotate", "--ca"]).unwrap();
+    assert!(told.contains("ca@2 signs nodes and operators"), "{told}");
+    let both = [(2, "active".to_owned()), (1, "trusted".to_owned())];
+    assert_eq!(states(bed), both);
+    let again = bed.attache(&["key", "rotate", "--ca"]).unwrap();
+    assert_eq!(
+        again.status.code(),
+        Some(5),
+        "one at a time: {}",
+        said(&again)
+    );
+    let published = bundle(&bed.store_dir().join("trust-bundle.pem"));
+    assert_eq!(published.certificates().count(), 2);
+    let shown = bed.attache_ok(&["key", "status", "--ca"]).unwrap();
+    assert!(shown.contains("operator/ada"), "{shown}");
+
+    // The node renews by itself, the operator by a word here and else within a day.
+    renew_operator(bed);
+    let calls = under_calls(&scene, is_dropped);
+    say(&format!("{calls} rounds of calls under the rotation"));
+    let after = bundle(&bed.store_dir().join("trust-bundle.pem"));
+    assert_eq!(after.certificates().count(), 1);
+    assert_ne!(after, before);
+    under_calls(&scene, |_| true);
+
+    // A copy of what the operator had is refused in the handshake, and bans nobody.
+    let mut command = bed.attache_command().unwrap();
+    command.env("ATTACHE_CONFIG", of_before).arg("status");
+    let refused = run(&mut command).unwrap();
+    assert!(!refused.status.success(), "{}", said(&refused));
+    bed.attache_ok(&["status"]).unwrap();
+    let audit = scene.audit().unwrap();
+    for told in ["key.rotate-ca", "the CA of epoch 1 is trusted no more"] {
+        assert!(audit.contains(told), "{told}: {audit}");
+    }
+    let checked = bed.check_store().unwrap();
+    assert!(checked.contains(" 0 findings"), "{checked}");
+}
+
+/// Killed at any moment of it, a rotation goes on with the next start, and nobody is cut off.
+#[test]
+fn a_rotation_goes_on_after_kills_of_the_broker() {
+    let mut scene = scene();
+    let mut dice = Dice::new().unwrap();
+    let seed = dice.seed();
+    for round in 1..=6_u64 {
+        scene.bed.attache_ok(&["key", "rotate", "--ca"]).unwrap();
+        renew_operator(&scene.bed);
+        let mut kills = 0;
+        until(ROTATION, "the rotation is through", || {
+            // The drop comes within seconds after the last renewal: some kills hit it.
+            dice.wait(Duration::from_secs(4));
+            scene.bed.broker.take().unwrap().kill().unwrap();
+            kills += 1;
+            scene.bed.start_broker().unwrap();
+            scene.bed.attache_ok(&["status"]).unwrap();
+            is_dropped(&scene.bed).then_some(())
+        })
+        .unwrap();
+        say(&format!("round {round}: {kills} kills, seed {seed}"));
+        assert_eq!(states(&scene.bed), [(round + 1, "active".to_owned())]);
+        let pod = Pod::new("shop", &format!("web-{round}"), "web", NODE, "payments/db");
+        until(PATIENCE, "the node is served", || {
+            publish(&scene, &pod).ok()
+        })
+        .unwrap();
+    }
+    let checked = scene.bed.check_store().unwrap();
+    assert!(checked.contains(" 0 findings"), "seed {seed}: {checked}");
+    scene.bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+/// A token of before is good while it lasts, and so is a slot: the CA's keys are in every keyring from then on.
+#[test]
+fn tokens_slots_and_backups_are_good_across_a_rotation() {
+    let mut scene = scene();
+    let words = [
+        "node",
+        "join-token",
+        "--cluster",
+        CLUSTER,
+        "--node",
+        OTHER_NODE.0,
+    ];
+    scene.bed.attache_ok(&words).unwrap();
+    scene.bed.attache_ok(&["key", "rotate", "--ca"]).unwrap();
+    renew_operator(&scene.bed);
+    scene.bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
+    let waits = until(ROTATION, "only the token is open", || {
+        let shown = ca(&scene.bed);
+        let needed = shown.pointer("/needed_count").and_then(Value::as_u64)?;
+        (needed == 0).then_some(shown)
+    })
+    .unwrap();
+    assert_eq!(waits.pointer("/open_tokens"), Some(&Value::Bool(true)));
+    let backup = scene.bed.dir.join("under-way.backup");
+    let backup = backup.to_str().unwrap();
+    scene.bed.attache_ok(&["backup", "create", backup]).unwrap();
+
+    // Restored, it is where it was, and goes on: the node's and the operator's certificates are good.
+    scene.bed.broker.take().unwrap().stop().unwrap();
+    fs::remove_file(scene.bed.store_dir().join("store.redb")).unwrap();
+    let mut restore = Command::new(bin("attache-broker").unwrap());
+    restore.args(["restore", backup, "--config"]);
+    restore.envs(scene.bed.environment.clone());
+    let restored = run(restore.arg(scene.bed.broker_config())).unwrap();
+    assert!(restored.status.success(), "{}", said(&restored));
+    scene.bed.start_broker().unwrap();
+
+    // The restore has ended the token; nothing is open, and the CA before goes.
+    until(ROTATION, "the CA before is dropped", || {
+        is_dropped(&scene.bed).then_some(())
+    })
+    .unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    until(PATIENCE, "the node is served", || {
+        publish(&scene, &pod).ok()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_join_token_of_before_works_after_the_rotation_was_begun() {
+    let mut scene = scene();
+    scene.bed.plugin.take().unwrap().stop().unwrap();
+    for entry in fs::read_dir(scene.bed.dir.join("node-state")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    scene.bed.join_node(OTHER_NODE.0).unwrap();
+    scene.bed.attache_ok(&["key", "rotate", "--ca"]).unwrap();
+    scene.bed.start_plugin().unwrap();
+    let pod = Pod::new("shop", "web-0", "web", OTHER_NODE, "payments/db");
+    publish(&scene, &pod).unwrap();
+}
+
+/// In wrong hands, the CA before is dropped at once: who is cut off is named, and comes in anew.
+#[test]
+fn a_ca_in_wrong_hands_is_dropped_at_once_and_names_whom_it_cuts_off() {
+    let mut scene = scene();
+    scene.bed.attache_ok(&["key", "rotate", "--ca"]).unwrap();
+    renew_operator(&scene.bed);
+    scene.bed.plugin.take().unwrap().stop().unwrap();
+    let drop = ["key", "rotate", "--ca", "--drop", "1", "--yes"];
+    let other = ["key", "rotate", "--ca", "--drop", "7", "--yes"];
+    let other = scene.bed.attache(&other).unwrap();
+    assert!(
+        said(&other).contains("no CA of epoch 7"),
+        "{}",
+        said(&other)
+    );
+    scene.bed.attache_ok(&drop).unwrap();
+    assert!(is_dropped(&scene.bed));
+    scene.bed.attache_ok(&["status"]).unwrap();
+
+    for entry in fs::read_dir(scene.bed.dir.join("node-state")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    scene.bed.join_node(NODE.0).unwrap();
+    scene.bed.start_plugin().unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    publish(&scene, &pod).unwrap();
+}
