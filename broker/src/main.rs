@@ -199,6 +199,9 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
     let file = command.config();
     let config = Config::read(file)
         .map_err(|e| anyhow::Error::new(e).context(file.display().to_string()))?;
+    if matches!(command, Command::Init { .. } | Command::Restore { .. }) {
+        run::start_log(&config)?;
+    }
     match command {
         Command::Init {
             if_empty, cluster, ..

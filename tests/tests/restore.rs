@@ -18,13 +18,14 @@ use attache_tests::{
     bed::{NODE, TRUST_DOMAIN},
     kills::{Dice, Length, say},
     pod::Pod,
-    process::{PATIENCE, bin, run, until},
+    process::{PATIENCE, bin, run, send, until},
     scene::PASSWORD,
 };
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Rounds of the test that kills.
@@ -342,6 +343,66 @@ fn a_drill_tells_what_a_backup_holds_and_changes_nothing() {
     assert!(!drill(&bed.dir.join("cut.backup")).status.success());
     assert_eq!(contents(&bed), before);
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+/// Told to end at any moment of it.
+#[test]
+fn a_drill_that_is_told_to_end_takes_its_folder_with_it() {
+    let (bed, file) = backed_up();
+    let scratch = tempfile::tempdir().unwrap();
+    let drill = || {
+        let mut command = broker(&bed, &["restore", file.to_str().unwrap(), "--drill"]);
+        command.env("TMPDIR", scratch.path());
+        command
+    };
+    let folders = || fs::read_dir(scratch.path()).unwrap().count();
+    let mut under_way = 0;
+    for signal in [Signal::TERM, Signal::INT].repeat(5) {
+        let mut child = spawned(&mut drill());
+        let begun = until(PATIENCE, "it is at work, or done", || {
+            if folders() > 0 {
+                return Some(true);
+            }
+            child.try_wait().unwrap().map(|_| false)
+        });
+        under_way += usize::from(begun.unwrap());
+        send(child.id(), signal).unwrap();
+        child.wait().unwrap();
+        // What is asked for before signals are waited for ends as the system ends it.
+        if folders() > 0 {
+            for left in fs::read_dir(scratch.path()).unwrap() {
+                fs::remove_dir_all(left.unwrap().path()).unwrap();
+            }
+            under_way -= 1;
+        }
+    }
+    assert!(under_way > 0, "none was under way and took its folder away");
+}
+
+/// It says what it does, and the store of before needs no word of an operator when it is put back.
+#[test]
+fn a_restore_that_fails_late_leaves_the_anchors_copy_as_it_was() {
+    let (mut bed, file) = backed_up();
+    lose_store(&bed);
+    let copy = bed.store_dir().join("anchor.note");
+    let before = fs::read(&copy).unwrap();
+    let (tls, kept) = (bed.store_dir().join("tls"), bed.dir.join("tls"));
+    fs::rename(&tls, &kept).unwrap();
+    fs::write(&tls, b"in the way").unwrap();
+    let output = restore(&bed, &file, &[]);
+    refused(&bed, &output, "tls");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("the store is open"), "it has a log: {log}");
+    assert_eq!(fs::read(&copy).unwrap(), before);
+    fs::remove_file(&tls).unwrap();
+    fs::rename(&kept, &tls).unwrap();
+    fs::rename(
+        bed.dir.join("lost.redb"),
+        bed.store_dir().join("store.redb"),
+    )
+    .unwrap();
+    bed.start_broker().unwrap();
+    assert_eq!(active_version(&bed), 2);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rustix::fs::statvfs;
 use tokio::sync::watch;
 
 use crate::audit::{AuditLog, LogState};
-use crate::identity::Directory;
+use crate::identity::{Authority, Directory};
 use crate::scrub::LastScrub;
 use crate::store::BrokerLedger;
 
@@ -36,8 +36,8 @@ pub struct Standing {
     pub credentials: Credentials,
     /// The nodes and operators.
     pub directory: Directory,
-    /// The end of the CA's certificate.
-    pub ca_not_after: Timestamp,
+    /// The CA.
+    pub authority: Authority,
 }
 
 impl fmt::Debug for Standing {
@@ -102,7 +102,7 @@ impl Standing {
                 "ca_life_left",
                 "Until the CA's certificate ends",
                 Some(Unit::Seconds),
-                left(self.ca_not_after),
+                left(self.authority.not_after()),
             ),
             (
                 "nodes",

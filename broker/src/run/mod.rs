@@ -4,6 +4,7 @@ mod beginning;
 mod bootstrap;
 mod check;
 mod descriptors;
+mod drill;
 mod health;
 mod incarnation;
 mod init;
@@ -20,10 +21,11 @@ mod volumes_in_use;
 
 pub use bootstrap::{bootstrap_operator, recover_operator};
 pub use check::{check_config, check_store};
+pub use drill::drill;
 pub use health::health;
 pub use init::{NewCluster, init};
 pub use lifetime::serve;
-pub use restore::{drill, restore};
+pub use restore::restore;
 pub use volumes_in_use::volumes_in_use;
 
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use attache_envelope::{
 use attache_mtls::spiffe::BrokerId;
 use sha2::{Digest, Sha256};
 
-use crate::{audit::SigningSeed, keys::Keys};
+use crate::{audit::SigningSeed, config::Config, keys::Keys};
 
 /// The audit seed, borrowed from the keyring for each batch.
 struct AuditSeed(Arc<Keys>);
@@ -59,6 +61,14 @@ fn first_half(digest: &[u8; 32]) -> ChainId {
     let mut id = [0; 16];
     id.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
     ChainId::from_bytes(id)
+}
+
+/// Starts the log of a command that makes a store: as the broker's own, on standard error.
+///
+/// # Errors
+/// When `telemetry.log` is no filter.
+pub fn start_log(config: &Config) -> anyhow::Result<()> {
+    telemetry::start(&config.telemetry).map(drop)
 }
 
 /// Runs a command's asynchronous part to its end.

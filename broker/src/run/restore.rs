@@ -1,4 +1,4 @@
-//! `attache-broker restore`: the store of a backup, as a new incarnation of it; and the drill, which changes nothing.
+//! `attache-broker restore`: the store of a backup, as a new incarnation of it.
 //!
 //! ```text
 //! backup -> checked whole (backup::read) -> log: that of the store, which must have all that the backup knows; or a new chain
@@ -8,10 +8,8 @@
 //! gone, and so are bans and grants of that time: the audit log has what they were.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, DirBuilder},
-    io::Write,
-    os::unix::fs::DirBuilderExt,
+    fs,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -21,10 +19,9 @@ use anyhow::{Context, Result, bail};
 use attache_arena::Arena;
 use attache_envelope::{
     SystemRandom,
-    body::KekBody,
     id::{BootId, ChainId},
-    slot::Slot,
 };
+use attache_mtls::public_file::{read_public, write_public};
 use attache_translog::{Alarm, AnchorNote};
 
 use super::{
@@ -39,15 +36,13 @@ use crate::{
     backup::{BackupRecord, Opened},
     config::Config,
     identity::Authority,
-    store::{Change, Rows, Table},
+    store::{BrokerLedger, Change},
 };
 
-/// What a drill prints when it found something.
-const FOUND: u8 = 8;
 /// Findings that are printed.
-const SHOWN: usize = 20;
-/// Rows read at once.
-const PAGE: usize = 512;
+pub(super) const SHOWN: usize = 20;
+/// The anchor's copy is never larger, in bytes.
+const ANCHOR_MAX: u64 = 4096;
 
 /// Makes the store of a backup in `store.dir`, as a new incarnation. `new_log`: the store's audit log is lost, and another
 /// chain begins.
@@ -58,8 +53,10 @@ const PAGE: usize = 512;
 pub fn restore(config: &Config, file: &Path, new_log: bool) -> Result<ExitCode> {
     let beginning = Beginning::restore(config, new_log)?;
     let arena = open::arena(config)?;
+    let copy = AnchorBefore::of(config)?;
     let made = block_on(make(config, file, new_log, &arena, &beginning))?;
     beginning.finish()?;
+    copy.replaced();
     let mut out = std::io::stdout();
     let head = &made.opened.sealed.head;
     writeln!(
@@ -90,24 +87,52 @@ pub fn restore(config: &Config, file: &Path, new_log: bool) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens and checks a backup in a folder of its own, says what it holds, and takes the folder away: 0, or 8 when something
-/// was found.
-///
-/// # Errors
-/// When it cannot be read, is not whole, or does not open.
-pub fn drill(config: &Config, file: &Path) -> Result<ExitCode> {
-    let scratch = Scratch::make()?;
-    let arena = open::arena(config)?;
-    block_on(async {
-        let into = scratch.0.join("store.redb");
-        let opened = Opened::open(file, &into, &arena, &config.keys.openers).await?;
-        tell(&opened).await?;
-        Ok(if opened.report.findings.is_empty() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::from(FOUND)
+/// The anchor's copy as it is before a restore, which comes back where that fails late: the store of before is held against
+/// it, and it is not rolled back when it is put back.
+struct AnchorBefore {
+    path: PathBuf,
+    bytes: Option<Vec<u8>>,
+    replaced: bool,
+}
+
+impl AnchorBefore {
+    fn of(config: &Config) -> Result<Self> {
+        let path = config.store.anchor();
+        let bytes = match read_public(&path, ANCHOR_MAX) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        Ok(Self {
+            path,
+            bytes,
+            replaced: false,
         })
-    })
+    }
+
+    /// The restored store is there: its copy is the one that counts.
+    fn replaced(mut self) {
+        self.replaced = true;
+    }
+}
+
+impl Drop for AnchorBefore {
+    fn drop(&mut self) {
+        if self.replaced {
+            return;
+        }
+        let back = match &self.bytes {
+            Some(bytes) => write_public(&self.path, bytes, 0o644),
+            None => match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            },
+        };
+        if let Err(error) = back {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "the anchor's copy is that of the restore that failed");
+        }
+    }
 }
 
 /// What a restore came to.
@@ -169,10 +194,10 @@ async fn make(
         change,
     );
     let (ledger, applied) = begun.await?;
-    private_folder(&config.store.dir.join("tls"))?;
-    let authority = Authority::load(meta::ca(&ledger).await?, Arc::clone(&opened.keys))?;
-    server_certificate::write_bundle(config, &authority)?;
+    let bundle = write_bundle(config, &ledger, &opened).await;
+    // Closed in any case: after that nobody writes the anchor's copy any more.
     ledger.close().await;
+    bundle?;
     incarnation::on_record(&log, next, applied).await?;
     let vkey = log.vkey().to_owned();
     log.close().await;
@@ -182,6 +207,13 @@ async fn make(
         lacking,
         vkey,
     })
+}
+
+/// Writes the CA certificates that callers must trust.
+async fn write_bundle(config: &Config, ledger: &BrokerLedger, opened: &Opened) -> Result<()> {
+    private_folder(&config.store.dir.join("tls"))?;
+    let authority = Authority::load(meta::ca(ledger).await?, Arc::clone(&opened.keys))?;
+    server_certificate::write_bundle(config, &authority)
 }
 
 /// What the anchor's copy on this machine knows and the log does not: its end was cut off, or is that of an older copy. A crash
@@ -305,140 +337,4 @@ fn refuse_damaged(opened: &Opened) -> Result<()> {
         findings.len(),
         lines.collect::<String>()
     )
-}
-
-/// What a backup holds, line by line.
-async fn tell(opened: &Opened) -> Result<()> {
-    let mut out = std::io::stdout();
-    let (head, report) = (&opened.sealed.head, &opened.report);
-    for finding in report.findings.iter().take(SHOWN) {
-        writeln!(
-            out,
-            "found: {} {}: {}",
-            finding.table, finding.key, finding.problem
-        )?;
-    }
-    writeln!(out, "backup {} of store {}", head.backup, head.store)?;
-    writeln!(
-        out,
-        "  state          sequence {} of incarnation {}",
-        head.seq, head.incarnation
-    )?;
-    let created = i64::try_from(head.created_ms).unwrap_or(i64::MAX);
-    let created = jiff::Timestamp::from_millisecond(created).context("when it was made")?;
-    writeln!(out, "  made           {created}")?;
-    writeln!(
-        out,
-        "  rows           {} checked, and {} values: {} findings",
-        report.rows,
-        report.payloads,
-        report.findings.len()
-    )?;
-    for slot in slots(opened).await? {
-        let by = if slot.identity.slot == opened.keys.opened_by() {
-            ", which opened it"
-        } else {
-            ""
-        };
-        let (name, kind) = (&slot.about.name, slot.identity.kind.name());
-        writeln!(out, "  slot           {name} ({kind}){by}")?;
-    }
-    for (keyspace, held) in keyspaces(opened).await? {
-        writeln!(
-            out,
-            "  keyspace       {keyspace}: {} secrets; keys: {}",
-            held.secrets,
-            held.keys.join(", ")
-        )?;
-    }
-    writeln!(out, "nothing was changed")?;
-    Ok(())
-}
-
-/// What a keyspace has.
-#[derive(Default)]
-struct Held {
-    secrets: u64,
-    keys: Vec<String>,
-}
-
-async fn keyspaces(opened: &Opened) -> Result<BTreeMap<String, Held>> {
-    let mut keyspaces: BTreeMap<String, Held> = BTreeMap::new();
-    for (key, _) in rows(opened, Table::Keyspace).await? {
-        keyspaces
-            .entry(String::from_utf8_lossy(&key).into_owned())
-            .or_default();
-    }
-    for (key, _) in rows(opened, Table::Head).await? {
-        let path = String::from_utf8_lossy(&key).into_owned();
-        let keyspace = path.split('/').next().unwrap_or_default();
-        keyspaces.entry(keyspace.to_owned()).or_default().secrets += 1;
-    }
-    for (key, body) in rows(opened, Table::Kek).await? {
-        let Some((name, epoch)) = key.split_last_chunk::<4>() else {
-            continue;
-        };
-        let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
-        let kek = KekBody::decode(&body);
-        let state = kek.map_or("unreadable", |kek| kek.state.phase().name());
-        let key = format!("epoch {} {state}", u32::from_be_bytes(*epoch));
-        keyspaces.entry(name).or_default().keys.push(key);
-    }
-    Ok(keyspaces)
-}
-
-async fn slots(opened: &Opened) -> Result<Vec<Slot>> {
-    let rows = rows(opened, Table::Slot).await?;
-    let slots = rows.iter().filter_map(|(_, body)| Slot::decode(body).ok());
-    Ok(slots.collect())
-}
-
-/// The rows of a table with their bodies; those that do not verify are among the findings.
-async fn rows(opened: &Opened, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let codec = opened.keys.row_codec();
-    let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let page = opened
-            .store
-            .scan(table, b"", after.as_deref(), PAGE)
-            .await?;
-        let Some((last, _)) = page.last() else {
-            return Ok(all);
-        };
-        after = Some(last.clone());
-        for (key, stored) in page {
-            if let Ok(row) = codec.verify(table, &key, &stored) {
-                all.push((key, row.into_row().body.to_vec()));
-            }
-        }
-    }
-}
-
-/// A folder of this drill alone, taken away with all that is in it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make() -> Result<Self> {
-        let name = format!("attache-drill-{}", BootId::random(&SystemRandom)?);
-        let path = std::env::temp_dir().join(name);
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| {
-                format!(
-                    "cannot make the folder {} (TMPDIR names another place)",
-                    path.display()
-                )
-            })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the drill's folder is left");
-        }
-    }
 }

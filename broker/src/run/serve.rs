@@ -291,7 +291,7 @@ impl Broker {
             scrubbed: self.services.scrubbed.clone(),
             credentials: self.credentials.clone(),
             directory: self.services.gate.directory().clone(),
-            ca_not_after: self.authority.not_after(),
+            authority: self.authority.clone(),
         });
         let stop = stop.clone();
         tokio::spawn(async move {
@@ -533,7 +533,6 @@ fn own_certificate(config: &Arc<Config>, credentials: &Credentials) -> CaChanged
     Box::new(move |authority| {
         let bring = || -> Result<()> {
             credentials.reload_bundle(Arc::new(authority.bundle()?));
-            server_certificate::write_bundle(&config, authority)?;
             server_certificate::reload(&config, authority, &credentials)
         };
         if let Err(error) = bring() {

@@ -68,12 +68,13 @@ pub(super) fn load(config: &Config, authority: &Authority, now: Timestamp) -> Re
     }
 }
 
-/// Loads the certificate again into the running server.
+/// Loads the certificate again into the running server, and writes the CA certificates anew.
 pub(super) fn reload(
     config: &Config,
     authority: &Authority,
     credentials: &Credentials,
 ) -> Result<()> {
+    write_bundle(config, authority)?;
     Ok(credentials.reload(load(config, authority, Timestamp::now())?)?)
 }
 
