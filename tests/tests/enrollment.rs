@@ -480,6 +480,38 @@ fn the_bundle_is_written_into_the_config_map_that_is_there_and_all_else_of_it_st
     assert_eq!(found.pointer("/metadata/annotations"), Some(&known_by));
 }
 
+/// A node that follows the published bundle would be cut off by a CA that is not in it.
+#[test]
+fn a_rotation_of_the_ca_waits_until_its_bundle_is_published_in_every_cluster() {
+    let create = rule(&[""], &["configmaps"], &[], &["create"]);
+    let names = &["attache-bundle"];
+    let keep = rule(&[""], &["configmaps"], names, &["get", "update"]);
+    for (rules, waits) in [(Vec::new(), true), (vec![create, keep], false)] {
+        let prod = Prod::start(rules);
+        prod.bed.attache_ok(&["key", "rotate", "--ca"]).unwrap();
+        let unpublished = || {
+            let shown = prod.bed.attache_json(&["key", "status", "--ca"]).unwrap();
+            shown.pointer("/unpublished").and_then(Value::as_bool)
+        };
+        assert_eq!(unpublished(), Some(true), "it was just made");
+        if waits {
+            // Two rounds of publishing, which takes place every 15 s.
+            let published = until(Duration::from_secs(31), "published", || {
+                unpublished().filter(|it| !it)
+            });
+            assert!(published.is_err(), "nobody may publish it here");
+            continue;
+        }
+        until(Duration::from_secs(60), "published", || {
+            unpublished().filter(|it| !it)
+        })
+        .unwrap();
+        let pem = prod.published("configmap", "attache-bundle", "/data/trust-bundle.pem");
+        let bundle = TrustBundle::from_pem(pem.as_bytes()).unwrap();
+        assert_eq!(bundle.certificates().count(), 2);
+    }
+}
+
 #[test]
 fn the_startup_taint_goes_once_kubelet_knows_the_plugin_and_no_other_goes_with_it() {
     let ours = json!({"key": "attache.dev/agent-not-ready", "effect": "NoSchedule"});
