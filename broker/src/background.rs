@@ -14,10 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use attache_translog::Anchor;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::audit::AuditLog;
+use crate::store::{ApplyError, Change, Ledger, Store};
 
 /// After something failed, or when what is left cannot be read, it is tried again after this long.
 pub(crate) const RETRY: Duration = Duration::from_secs(30);
@@ -35,9 +39,16 @@ pub(crate) struct UnderWay<K, P> {
 
 #[derive(Debug)]
 struct Shared<K, P> {
-    all: Mutex<BTreeMap<K, P>>,
+    all: Mutex<BTreeMap<K, One<P>>>,
     /// Another one has come.
     come: Notify,
+}
+
+#[derive(Debug)]
+struct One<P> {
+    progress: P,
+    /// It came once more while it was under way: what was gone through already may have something to do again.
+    again: bool,
 }
 
 impl<K, P> Clone for UnderWay<K, P> {
@@ -60,15 +71,22 @@ impl<K: Ord, P> Default for UnderWay<K, P> {
 }
 
 impl<K: Ord + Clone, P: Clone> UnderWay<K, P> {
-    /// Lets one in; one that is in stays as it is.
+    /// Lets one in; one that is in stays as it is, and is taken up again when it is over.
     pub(crate) fn begin(&self, key: K, progress: P) {
-        self.lock().entry(key).or_insert(progress);
+        let new = One {
+            progress,
+            again: false,
+        };
+        self.lock()
+            .entry(key)
+            .and_modify(|one| one.again = true)
+            .or_insert(new);
         self.shared.come.notify_one();
     }
 
     /// How far one is; none when it is not under way.
     pub(crate) fn of(&self, key: &K) -> Option<P> {
-        self.lock().get(key).cloned()
+        self.lock().get(key).map(|one| one.progress.clone())
     }
 
     /// The first `limit` after `after` that `wanted` takes.
@@ -82,7 +100,7 @@ impl<K: Ord + Clone, P: Clone> UnderWay<K, P> {
             .iter()
             .filter(|(key, _)| after.is_none_or(|after| *key > after) && wanted(key))
             .take(limit)
-            .map(|(key, progress)| (key.clone(), progress.clone()))
+            .map(|(key, one)| (key.clone(), one.progress.clone()))
             .collect()
     }
 
@@ -90,15 +108,22 @@ impl<K: Ord + Clone, P: Clone> UnderWay<K, P> {
         self.lock().keys().cloned().collect()
     }
 
-    fn show(&self, key: K, progress: P) {
-        self.lock().insert(key, progress);
+    fn show(&self, key: &K, progress: P) {
+        if let Some(one) = self.lock().get_mut(key) {
+            one.progress = progress;
+        }
     }
 
+    /// Takes one out, unless it has come again.
     fn end(&self, key: &K) {
-        self.lock().remove(key);
+        let mut all = self.lock();
+        match all.get_mut(key) {
+            Some(one) if one.again => one.again = false,
+            Some(_) | None => drop(all.remove(key)),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, P>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, One<P>>> {
         self.shared
             .all
             .lock()
@@ -175,13 +200,35 @@ pub(crate) async fn run<T: Task>(
         task.advance(work).await;
         let key = key.clone();
         match T::progress(work) {
-            Some(progress) => under_way.show(key, progress),
+            Some(progress) => under_way.show(&key, progress),
             None => {
                 works.remove(&key);
                 under_way.end(&key);
             }
         }
     }
+}
+
+/// Commits a change that the broker makes itself, and puts the store's new anchor on record.
+///
+/// # Errors
+/// As [`Ledger::apply`].
+pub(crate) async fn apply_on_record<S: Store>(
+    ledger: &Ledger<S>,
+    log: &AuditLog,
+    change: Change,
+) -> Result<(), ApplyError> {
+    let applied = ledger.apply(change).await?;
+    let anchor = Anchor {
+        incarnation: ledger.incarnation(),
+        seq: applied.seq,
+        t: applied.anchor_t,
+    };
+    // It is done, whether or not the log has room for the copy of the anchor: the next one says the same.
+    if let Err(error) = log.append(anchor).await {
+        tracing::warn!(%error, "the anchor of a change of the broker's own is not on record");
+    }
+    Ok(())
 }
 
 /// Does work where it holds up nobody's IO: on a thread of its own, to which the system prefers every other of ours.

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod registry;
 pub mod release;
 pub mod removal;
+pub mod retention;
 pub mod rotation;
 pub mod run;
 pub mod scrub;

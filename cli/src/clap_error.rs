@@ -64,7 +64,6 @@ const VERBS: &[(&str, &[&str])] = &[
             "generate", "activate", "disable", "enable", "import", "export",
         ],
     ),
-    ("keyspace", &["show", "set"]),
     ("grant", &["who"]),
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),

@@ -112,6 +112,8 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Keyspace(verb) => match verb {
             secret_args::Keyspace::Create(args) => keyspace::create(args, shell).await,
             secret_args::Keyspace::List => keyspace::list(shell).await,
+            secret_args::Keyspace::Show(args) => keyspace::show(args, shell).await,
+            secret_args::Keyspace::Set(args) => keyspace::set(args, shell).await,
             secret_args::Keyspace::Destroy(args) => keyspace::destroy(args, shell).await,
         },
         Command::Key(verb) => keys(verb, shell).await,

@@ -198,7 +198,23 @@ fn a_key_is_destroyed_once_it_is_retired_and_by_its_name_typed() {
 
 #[test]
 fn puts_go_on_while_a_key_is_rotated_and_none_is_lost() {
+    let last = rotated_under_puts("0", |last| SECRETS + 2 + last);
+    assert!(last > 0);
+}
+
+#[test]
+fn old_versions_are_pruned_under_puts_and_rotations() {
+    // The username, and as many passwords as are kept.
+    let last = rotated_under_puts("5", |_| SECRETS + 1 + 5);
+    assert!(last > 5, "{last} puts are too few to prune anything");
+}
+
+/// Puts versions of one secret while the key is rotated, in a keyspace that keeps so many. In the end the active key wraps as
+/// many values as `values` says of the number of puts, which is answered.
+fn rotated_under_puts(keeps: &str, values: impl Fn(u64) -> u64) -> u64 {
     let scene = Scene::start().unwrap();
+    let set = ["keyspace", "set", "payments", "--max-versions", keeps];
+    scene.bed.attache_ok(&set).unwrap();
     fill(&scene);
     let over = AtomicBool::new(false);
     let rotations = 4;
@@ -229,9 +245,12 @@ fn puts_go_on_while_a_key_is_rotated_and_none_is_lost() {
         over.store(true, Ordering::Relaxed);
         putting.join().unwrap()
     });
-    let values = SECRETS + 2 + last;
+    let values = values(last);
+    until(PATIENCE, "all of it is under the last key", || {
+        (keys(&scene).last() == Some(&key("payments@5", "active", values))).then_some(())
+    })
+    .unwrap();
     let found = keys(&scene);
-    assert_eq!(found.last(), Some(&key("payments@5", "active", values)));
     assert!(
         found
             .iter()
@@ -242,6 +261,7 @@ fn puts_go_on_while_a_key_is_rotated_and_none_is_lost() {
     );
     assert_eq!(delivered(&scene, "web-0"), last.to_string());
     scene.bed.check_store().unwrap();
+    last
 }
 
 #[test]

@@ -16,8 +16,8 @@ mod verify;
 pub use checkpoint::{AnchorNote, Checkpoint, CheckpointError, anchor_origin, log_ids, log_origin};
 pub use leaf::{
     Alarm, Anchor, Attempts, Ban, Bootstrap, Cut, Denial, EncodedLeaf, Ending, Enrollment, Event,
-    Generation, Intent, Items, Leaf, LeafError, MAX_LEAF_BYTES, Opening, Outcome, Refusals,
-    Release, ReleasedValue, Removal, Renewal, Retirement, Start, Stop, Tag,
+    Generation, Intent, Items, Leaf, LeafError, MAX_LEAF_BYTES, Opening, Outcome, Pruning,
+    Refusals, Release, ReleasedValue, Removal, Renewal, Retirement, Start, Stop, Tag,
 };
 pub use note::{NoteError, Signer, Verifier};
 pub use segment::{

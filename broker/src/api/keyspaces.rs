@@ -10,7 +10,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     backups,
-    field::{after, page, page_token, parse, time_ms},
+    field::{after, missing, page, page_token, parse, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::Peers,
     rpc_error::RpcError,
@@ -21,7 +21,11 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     removal::Removals,
-    vault::{BrokerVault, DESTROYED, KeyspaceView, PreparedKeyspaceDestruction, VaultError},
+    retention::Prunings,
+    vault::{
+        BrokerVault, DEFAULT_MAX_VERSIONS, DESTROYED, KeyspaceView, PreparedKeyspaceDestruction,
+        PruneScope, VaultError,
+    },
 };
 
 /// So many backups are named with a keyspace that is destroyed.
@@ -40,6 +44,8 @@ pub struct KeyspaceService {
     pub registry: Arc<Registry>,
     /// What is being removed.
     pub removals: Removals,
+    /// What is being pruned.
+    pub prunings: Prunings,
     /// Changes.
     pub mutations: Mutations,
     /// The time on record.
@@ -59,16 +65,17 @@ impl Keyspaces for KeyspaceService {
         let name: Keyspace = parse("name", &asked.name)?;
         let by = peer.id.clone();
         let prepare = async {
+            let keep = asked.max_versions.unwrap_or(DEFAULT_MAX_VERSIONS);
             let change = self
                 .vault
-                .prepare_keyspace(&name, &by, self.clock.now_ms())
+                .prepare_keyspace(&name, keep, &by, self.clock.now_ms())
                 .await?;
             Ok(Prepared {
                 change,
                 answer: pb::CreateKeyspaceResponse::default(),
             })
         };
-        let asked = Asked {
+        let asked_for = Asked {
             peer,
             verb: "keyspace.create",
             object: name.to_string(),
@@ -77,7 +84,7 @@ impl Keyspaces for KeyspaceService {
             reason: String::new(),
         };
         let (_, committed): (pb::CreateKeyspaceResponse, _) =
-            mutate(&self.mutations, asked, prepare, |_| ()).await?;
+            mutate(&self.mutations, asked_for, prepare, |_| ()).await?;
         Ok(Response::new(pb::CreateKeyspaceResponse {
             committed: Some(committed),
         }))
@@ -105,6 +112,50 @@ impl Keyspaces for KeyspaceService {
             next_token,
         }))
     }
+    async fn show_keyspace(
+        &self,
+        request: Request<pb::ShowKeyspaceRequest>,
+    ) -> Result<Response<pb::KeyspaceView>, Status> {
+        self.peers.operator(request.extensions()).await?;
+        let name: Keyspace = parse("name", &request.into_inner().name)?;
+        let view = self.vault.one_keyspace(&name).await;
+        Ok(Response::new(self.shown(view.map_err(RpcError::from)?)))
+    }
+
+    async fn set_keyspace(
+        &self,
+        request: Request<pb::SetKeyspaceRequest>,
+    ) -> Result<Response<pb::SetKeyspaceResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("keyspace.set", &asked);
+        let name: Keyspace = parse("name", &asked.name)?;
+        let keep = asked.max_versions.ok_or_else(|| missing("max_versions"))?;
+        let prepare = async {
+            let change = self.vault.prepare_settings(&name, keep).await?;
+            Ok(Prepared {
+                change,
+                answer: pb::SetKeyspaceResponse::default(),
+            })
+        };
+        let asked_for = Asked {
+            peer,
+            verb: "keyspace.set",
+            object: name.to_string(),
+            mutation,
+            digest,
+            reason: format!("max-versions {keep}"),
+        };
+        let (prunings, of) = (self.prunings.clone(), PruneScope::Keyspace(name.clone()));
+        let take_up = move |_| prunings.begin(of);
+        let (_, committed): (pb::SetKeyspaceResponse, _) =
+            mutate(&self.mutations, asked_for, prepare, take_up).await?;
+        Ok(Response::new(pb::SetKeyspaceResponse {
+            committed: Some(committed),
+        }))
+    }
+
     async fn destroy_keyspace(
         &self,
         request: Request<pb::DestroyKeyspaceRequest>,
@@ -200,6 +251,7 @@ impl KeyspaceService {
             created: time_ms(view.created_ms),
             state: view.state.name().to_owned(),
             problem: removal.and_then(|it| it.problem).unwrap_or_default(),
+            max_versions: view.max_versions,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Secrets: `Secrets` of attache.v1. No answer here holds a value.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use attache_envelope::{
     MAX_FIELDS,
@@ -23,9 +26,10 @@ use crate::{
     audit::Clock,
     background::apart,
     mutation::Mutations,
+    retention::Prunings,
     vault::{
-        BrokerVault, DestroyRequest, PreparedDestroy, PutRequest, PutValue, RollbackRequest,
-        SecretView, VaultError, VersionView,
+        BrokerVault, DestroyRequest, PreparedDestroy, PruneScope, PutRequest, PutValue,
+        RollbackRequest, SecretView, VaultError, VersionView,
     },
 };
 
@@ -36,6 +40,8 @@ pub struct SecretService {
     pub peers: Peers,
     /// The secrets.
     pub vault: Arc<BrokerVault>,
+    /// What is being pruned.
+    pub prunings: Prunings,
     /// Changes.
     pub mutations: Mutations,
     /// The time on record.
@@ -75,9 +81,14 @@ impl Secrets for SecretService {
         let mutation = required("mutation", asked.mutation.take())?;
         let put = put_request(&peer, &mutation, asked)?;
         let checked = self.vault.check_put(put).await.map_err(RpcError::from)?;
-        let (digest, object) = (*checked.digest().as_bytes(), checked.path().to_string());
+        let (digest, path) = (*checked.digest().as_bytes(), checked.path().clone());
+        let object = path.to_string();
+        // What the keyspace does not keep is pruned once it is committed; a repeat commits nothing.
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
         let prepare = async {
             let prepared = self.vault.prepare_put(checked, self.clock.now_ms()).await?;
+            is_over.store(prepared.over, Ordering::Relaxed);
             let answer = pb::CommitPutResponse {
                 committed: None,
                 version: prepared.version.number(),
@@ -95,7 +106,13 @@ impl Secrets for SecretService {
             digest,
             reason: String::new(),
         };
-        let (answer, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        let prunings = self.prunings.clone();
+        let take_up = move |_| {
+            if over.load(Ordering::Relaxed) {
+                prunings.begin(PruneScope::Secret(path));
+            }
+        };
+        let (answer, committed) = mutate(&self.mutations, asked, prepare, take_up).await?;
         Ok(Response::new(pb::CommitPutResponse {
             committed: Some(committed),
             ..answer

@@ -57,6 +57,7 @@ use crate::{
     registry::Registry,
     release::{Counters, Releases, sessions::Sessions},
     removal::Removals,
+    retention::Prunings,
     rotation::Rotations,
     scrub::LastScrub,
     seal::Sealed,
@@ -102,6 +103,8 @@ pub struct Services {
     pub scrubbed: LastScrub,
     /// Destroyed keyspaces that are removed.
     pub removals: Removals,
+    /// Versions that are not kept.
+    pub prunings: Prunings,
     /// The audit log.
     pub log: AuditLog,
     /// What was refused.
@@ -332,6 +335,7 @@ fn secrets(services: &Services, peers: &Peers) -> SecretService {
     SecretService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
+        prunings: services.prunings.clone(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     }
@@ -343,6 +347,7 @@ fn keyspaces(services: &Services, peers: &Peers) -> KeyspaceService {
         vault: Arc::clone(&services.vault),
         registry: Arc::clone(&services.registry),
         removals: services.removals.clone(),
+        prunings: services.prunings.clone(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     }

@@ -68,7 +68,8 @@ impl Index {
             | Event::Retirement(_)
             | Event::Removal(_)
             | Event::Opening(_)
-            | Event::Attempts(_) => {}
+            | Event::Attempts(_)
+            | Event::Pruning(_) => {}
         }
     }
 

@@ -165,7 +165,8 @@ impl Mark {
             | Event::Retirement(_)
             | Event::Removal(_)
             | Event::Opening(_)
-            | Event::Attempts(_) => Self::Plain,
+            | Event::Attempts(_)
+            | Event::Pruning(_) => Self::Plain,
         }
     }
 }

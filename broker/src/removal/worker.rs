@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use attache_envelope::name::Keyspace;
-use attache_translog::{Anchor, Removal};
+use attache_translog::Removal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ use super::{Progress, Removals};
 use crate::audit::{AuditError, AuditLog};
 use crate::background::{self, BUSY, RETRY, TakenUp, Task};
 use crate::causes::with_causes;
-use crate::store::{ApplyError, Change, RedbStore, Store};
+use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{RemovalPage, Vault, VaultError};
 
 /// Rows in one commit: more save little, and hold up other callers' commits longer.
@@ -117,23 +117,9 @@ impl<S: Store> Worker<S> {
             values,
         };
         let _receipt = self.log.append(removal).await?;
-        self.apply_on_record(change).await?;
+        background::apply_on_record(self.vault.ledger(), &self.log, change).await?;
         tracing::info!(%keyspace, values, "a destroyed keyspace is removed: nothing is left of it but its name");
         Ok(Happened::Ended)
-    }
-
-    async fn apply_on_record(&self, change: Change) -> Result<(), StepError> {
-        let applied = self.vault.ledger().apply(change).await?;
-        let anchor = Anchor {
-            incarnation: self.vault.ledger().incarnation(),
-            seq: applied.seq,
-            t: applied.anchor_t,
-        };
-        // It is removed, whether or not the log has room for the copy of the anchor: the next one says the same.
-        if let Err(error) = self.log.append(anchor).await {
-            tracing::warn!(%error, "the anchor of a removal is not on record");
-        }
-        Ok(())
     }
 }
 

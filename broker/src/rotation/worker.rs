@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use attache_envelope::id::ValueId;
 use attache_envelope::name::KeyRef;
-use attache_translog::{Anchor, Retirement};
+use attache_translog::Retirement;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +14,7 @@ use super::{Progress, Rotations};
 use crate::audit::{AuditError, AuditLog};
 use crate::background::{self, BUSY, RETRY, TakenUp, Task};
 use crate::causes::with_causes;
-use crate::store::{ApplyError, Change, RedbStore, Store};
+use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{OldKey, RewrapPage, Vault, VaultError};
 
 /// Carries out the jobs of one broker.
@@ -223,24 +223,10 @@ impl<S: Store> Worker<S> {
             values: done,
         };
         let _receipt = self.log.append(retirement).await?;
-        self.apply_on_record(change).await?;
+        background::apply_on_record(self.vault.ledger(), &self.log, change).await?;
         self.vault.forget_key(key, work.old.id);
         tracing::info!(%key, values = done, "a key is retired: nothing refers to it by the index");
         Ok(Happened::Retired)
-    }
-
-    async fn apply_on_record(&self, change: Change) -> Result<(), StepError> {
-        let applied = self.vault.ledger().apply(change).await?;
-        let anchor = Anchor {
-            incarnation: self.vault.ledger().incarnation(),
-            seq: applied.seq,
-            t: applied.anchor_t,
-        };
-        // It is retired, whether or not the log has room for the copy of the anchor: the next one says the same.
-        if let Err(error) = self.log.append(anchor).await {
-            tracing::warn!(%error, "the anchor of a retirement is not on record");
-        }
-        Ok(())
     }
 }
 

@@ -43,6 +43,7 @@ use crate::{
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
     removal::{self, Removals},
+    retention::{self, Prunings},
     rotation::{self, Rotations},
     scrub::Scrub,
     seal,
@@ -147,6 +148,7 @@ impl Broker {
             rotations: Rotations::default(),
             scrubbed,
             removals: Removals::default(),
+            prunings: Prunings::default(),
             log: log.clone(),
             refusals: refusals.clone(),
             releases,
@@ -190,6 +192,7 @@ impl Broker {
         };
         let stop = CancellationToken::new();
         let (rewrapping, removing) = (self.rewrapping().await?, self.removing().await?);
+        let pruning = self.pruning().await?;
         let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
         let metrics = self.tell_metrics(sockets, serving.clone(), &stop)?;
@@ -216,6 +219,7 @@ impl Broker {
         let scrub = Arc::clone(&self.scrub);
         self.tasks.spawn(scrub.run(stop.clone()));
         self.tasks.spawn(removing.run(stop.clone()));
+        self.tasks.spawn(pruning.run(stop.clone()));
         let listening = listening(Some(grpc), enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
@@ -269,6 +273,13 @@ impl Broker {
         let services = &self.services;
         let (vault, removals) = (Arc::clone(&services.vault), services.removals.clone());
         Ok(removal::Worker::new(vault, self.log.clone(), removals).await?)
+    }
+
+    /// What goes through the keyspaces that do not keep all versions.
+    async fn pruning(&self) -> Result<retention::Worker> {
+        let services = &self.services;
+        let (vault, prunings) = (Arc::clone(&services.vault), services.prunings.clone());
+        Ok(retention::Worker::new(vault, self.log.clone(), prunings).await?)
     }
 
     /// Answers `GET /metrics` until `stop`, where the settings say so; answers where.

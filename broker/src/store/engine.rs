@@ -139,7 +139,7 @@ pub enum StoreError {
         /// Where it is.
         path: String,
     },
-    /// Written by a newer version of this program.
+    /// Written by a newer version of this program, or by one of before its rows had the form that they have now.
     #[error(
         "the store has format {found}, this program knows {known}: use the version that wrote it"
     )]

@@ -50,7 +50,7 @@ pub struct PreparedDestroy {
     pub kept: u64,
 }
 
-type Versions = BTreeMap<SecretVersion, Record<VersionBody>>;
+pub(super) type Versions = BTreeMap<SecretVersion, Record<VersionBody>>;
 
 impl<S: Store> Vault<S> {
     /// Prepares to destroy one version, or the whole secret, whose name and numbers stay taken.
@@ -99,7 +99,26 @@ impl<S: Store> Vault<S> {
         let body = destroyed_from(head, request);
         change.require_at(Table::Head, HeadBody::key(path), seq);
         change.put(Table::Head, HeadBody::key(path), body.encode());
-        for (number, version) in &go {
+        self.remove_versions(&mut change, secret, &go, gone.iter())
+            .await?;
+        Ok(PreparedDestroy {
+            change,
+            versions: go.len() as u64,
+            values: gone.len() as u64,
+            kept: (had.len() - gone.len()) as u64,
+        })
+    }
+
+    /// Adds the removal of versions, of which a first one leaves its row, and of the values that go with them. Answers how many
+    /// values those are.
+    pub(super) async fn remove_versions(
+        &self,
+        change: &mut Change,
+        secret: SecretId,
+        go: &Versions,
+        gone: impl Iterator<Item = &ValueId>,
+    ) -> Result<u64, VaultError> {
+        for (number, version) in go {
             let key = VersionBody::key(secret, *number);
             change.require_at(Table::Version, key.clone(), version.seq);
             if *number == SecretVersion::FIRST {
@@ -108,16 +127,13 @@ impl<S: Store> Vault<S> {
                 change.deletes.push((Table::Version, key));
             }
         }
-        for value in &gone {
-            self.shred(&mut change, secret, *value).await?;
+        let mut values = 0;
+        for value in gone {
+            self.shred(change, secret, *value).await?;
+            values += 1;
             tokio::task::yield_now().await;
         }
-        Ok(PreparedDestroy {
-            change,
-            versions: go.len() as u64,
-            values: gone.len() as u64,
-            kept: (had.len() - gone.len()) as u64,
-        })
+        Ok(values)
     }
 
     /// Adds the removal of a value's key, of the index of it and of its ciphertext.
@@ -175,7 +191,7 @@ fn tombstone(version: &VersionBody) -> VersionBody {
     }
 }
 
-fn values(versions: &Versions) -> BTreeSet<ValueId> {
+pub(super) fn values(versions: &Versions) -> BTreeSet<ValueId> {
     let fields = versions.values().flat_map(|it| it.body.fields.values());
     fields.copied().collect()
 }

@@ -7,11 +7,14 @@ use attache_mtls::spiffe::OperatorId;
 
 use super::Vault;
 use super::error::VaultError;
-use super::records::decoded;
+use super::records::{Record, decoded};
 use crate::store::{Change, LedgerError, Store};
 
 /// The epoch of a keyspace's first KEK.
 const FIRST_EPOCH: u32 = 1;
+
+/// How many versions of a secret a keyspace keeps unless it is said.
+pub const DEFAULT_MAX_VERSIONS: u32 = 20;
 
 /// A keyspace as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct KeyspaceView {
     pub key_epoch: u32,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
+    /// How many versions of a secret are kept, the newest, beside the active one; 0 for all.
+    pub max_versions: u32,
 }
 
 impl<S: Store> Vault<S> {
@@ -36,6 +41,7 @@ impl<S: Store> Vault<S> {
     pub async fn prepare_keyspace(
         &self,
         name: &Keyspace,
+        max_versions: u32,
         by: &OperatorId,
         now_ms: u64,
     ) -> Result<Change, VaultError> {
@@ -48,6 +54,7 @@ impl<S: Store> Vault<S> {
             key_epoch: FIRST_EPOCH,
             created_ms: now_ms,
             created_by: by.to_string(),
+            max_versions,
         };
         let mut change = Change::default();
         change.require_absent(Table::Keyspace, key.clone());
@@ -68,22 +75,73 @@ impl<S: Store> Vault<S> {
         after: Option<&Keyspace>,
         limit: usize,
     ) -> Result<Vec<KeyspaceView>, VaultError> {
-        let after = after.map(|name| name.as_str().as_bytes());
-        let rows = self.ledger.scan(Table::Keyspace, b"", after, limit).await?;
-        let mut views = Vec::with_capacity(rows.len());
-        for (key, row) in rows {
-            let name = keyspace_of(&key)?;
-            let body = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?.body;
-            let prefix = format!("{name}/");
-            views.push(KeyspaceView {
-                secrets: self.count(Table::Head, prefix.as_bytes()).await?,
-                name,
-                state: body.state,
-                key_epoch: body.key_epoch,
-                created_ms: body.created_ms,
-            });
+        let mut views = Vec::new();
+        for (name, found) in self.keyspace_rows(after, limit).await? {
+            views.push(self.keyspace_view(name, found.body).await?);
         }
         Ok(views)
+    }
+
+    /// One keyspace, in use or destroyed.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKeyspace`], [`VaultError::Ledger`].
+    pub async fn one_keyspace(&self, name: &Keyspace) -> Result<KeyspaceView, VaultError> {
+        let found = self.known_keyspace(name).await?;
+        self.keyspace_view(name.clone(), found.body).await
+    }
+
+    /// Prepares other settings of a keyspace.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKeyspace`], [`VaultError::KeyspaceDestroyed`], [`VaultError::Ledger`].
+    pub async fn prepare_settings(
+        &self,
+        name: &Keyspace,
+        max_versions: u32,
+    ) -> Result<Change, VaultError> {
+        let found = self.keyspace(name).await?;
+        let key = KeyspaceBody::key(name);
+        let body = KeyspaceBody {
+            max_versions,
+            ..found.body
+        };
+        let mut change = Change::default();
+        change.require_at(Table::Keyspace, key.clone(), found.seq);
+        change.put(Table::Keyspace, key, body.encode());
+        Ok(change)
+    }
+
+    /// The rows of the first `limit` keyspaces after `after`.
+    pub(super) async fn keyspace_rows(
+        &self,
+        after: Option<&Keyspace>,
+        limit: usize,
+    ) -> Result<Vec<(Keyspace, Record<KeyspaceBody>)>, VaultError> {
+        let after = after.map(|name| name.as_str().as_bytes());
+        let rows = self.ledger.scan(Table::Keyspace, b"", after, limit).await?;
+        rows.into_iter()
+            .map(|(key, row)| {
+                let record = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?;
+                Ok((keyspace_of(&key)?, record))
+            })
+            .collect()
+    }
+
+    async fn keyspace_view(
+        &self,
+        name: Keyspace,
+        body: KeyspaceBody,
+    ) -> Result<KeyspaceView, VaultError> {
+        let prefix = format!("{name}/");
+        Ok(KeyspaceView {
+            secrets: self.count(Table::Head, prefix.as_bytes()).await?,
+            name,
+            state: body.state,
+            key_epoch: body.key_epoch,
+            created_ms: body.created_ms,
+            max_versions: body.max_versions,
+        })
     }
 }
 

@@ -109,6 +109,8 @@ pub struct PreparedPut {
     pub version: SecretVersion,
     /// What the request is known by.
     pub digest: PutDigest,
+    /// Whether the secret may then have more versions than its keyspace keeps.
+    pub over: bool,
 }
 
 impl CheckedPut {
@@ -206,7 +208,11 @@ impl<S: Store> Vault<S> {
         } = put;
         let receive = self.receive.find(request.boot, request.key_id);
         let receive = receive.ok_or(VaultError::ReceiveKey)?;
-        self.keyspace(&request.path.keyspace).await?;
+        let keep = self
+            .keyspace(&request.path.keyspace)
+            .await?
+            .body
+            .max_versions;
         let head = self.head(&request.path).await?;
         let base = check_head(&request, head)?;
         let active = self.active_fields(base.head.as_ref()).await?;
@@ -237,6 +243,7 @@ impl<S: Store> Vault<S> {
         add_version(&mut change, &request, &base, &sealed, carried, now_ms);
         Ok(PreparedPut {
             change,
+            over: keep > 0 && base.version.number() > u64::from(keep),
             version: base.version,
             digest,
         })

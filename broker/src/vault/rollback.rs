@@ -1,7 +1,7 @@
 //! Rollback: the head points to a version that exists; no value is written, no number used again.
 
 use attache_envelope::Table;
-use attache_envelope::body::{HeadBody, HeadState};
+use attache_envelope::body::{HeadBody, HeadState, VersionBody};
 use attache_envelope::id::SecretId;
 use attache_envelope::name::{SecretPath, SecretVersion};
 use attache_mtls::spiffe::OperatorId;
@@ -72,12 +72,14 @@ impl<S: Store> Vault<S> {
                 .ok_or(absent(Absence::Version(to)))?,
             None => self.before(path, &head).await?,
         };
+        let (target, target_seq) = target;
         if head.active == Some(target) {
             return Err(VaultError::AlreadyActive {
                 path: path.clone(),
                 version: target,
             });
         }
+        let version = VersionBody::key(head.secret, target);
         let previous = head.active;
         let body = HeadBody {
             active: Some(target),
@@ -87,6 +89,8 @@ impl<S: Store> Vault<S> {
         };
         let mut change = Change::default();
         change.require_at(Table::Head, HeadBody::key(path), seq);
+        // It may be pruned meanwhile, which leaves the head as it is.
+        change.require_at(Table::Version, version, target_seq);
         change.put(Table::Head, HeadBody::key(path), body.encode());
         Ok(PreparedRollback {
             change,
@@ -100,7 +104,7 @@ impl<S: Store> Vault<S> {
         &self,
         path: &SecretPath,
         head: &HeadBody,
-    ) -> Result<SecretVersion, VaultError> {
+    ) -> Result<(SecretVersion, u64), VaultError> {
         let none = || VaultError::NoEarlierVersion { path: path.clone() };
         let active = head.active.ok_or_else(none)?;
         for number in (1..active.number()).rev().filter_map(SecretVersion::new) {
@@ -115,9 +119,9 @@ impl<S: Store> Vault<S> {
         &self,
         secret: SecretId,
         number: SecretVersion,
-    ) -> Result<Option<SecretVersion>, VaultError> {
+    ) -> Result<Option<(SecretVersion, u64)>, VaultError> {
         let found = self.version(secret, number).await?;
-        Ok(found.map(|version| version.body.number))
+        Ok(found.map(|version| (version.body.number, version.seq)))
     }
 }
 

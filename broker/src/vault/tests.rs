@@ -4,6 +4,7 @@ mod check;
 mod destroy_keyspace;
 mod destroy_secret;
 mod keys;
+mod prune;
 mod puts;
 mod reads;
 mod rotation;
@@ -65,7 +66,10 @@ impl Bench {
 
     pub(crate) async fn keyspace(&self, name: &str) {
         let name = name.parse().unwrap();
-        let change = self.vault.prepare_keyspace(&name, &operator(), NOW).await;
+        let change = self
+            .vault
+            .prepare_keyspace(&name, 0, &operator(), NOW)
+            .await;
         self.ledger().apply(change.unwrap()).await.unwrap();
     }
 

@@ -113,6 +113,19 @@ pub fn rate(text: &str) -> Result<u32, Problem> {
         .ok_or_else(|| Problem::new(format!("write a whole number from 1 to {}", u32::MAX)))
 }
 
+/// How many versions are kept; 0 for all.
+pub fn max_versions(text: &str) -> Result<u32, Problem> {
+    let number = text.parse().ok();
+    number
+        .filter(|_| text.starts_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(|| {
+            Problem::new(format!(
+                "write a whole number from 1 to {}, or 0 to keep all",
+                u32::MAX
+            ))
+        })
+}
+
 /// A grant's name.
 pub fn grant(text: &str) -> Result<GrantName, Problem> {
     named(text)

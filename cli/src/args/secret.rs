@@ -101,6 +101,10 @@ pub enum Keyspace {
     Create(Create),
     /// List keyspaces, destroyed ones too
     List,
+    /// Show one keyspace
+    Show(OneKeyspace),
+    /// Change what a keyspace keeps
+    Set(SetKeyspace),
     /// Destroy all keys of a keyspace at once, and all that they wrapped; its name is not given again
     Destroy(DestroyKeyspace),
 }
@@ -111,6 +115,9 @@ pub struct Create {
     /// The first segment of its secrets' names
     #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
     pub name: KeyspaceName,
+    /// Keep so many versions of a secret, the newest, beside the active one; 0 keeps all [default: 20]
+    #[arg(long, value_name = "N", value_parser = parse::word(parse::max_versions))]
+    pub max_versions: Option<u32>,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,
@@ -125,6 +132,28 @@ pub struct DestroyKeyspace {
     /// Do not ask.
     #[command(flatten)]
     pub yes: Yes,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
+/// `attache keyspace show NAME`
+#[derive(Debug, Clone, Args)]
+pub struct OneKeyspace {
+    /// The keyspace
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
+    pub name: KeyspaceName,
+}
+
+/// `attache keyspace set NAME --max-versions N`
+#[derive(Debug, Clone, Args)]
+pub struct SetKeyspace {
+    /// The keyspace
+    #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
+    pub name: KeyspaceName,
+    /// Keep so many versions of a secret, the newest, beside the active one; 0 keeps all. Those over go for good
+    #[arg(long, value_name = "N", value_parser = parse::word(parse::max_versions))]
+    pub max_versions: u32,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,

@@ -4,7 +4,7 @@ use attache_proto::attache::v1::{self as pb, keyspaces_client::KeyspacesClient};
 use serde::Serialize;
 
 use super::{Changed, Shell, held, or_dash, time, with_suggestion};
-use crate::args::secret::{Create, DestroyKeyspace};
+use crate::args::secret::{Create, DestroyKeyspace, OneKeyspace, SetKeyspace};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
 use crate::session::{Session, mutation};
@@ -17,9 +17,33 @@ struct KeyspaceJson {
     state: String,
     secrets: u64,
     key_epoch: u32,
+    /// How many versions of a secret are kept; null: all.
+    max_versions: Option<u32>,
     created: Option<String>,
     /// Why the rows of a destroyed one do not go; none when they do.
     problem: Option<String>,
+}
+
+impl From<pb::KeyspaceView> for KeyspaceJson {
+    fn from(view: pb::KeyspaceView) -> Self {
+        Self {
+            name: view.name,
+            state: view.state,
+            secrets: view.secrets,
+            key_epoch: view.key_epoch,
+            max_versions: Some(view.max_versions).filter(|it| *it > 0),
+            created: time(view.created),
+            problem: Some(view.problem).filter(|it| !it.is_empty()),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct SetJson {
+    name: String,
+    max_versions: Option<u32>,
+    #[serde(flatten)]
+    changed: Changed,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,6 +83,7 @@ pub async fn create(args: Create, shell: &Shell) -> Result<Report, Failure> {
     let request = pb::CreateKeyspaceRequest {
         mutation,
         name: name.clone(),
+        max_versions: args.max_versions,
     };
     let answer: pb::CreateKeyspaceResponse = session
         .change(
@@ -92,17 +117,7 @@ pub async fn create(args: Create, shell: &Shell) -> Result<Report, Failure> {
 pub async fn list(shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let views = views(&session).await?;
-    let keyspaces: Vec<KeyspaceJson> = views
-        .into_iter()
-        .map(|view| KeyspaceJson {
-            name: view.name,
-            state: view.state,
-            secrets: view.secrets,
-            key_epoch: view.key_epoch,
-            created: time(view.created),
-            problem: Some(view.problem).filter(|it| !it.is_empty()),
-        })
-        .collect();
+    let keyspaces: Vec<KeyspaceJson> = views.into_iter().map(KeyspaceJson::from).collect();
     let rows = keyspaces
         .iter()
         .map(|keyspace| {
@@ -111,6 +126,7 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
                 state(keyspace),
                 keyspace.secrets.to_string(),
                 keyspace.key_epoch.to_string(),
+                kept(keyspace.max_versions),
                 or_dash(keyspace.created.as_deref()),
             ]
         })
@@ -120,10 +136,89 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
         .map(|keyspace| keyspace.name.clone())
         .collect();
     let human = Human::Table {
-        heads: &["KEYSPACE", "STATE", "SECRETS", "KEY EPOCH", "CREATED"],
+        heads: &[
+            "KEYSPACE",
+            "STATE",
+            "SECRETS",
+            "KEY EPOCH",
+            "VERSIONS",
+            "CREATED",
+        ],
         rows,
     };
     Report::new(&serde_json::json!({ "keyspaces": keyspaces }), names, human)
+}
+
+/// Shows one keyspace.
+///
+/// # Errors
+/// As [`create`].
+pub async fn show(args: OneKeyspace, shell: &Shell) -> Result<Report, Failure> {
+    let session = shell.session().await?;
+    let name = args.name.to_string();
+    let request = pb::ShowKeyspaceRequest { name: name.clone() };
+    let what = format!("keyspace {name} cannot be shown");
+    let shown: Result<pb::KeyspaceView, _> = session
+        .read(&what, &request, |channel, request| async move {
+            KeyspacesClient::new(channel).show_keyspace(request).await
+        })
+        .await;
+    let keyspace = match shown {
+        Ok(view) => KeyspaceJson::from(view),
+        Err(failure) => return Err(with_suggestion(failure, &name, active(&session)).await),
+    };
+    let human = Human::Card(vec![
+        ("keyspace", keyspace.name.clone()),
+        ("state", state(&keyspace)),
+        ("secrets", keyspace.secrets.to_string()),
+        ("key epoch", keyspace.key_epoch.to_string()),
+        ("versions kept", kept(keyspace.max_versions)),
+        ("created", or_dash(keyspace.created.as_deref())),
+    ]);
+    Report::new(&keyspace, vec![name], human)
+}
+
+/// Changes what a keyspace keeps.
+///
+/// # Errors
+/// As [`create`].
+pub async fn set(args: SetKeyspace, shell: &Shell) -> Result<Report, Failure> {
+    let session = shell.session().await?;
+    let (name, dry_run) = (args.name.to_string(), args.dry_run.dry_run);
+    let (id, mutation) = mutation(dry_run);
+    let request = pb::SetKeyspaceRequest {
+        mutation,
+        name: name.clone(),
+        max_versions: Some(args.max_versions),
+    };
+    let what = format!("keyspace {name} was not changed");
+    let answer: Result<pb::SetKeyspaceResponse, _> = session
+        .change(&what, id, &request, |channel, request| async move {
+            KeyspacesClient::new(channel).set_keyspace(request).await
+        })
+        .await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(failure) => return Err(with_suggestion(failure, &name, active(&session)).await),
+    };
+    let changed = Changed::new(id, answer.committed, dry_run);
+    let max_versions = Some(args.max_versions).filter(|it| *it > 0);
+    let text = format!(
+        "keyspace {name} {} of each secret the active version and the newest ones ({}); others go for good, in the background",
+        changed.says("keeps", "would keep"),
+        kept(max_versions)
+    );
+    let set = SetJson {
+        name: name.clone(),
+        max_versions,
+        changed,
+    };
+    Report::new(&set, vec![name], Human::Text(text))
+}
+
+/// How many versions of a secret are kept.
+fn kept(max_versions: Option<u32>) -> String {
+    max_versions.map_or_else(|| "all".to_owned(), |it| it.to_string())
 }
 
 /// Destroys a keyspace.

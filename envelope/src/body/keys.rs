@@ -49,7 +49,7 @@ impl KeyspaceState {
     }
 }
 
-/// Table `keyspace`: `LP(state u8, key epoch u32, created u64, who)`.
+/// Table `keyspace`: `LP(state u8, key epoch u32, created u64, who, max versions u32)`.
 ///
 /// Key: the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct KeyspaceBody {
     pub created_ms: u64,
     /// Who made it.
     pub created_by: String,
+    /// How many versions of a secret are kept, the newest, beside the active one; 0 for all.
+    pub max_versions: u32,
 }
 
 impl KeyspaceBody {
@@ -81,6 +83,7 @@ impl KeyspaceBody {
             .u32(self.key_epoch)
             .u64(self.created_ms)
             .str(&self.created_by)
+            .u32(self.max_versions)
             .into_bytes()
     }
 
@@ -96,6 +99,7 @@ impl KeyspaceBody {
                 key_epoch: epoch(reader, "key epoch")?,
                 created_ms: reader.u64("created")?,
                 created_by: reader.str("who", MAX_SPIFFE_ID_BYTES)?.to_owned(),
+                max_versions: reader.u32("max versions")?,
             })
         })
     }

@@ -86,9 +86,9 @@ proptest! {
     }
 
     #[test]
-    fn keyspaces_read_back(state in 0..3usize, key_epoch in 1u32.., created_ms: u64, created_by: String) {
+    fn keyspaces_read_back(state in 0..3usize, key_epoch in 1u32.., created_ms: u64, created_by: String, max_versions: u32) {
         let state = [KeyspaceState::Active, KeyspaceState::Destroyed, KeyspaceState::Removing][state];
-        let body = KeyspaceBody { state, key_epoch, created_ms, created_by };
+        let body = KeyspaceBody { state, key_epoch, created_ms, created_by, max_versions };
         prop_assert_eq!(KeyspaceBody::decode(&body.encode()), Ok(body));
     }
 
@@ -272,6 +272,7 @@ fn malformed_keyspaces_are_refused_by_field() {
             .u32(epoch)
             .u64(1)
             .str("who")
+            .u32(20)
             .into_bytes()
     };
     whole_or_nothing(body(1, 1), KeyspaceBody::decode);

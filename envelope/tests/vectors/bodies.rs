@@ -157,6 +157,7 @@ fn keyspace(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         key_epoch: given.u32("epoch"),
         created_ms: given.u64("created"),
         created_by: given.text("who").to_owned(),
+        max_versions: given.u32("max_versions"),
     };
     assert_eq!(KeyspaceBody::decode(body).unwrap(), keyspace);
     (KeyspaceBody::key(&given.parse("name")), keyspace.encode())

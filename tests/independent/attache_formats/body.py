@@ -43,8 +43,8 @@ def kek_index(kek_id: bytes, value: bytes) -> Bytes2:
     return kek_id + value, record()
 
 
-def keyspace(name: str, state: int, epoch: int, created: int, who: str) -> Bytes2:
-    return name.encode(), record(_u8(state), u32(epoch), u64(created), who)
+def keyspace(name: str, state: int, epoch: int, created: int, who: str, max_versions: int) -> Bytes2:
+    return name.encode(), record(_u8(state), u32(epoch), u64(created), who, u32(max_versions))
 
 
 def request(operator: str, request_id: bytes, digest: bytes, result: bytes, created: int) -> Bytes2:

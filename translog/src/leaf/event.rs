@@ -502,4 +502,15 @@ events! {
         /// From which address, where it is one attempt.
         address: Option<String> = Evidence,
     }
+
+    /// Versions that their keyspace does not keep are about to be taken out of the store by the broker itself. What the store
+    /// refuses, since something has changed, is done and recorded once more.
+    Pruning = 19 "pruning" {
+        /// The keyspace.
+        keyspace: String = Object,
+        /// The versions, such as `payments/db@1`.
+        versions: Vec<String> = References,
+        /// How many values go with them.
+        values: u64 = Count,
+    }
 }

@@ -57,6 +57,12 @@ fn process() -> Vec<Event> {
             values: 5_000,
         }
         .into(),
+        Pruning {
+            keyspace: "payments".into(),
+            versions: vec!["payments/db@1".into(), "payments/db@2".into()],
+            values: 3,
+        }
+        .into(),
         Removal {
             keyspace: "payments".into(),
             values: 5_000,

@@ -30,12 +30,12 @@ async fn a_keyspace_is_made_once() {
     let name = "web".parse().unwrap();
     let first = bench
         .vault
-        .prepare_keyspace(&name, &operator(), NOW)
+        .prepare_keyspace(&name, 0, &operator(), NOW)
         .await
         .unwrap();
     let second = bench
         .vault
-        .prepare_keyspace(&name, &operator(), NOW)
+        .prepare_keyspace(&name, 0, &operator(), NOW)
         .await
         .unwrap();
     bench.ledger().apply(first).await.unwrap();
@@ -43,7 +43,10 @@ async fn a_keyspace_is_made_once() {
         bench.ledger().apply(second).await,
         Err(ApplyError::Conflict { .. })
     ));
-    let again = bench.vault.prepare_keyspace(&name, &operator(), NOW).await;
+    let again = bench
+        .vault
+        .prepare_keyspace(&name, 0, &operator(), NOW)
+        .await;
     assert!(matches!(again, Err(VaultError::KeyspaceTaken(_))));
 }
 

@@ -411,7 +411,9 @@ fn binding<S: Store>(vault: &Vault<S>, value: ValueId, kek: KeyId) -> DekBinding
 
 async fn rotations_end<S: Store>(vault: Vault<S>) {
     const COUNT: u8 = 100;
-    let change = vault.prepare_keyspace(&payments(), &operator(), NOW).await;
+    let change = vault
+        .prepare_keyspace(&payments(), 0, &operator(), NOW)
+        .await;
     vault.ledger.apply(change.unwrap()).await.unwrap();
     fill(&vault, COUNT).await;
     for epoch in 2..5 {

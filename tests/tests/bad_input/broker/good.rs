@@ -84,6 +84,15 @@ impl Good {
             "CreateKeyspace" => bytes(pb::CreateKeyspaceRequest {
                 mutation,
                 name: "web".into(),
+                max_versions: Some(7),
+            }),
+            "ShowKeyspace" => bytes(pb::ShowKeyspaceRequest {
+                name: "payments".into(),
+            }),
+            "SetKeyspace" => bytes(pb::SetKeyspaceRequest {
+                mutation,
+                name: "payments".into(),
+                max_versions: Some(1000),
             }),
             "DestroyKeyspace" => bytes(pb::DestroyKeyspaceRequest {
                 mutation,

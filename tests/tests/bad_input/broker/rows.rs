@@ -104,6 +104,14 @@ fn number(kind: Kind) -> Expect {
     }
 }
 
+/// A number that is set to what is given, 0 too.
+fn setting(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing => Refused(InvalidArgument),
+        _ => number(kind),
+    }
+}
+
 /// The epoch of a key that is the active one.
 fn epoch(kind: Kind) -> Expect {
     match kind {
@@ -308,6 +316,11 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("CreateKeyspaceRequest.mutation", part),
     ("CreateKeyspaceRequest.name", name),
     ("ListKeyspacesRequest.page", optional),
+    ("CreateKeyspaceRequest.max_versions", number),
+    ("ShowKeyspaceRequest.name", name),
+    ("SetKeyspaceRequest.mutation", part),
+    ("SetKeyspaceRequest.name", name),
+    ("SetKeyspaceRequest.max_versions", setting),
     ("DestroyKeyspaceRequest.mutation", part),
     ("DestroyKeyspaceRequest.name", name),
     ("ListKeysRequest.keyspace", filter),

@@ -1,0 +1,154 @@
+//! The task that carries out the passes: the only one that prunes.
+
+use std::sync::Arc;
+
+use attache_translog::Pruning;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Prunings;
+use crate::audit::{AuditError, AuditLog};
+use crate::background::{self, BUSY, RETRY, TakenUp, Task};
+use crate::causes::with_causes;
+use crate::store::{ApplyError, RedbStore, Store};
+use crate::vault::{PruneScope, Pruned, PruningPage, Vault, VaultError};
+
+/// Versions in one commit and one record.
+const PAGE: usize = 256;
+
+/// Carries out the passes of one broker.
+pub struct Worker<S: Store = RedbStore> {
+    vault: Arc<Vault<S>>,
+    log: AuditLog,
+    prunings: Prunings,
+}
+
+/// One pass, and what belongs to it.
+pub(crate) struct Work {
+    scope: PruneScope,
+    passed: Option<Pruned>,
+    over: bool,
+    due: Instant,
+    unreadable: u64,
+}
+
+/// Why a page was not pruned. The store has all or nothing of it.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("the pruning could not be put on record")]
+    Audit(#[from] AuditError),
+    #[error("no thread can be had")]
+    Thread(#[from] std::io::Error),
+}
+
+impl<S: Store> Worker<S> {
+    /// A worker that goes through every keyspace that does not keep all versions.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`] when the rows of the keyspaces cannot be read.
+    pub async fn new(
+        vault: Arc<Vault<S>>,
+        log: AuditLog,
+        prunings: Prunings,
+    ) -> Result<Self, VaultError> {
+        for keyspace in vault.keyspaces_to_prune().await? {
+            prunings.begin(PruneScope::Keyspace(keyspace));
+        }
+        Ok(Self {
+            vault,
+            log,
+            prunings,
+        })
+    }
+
+    /// Works until `stop`. A page that was begun is ended first.
+    pub async fn run(self, stop: CancellationToken) {
+        let under_way = self.prunings.under_way.clone();
+        background::run(self, under_way, stop).await;
+    }
+
+    async fn step(&self, work: &mut Work) -> Result<(), StepError> {
+        let (vault, scope, passed) = (
+            Arc::clone(&self.vault),
+            work.scope.clone(),
+            work.passed.clone(),
+        );
+        let made = background::apart("pruning", async move {
+            vault.prepare_pruning(&scope, passed.as_ref(), PAGE).await
+        });
+        let page = made.await??;
+        let (unreadable, passed) = (page.unreadable, page.passed.clone());
+        if !page.versions.is_empty() {
+            self.prune(page).await?;
+        }
+        work.unreadable += unreadable;
+        work.over = passed.is_none();
+        work.passed = passed;
+        Ok(())
+    }
+
+    /// On record, then committed, then the store's new anchor on record. One that the store refuses is done, and recorded,
+    /// once more.
+    async fn prune(&self, page: PruningPage) -> Result<(), StepError> {
+        let keyspace = page.versions.first().map(|it| it.path.keyspace.to_string());
+        let pruning = Pruning {
+            keyspace: keyspace.unwrap_or_default(),
+            versions: page.versions.iter().map(ToString::to_string).collect(),
+            values: page.values,
+        };
+        let _receipt = self.log.append(pruning).await?;
+        background::apply_on_record(self.vault.ledger(), &self.log, page.change).await?;
+        Ok(())
+    }
+}
+
+impl<S: Store> Task for Worker<S> {
+    type Key = PruneScope;
+    type Progress = ();
+    type Work = Work;
+
+    async fn take_up(&self, scope: &PruneScope) -> TakenUp<Work> {
+        TakenUp::Begun(Work {
+            scope: scope.clone(),
+            passed: None,
+            over: false,
+            due: Instant::now(),
+            unreadable: 0,
+        })
+    }
+
+    async fn advance(&self, work: &mut Work) {
+        let stepped = self.step(work).await;
+        work.due = Instant::now();
+        match stepped {
+            Ok(()) => {
+                if work.over && work.unreadable > 0 {
+                    tracing::warn!(scope = %work.scope, secrets = work.unreadable,
+                        "secrets keep all of their versions: something of them is damaged; attache-broker check-store names it");
+                }
+            }
+            Err(StepError::Apply(ApplyError::Conflict { .. })) => {}
+            Err(StepError::Apply(ApplyError::Busy)) => work.due += BUSY,
+            Err(error) => {
+                let why = with_causes(&error);
+                tracing::error!(scope = %work.scope, error = %why, "old versions are not pruned; trying again");
+                work.due += RETRY;
+            }
+        }
+    }
+
+    fn due(work: &Work) -> Instant {
+        work.due
+    }
+
+    fn progress(work: &Work) -> Option<()> {
+        (!work.over).then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

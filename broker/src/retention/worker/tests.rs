@@ -1,0 +1,125 @@
+//! The worker over a real store and a real log.
+
+use std::time::Duration;
+
+use attache_envelope::id::ChainId;
+use attache_translog::{Event, Leaf};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::audit::{Clock, LogOptions};
+use crate::vault::tests::Bench;
+
+struct World {
+    _dir: TempDir,
+    bench: Bench,
+    log: AuditLog,
+    prunings: Prunings,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (bench, dir) = (Bench::new().await, tempfile::tempdir().unwrap());
+        let options = LogOptions {
+            dir: dir.path().join("audit"),
+            store: bench.vault.store_id(),
+            chain: ChainId::from_bytes([2; 16]),
+            boot: bench.vault.boot(),
+            anchored: None,
+            segment_bytes: 1024 * 1024,
+            clock: Clock::system(),
+        };
+        let (log, _) = AuditLog::open(options, Arc::clone(bench.vault.keys())).unwrap();
+        Self {
+            _dir: dir,
+            bench,
+            log,
+            prunings: Prunings::default(),
+        }
+    }
+
+    async fn keep(&self, max_versions: u32) {
+        let (vault, name) = (&self.bench.vault, "payments".parse().unwrap());
+        let change = vault.prepare_settings(&name, max_versions).await.unwrap();
+        vault.ledger().apply(change).await.unwrap();
+    }
+
+    async fn put(&self, count: u32) {
+        for number in 0..count {
+            let value = number.to_string();
+            self.bench.put("payments/db", &[("a", &value)]).await;
+        }
+    }
+
+    /// A worker as a start makes it.
+    async fn work(&self) -> (JoinHandle<()>, CancellationToken) {
+        let stop = CancellationToken::new();
+        let (vault, log) = (Arc::clone(&self.bench.vault), self.log.clone());
+        let worker = Worker::new(vault, log, self.prunings.clone()).await;
+        (tokio::spawn(worker.unwrap().run(stop.clone())), stop)
+    }
+
+    async fn until_over(&self) {
+        let looking = async {
+            while !self.prunings.under_way.page(None, 1, |_| true).is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let looked = tokio::time::timeout(Duration::from_secs(20), looking).await;
+        assert!(looked.is_ok(), "{:?}", self.prunings);
+    }
+
+    async fn on_record(&self) -> Vec<(String, Vec<String>, u64)> {
+        let leaves = self.log.read(0, 1000).await.unwrap();
+        let event = |body: &[u8]| Leaf::parse(body).unwrap().event;
+        let events = leaves.iter().map(|leaf| event(&leaf.body));
+        let pruned = events.filter_map(|event| {
+            let Event::Pruning(it) = event else {
+                return None;
+            };
+            Some((it.keyspace, it.versions, it.values))
+        });
+        pruned.collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_and_a_put_prune_and_what_goes_is_on_record() {
+    let world = World::new().await;
+    world.put(4).await;
+    world.keep(2).await;
+    let (worker, stop) = world.work().await;
+    world.until_over().await;
+    let of = |names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|it| (*it).to_owned()).collect();
+        let count = names.len() as u64;
+        ("payments".to_owned(), names, count)
+    };
+    let first = of(&["payments/db@1", "payments/db@2"]);
+    assert_eq!(world.on_record().await[..], *std::slice::from_ref(&first));
+    world.put(1).await;
+    let path = "payments/db".parse().unwrap();
+    world.prunings.begin(PruneScope::Secret(path));
+    world.until_over().await;
+    assert_eq!(world.on_record().await, [first, of(&["payments/db@3"])]);
+    stop.cancel();
+    worker.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_again_while_it_is_under_way_is_gone_through_again() {
+    let world = World::new().await;
+    world.put(4).await;
+    let payments = PruneScope::Keyspace("payments".parse().unwrap());
+    world.prunings.begin(payments.clone());
+    world.prunings.begin(payments.clone());
+    world.prunings.under_way.begin(payments, ());
+    world.keep(1).await;
+    let (worker, stop) = world.work().await;
+    world.until_over().await;
+    let versions: usize = world.on_record().await.iter().map(|it| it.1.len()).sum();
+    assert_eq!(versions, 3);
+    stop.cancel();
+    worker.await.unwrap();
+}

@@ -1,0 +1,268 @@
+//! Versions that a keyspace does not keep: taken out of the store a page at a time.
+//!
+//! ```text
+//! a secret's versions by number: [ ... the rest ... | the newest, as many as the keyspace keeps ]     active: kept wherever it is
+//! ```
+//! A value goes only when no version that stays has it. Every page stands on the keyspace's row, on each head, version and
+//! value as it was read, so that no rollback or put meanwhile needs what goes. The row of a first version stays, without
+//! fields. What cannot be read keeps its secret as it is, and stops no page.
+
+use std::fmt;
+
+use attache_envelope::Table;
+use attache_envelope::body::{HeadBody, HeadState, KeyspaceBody, KeyspaceState, VersionBody};
+use attache_envelope::id::SecretId;
+use attache_envelope::name::{Keyspace, SecretPath, SecretRef, SecretVersion};
+
+use super::Vault;
+use super::destroy_secret::{Versions, values};
+use super::error::VaultError;
+use super::records::{Found, Record};
+use crate::store::{Change, LedgerError, Store};
+
+/// Heads read at once.
+const HEADS: usize = 512;
+
+/// Version rows read at once.
+const VERSIONS: usize = 1024;
+
+/// What is gone through.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PruneScope {
+    /// One secret.
+    Secret(SecretPath),
+    /// All secrets of a keyspace.
+    Keyspace(Keyspace),
+}
+
+/// How far a pass is, and over which settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// The head that was gone through last; none: none yet.
+    after: Option<Vec<u8>>,
+    /// The commit of the keyspace's row.
+    settings: u64,
+}
+
+/// A part of what is to be pruned.
+#[derive(Debug, Default)]
+pub struct PruningPage {
+    /// What prunes it.
+    pub change: Change,
+    /// The versions that go.
+    pub versions: Vec<SecretRef>,
+    /// How many values go.
+    pub values: u64,
+    /// Secrets that stay as they are, since something of them cannot be read.
+    pub unreadable: u64,
+    /// How far it goes; none when there is nothing more.
+    pub passed: Option<Pruned>,
+}
+
+impl PruneScope {
+    /// Whose versions.
+    #[must_use]
+    pub fn keyspace(&self) -> &Keyspace {
+        match self {
+            Self::Secret(path) => &path.keyspace,
+            Self::Keyspace(keyspace) => keyspace,
+        }
+    }
+}
+
+impl fmt::Display for PruneScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(path) => path.fmt(f),
+            Self::Keyspace(keyspace) => keyspace.fmt(f),
+        }
+    }
+}
+
+impl<S: Store> Vault<S> {
+    /// Every keyspace in use that does not keep all versions.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn keyspaces_to_prune(&self) -> Result<Vec<Keyspace>, VaultError> {
+        let mut all = Vec::new();
+        let mut after: Option<Keyspace> = None;
+        loop {
+            let rows = self.keyspace_rows(after.as_ref(), HEADS).await?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(all);
+            };
+            after = Some(last.clone());
+            let pruned = rows.into_iter().filter(|(_, it)| {
+                it.body.state == KeyspaceState::Active && it.body.max_versions > 0
+            });
+            all.extend(pruned.map(|(name, _)| name));
+        }
+    }
+
+    /// The next part of what a keyspace does not keep, of at most `limit` versions. A pass whose keyspace has changed
+    /// meanwhile begins anew.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`] when the store cannot be read.
+    pub async fn prepare_pruning(
+        &self,
+        scope: &PruneScope,
+        passed: Option<&Pruned>,
+        limit: usize,
+    ) -> Result<PruningPage, VaultError> {
+        let mut page = PruningPage::default();
+        let keyspace = match self.keyspace(scope.keyspace()).await {
+            Ok(found) if found.body.max_versions > 0 => found,
+            Ok(_) | Err(VaultError::NoKeyspace(_) | VaultError::KeyspaceDestroyed(_)) => {
+                return Ok(page);
+            }
+            Err(error) => return Err(error),
+        };
+        let (settings, keep) = (keyspace.seq, keyspace.body.max_versions);
+        let row_key = KeyspaceBody::key(scope.keyspace());
+        page.change.require_at(Table::Keyspace, row_key, settings);
+        let passed = passed.filter(|it| it.settings == settings);
+        let mut after = passed.and_then(|it| it.after.clone());
+        let heads = self.heads(scope, after.as_deref()).await?;
+        let more = heads.len() == HEADS;
+        for (head_key, head) in heads {
+            let path = std::str::from_utf8(&head_key).ok();
+            let path: Option<SecretPath> = path.and_then(|path| path.parse().ok());
+            let whole = match (path, head) {
+                (Some(path), Found::Sound(head)) => {
+                    let left = limit.saturating_sub(page.versions.len());
+                    self.prune(&path, &head, (keep, left), &mut page).await?
+                }
+                _ => {
+                    page.unreadable += 1;
+                    true
+                }
+            };
+            if !whole {
+                page.passed = Some(Pruned { after, settings });
+                return Ok(page);
+            }
+            after = Some(head_key);
+        }
+        page.passed = more.then_some(Pruned { after, settings });
+        Ok(page)
+    }
+
+    async fn heads(
+        &self,
+        scope: &PruneScope,
+        after: Option<&[u8]>,
+    ) -> Result<Vec<(Vec<u8>, Found<HeadBody>)>, VaultError> {
+        match scope {
+            PruneScope::Keyspace(keyspace) => {
+                let prefix = format!("{keyspace}/");
+                self.each(
+                    Table::Head,
+                    prefix.as_bytes(),
+                    after,
+                    HEADS,
+                    HeadBody::decode,
+                )
+                .await
+            }
+            PruneScope::Secret(path) => {
+                let key = HeadBody::key(path);
+                let found = self.find(Table::Head, &key, HeadBody::decode).await?;
+                let there = !matches!(found, Found::Absent);
+                Ok(there.then_some((key, found)).into_iter().collect())
+            }
+        }
+    }
+
+    /// Prunes at most `limit` versions of a secret. Answers whether there is no more to be done here.
+    async fn prune(
+        &self,
+        path: &SecretPath,
+        head: &Record<HeadBody>,
+        (keep, limit): (u32, usize),
+        page: &mut PruningPage,
+    ) -> Result<bool, VaultError> {
+        let body = &head.body;
+        if body.state == HeadState::Destroyed || body.latest.number() <= u64::from(keep) {
+            return Ok(true);
+        }
+        let Some(mut stay) = self.sound_versions(body.secret).await? else {
+            page.unreadable += 1;
+            return Ok(true);
+        };
+        let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+        let over = stay.len().saturating_sub(keep);
+        let old: Vec<SecretVersion> = stay
+            .keys()
+            .take(over)
+            .copied()
+            .filter(|it| body.active != Some(*it))
+            .collect();
+        let go: Versions = old
+            .iter()
+            .take(limit)
+            .filter_map(|number| stay.remove_entry(number))
+            .collect();
+        if go.is_empty() {
+            return Ok(old.is_empty());
+        }
+        let (had, needed) = (values(&go), values(&stay));
+        let mut change = Change::default();
+        change.require_at(Table::Head, HeadBody::key(path), head.seq);
+        let removed = self
+            .remove_versions(&mut change, body.secret, &go, had.difference(&needed))
+            .await;
+        match removed {
+            Ok(values) => {
+                page.change.merge(change);
+                page.values += values;
+                page.versions.extend(go.keys().map(|number| SecretRef {
+                    path: path.clone(),
+                    version: Some(*number),
+                    field: None,
+                }));
+                Ok(go.len() == old.len())
+            }
+            Err(VaultError::Ledger(LedgerError::Damaged { .. })) => {
+                page.unreadable += 1;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every version of a secret that is not destroyed; none when one of them cannot be read, since it may need any value.
+    async fn sound_versions(&self, secret: SecretId) -> Result<Option<Versions>, VaultError> {
+        let mut versions = Versions::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let prefix = secret.as_bytes();
+            let rows = self
+                .each(
+                    Table::Version,
+                    prefix,
+                    after.as_deref(),
+                    VERSIONS,
+                    VersionBody::decode,
+                )
+                .await?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(Some(versions));
+            };
+            after = Some(last.clone());
+            for (key, version) in rows {
+                let Found::Sound(version) = version else {
+                    return Ok(None);
+                };
+                let number = version.body.number;
+                if VersionBody::key(secret, number) != key {
+                    return Ok(None);
+                }
+                if !version.body.is_destroyed() {
+                    versions.insert(number, version);
+                }
+            }
+        }
+    }
+}

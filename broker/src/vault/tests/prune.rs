@@ -1,0 +1,209 @@
+//! Pruning: the newest versions and the active one stay, with every value that one of them has.
+
+use attache_envelope::Table;
+use attache_envelope::body::VersionBody;
+use attache_envelope::name::Keyspace;
+
+use super::*;
+use crate::store::{ApplyError, Change, RedbStore};
+use crate::vault::{PruneScope, Pruned, PruningPage, RollbackRequest};
+
+fn payments() -> PruneScope {
+    PruneScope::Keyspace("payments".parse().unwrap())
+}
+
+async fn keep(bench: &Bench, max_versions: u32) {
+    let name: Keyspace = "payments".parse().unwrap();
+    let change = bench.vault.prepare_settings(&name, max_versions).await;
+    bench.ledger().apply(change.unwrap()).await.unwrap();
+}
+
+async fn page(
+    bench: &Bench,
+    scope: &PruneScope,
+    passed: Option<&Pruned>,
+    limit: usize,
+) -> PruningPage {
+    let page = bench.vault.prepare_pruning(scope, passed, limit);
+    page.await.unwrap()
+}
+
+/// One pass in pages of `limit` versions; answers versions, values and secrets that cannot be read.
+async fn pass(bench: &Bench, scope: &PruneScope, limit: usize) -> (Vec<String>, u64, u64) {
+    let (mut passed, mut pruned, mut values, mut unreadable) = (None, Vec::new(), 0, 0);
+    for _ in 0..100 {
+        let page = page(bench, scope, passed.as_ref(), limit).await;
+        assert!(page.versions.len() <= limit);
+        pruned.extend(page.versions.iter().map(ToString::to_string));
+        values += page.values;
+        unreadable += page.unreadable;
+        bench.ledger().apply(page.change).await.unwrap();
+        match page.passed {
+            Some(next) => passed = Some(next),
+            None => return (pruned, values, unreadable),
+        }
+    }
+    panic!("the pass does not end: {passed:?}");
+}
+
+async fn numbers(bench: &Bench, of: &str) -> Vec<u64> {
+    let versions = bench.vault.versions(&path(of), None, 100).await.unwrap();
+    versions.iter().map(|it| it.number.number()).collect()
+}
+
+async fn rollback(bench: &Bench, of: &str, to: u64) -> Change {
+    let request = RollbackRequest {
+        path: path(of),
+        to: Some(version(to)),
+        expected_active: None,
+        by: operator(),
+        now_ms: NOW,
+    };
+    let prepared = bench.vault.prepare_rollback(&request).await;
+    prepared.unwrap().change
+}
+
+async fn sound(bench: Bench) {
+    let fixture = bench.close().await;
+    let store = RedbStore::open(&fixture.store_path()).unwrap();
+    let keys = fixture.keys(&store).await;
+    let report = check_store(&store, &keys).await.unwrap();
+    assert_eq!(report.findings, []);
+}
+
+/// Six versions: the username is of version 1 all along, each password of its own. And a secret with one.
+async fn bench() -> Bench {
+    let bench = Bench::new().await;
+    bench
+        .put("payments/db", &[("username", "u"), ("password", "1")])
+        .await;
+    for number in 2..=6 {
+        let password = number.to_string();
+        bench.put("payments/db", &[("password", &password)]).await;
+    }
+    bench.put("payments/other", &[("a", "1")]).await;
+    bench
+}
+
+#[tokio::test]
+async fn the_newest_and_the_active_stay_with_every_value_that_they_need() {
+    for limit in [1, 2, 100] {
+        let bench = bench().await;
+        assert_eq!(pass(&bench, &payments(), limit).await, (vec![], 0, 0));
+        // The active one is older than all that are kept.
+        let back = rollback(&bench, "payments/db", 2).await;
+        bench.ledger().apply(back).await.unwrap();
+        keep(&bench, 2).await;
+        let (pruned, values, unreadable) = pass(&bench, &payments(), limit).await;
+        assert_eq!(pruned, ["payments/db@1", "payments/db@3", "payments/db@4"]);
+        // Three passwords; the username is carried.
+        assert_eq!((values, unreadable), (3, 0));
+        assert_eq!(numbers(&bench, "payments/db").await, [6, 5, 2]);
+        for (number, password) in [(None, "2"), (Some(6), "6"), (Some(5), "5")] {
+            let now = opened(&bench.vault, "payments/db", number.map(version)).await;
+            assert_eq!(now, pairs(&[("password", password), ("username", "u")]));
+        }
+        let gone = bench
+            .vault
+            .resolve(&path("payments/db"), Some(version(3)))
+            .await;
+        assert_eq!(gone.unwrap(), Lookup::Absent(Absence::Version(version(3))));
+        // Again finds nothing, and no number comes back.
+        assert_eq!(
+            pass(&bench, &payments(), limit).await.0,
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            bench.put("payments/db", &[("password", "7")]).await,
+            version(7)
+        );
+        let of_one = PruneScope::Secret(path("payments/db"));
+        let (pruned, values, _) = pass(&bench, &of_one, limit).await;
+        assert_eq!(
+            (pruned, values),
+            (
+                vec!["payments/db@2".to_owned(), "payments/db@5".to_owned()],
+                2
+            )
+        );
+        assert_eq!(numbers(&bench, "payments/db").await, [7, 6]);
+        sound(bench).await;
+    }
+}
+
+#[tokio::test]
+async fn a_put_says_when_a_secret_has_more_than_is_kept() {
+    let bench = Bench::new().await;
+    keep(&bench, 2).await;
+    for over in [false, false, true] {
+        let request = bench.client("payments/db", &[("a", "1")]).await.seal();
+        let prepared = bench.prepare(request).await.unwrap();
+        assert_eq!(prepared.over, over);
+        bench.ledger().apply(prepared.change).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_rollback_or_other_settings_need_meanwhile_is_not_pruned() {
+    let bench = bench().await;
+    keep(&bench, 2).await;
+    let pruning = page(&bench, &payments(), None, 100).await;
+    let back = rollback(&bench, "payments/db", 1).await;
+    bench.ledger().apply(back).await.unwrap();
+    let late = bench.ledger().apply(pruning.change).await;
+    assert!(matches!(late, Err(ApplyError::Conflict { .. })), "{late:?}");
+    // And the other way round: the version that a rollback has found is gone when it comes to its commit.
+    let back = rollback(&bench, "payments/db", 3).await;
+    let pruning = page(&bench, &payments(), None, 100).await;
+    bench.ledger().apply(pruning.change).await.unwrap();
+    let late = bench.ledger().apply(back).await;
+    assert!(matches!(late, Err(ApplyError::Conflict { .. })), "{late:?}");
+    let pruning = page(&bench, &payments(), None, 100).await;
+    keep(&bench, 0).await;
+    bench.put("payments/db", &[("password", "7")]).await;
+    let late = bench.ledger().apply(pruning.change).await;
+    assert!(matches!(late, Err(ApplyError::Conflict { .. })), "{late:?}");
+    sound(bench).await;
+}
+
+#[tokio::test]
+async fn a_secret_with_something_damaged_stays_as_it_is_and_stops_no_other() {
+    for table in [Table::Version, Table::Head, Table::ValueKey] {
+        let mut bench = bench().await;
+        for number in 2..=4 {
+            let value = number.to_string();
+            bench.put("payments/other", &[("a", &value)]).await;
+        }
+        keep(&bench, 2).await;
+        let lost = bench
+            .vault
+            .versions(&path("payments/db"), None, 10)
+            .await
+            .unwrap();
+        let oldest = lost.last().unwrap();
+        let value = oldest
+            .fields
+            .iter()
+            .find(|it| it.field == field("password"));
+        let (value, secret) = (
+            value.unwrap().value,
+            bench
+                .vault
+                .secret(&path("payments/db"))
+                .await
+                .unwrap()
+                .secret,
+        );
+        let third = VersionBody::key(secret, version(3));
+        let wanted = |key: &[u8]| key == third || key == b"payments/db" || key == value.as_bytes();
+        let fixture = bench.close().await;
+        fixture.tamper(table, |rows| {
+            let row = rows.iter_mut().find(|(key, _)| wanted(key)).unwrap().1;
+            *row.last_mut().unwrap() ^= 1;
+        });
+        bench = Bench::reopen(fixture).await;
+        let (pruned, values, unreadable) = pass(&bench, &payments(), 100).await;
+        assert_eq!(pruned, ["payments/other@1", "payments/other@2"], "{table}");
+        assert_eq!((values, unreadable), (2, 1), "{table}");
+    }
+}

@@ -1,0 +1,174 @@
+//! What a keyspace keeps: versions over go in the background, no value that a kept version needs goes with them, and old
+//! keys come to their end because of it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper of a test says what is wrong by panicking"
+)]
+
+use std::process::Output;
+
+use attache_tests::{
+    Bed, Scene,
+    bed::NODE,
+    pod::Pod,
+    process::{PATIENCE, until},
+    scene::USERNAME,
+};
+use serde_json::{Value, json};
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The numbers of a secret's versions, newest first.
+fn versions(bed: &Bed, reference: &str) -> Vec<u64> {
+    let told = bed
+        .attache_json(&["secret", "versions", reference])
+        .unwrap();
+    let all = told["versions"].as_array().unwrap().iter();
+    all.map(|it| it["version"].as_u64().unwrap()).collect()
+}
+
+fn until_versions(bed: &Bed, reference: &str, wanted: &[u64]) {
+    until(PATIENCE, "what is over is pruned", || {
+        (versions(bed, reference) == wanted).then_some(())
+    })
+    .unwrap();
+}
+
+fn put(bed: &Bed, count: u64) {
+    for number in 0..count {
+        let value = format!("password=p{number}");
+        let words = [
+            "secret",
+            "put",
+            "payments/db",
+            "--quiet",
+            "--literal",
+            &value,
+        ];
+        bed.attache_ok(&words).unwrap();
+    }
+}
+
+fn keep(bed: &Bed, count: &str) -> Value {
+    bed.attache_json(&["keyspace", "set", "payments", "--max-versions", count])
+        .unwrap()
+}
+
+/// State and values of a key.
+fn key(bed: &Bed, name: &str) -> (String, u64) {
+    let told = bed.attache_json(&["key", "list", "payments"]).unwrap();
+    let all = told["keys"].as_array().unwrap().iter();
+    let found = all.clone().find(|it| it["key"] == name).unwrap();
+    let state = found["state"].as_str().unwrap().to_owned();
+    (state, found["values"].as_u64().unwrap())
+}
+
+#[test]
+fn the_newest_versions_and_the_active_one_stay_and_pods_read_on() {
+    let mut scene = Scene::start().unwrap();
+    scene.bed.pin_addresses().unwrap();
+    let bed = &scene.bed;
+    let shown = bed.attache_json(&["keyspace", "show", "payments"]).unwrap();
+    assert_eq!(
+        json!([shown["state"], shown["max_versions"]]),
+        json!(["active", 20])
+    );
+    put(bed, 4);
+    assert_eq!(versions(bed, "payments/db"), [5, 4, 3, 2, 1]);
+    let planned = [
+        "keyspace",
+        "set",
+        "payments",
+        "--max-versions",
+        "2",
+        "--dry-run",
+    ];
+    bed.attache_ok(&planned).unwrap();
+    // A version that a rollback made active stays, however old it is.
+    bed.attache_ok(&["secret", "rollback", "payments/db@2"])
+        .unwrap();
+    let set = keep(bed, "2");
+    assert_eq!(set["max_versions"], 2);
+    until_versions(bed, "payments/db", &[5, 4, 2]);
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    assert_eq!(scene.read(&pod, "db/password").unwrap(), "p0");
+    assert_eq!(scene.read(&pod, "db/username").unwrap(), USERNAME);
+    // A pod that asks for one that is gone is told what it is told of one that was never there.
+    let old = Pod::new("shop", "web-1", "web", NODE, "payments/db@3");
+    scene.publish(&old).unwrap_err();
+    let back = bed
+        .attache(&["secret", "rollback", "payments/db@3"])
+        .unwrap();
+    assert_eq!(back.status.code(), Some(5), "{}", told(&back));
+    // At once after a put, too; and no number comes back.
+    put(bed, 1);
+    until_versions(bed, "payments/db", &[6, 5]);
+    let audit = scene.audit().unwrap();
+    for expected in [
+        "keyspace.set",
+        "max-versions 2",
+        "\"kind\":\"pruning\"",
+        "payments/db@3",
+    ] {
+        assert!(audit.contains(expected), "{expected}");
+    }
+    // What is kept is kept by the next process, and 0 keeps all.
+    scene.bed.broker.take().unwrap().kill().unwrap();
+    scene.bed.start_broker().unwrap();
+    let bed = &scene.bed;
+    let shown = bed.attache_json(&["keyspace", "show", "payments"]).unwrap();
+    assert_eq!(shown["max_versions"], 2);
+    assert_eq!(keep(bed, "0")["max_versions"], Value::Null);
+    put(bed, 3);
+    assert_eq!(versions(bed, "payments/db"), [9, 8, 7, 6, 5]);
+    bed.check_store().unwrap();
+    bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+#[test]
+fn a_start_prunes_what_a_kill_cut_off() {
+    let mut scene = Scene::start().unwrap();
+    scene.bed.pin_addresses().unwrap();
+    put(&scene.bed, 30);
+    // Twenty are kept unless it is said.
+    let newest: Vec<u64> = (12..=31).rev().collect();
+    until_versions(&scene.bed, "payments/db", &newest);
+    for keeps in ["15", "9", "3"] {
+        keep(&scene.bed, keeps);
+        scene.bed.broker.take().unwrap().kill().unwrap();
+        scene.bed.start_broker().unwrap();
+        let count: u64 = keeps.parse().unwrap();
+        let newest: Vec<u64> = (32 - count..=31).rev().collect();
+        until_versions(&scene.bed, "payments/db", &newest);
+    }
+    scene.bed.check_store().unwrap();
+    scene.bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+#[test]
+fn an_old_key_comes_to_its_end_with_the_old_versions_pruned() {
+    let scene = Scene::start().unwrap();
+    let bed = &scene.bed;
+    put(bed, 9);
+    assert_eq!(key(bed, "payments@1"), ("active".into(), 11));
+    keep(bed, "3");
+    until_versions(bed, "payments/db", &[10, 9, 8]);
+    // Only what is kept is wrapped again: three passwords, and the username that all of them carry.
+    bed.attache_ok(&["key", "rotate", "payments"]).unwrap();
+    assert_eq!(key(bed, "payments@1"), ("retired".into(), 0));
+    assert_eq!(key(bed, "payments@2"), ("active".into(), 4));
+    bed.attache_ok(&["key", "destroy", "payments@1", "--yes"])
+        .unwrap();
+    assert_eq!(key(bed, "payments@1"), ("destroyed".into(), 0));
+    put(bed, 3);
+    until_versions(bed, "payments/db", &[13, 12, 11]);
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    assert_eq!(scene.read(&pod, "db/username").unwrap(), USERNAME);
+    bed.check_store().unwrap();
+}
