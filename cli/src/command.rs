@@ -174,7 +174,7 @@ async fn keys(verb: Key, shell: &Shell) -> Result<Report, Failure> {
         Key::Status(args) => key::status(args, shell).await,
         Key::Rotate(args) => match args.keyspace.clone() {
             _ if args.root && args.is_of_a_keyspace() => Err(Failure::usage(
-                "key rotate takes --root alone, or KEYSPACE with --rate and --no-wait: each is a rotation of its own",
+                "key rotate takes --root alone, or KEYSPACE with --rate and --no-wait or --wait: each is a rotation of its own",
             )),
             Some(keyspace) => key::rotate(keyspace, args, shell).await,
             None if args.ca => key::ca::rotate(args, shell).await,

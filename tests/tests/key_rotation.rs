@@ -339,6 +339,29 @@ fn a_rate_is_kept_also_by_the_next_process() {
 }
 
 #[test]
+fn whoever_waits_for_so_long_is_told_what_is_left() {
+    let scene = Scene::start().unwrap();
+    fill(&scene);
+    let slow = ["key", "rotate", "payments", "--rate", "400", "--wait=1s"];
+    let begun = Instant::now();
+    let output = scene.bed.attache(&slow).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(6), "{told}");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(
+        told.contains("payments@1: ") && told.contains("--wait"),
+        "{told}"
+    );
+    assert_eq!(keys(&scene)[0].1, "decrypt-only");
+    // The broker has gone on, and who waits long enough sees the end of both.
+    let words = ["key", "rotate", "payments", "--wait=5min"];
+    scene.bed.attache_ok(&words).unwrap();
+    let retired =
+        |found: &[(String, String, u64)]| found.iter().filter(|it| it.1 == "retired").count() == 2;
+    assert!(retired(&keys(&scene)), "{:?}", keys(&scene));
+}
+
+#[test]
 fn kill_9_at_any_instant_of_a_rotation_loses_nothing_and_it_ends() {
     let mut scene = Scene::start().unwrap();
     scene.bed.pin_addresses().unwrap();

@@ -1,5 +1,7 @@
 //! `attache key`.
 
+use std::time::Duration;
+
 use attache_envelope::name::{KeyRef, Keyspace};
 use clap::{Args, Subcommand};
 
@@ -61,6 +63,9 @@ pub struct Rotate {
     /// Do not wait until the values are wrapped again; the broker goes on with it
     #[arg(long)]
     pub no_wait: bool,
+    /// Wait at most so long, such as 30s, 5min or 2h; without it as long as it takes
+    #[arg(long, value_name = "DURATION", conflicts_with = "no_wait", value_parser = parse::word(parse::duration))]
+    pub wait: Option<Duration>,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,
@@ -73,7 +78,7 @@ impl Rotate {
     /// Whether anything is given that the store root key has no use for.
     #[must_use]
     pub fn is_of_a_keyspace(&self) -> bool {
-        self.keyspace.is_some() || self.rate.is_some() || self.no_wait
+        self.keyspace.is_some() || self.rate.is_some() || self.no_wait || self.wait.is_some()
     }
 }
 

@@ -14,6 +14,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use attache_envelope::name::{
     ClusterName, GrantName, KeyRef, Keyspace, Namespace, NodeName, NodeUid, SecretPath, SecretRef,
@@ -111,6 +112,26 @@ pub fn rate(text: &str) -> Result<u32, Problem> {
     let rate = text.parse().ok().filter(|rate| *rate > 0);
     rate.filter(|_| text.starts_with(|c: char| c.is_ascii_digit()))
         .ok_or_else(|| Problem::new(format!("write a whole number from 1 to {}", u32::MAX)))
+}
+
+/// How long: a whole number and its unit.
+pub fn duration(text: &str) -> Result<Duration, Problem> {
+    let units = [("s", 1), ("min", 60), ("h", 3_600), ("d", 86_400)];
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_lowercase());
+    let unit = units
+        .iter()
+        .find(|(unit, _)| text.strip_prefix(digits) == Some(*unit));
+    let number: Option<u64> = digits.parse().ok().filter(|it| *it > 0);
+    number
+        .filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()))
+        .zip(unit)
+        .and_then(|(number, (_, seconds))| number.checked_mul(*seconds))
+        // Longer is no time that anybody waits, and none that a clock adds.
+        .filter(|seconds| *seconds <= 365 * 86_400)
+        .map(Duration::from_secs)
+        .ok_or_else(|| {
+            Problem::new("write a whole number from 1 and s, min, h or d, a year at most")
+        })
 }
 
 /// How many versions are kept; 0 for all.
@@ -451,6 +472,20 @@ fn named<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_a_number_and_a_unit() {
+        let seconds = |text: &str| duration(text).map(|it| it.as_secs()).ok();
+        assert_eq!(
+            ["30s", "5min", "2h", "365d"].map(seconds),
+            [Some(30), Some(300), Some(7_200), Some(31_536_000)]
+        );
+        for text in [
+            "", "30", "s", "0s", "+3s", "-3s", "3 s", "3S", "3m", "3ss", "366d", "1.5h",
+        ] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn each_verb_takes_its_part_of_a_reference() {

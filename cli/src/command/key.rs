@@ -109,7 +109,7 @@ pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
     let keyspace = args.of.keyspace.as_ref().map(ToString::to_string);
     let keyspace = keyspace.unwrap_or_default();
     if args.wait {
-        follow(&session, &keyspace, &shell.console).await?;
+        follow(&session, &keyspace, None, &shell.console).await?;
     }
     let (views, under_way) = (
         views(&session, &args.of).await?,
@@ -177,7 +177,7 @@ pub async fn rotate(of: Keyspace, args: Rotate, shell: &Shell) -> Result<Report,
         shell.console.hint(&format!(
             "{key} is the active key; the values of {previous} are being wrapped again under it"
         ));
-        follow(&session, &keyspace, &shell.console).await?;
+        follow(&session, &keyspace, args.wait, &shell.console).await?;
     }
     let text = if dry_run {
         format!(

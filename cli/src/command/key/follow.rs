@@ -88,10 +88,10 @@ pub(super) async fn rewraps(session: &Session, keyspace: &str) -> Result<Vec<pb:
         .await
 }
 
-/// Waits until no key of the keyspace, or of any, has values that are still to be wrapped again.
+/// Waits until no key of the keyspace, or of any, has values that are still to be wrapped again; `limit`: that long at most.
 ///
 /// # Errors
-/// [`Exit::Interrupted`] for Ctrl-C, [`Exit::Partly`] when what is left cannot be read, and as [`rewraps`]: the broker goes
+/// [`Exit::Interrupted`] for Ctrl-C, [`Exit::Partly`] when what is left cannot be read or the time is over, and as [`rewraps`]: the broker goes
 /// on in each case.
 ///
 /// # Cancel safety
@@ -99,8 +99,10 @@ pub(super) async fn rewraps(session: &Session, keyspace: &str) -> Result<Vec<pb:
 pub(super) async fn follow(
     session: &Session,
     keyspace: &str,
+    limit: Option<Duration>,
     console: &Console,
 ) -> Result<(), Failure> {
+    let end = limit.map(|limit| Instant::now() + limit);
     let mut shown = Shown::new(console);
     loop {
         let under_way = match rewraps(session, keyspace).await {
@@ -126,6 +128,18 @@ pub(super) async fn follow(
             return Err(Failure::new(Exit::Partly, "not every value is wrapped again")
                 .because(left.join("; "))
                 .mend("attache-broker check-store names what is damaged; the rest is wrapped again"));
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            shown.bar.abandon();
+            let left: Vec<_> = under_way
+                .iter()
+                .map(|it| RewrapJson::new(it).to_string())
+                .collect();
+            return Err(
+                Failure::new(Exit::Partly, "not every value is wrapped again yet")
+                    .because(format!("{}; the broker goes on", left.join("; ")))
+                    .mend(join_again(keyspace)),
+            );
         }
         shown.show(&under_way);
         tokio::select! {
