@@ -116,6 +116,8 @@ pub enum Command {
     Login(login::Login),
     /// How the broker is
     Status,
+    /// What there is to look at, and what to do; exit 8 when there is anything
+    Doctor,
     /// Why a volume was refused, with the true reason
     Why(audit::Why),
     /// Print the completions of a shell

@@ -69,10 +69,7 @@ const VERBS: &[(&str, &[&str])] = &[
     ("node", &["quarantine", "release"]),
     ("audit", &["search", "export", "exposure"]),
     ("slot add", &["pkcs11", "shares"]),
-    (
-        "",
-        &["role", "delivery", "plan", "apply", "run", "dev", "doctor"],
-    ),
+    ("", &["role", "delivery", "plan", "apply", "run", "dev"]),
 ];
 
 /// Says what is wrong with a command line.

@@ -10,6 +10,7 @@ pub mod backup;
 pub mod broker;
 pub mod cluster;
 pub mod completion;
+pub mod doctor;
 pub mod grant;
 pub mod guardrail;
 mod held;
@@ -162,6 +163,7 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
         Command::Broker(verb) => brokers(verb, shell).await,
         Command::Login(args) => login::login(args, shell).await,
         Command::Status => status::status(shell).await,
+        Command::Doctor => doctor::doctor(shell).await,
         Command::Why(args) => why::why(args, shell).await,
         Command::Completion(args) => completion::completion(&args),
     }

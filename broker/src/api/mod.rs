@@ -16,6 +16,7 @@ pub mod clusters;
 pub mod delivery;
 pub mod enrollment;
 pub mod field;
+mod findings;
 pub mod fleet;
 pub mod health;
 pub mod keys;
@@ -35,5 +36,5 @@ mod status;
 mod unsealing;
 
 pub use server::{
-    ENROLL_CONNECTION_AGE, Listeners, SealedListeners, Services, serve, serve_sealed,
+    Background, ENROLL_CONNECTION_AGE, Listeners, SealedListeners, Services, serve, serve_sealed,
 };

@@ -1,11 +1,10 @@
 //! How the broker is: `Status` of attache.v1.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use attache_envelope::body::KeyspaceState;
 use attache_mtls::tls::Credentials;
 use attache_proto::attache::v1 as pb;
-use jiff::{SignedDuration, Timestamp};
 use pb::status_server::Status as StatusRpc;
 use tonic::{Request, Response, Status};
 
@@ -15,16 +14,12 @@ use super::{
     rpc_error::RpcError,
 };
 use crate::{
-    audit::AuditLog, keys::SlotSet, release::Counters, scrub::LastScrub, vault::BrokerVault,
+    audit::AuditLog, keys::SlotSet, release::Counters, removal::Removals, rotation::Rotations,
+    scrub::LastScrub, vault::BrokerVault,
 };
 
-/// A server certificate that ends sooner than this is a finding.
-const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// Keyspaces read at once while secrets are counted.
 const PAGE: usize = 256;
-
-/// How many nodes a finding names; the others are counted.
-const NAMED: usize = 8;
 
 /// The service.
 #[derive(Clone)]
@@ -43,6 +38,12 @@ pub struct OverviewService {
     pub scrubbed: LastScrub,
     /// When the process started serving, in milliseconds since 1970.
     pub started_ms: u64,
+    /// Keys whose values are wrapped again.
+    pub rotations: Rotations,
+    /// Destroyed keyspaces that are removed.
+    pub removals: Removals,
+    /// The folder of the audit log, and the store's file: their disks are looked at.
+    pub disks: [PathBuf; 2],
 }
 
 #[tonic::async_trait]
@@ -95,91 +96,5 @@ impl OverviewService {
                 None => return Ok(count),
             }
         }
-    }
-
-    /// What an operator should look at.
-    async fn findings(
-        &self,
-        certificate_ends: Timestamp,
-        slots: &SlotSet,
-    ) -> Result<Vec<String>, RpcError> {
-        let scrubbed = self.scrubbed.borrow().clone();
-        let mut findings: Vec<_> = scrubbed.and_then(|it| it.finding()).into_iter().collect();
-        if slots.slots().len() == 1 {
-            findings.push(
-                "the store opens by one slot only: without its key the store is lost; keep a copy of it apart from the \
-                 store, or add another slot: attache slot add"
-                    .to_owned(),
-            );
-        }
-        if self.vault.keys().arena().protection() == attache_arena::Protection::Plain {
-            findings.push(
-                "keys are in ordinary memory (keys.danger_plain_key_arena): never serve like this"
-                    .to_owned(),
-            );
-        }
-        if Timestamp::now().duration_until(certificate_ends) < CERTIFICATE_SOON {
-            findings.push(format!(
-                "the server certificate ends at {certificate_ends}; restart the broker to renew it"
-            ));
-        }
-        findings.extend(self.weak_nodes());
-        let approvals = self.peers.gate().approvals().await?.into_iter();
-        let waiting = approvals.filter(|(_, record)| record.decision.is_none());
-        match waiting.count() {
-            0 => {}
-            count => findings.push(format!(
-                "enrollments of nodes that have an identity wait for an operator: {count}; see attache approval list"
-            )),
-        }
-        Ok(findings)
-    }
-
-    /// What nodes say that their kernels lack, and what follows from it.
-    fn weak_nodes(&self) -> impl Iterator<Item = String> + use<> {
-        let directory = self.peers.gate().directory();
-        let now = Timestamp::now();
-        let weaknesses = [
-            (
-                directory.nodes_lacking(|lacks| lacks.inode_flags, now),
-                "tmpfs has no inode flags (kernel 6.6 has): that a container does not change its secrets rests on \
-                 csi.readOnly alone",
-            ),
-            (
-                directory.nodes_lacking(|lacks| lacks.noswap, now),
-                "tmpfs has no noswap (kernel 6.4 has): keep swap off, secrets are not mounted while it is on",
-            ),
-        ];
-        weaknesses
-            .into_iter()
-            .filter(|(nodes, _)| !nodes.is_empty())
-            .map(|(nodes, weakness)| format!("{}: {weakness}", named(&nodes)))
-    }
-}
-
-/// `node a`, `nodes a, b`, `nodes a, b and 7 more`.
-fn named(nodes: &[String]) -> String {
-    let noun = if nodes.len() == 1 { "node" } else { "nodes" };
-    let names: Vec<_> = nodes.iter().take(NAMED).map(String::as_str).collect();
-    let names = names.join(", ");
-    match nodes.len().saturating_sub(NAMED) {
-        0 => format!("{noun} {names}"),
-        more => format!("{noun} {names} and {more} more (attache node list)"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finding_names_eight_nodes_and_counts_the_others() {
-        let nodes: Vec<_> = (0..10).map(|n| format!("n{n}")).collect();
-        assert_eq!(named(&nodes[..1]), "node n0");
-        assert_eq!(named(&nodes[..2]), "nodes n0, n1");
-        assert_eq!(
-            named(&nodes),
-            "nodes n0, n1, n2, n3, n4, n5, n6, n7 and 2 more (attache node list)"
-        );
     }
 }

@@ -86,6 +86,17 @@ const HEADERS_MAX: u32 = 16 * 1024;
 type OwnWords = fn(Response<Body>) -> Response<Body>;
 type Layers = Stack<MapResponseLayer<OwnWords>, Stack<Calls, Identity>>;
 
+/// What goes on in the background, whoever began it.
+#[derive(Clone, Default)]
+pub struct Background {
+    /// Keys whose values are wrapped again.
+    pub rotations: Rotations,
+    /// Destroyed keyspaces that are removed.
+    pub removals: Removals,
+    /// Versions that are not kept.
+    pub prunings: Prunings,
+}
+
 /// What the services are made of.
 #[derive(Clone)]
 pub struct Services {
@@ -97,16 +108,14 @@ pub struct Services {
     pub vault: Arc<BrokerVault>,
     /// Operators' changes.
     pub mutations: Mutations,
-    /// Keys whose values are wrapped again.
-    pub rotations: Rotations,
+    /// What goes on in the background.
+    pub background: Background,
     /// What the last scrub of the store found.
     pub scrubbed: LastScrub,
-    /// Destroyed keyspaces that are removed.
-    pub removals: Removals,
-    /// Versions that are not kept.
-    pub prunings: Prunings,
     /// The audit log.
     pub log: AuditLog,
+    /// Its folder.
+    pub audit_dir: PathBuf,
     /// What was refused.
     pub refusals: Refusals,
     /// The release path.
@@ -335,7 +344,7 @@ fn secrets(services: &Services, peers: &Peers) -> SecretService {
     SecretService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
-        prunings: services.prunings.clone(),
+        prunings: services.background.prunings.clone(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     }
@@ -346,8 +355,8 @@ fn keyspaces(services: &Services, peers: &Peers) -> KeyspaceService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
         registry: Arc::clone(&services.registry),
-        removals: services.removals.clone(),
-        prunings: services.prunings.clone(),
+        removals: services.background.removals.clone(),
+        prunings: services.background.prunings.clone(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     }
@@ -374,7 +383,7 @@ fn keys(services: &Services, peers: &Peers) -> KeyService {
     KeyService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
-        rotations: services.rotations.clone(),
+        rotations: services.background.rotations.clone(),
         looks: Looks::default(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
@@ -429,6 +438,9 @@ fn overview(services: &Services, peers: &Peers) -> OverviewService {
         credentials: services.credentials.clone(),
         scrubbed: services.scrubbed.clone(),
         started_ms: services.started_ms,
+        rotations: services.background.rotations.clone(),
+        removals: services.background.removals.clone(),
+        disks: [services.audit_dir.clone(), services.store_file.clone()],
     }
 }
 

@@ -38,6 +38,12 @@ impl Removals {
         self.under_way.begin(keyspace, Progress::default());
     }
 
+    /// The first `limit` that are under way.
+    #[must_use]
+    pub fn under_way(&self, limit: usize) -> Vec<(Keyspace, Progress)> {
+        self.under_way.page(None, limit, |_| true)
+    }
+
     /// How far one is; none when it is not under way.
     #[must_use]
     pub fn of(&self, keyspace: &Keyspace) -> Option<Progress> {

@@ -30,7 +30,7 @@ use super::{
     telemetry,
 };
 use crate::{
-    api::{self, Listeners, Services, room::Room},
+    api::{self, Background, Listeners, Services, room::Room},
     attest::Attestor,
     audit::{AuditLog, Clock, LogOptions, LogState, Recovered, Refusals},
     config::Config,
@@ -42,9 +42,7 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
-    removal::{self, Removals},
-    retention::{self, Prunings},
-    rotation::{self, Rotations},
+    removal, retention, rotation,
     scrub::Scrub,
     seal,
     store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store, anchored_head},
@@ -145,10 +143,8 @@ impl Broker {
             registry,
             vault,
             mutations,
-            rotations: Rotations::default(),
+            background: Background::default(),
             scrubbed,
-            removals: Removals::default(),
-            prunings: Prunings::default(),
             log: log.clone(),
             refusals: refusals.clone(),
             releases,
@@ -162,6 +158,7 @@ impl Broker {
             room: room(&config),
             store_file: config.store.store(),
             seal: CancellationToken::new(),
+            audit_dir: config.audit_dir.clone(),
             acceptor,
             enroll_acceptor: enroll_acceptor(&config, &credentials)?,
         };
@@ -264,21 +261,30 @@ impl Broker {
     /// What goes on with the rotations that a start finds, before anybody may ask for more.
     async fn rewrapping(&self) -> Result<rotation::Worker> {
         let services = &self.services;
-        let (vault, rotations) = (Arc::clone(&services.vault), services.rotations.clone());
+        let (vault, rotations) = (
+            Arc::clone(&services.vault),
+            services.background.rotations.clone(),
+        );
         Ok(rotation::Worker::new(vault, self.log.clone(), rotations).await?)
     }
 
     /// What goes on with the keyspaces that a start finds destroyed and not removed.
     async fn removing(&self) -> Result<removal::Worker> {
         let services = &self.services;
-        let (vault, removals) = (Arc::clone(&services.vault), services.removals.clone());
+        let (vault, removals) = (
+            Arc::clone(&services.vault),
+            services.background.removals.clone(),
+        );
         Ok(removal::Worker::new(vault, self.log.clone(), removals).await?)
     }
 
     /// What goes through the keyspaces that do not keep all versions.
     async fn pruning(&self) -> Result<retention::Worker> {
         let services = &self.services;
-        let (vault, prunings) = (Arc::clone(&services.vault), services.prunings.clone());
+        let (vault, prunings) = (
+            Arc::clone(&services.vault),
+            services.background.prunings.clone(),
+        );
         Ok(retention::Worker::new(vault, self.log.clone(), prunings).await?)
     }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{Shell, or_dash, time, uuid_text};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
+use crate::session::Session;
 
 #[derive(Debug, Serialize)]
 struct StatusJson {
@@ -37,13 +38,7 @@ struct StatusJson {
 /// As [`crate::status`] says.
 pub async fn status(shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
-    let answer: pb::ShowStatusResponse = session
-        .read(
-            "the broker's status cannot be shown",
-            &pb::ShowStatusRequest {},
-            |channel, request| async move { StatusClient::new(channel).show_status(request).await },
-        )
-        .await?;
+    let answer = shown(&session).await?;
     let status = StatusJson {
         broker_id: answer.broker_id,
         version: answer.version,
@@ -108,4 +103,18 @@ pub async fn status(shell: &Shell) -> Result<Report, Failure> {
             .map(|finding| ("look at", finding.clone())),
     );
     Report::new(&status, vec![status.broker_id.clone()], Human::Card(card))
+}
+
+/// What the broker says of itself.
+///
+/// # Errors
+/// As [`crate::status`] says.
+pub(super) async fn shown(session: &Session) -> Result<pb::ShowStatusResponse, Failure> {
+    session
+        .read(
+            "the broker's status cannot be shown",
+            &pb::ShowStatusRequest {},
+            |channel, request| async move { StatusClient::new(channel).show_status(request).await },
+        )
+        .await
 }
