@@ -1,6 +1,6 @@
 //! Keyspaces: `Keyspaces` of attache.v1. No answer here holds a key.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use attache_envelope::name::Keyspace;
 use attache_proto::attache::v1 as pb;
@@ -165,9 +165,6 @@ impl Keyspaces for KeyspaceService {
         let mutation = asked.mutation.take();
         let digest = digest("keyspace.destroy", &asked);
         let name: Keyspace = parse("name", &asked.name)?;
-        // What is wiped from memory once it is committed; a repeat commits nothing.
-        let wiped = Arc::new(Mutex::new(Vec::new()));
-        let prepared = Arc::clone(&wiped);
         let prepare = async {
             let destruction = self.prepare_destruction(name.clone()).await?;
             let (grants, grant_count) = self.grants(&name);
@@ -176,14 +173,13 @@ impl Keyspaces for KeyspaceService {
             let answer = pb::DestroyKeyspaceResponse {
                 committed: None,
                 secrets: destruction.secrets,
-                keys: destruction.keys.len() as u64,
+                keys: destruction.keys,
                 statement: DESTROYED.to_owned(),
                 backups: backups.iter().map(backups::view).collect(),
                 backup_count: count,
                 grants,
                 grant_count,
             };
-            *lock(&prepared) = destruction.keys;
             Ok(Prepared {
                 change: destruction.change,
                 answer,
@@ -200,9 +196,7 @@ impl Keyspaces for KeyspaceService {
         };
         let (vault, removals, of) = (Arc::clone(&self.vault), self.removals.clone(), name.clone());
         let take_up = move |_| {
-            for (key, id) in lock(&wiped).drain(..) {
-                vault.forget_key(&key, id);
-            }
+            vault.forget_keyspace(&of);
             removals.begin(of);
         };
         let done = mutate(&self.mutations, asked, prepare, take_up).await;
@@ -254,10 +248,6 @@ impl KeyspaceService {
             max_versions: view.max_versions,
         }
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A key of it was rotated, counted or retired at the same instant: nothing was changed, and it pays to ask again.

@@ -172,6 +172,12 @@ impl Keks {
         open.keks.remove(&(keyspace.clone(), id));
     }
 
+    /// Wipes all open KEKs of a keyspace once nobody uses them any more.
+    pub fn forget_all(&self, keyspace: &Keyspace) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.keks.retain(|(of, _), _| of != keyspace);
+    }
+
     fn cached(&self, keyspace: &Keyspace, id: KeyId) -> Option<Arc<Kek>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.uses += 1;

@@ -118,6 +118,8 @@ impl<S: Store> Worker<S> {
         };
         let _receipt = self.log.append(removal).await?;
         background::apply_on_record(self.vault.ledger(), &self.log, change).await?;
+        // A release that was under way at the end may have opened a key once more.
+        self.vault.forget_keyspace(keyspace);
         tracing::info!(%keyspace, values, "a destroyed keyspace is removed: nothing is left of it but its name");
         Ok(Happened::Ended)
     }

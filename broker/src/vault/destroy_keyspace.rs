@@ -8,12 +8,10 @@
 
 use attache_envelope::Table;
 use attache_envelope::body::{KekBody, KekState, KeyspaceBody, KeyspaceState};
-use attache_envelope::id::KeyId;
-use attache_envelope::name::{KeyRef, Keyspace};
+use attache_envelope::name::Keyspace;
 
 use super::Vault;
 use super::error::VaultError;
-use super::key::key_ref;
 use super::records::decoded;
 use crate::store::{Change, Store};
 
@@ -25,8 +23,8 @@ const PAGE: usize = 512;
 pub struct PreparedKeyspaceDestruction {
     /// On the condition that the keyspace and its keys are still those that were read.
     pub change: Change,
-    /// The keys that go, and what wrapped values name them by.
-    pub keys: Vec<(KeyRef, KeyId)>,
+    /// How many keys go.
+    pub keys: u64,
     /// When the keyspace was made, in milliseconds since 1970: backups since then have something of it.
     pub created_ms: u64,
     /// How many secrets are in it.
@@ -57,7 +55,7 @@ impl<S: Store> Vault<S> {
         change.require_at(Table::Keyspace, row_key.clone(), found.seq);
         // Whoever rotates requires the keyspace's row: no key comes that is not among these.
         change.put(Table::Keyspace, row_key, body.encode());
-        let mut keys = Vec::new();
+        let mut keys = 0;
         let prefix = KekBody::prefix(keyspace);
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -72,7 +70,7 @@ impl<S: Store> Vault<S> {
                 if kek.body.state == KekState::Destroyed {
                     continue;
                 }
-                keys.push((key_ref(&row_key)?, kek.body.kek));
+                keys += 1;
                 let body = KekBody {
                     state: KekState::Destroyed,
                     changed_ms: now_ms,

@@ -100,6 +100,11 @@ impl<S: Store> Vault<S> {
         self.keks.forget(&key.keyspace, id);
     }
 
+    /// Wipes all open KEKs of a keyspace from memory.
+    pub fn forget_keyspace(&self, keyspace: &Keyspace) {
+        self.keks.forget_all(keyspace);
+    }
+
     /// How many values a KEK wraps by the index.
     pub(super) async fn count_wrapped(&self, kek: KeyId) -> Result<u64, VaultError> {
         self.count(Table::KekIndex, &KekIndexKey::prefix(kek)).await

@@ -17,9 +17,7 @@ async fn destroy(bench: &Bench) {
     let prepared = vault.prepare_keyspace_destruction(&PAYMENTS, NOW + 5);
     let prepared = prepared.await.unwrap();
     bench.ledger().apply(prepared.change).await.unwrap();
-    for (key, id) in prepared.keys {
-        vault.forget_key(&key, id);
-    }
+    vault.forget_keyspace(&PAYMENTS);
 }
 
 /// One pass in pages of `limit`; answers values, rows and what stays.
@@ -145,6 +143,24 @@ async fn from_the_commit_on_nothing_of_it_opens_and_the_rest_goes_in_pages() {
         assert!(matches!(taken, Err(VaultError::KeyspaceTaken(_))));
         assert_eq!(findings(&bench.close().await).await, []);
     }
+}
+
+#[tokio::test]
+async fn an_open_key_of_it_is_wiped_and_one_of_another_keyspace_is_not() {
+    let bench = bench().await;
+    let vault = &bench.vault;
+    let web: Keyspace = "web".parse().unwrap();
+    let (kek, _) = vault.active_kek(&PAYMENTS).await.unwrap();
+    let (other, _) = vault.active_kek(&web).await.unwrap();
+    let prepared = vault.prepare_keyspace_destruction(&PAYMENTS, NOW).await;
+    let change = prepared.unwrap().change;
+    bench.ledger().apply(change).await.unwrap();
+    let open = || vault.keks.of_id(&vault.ledger, &PAYMENTS, kek.id);
+    assert!(open().await.is_ok());
+    vault.forget_keyspace(&PAYMENTS);
+    assert!(open().await.is_err());
+    assert_eq!(Arc::strong_count(&kek), 1);
+    assert_eq!(Arc::strong_count(&other), 2);
 }
 
 #[tokio::test]
