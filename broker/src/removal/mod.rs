@@ -5,7 +5,7 @@
 //!   -> job (what next) -> a page removed (vault) -> one commit -> ... -> removal on record -> destroyed -> anchor on record
 //! ```
 //! The keys are gone before this begins: nothing here is in a hurry, and nothing that stays can be opened. Keyspaces take
-//! turns, a page each, in a room of the [background](crate::background).
+//! turns, a page each, in a room of the `background`.
 
 mod job;
 mod worker;

@@ -5,7 +5,7 @@
 //!   -> a page (vault) -> pruning on record, with what goes -> one commit -> anchor on record -> ... -> over
 //! ```
 //! Nothing is kept of a pass: what a crash cut off, the next start's pass finds. Passes take turns, a page each, in a room of
-//! the [background](crate::background).
+//! the `background`.
 
 mod worker;
 

@@ -4,7 +4,7 @@
 //! start: every decrypt-only key        rotate: the one before
 //!   -> job (what next) -> a page wrapped again (vault) -> one commit -> ... -> retirement on record -> retired -> anchor on record
 //! ```
-//! Keys take turns, a page each, in a room of the [background](crate::background).
+//! Keys take turns, a page each, in a room of the `background`.
 
 mod job;
 mod pace;
