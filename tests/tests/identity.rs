@@ -273,7 +273,7 @@ fn a_cluster_of_no_folder_is_refused_and_named() {
 }
 
 /// E3: an operator's certificate has no way to a value, a node's none to an operator's verbs. Every RPC of the contract
-/// is tried; only renewals are everybody's, and enrollment and the admin socket have listeners of their own.
+/// is tried; only renewals are everybody's, and enrollment, unsealing and the admin socket have listeners of their own.
 #[test]
 fn nodes_and_operators_cannot_take_each_others_part() {
     let scene = Scene::start().unwrap();
@@ -288,7 +288,7 @@ fn nodes_and_operators_cannot_take_each_others_part() {
         let wrong = match method.service.as_str() {
             "attache.v1.Delivery" => &operator,
             "attache.v1.Renewal" => continue,
-            "attache.v1.Enrollment" | "attache.v1.Admin" => {
+            "attache.v1.Enrollment" | "attache.v1.Unsealing" | "attache.v1.Admin" => {
                 let status = scene
                     .runtime
                     .block_on(call(&operator, method, vec![vec![]]));
