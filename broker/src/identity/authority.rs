@@ -16,7 +16,10 @@ use arc_swap::ArcSwap;
 use attache_mtls::{
     CertificateDer,
     bundle::{BundleError, TrustBundle},
-    ca::{CaError, CertificateAuthority, CertificateRequest, IssuedCertificate, default_validity},
+    ca::{
+        BROKER_VALIDITY, CaError, CertificateAuthority, CertificateRequest, IssuedCertificate,
+        default_validity,
+    },
     identity::SpkiSha256,
     spiffe::{PeerId, TrustDomain},
 };
@@ -100,10 +103,23 @@ pub struct Cas {
 }
 
 impl Cas {
-    /// The one that signs the broker's own certificate, and by which newcomers know the broker: everybody trusts it.
+    /// The one that signs the broker's own certificate, and by which newcomers know the broker: everybody trusts it. One
+    /// before that is about to end signs nothing any more.
     #[must_use]
-    pub fn known(&self) -> &Ca {
-        self.before.as_ref().map_or(&self.active, |(ca, _)| ca)
+    pub fn known(&self, now: Timestamp) -> &Ca {
+        let lasts = |ca: &Ca| {
+            let least = (BROKER_VALIDITY / 3).try_into().unwrap_or_default();
+            now.duration_until(ca.certificate.not_after()) > least
+        };
+        let before = self.before.as_ref().map(|(ca, _)| ca);
+        before.filter(|ca| lasts(ca)).unwrap_or(&self.active)
+    }
+
+    /// Whether certificates of the CA of this epoch are accepted.
+    #[must_use]
+    pub fn trusts(&self, epoch: u32) -> bool {
+        let before = self.before.as_ref().map(|(ca, _)| ca.epoch());
+        self.active.epoch() == epoch || before == Some(epoch)
     }
 
     /// What callers have to trust.
@@ -184,7 +200,7 @@ impl Authority {
         identity: &PeerId,
         now: Timestamp,
     ) -> Result<IssuedCertificate, AuthorityError> {
-        self.cas.load().known().issue(request, identity, now)
+        self.cas.load().known(now).issue(request, identity, now)
     }
 
     /// What callers have to trust.
@@ -195,16 +211,19 @@ impl Authority {
         self.cas.load().bundle()
     }
 
-    /// When the certificate of the active CA ends.
+    /// When the first certificate of a CA that is trusted ends.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
-        self.cas.load().active.certificate.not_after()
+        let cas = self.cas.load();
+        let active = cas.active.certificate.not_after();
+        let before = cas.before.as_ref();
+        before.map_or(active, |(ca, _)| active.min(ca.certificate.not_after()))
     }
 
     /// The pin of the CA by which newcomers know the broker.
     #[must_use]
     pub fn pin(&self) -> SpkiSha256 {
-        self.cas.load().known().pin()
+        self.cas.load().known(Timestamp::now()).pin()
     }
 
     /// Whose identities it signs.

@@ -21,12 +21,20 @@ pub(super) const CHAIN_MAX: u64 = 256 * 1024;
 /// The certificate is looked at this often while the broker serves.
 pub(super) const LOOK: Duration = Duration::from_secs(3600);
 
-/// Makes a new key and certificate and writes both; the key first, so that a certificate on disk always has its key.
+/// Makes a certificate for the key on disk, or for a new one where there is none that can be read. A key stays through the
+/// certificates: a sealed broker is known by it, and there is no moment at which the two on disk are of different keys.
 pub(super) fn issue(config: &Config, authority: &Authority, now: Timestamp) -> Result<()> {
-    let key = LeafKey::generate()?;
+    let path = config.store.server_key();
+    let key = match LeafKey::read(&path) {
+        Ok(key) => key,
+        Err(_) => {
+            let key = LeafKey::generate()?;
+            key.write(&path)?;
+            key
+        }
+    };
     let request = CertificateRequest::verify(&key.certificate_request()?)?;
     let issued = authority.issue_own(&request, &PeerId::Broker(config.id.clone()), now)?;
-    key.write(&config.store.server_key())?;
     publish(
         &config.store.server_certificate(),
         issued.chain_pem().as_bytes(),
@@ -46,7 +54,7 @@ pub(super) fn write_bundle(config: &Config, authority: &Authority) -> Result<()>
 pub(super) fn load(config: &Config, authority: &Authority, now: Timestamp) -> Result<Material> {
     let bundle = Arc::new(authority.bundle()?);
     let cas = authority.cas();
-    let known = TrustBundle::from_der(vec![cas.known().certificate().certificate().clone()])?;
+    let known = TrustBundle::from_der(vec![cas.known(now).certificate().certificate().clone()])?;
     let usable = read(config, &bundle).ok().filter(|material| {
         let identity = material.identity();
         if known

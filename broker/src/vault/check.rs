@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use attache_envelope::anchor::TableSum;
 use attache_envelope::body::{
@@ -27,6 +27,8 @@ const PAGE: usize = 512;
 
 /// A scrub rests so many times as long as it worked.
 const REST: u32 = 3;
+/// And no longer than this: pages that are freed meanwhile stay until its snapshot is gone.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// Findings kept; a store with more is beyond listing.
 const MAX_FINDINGS: usize = 10_000;
@@ -187,7 +189,9 @@ impl<V: Snapshot> Check<'_, V> {
                 }
             }
             match self.depth {
-                Depth::Rows => tokio::time::sleep(begun.elapsed() * REST).await,
+                Depth::Rows => {
+                    tokio::time::sleep(REST_MAX.min(begun.elapsed() * REST)).await;
+                }
                 Depth::Whole => tokio::task::yield_now().await,
             }
         }

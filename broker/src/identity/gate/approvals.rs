@@ -133,7 +133,7 @@ impl Gate {
         if known.keys.current.spki == spki {
             return Ok(Again::SameKey);
         }
-        if !known.is_live(now) {
+        if !known.is_live(now) || !self.is_certified(known) {
             return Ok(Again::Lapsed);
         }
         if newcomer.asked_for.is_some_and(|at| at >= known.joined) {
@@ -166,6 +166,15 @@ impl Gate {
         change.require_at(Table::Approval, id.clone(), seq);
         change.deletes.push((Table::Approval, id.into_bytes()));
         Ok(again)
+    }
+
+    /// Whether a CA that is trusted has signed one of its keys: without one it can neither call nor renew late.
+    fn is_certified(&self, node: &NodeRecord) -> bool {
+        let cas = self.authority.cas();
+        let keys = &node.keys;
+        let previous = keys.previous.as_ref().map(|(key, _)| key);
+        let all = [Some(&keys.current), keys.next.as_ref(), previous];
+        all.into_iter().flatten().any(|key| cas.trusts(key.ca))
     }
 
     /// Raises the alarm and has the request wait. What is over goes with it.

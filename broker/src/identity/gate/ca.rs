@@ -235,8 +235,8 @@ impl Gate {
             .map(|(_, row)| Some(JoinTokenRecord::decode(&row.body).ok()?.not_after));
         let codes = self.ledger.whole(Table::OperatorCode).await?;
         let mut code_ends = codes.iter().map(|(_, row)| {
-            let code = OperatorCodeRecord::decode(&row.body).ok()?;
-            code.used.is_none().then_some(code.not_after)
+            // A used one is shown again where its answer was lost.
+            Some(OperatorCodeRecord::decode(&row.body).ok()?.not_after)
         });
         let bundle = self.authority.bundle().ok().map(|bundle| bundle.to_pem());
         let published = self.published.load_full();

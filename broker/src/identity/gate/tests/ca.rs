@@ -164,6 +164,24 @@ async fn one_ca_at_a_time_is_replaced_and_only_the_one_before_can_be_dropped() {
     assert!(bundle.verify(&chain, purpose, world.gate.now()).is_err());
 }
 
+/// Without a key that a CA still vouches for it can neither call nor renew late: there is nobody whom an approval would keep out.
+#[tokio::test]
+async fn a_node_that_the_end_of_a_ca_cut_off_enrolls_again_without_an_approval() {
+    let world = World::new().await;
+    let old = world.token().await;
+    world.pass(1);
+    world.node().await;
+    world.rotate_ca().await.unwrap();
+    let waits = world.come(&old, &LeafKey::generate().unwrap()).await;
+    assert!(matches!(waits, Err(SecondEnrollment::Waiting { .. })));
+    let end = world.gate.ca_end(&world.slots().await, 1).unwrap();
+    let (change, epochs, in_need) = end.into_parts();
+    world.gate.ledger.apply(change).await.unwrap();
+    world.gate.ca_dropped(epochs, &in_need);
+    let old = world.come(&old, &LeafKey::generate().unwrap()).await;
+    assert!(world.gate.is_live(&old.unwrap()));
+}
+
 /// The keyring that is stored has the CA's keys as they are, and so has every later one.
 #[tokio::test]
 async fn a_start_finds_the_cas_that_were_committed_also_after_a_rekey() {
