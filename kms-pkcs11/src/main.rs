@@ -6,12 +6,17 @@ use std::{
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::{Context, Result, bail};
+use attache_arena::harden_process;
 use attache_kms_pkcs11::{
     config::{Config, SCHEMA},
-    service::Service,
+    service::{LIMIT, Service},
     token::TokenKey,
 };
 use attache_proto::kms::v2::key_management_service_server::KeyManagementServiceServer;
@@ -80,6 +85,7 @@ fn carry_out(command: &Command) -> Result<()> {
         .with_writer(io::stderr)
         .with_ansi(false)
         .init();
+    harden_process()?;
     let key = TokenKey::open(config.token.clone())?;
     let mut out = io::stdout();
     match command {
@@ -89,18 +95,13 @@ fn carry_out(command: &Command) -> Result<()> {
             writeln!(out, "{}: made", key.id()?)?;
         }
         Command::Serve(_) => {
-            // A token that is away now may come: what is wrong with it is told to whoever asks.
-            match key.id() {
-                Ok(id) => tracing::info!(key = id, "the token is there"),
-                Err(error) => tracing::warn!(
-                    error = format!("{:#}", anyhow::Error::from(error)),
-                    "the token cannot be used yet"
-                ),
-            }
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(serve(&config.socket, key))?;
+            let served = runtime.block_on(serve(&config.socket, key));
+            // A call that hangs in the module is not waited for.
+            runtime.shutdown_background();
+            served?;
         }
     }
     Ok(())
@@ -111,22 +112,38 @@ async fn serve(socket: &Path, key: TokenKey) -> Result<()> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
+    // Before the token is asked anything: a process that is one too many uses up no try of the PIN.
     let listener =
         bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    // A token that is away now may come: what is wrong with it is told to whoever asks.
+    match key.id() {
+        Ok(id) => tracing::info!(key = id, "the token is there"),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(error, "the token cannot be used yet");
+        }
+    }
+    let service = Service::new(key);
+    let (hangs, stop) = (service.hangs(), Arc::new(AtomicBool::new(false)));
+    let hung = Arc::clone(&stop);
     let stopped = async move {
         tokio::select! {
             _ = term.recv() => {}
             _ = interrupt.recv() => {}
+            () = hangs.notified() => hung.store(true, Ordering::Relaxed),
         }
     };
     tracing::info!(socket = %socket.display(), "serving");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     Server::builder()
         .concurrency_limit_per_connection(4)
-        .add_service(KeyManagementServiceServer::new(Service::new(key)))
+        .add_service(KeyManagementServiceServer::new(service))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped)
         .await?;
     let _gone = fs::remove_file(socket);
+    if stop.load(Ordering::Relaxed) {
+        bail!("the PKCS#11 module did not come back from a call within {LIMIT:?}");
+    }
     Ok(())
 }
 

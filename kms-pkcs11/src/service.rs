@@ -1,13 +1,14 @@
 //! The KMS v2 service (k8s.io/kms/apis/v2) of a token's key.
 //!
-//! One call at a time has the token, off the runtime. A token that is away or broken answers UNAVAILABLE, which callers try
+//! One call at a time has the token, off the runtime; one that does not come back within [`LIMIT`] ends the process, since foreign
+//! code cannot be interrupted. What gRPC buffers of a plaintext while a call lasts is not ours to wipe. A token that is away or broken answers UNAVAILABLE, which callers try
 //! again; a ciphertext that is not the key's answers `INVALID_ARGUMENT`, which they do not.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use attache_proto::kms::v2 as pb;
 use pb::key_management_service_server::KeyManagementService;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
@@ -18,11 +19,15 @@ const PLAINTEXT_MAX: usize = 1024;
 /// The longest ciphertext that is looked at, in bytes (KMS v2: 1 kB).
 const CIPHERTEXT_MAX: usize = 2048;
 
+/// How long a call may have the token.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
 /// Serves one key.
 #[derive(Debug, Clone)]
 pub struct Service {
     key: Arc<TokenKey>,
     turn: Arc<Mutex<()>>,
+    hangs: Arc<Notify>,
 }
 
 impl Service {
@@ -32,7 +37,14 @@ impl Service {
         Self {
             key: Arc::new(key),
             turn: Arc::default(),
+            hangs: Arc::default(),
         }
+    }
+
+    /// Comes when the module did not come back from a call.
+    #[must_use]
+    pub fn hangs(&self) -> Arc<Notify> {
+        Arc::clone(&self.hangs)
     }
 
     /// Has the token do something; the next call waits for it, also when the caller has gone.
@@ -47,9 +59,13 @@ impl Service {
             drop(turn);
             done
         });
-        match done.await {
-            Ok(done) => done.map_err(|error| told(&error)),
-            Err(_) => Err(Status::internal("the token's call did not end by itself")),
+        match tokio::time::timeout(LIMIT, done).await {
+            Ok(Ok(done)) => done.map_err(|error| told(&error)),
+            Ok(Err(_)) => Err(Status::internal("the token's call did not end by itself")),
+            Err(_) => {
+                self.hangs.notify_one();
+                Err(Status::unavailable("the PKCS#11 module does not come back"))
+            }
         }
     }
 }

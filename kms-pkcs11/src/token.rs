@@ -113,6 +113,14 @@ pub enum TokenError {
         /// The label.
         label: String,
     },
+    /// Not of 256 bits.
+    #[error(
+        "the key {label:?} has not 256 bits (token.key): make one by `attache-kms-pkcs11 create-key`"
+    )]
+    Short {
+        /// The label.
+        label: String,
+    },
     /// Not a ciphertext of this program, or of another key.
     #[error("this is no ciphertext of the token's key")]
     Ciphertext,
@@ -273,7 +281,8 @@ impl TokenKey {
         let done = self.session().and_then(|session| work(&session));
         match &done {
             Err(TokenError::Pin) => state.locked_out = true,
-            Err(TokenError::Absent { .. } | TokenError::Failed(_)) => {
+            // A token that does not work any more may say of every ciphertext that it is wrong.
+            Err(TokenError::Absent { .. } | TokenError::Failed(_) | TokenError::Ciphertext) => {
                 // Whatever it says: it is started anew.
                 let _ended = self.module.clone().finalize();
                 state.started = false;
@@ -297,8 +306,17 @@ impl TokenKey {
                 },
             });
         };
-        let asked = [AttributeType::Sensitive, AttributeType::Extractable];
+        let asked = [
+            AttributeType::Sensitive,
+            AttributeType::Extractable,
+            AttributeType::ValueLen,
+        ];
         let told = session.get_attributes(*key, &asked)?;
+        if !told.contains(&Attribute::ValueLen(Ulong::from(KEY_BYTES))) {
+            return Err(TokenError::Short {
+                label: label.clone(),
+            });
+        }
         let kept = [Attribute::Sensitive(true), Attribute::Extractable(false)];
         if !kept.iter().all(|attribute| told.contains(attribute)) {
             return Err(TokenError::Readable {
