@@ -1,5 +1,5 @@
 //! I1, I3: a canary planted as a secret's value is where it belongs, in the mount, and nowhere else: no log, no error, no
-//! answer of the CLI, no audit record, no store file, not in the broker's memory while it is written and read.
+//! answer of the CLI, no audit record, no store file, not in the broker's memory while it is written and read. And a sealed broker's memory holds no key.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,10 +11,13 @@ use std::{
     os::unix::fs::FileExt,
 };
 
+use attache_arena::Arena;
+use attache_broker::{keys::Keys, store::RedbStore};
 use attache_tests::{
-    Scene,
+    Bed, Scene,
     bed::{AUDIENCE, NODE},
     pod::Pod,
+    process::{PATIENCE, until},
     scene::{PASSWORD, USERNAME},
 };
 
@@ -128,5 +131,57 @@ fn a_value_is_found_nowhere_but_in_its_mount() {
             0,
             "in the broker's memory"
         );
+    }
+}
+
+/// Two keys of the broker's keyring, read from a copy of its store by its key file, and the key of that file.
+fn keys_of(scene: &Scene) -> Vec<(&'static str, [u8; 32])> {
+    let copy = scene.bed.dir.join("copy.redb");
+    fs::copy(scene.bed.store_dir().join("store.redb"), &copy).unwrap();
+    let file = scene.bed.dir.join("etc/slot.key");
+    let arena = Arena::new_plain().unwrap();
+    let runtime = &scene.runtime;
+    let keys = runtime.block_on(async {
+        let store = RedbStore::open(&copy).unwrap();
+        Keys::open(&arena, &store, &file).await.unwrap()
+    });
+    vec![
+        ("the audit log's key", *keys.audit_seed()),
+        ("the CA's key", *keys.ca_key().seed()),
+    ]
+}
+
+/// The positive control is the same broker before: its keys lie in ordinary memory, and are found there.
+#[test]
+fn no_key_is_in_the_brokers_memory_once_it_is_sealed() {
+    let bed = Bed::new().unwrap();
+    let settings = fs::read_to_string(bed.broker_config()).unwrap();
+    let settings = settings.replace("[keys]\n", "[keys]\ndanger_plain_key_arena = true\n");
+    fs::write(bed.broker_config(), settings).unwrap();
+    let scene = Scene::on(bed).unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    let pid = scene.bed.broker.as_ref().unwrap().pid();
+    scene
+        .bed
+        .attache_ok(&["key", "rotate", "payments"])
+        .unwrap();
+    scene.bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
+    let keys = keys_of(&scene);
+    for (name, key) in &keys {
+        assert!(
+            in_memory(pid, key) > 0,
+            "{name} is not found while it is open"
+        );
+    }
+    scene.bed.attache_ok(&["broker", "seal", "--yes"]).unwrap();
+    until(PATIENCE, "the broker is sealed", || {
+        let told = scene.bed.attache(&["broker", "status"]).unwrap();
+        (told.status.code() == Some(8)).then_some(())
+    })
+    .unwrap();
+    assert_eq!(scene.bed.broker.as_ref().unwrap().pid(), pid);
+    for (name, key) in &keys {
+        assert_eq!(in_memory(pid, key), 0, "{name} is there after the seal");
     }
 }
