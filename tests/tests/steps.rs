@@ -31,7 +31,7 @@ use attache_tests::{
 use serde_json::Value;
 
 /// Faults of a run that takes them by lot.
-const ROUNDS: u32 = 60;
+const ROUNDS: u32 = 63;
 /// At least so many of them must come about.
 const CAME_ABOUT: u32 = 40;
 /// Writes to the store from which a lot draws: every verb makes some more than that.
@@ -61,7 +61,7 @@ struct Verb {
     settle: fn(&Bed, u32),
 }
 
-const VERBS: [Verb; 8] = [
+const VERBS: [Verb; 9] = [
     Verb {
         name: "rotate",
         prepare: |_, _| words("key rotate payments"),
@@ -132,6 +132,27 @@ const VERBS: [Verb; 8] = [
         },
     },
     Verb {
+        name: "destroy a keyspace",
+        prepare: |bed, round| {
+            ok(bed, &format!("keyspace create tenant-{round}"));
+            let put = format!("secret put tenant-{round}/db --quiet --literal password=gone");
+            ok(bed, &put);
+            words(&shred(round))
+        },
+        settle: |bed, round| {
+            let again = bed.attache(&borrowed(&words(&shred(round)))).unwrap();
+            assert!(matches!(again.status.code(), Some(0 | 5)), "{again:?}");
+            until(PATIENCE, "nothing is left of it", || {
+                let told = bed.attache_json(&["keyspace", "list"]).unwrap();
+                let all = told["keyspaces"].as_array().unwrap();
+                let name = format!("tenant-{round}");
+                let it = all.iter().find(|it| it["name"] == name)?;
+                (it["state"] == "destroyed").then_some(())
+            })
+            .unwrap();
+        },
+    },
+    Verb {
         name: "back up",
         prepare: |bed, round| words(&back_up(bed, round)),
         settle: |bed, round| {
@@ -166,6 +187,10 @@ fn latest(bed: &Bed) -> u64 {
         .attache_json(&["secret", "show", "payments/db"])
         .unwrap();
     shown["latest_version"].as_u64().unwrap()
+}
+
+fn shred(round: u32) -> String {
+    format!("keyspace destroy tenant-{round} --yes")
 }
 
 fn key_file(bed: &Bed, round: u32) -> PathBuf {
@@ -213,8 +238,9 @@ fn rotated(bed: &Bed) {
 
 fn keys(bed: &Bed, state: &str) -> Vec<Value> {
     let told = bed.attache_json(&["key", "list"]).unwrap();
-    let keys = told["keys"].as_array().unwrap();
-    keys.iter()
+    let keys = told["keys"].as_array().unwrap().iter();
+    let of_payments = keys.filter(|key| key["key"].as_str().unwrap().starts_with("payments@"));
+    of_payments
         .filter(|key| key["state"] == state)
         .cloned()
         .collect()
