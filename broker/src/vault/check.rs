@@ -80,7 +80,7 @@ pub async fn check_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport
 /// Reads every row of one snapshot and checks its tag, and each table against the anchor; bodies, references and payloads
 /// are left to [`check_store`].
 ///
-/// Rests [`REST`] times as long as it works. Run it on a thread of its own all the same.
+/// Rests three times as long as it works. Run it on a thread of its own all the same.
 ///
 /// # Errors
 /// As [`check_store`].
