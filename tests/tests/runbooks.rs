@@ -114,6 +114,14 @@ impl Site {
             )
     }
 
+    /// The last one in the broker's log.
+    fn boot_key(&self) -> String {
+        let log = fs::read_to_string(self.bed.dir.join("log/broker.log")).unwrap();
+        let last = log.rsplit_once("boot_key=\"").map(|(_, last)| last);
+        let key = last.and_then(|last| last.split_once('"'));
+        key.map_or_else(String::new, |(key, _)| key.to_owned())
+    }
+
     fn follow(&mut self, step: &Step) {
         match step.command.as_str() {
             "systemctl stop attache-broker" => {
@@ -132,6 +140,7 @@ impl Site {
             .env("ATTACHE_CONFIG", self.bed.cli_config())
             .env("NO_COLOR", "1")
             .env("VKEY", &self.vkey)
+            .env("BOOT_KEY", self.boot_key())
             .env("NEW_PASSWORD", "second")
             .output()
             .unwrap();

@@ -47,12 +47,25 @@ fn key_file(bed: &Bed) -> String {
     bed.dir.join("etc/slot.key").display().to_string()
 }
 
+/// The last one in the broker's log, as an operator finds it.
+fn boot_key(bed: &Bed) -> Option<String> {
+    let log = fs::read_to_string(bed.dir.join("log/broker.log")).unwrap();
+    let (_, last) = log.rsplit_once("boot_key=\"")?;
+    Some(last.split_once('"')?.0.to_owned())
+}
+
 /// `attache broker VERB`, told where a sealed broker is.
 fn broker(bed: &Bed, args: &[&str]) -> Output {
     let enroll = enroll(bed).to_string();
+    let boot_key = boot_key(bed);
+    let compared: &[&str] = match (args.first(), &boot_key) {
+        (Some(&"unseal"), Some(key)) => &["--boot-key", key],
+        _ => &[],
+    };
     let words = [
         &["broker"],
         args,
+        compared,
         &["--enroll", &enroll, "--output", "json"],
     ]
     .concat();
@@ -165,6 +178,18 @@ fn a_broker_without_its_key_file_starts_sealed_and_does_nothing_but_be_opened() 
     assert_eq!(joining.status.code(), Some(4), "{joining:?}");
 
     let other = private(&bed, "other.key", &key_file_text([7; 32]));
+    // Nothing is sent to a boot key that nobody compared, or that is not the one in the log.
+    let at = enroll(&bed).to_string();
+    let unseal = ["broker", "unseal", "--key-file", &away, "--enroll", &at];
+    assert_eq!(bed.attache(&unseal).unwrap().status.code(), Some(2));
+    let another = "0".repeat(64);
+    let compared = [&unseal[..], &["--boot-key", &another]].concat();
+    let refused = bed.attache(&compared).unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(5) && told.contains("nothing was sent"),
+        "{told}"
+    );
     let wrong = broker(&bed, &["unseal", "--key-file", &other]);
     assert_eq!(wrong.status.code(), Some(5), "{wrong:?}");
     let no_slot = broker(

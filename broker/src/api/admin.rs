@@ -7,6 +7,7 @@ use attache_proto::attache::v1 as pb;
 use pb::admin_server::Admin;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -25,6 +26,8 @@ pub struct AdminService {
     pub gate: Arc<Gate>,
     /// The store.
     pub vault: Arc<BrokerVault>,
+    /// Ends what holds keys.
+    pub seal: CancellationToken,
     /// Of the operators that are made here.
     pub trust_domain: TrustDomain,
 }
@@ -53,15 +56,17 @@ impl Admin for AdminService {
         &self,
         _request: Request<pb::CheckStoreRequest>,
     ) -> Result<Response<pb::CheckStoreResponse>, Status> {
-        let vault = Arc::clone(&self.vault);
+        let (vault, seal) = (Arc::clone(&self.vault), self.seal.clone());
         // Seconds of CPU and disk: not on the runtime's threads.
         let checked = tokio::task::spawn_blocking(move || {
             let check = check_store(vault.ledger().store().as_ref(), vault.keys());
-            tokio::runtime::Handle::current().block_on(check)
+            tokio::runtime::Handle::current().block_on(seal.run_until_cancelled(check))
         });
         let report = checked
             .await
-            .map_err(|_| RpcError::unavailable("STOPPING", "the broker is stopping"))?
+            .ok()
+            .flatten()
+            .ok_or_else(|| RpcError::unavailable("STOPPING", "the broker is stopping"))?
             .map_err(RpcError::from)?;
         Ok(Response::new(report.into()))
     }

@@ -6,6 +6,7 @@ use attache_envelope::name::Keyspace;
 use attache_proto::attache::v1 as pb;
 use pb::keyspaces_server::Keyspaces;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
@@ -50,6 +51,8 @@ pub struct KeyspaceService {
     pub mutations: Mutations,
     /// The time on record.
     pub clock: Clock,
+    /// Ends what holds keys.
+    pub seal: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -215,11 +218,13 @@ impl KeyspaceService {
         name: Keyspace,
     ) -> Result<PreparedKeyspaceDestruction, RpcError> {
         let (vault, now_ms) = (Arc::clone(&self.vault), self.clock.now_ms());
-        let runtime = Handle::current();
+        let (runtime, seal) = (Handle::current(), self.seal.clone());
         let counting = tokio::task::spawn_blocking(move || {
-            runtime.block_on(vault.prepare_keyspace_destruction(&name, now_ms))
+            let counting = vault.prepare_keyspace_destruction(&name, now_ms);
+            runtime.block_on(seal.run_until_cancelled(counting))
         });
-        Ok(counting.await.map_err(|_| VaultError::Stopping)??)
+        let counted = counting.await.ok().flatten();
+        Ok(counted.ok_or(VaultError::Stopping)??)
     }
 
     /// The grants of a keyspace's secrets, by name: some of them, and how many there are.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use attache_envelope::name::KeyRef;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::rpc_error::RpcError;
 use crate::background;
@@ -25,6 +26,8 @@ use crate::vault::{Unreferenced, Vault, VaultError};
 pub struct Looks {
     under_way: Arc<Mutex<BTreeMap<KeyRef, Look>>>,
     one: Arc<Semaphore>,
+    /// Ends a look: it holds keys.
+    seal: CancellationToken,
 }
 
 type Outcome = Result<Unreferenced, RpcError>;
@@ -50,16 +53,17 @@ pub enum Looked {
     },
 }
 
-impl Default for Looks {
-    fn default() -> Self {
+impl Looks {
+    /// None yet. A seal ends them.
+    #[must_use]
+    pub fn new(seal: CancellationToken) -> Self {
         Self {
             under_way: Arc::default(),
             one: Arc::new(Semaphore::new(1)),
+            seal,
         }
     }
-}
 
-impl Looks {
     /// Begins or joins the look for a key, and waits for it `patience` at most.
     ///
     /// # Errors
@@ -115,16 +119,18 @@ impl Looks {
         };
         under_way.insert(key.clone(), look.clone());
         let (vault, key, one) = (Arc::clone(vault), key.clone(), Arc::clone(&self.one));
+        let seal = self.seal.clone();
         tokio::spawn(async move {
             let Ok(_turn) = one.acquire().await else {
                 return;
             };
             let looking = background::apart("look", async move {
-                vault.look_for_references(&key, &looked).await
+                let looking = vault.look_for_references(&key, &looked);
+                seal.run_until_cancelled(looking).await
             });
             let outcome = match looking.await {
-                Ok(outcome) => outcome.map_err(RpcError::from),
-                Err(_) => Err(VaultError::Stopping.into()),
+                Ok(Some(outcome)) => outcome.map_err(RpcError::from),
+                Ok(None) | Err(_) => Err(VaultError::Stopping.into()),
             };
             tell.send_replace(Some(outcome));
         });
@@ -162,7 +168,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_look_is_joined_waits_its_turn_and_its_outcome_is_told_once() {
         let (bench, key) = retired().await;
-        let looks = Looks::default();
+        let looks = Looks::new(CancellationToken::new());
         let patience = Duration::from_secs(20);
         // Another key's look goes on.
         let turn = looks.one.acquire().await.unwrap();
@@ -188,7 +194,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_refusal_that_nobody_waited_for_is_looked_at_anew() {
         let (bench, _) = retired().await;
-        let looks = Looks::default();
+        let looks = Looks::new(CancellationToken::new());
         let active: KeyRef = "payments@2".parse().unwrap();
         for _ in 0..2 {
             let look = looks.begun(&bench.vault, &active, 0);

@@ -205,6 +205,7 @@ pub async fn serve(
         .add_service(pb::admin_server::AdminServer::new(AdminService {
             gate: Arc::clone(&services.gate),
             vault: Arc::clone(&services.vault),
+            seal: services.seal.clone(),
             trust_domain: services.gate.authority().trust_domain(),
         }))
         .add_service(health(None));
@@ -359,6 +360,7 @@ fn keyspaces(services: &Services, peers: &Peers) -> KeyspaceService {
         prunings: services.background.prunings.clone(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
+        seal: services.seal.clone(),
     }
 }
 
@@ -384,7 +386,7 @@ fn keys(services: &Services, peers: &Peers) -> KeyService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
         rotations: services.background.rotations.clone(),
-        looks: Looks::default(),
+        looks: Looks::new(services.seal.clone()),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
     }

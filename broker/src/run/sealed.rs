@@ -79,7 +79,11 @@ pub(super) async fn stay_sealed(
         stop.clone(),
     ));
     let text = listening(None, enroll, told);
-    server_certificate::publish(&config.store.listening(), text.as_bytes())?;
+    // Nobody who sealed it wants it open again because its disk is full.
+    if let Err(error) = server_certificate::publish(&config.store.listening(), text.as_bytes()) {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "where the broker listens is not written down");
+    }
     let boot_key = hex::encode(fingerprint(sealed.boot_key()));
     tracing::warn!(%enroll, broker = %config.id, by_operator, slots, boot_key, "sealed: open it with attache broker unseal");
     let status = format!("sealed; any of these slots opens it: {slots}");

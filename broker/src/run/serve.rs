@@ -248,6 +248,9 @@ impl Broker {
             servers.abort();
         }
         if sealed {
+            // What is still under way on a connection ends with it.
+            self.services.acceptor.close_where(|_| true);
+            self.services.enroll_acceptor.close_where(|_| true);
             let closed = tokio::time::timeout(SEAL_PATIENCE, self.close()).await;
             if closed.is_err() {
                 tracing::warn!("work was still under way, and is broken off as by a crash");

@@ -427,6 +427,18 @@ pub fn approval(text: &str) -> Result<String, Problem> {
     }
 }
 
+/// The fingerprint of a boot key, as the broker's log has it.
+pub fn fingerprint(text: &str) -> Result<String, Problem> {
+    let digit = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    if text.len() == 64 && text.chars().all(digit) {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::new(
+            "a boot key's fingerprint has 64 of the digits 0-9 and a-f: see boot_key in the broker's log",
+        ))
+    }
+}
+
 /// A path on this machine, in any encoding.
 #[must_use]
 pub fn path() -> impl TypedValueParser<Value = PathBuf> {

@@ -1,5 +1,7 @@
 //! `attache broker`: whether it is sealed, sealing it, opening it.
 
+use std::io::{self, IsTerminal};
+
 use attache_envelope::key::KEY_BYTES;
 use attache_envelope::slot::SlotKind;
 use attache_envelope::unseal::fingerprint;
@@ -8,6 +10,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{Changed, Shell};
+use crate::args::Yes;
 use crate::args::broker::{Seal, Status, Unseal};
 use crate::failure::{Exit, Failure};
 use crate::near::nearest;
@@ -150,12 +153,7 @@ pub async fn unseal(args: Unseal, shell: &Shell) -> Result<Report, Failure> {
     let Some(sealed) = &seal.sealed else {
         return unsealed(&door, broker, None).await;
     };
-    let console = &shell.console;
-    console.hint(&format!(
-        "the broker's boot key is SHA-256 {}",
-        shown(sealed)
-    ));
-    console.hint("compare it with the broker's log");
+    compare(args.boot_key.as_deref(), sealed)?;
     let held = Held::of(&args, sealed)?;
     for slot in held.fits(&args, sealed)? {
         let secret = held.secret(slot)?;
@@ -169,6 +167,33 @@ pub async fn unseal(args: Unseal, shell: &Shell) -> Result<Report, Failure> {
     Err(Failure::new(Exit::Precondition, NOT_OPENED)
         .because(format!("{} opens none of its slots", held.name()))
         .mend(format!("it has these: {}", named(&sealed.slots))))
+}
+
+/// Before anything that opens a slot is read or sent: that it goes to the key that the broker's own log names. Whoever has a
+/// copy of the broker's disk can answer in its place, and not write into its log.
+fn compare(expected: Option<&str>, sealed: &SealedBroker) -> Result<(), Failure> {
+    let found = shown(sealed);
+    let Some(expected) = expected else {
+        let (start, _) = found.split_at(8);
+        let goes = format!(
+            "what opens a slot goes to whoever has the boot key {found}: it must be boot_key in the broker's log, or another \
+             one answers in its place"
+        );
+        if !io::stdin().is_terminal() {
+            return Err(Failure::usage(NOT_OPENED)
+                .because("nobody can be asked whether the right broker answers: standard input is no terminal")
+                .mend("give the last boot_key of the broker's log: --boot-key HEX"));
+        }
+        return confirm(&goes, start, Yes { yes: false });
+    };
+    if expected == found {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Precondition, NOT_OPENED)
+        .because(format!("the boot key that answers is {found}, and nothing was sent"))
+        .mend(
+            "take the last boot_key of the broker's log; if it is that one, another broker answers in its place",
+        ))
 }
 
 async fn unsealed(door: &Door, broker: String, slot: Option<String>) -> Result<Report, Failure> {
