@@ -138,8 +138,13 @@ fn an_empty_volume_is_initialised_once_under_the_secrets_key_by_a_user_without_p
     // The key is that of the Secret: another one opens nothing.
     let other = KEY.replace("AAEC", "AQEC");
     fs::write(volumes.at("slot.key"), other).unwrap();
-    let refused = volumes.broker(&["serve"]);
+    let refused = volumes.broker(&["check-store"]);
     assert!(said(&refused).contains("another store"), "{refused:?}");
+    // A broker starts sealed by it, and is not ready.
+    let broker = volumes.serve();
+    let ready = volumes.broker(&["health"]);
+    assert_eq!(ready.status.code(), Some(8), "{}", said(&ready));
+    stop(broker);
 }
 
 /// Each round ends an init at another instant of its length; the init container that comes next mends what is left.

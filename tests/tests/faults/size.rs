@@ -141,6 +141,7 @@ fn the_broker_takes_no_larger_put_and_no_larger_message() {
         "attache.v1.Delivery",
         "attache.v1.Renewal",
         "attache.v1.Enrollment",
+        "attache.v1.Unsealing",
         "attache.v1.Admin",
     ];
     for method in types
