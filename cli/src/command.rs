@@ -245,12 +245,18 @@ pub fn time(at: Option<pb::Time>) -> Option<String> {
     Some(Timestamp::from_second(at.as_second()).ok()?.to_string())
 }
 
+/// Bytes in hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A uuid of the wire as text; hexadecimal when it has not 16 bytes.
 #[must_use]
 pub fn uuid_text(bytes: &[u8]) -> String {
     match Uuid::from_slice(bytes) {
         Ok(uuid) => uuid.to_string(),
-        Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => hex(bytes),
     }
 }
 

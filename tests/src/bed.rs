@@ -186,6 +186,37 @@ impl Bed {
         Ok(())
     }
 
+    /// Stops the broker in order, and starts it again.
+    ///
+    /// # Errors
+    /// When none runs, it ends badly, or it does not start.
+    pub fn restart_broker(&mut self) -> Result<()> {
+        self.broker.take().context("no broker runs")?.stop()?;
+        self.start_broker()
+    }
+
+    /// What the broker opens by from its next start on: what stands under `[keys]` in its settings.
+    ///
+    /// # Errors
+    /// When the settings have no such section, or cannot be written.
+    pub fn name_openers(&self, openers: &str) -> Result<()> {
+        let settings = fs::read_to_string(self.broker_config())?;
+        let (before, after) = settings.split_once("[keys]\n").context("no [keys]")?;
+        let (_, after) = after.split_once("\n\n").context("[keys] ends the file")?;
+        let settings = format!("{before}[keys]\n{openers}\n\n{after}");
+        Ok(fs::write(self.broker_config(), settings)?)
+    }
+
+    /// `attache-broker ARGS` with this bed's settings, to be run.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn broker_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(bin("attache-broker")?);
+        command.args(args).arg("--config").arg(self.broker_config());
+        Ok(command)
+    }
+
     /// From now on a restarted broker listens where it listens now.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use attache_tests::{
     Bed, Scene,
     bed::{CLUSTER, NODE},
     pod::Pod,
-    process::{PATIENCE, bin, run, until},
+    process::{PATIENCE, run, until},
     scene::PASSWORD,
     wire,
 };
@@ -31,9 +31,7 @@ use tonic::{Code, Status};
 const NEW_NODE: (&str, &str) = ("node-new", "5a0c1de0-0000-4000-8000-0000000000ff");
 
 fn broker(bed: &Bed, args: &[&str]) -> Command {
-    let mut command = Command::new(bin("attache-broker").unwrap());
-    command.args(args).arg("--config").arg(bed.broker_config());
-    command
+    bed.broker_command(args).unwrap()
 }
 
 /// Where the store goes back to, and how.

@@ -83,20 +83,6 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-/// What follows `[keys]` in the broker's settings.
-fn name_openers(bed: &Bed, openers: &str) {
-    let settings = fs::read_to_string(bed.broker_config()).unwrap();
-    let (before, after) = settings.split_once("[keys]\n").unwrap();
-    let (_, after) = after.split_once("\n\n").unwrap();
-    let settings = format!("{before}[keys]\n{openers}\n\n{after}");
-    fs::write(bed.broker_config(), settings).unwrap();
-}
-
-fn restart(bed: &mut Bed) {
-    bed.broker.take().unwrap().stop().unwrap();
-    bed.start_broker().unwrap();
-}
-
 fn code(bed: &Bed, words: &[&str]) -> Option<i32> {
     bed.attache(words).unwrap().status.code()
 }
@@ -136,11 +122,9 @@ fn a_broker_opens_by_a_key_that_cannot_leave_its_hsm() {
 
     let kms = format!("kms_socket = \"{}\"", hsm.socket.display());
     let key_file = bed.dir.join("etc/slot.key");
-    name_openers(
-        &bed,
-        &format!("slot_file = \"{}\"\n{kms}", key_file.display()),
-    );
-    restart(&mut bed);
+    bed.name_openers(&format!("slot_file = \"{}\"\n{kms}", key_file.display()))
+        .unwrap();
+    bed.restart_broker().unwrap();
     bed.attache_ok(&["slot", "add", "kms", "--name", "hsm"])
         .unwrap();
     bed.attache_ok(&["slot", "verify", "hsm"]).unwrap();
@@ -148,8 +132,8 @@ fn a_broker_opens_by_a_key_that_cannot_leave_its_hsm() {
         .unwrap();
     bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
     fs::remove_file(key_file).unwrap();
-    name_openers(&bed, &kms);
-    restart(&mut bed);
+    bed.name_openers(&kms).unwrap();
+    bed.restart_broker().unwrap();
     let slots = bed.attache_json(&["slot", "list"]).unwrap();
     assert_eq!(slots["slots"].as_array().unwrap().len(), 1);
     assert_eq!(

@@ -18,7 +18,7 @@ use attache_tests::{
     bed::{NODE, TRUST_DOMAIN},
     kills::{Dice, Length, say},
     pod::Pod,
-    process::{PATIENCE, bin, run, send, until},
+    process::{PATIENCE, run, send, until},
     scene::PASSWORD,
 };
 use proptest::{
@@ -32,9 +32,7 @@ use serde_json::Value;
 const ROUNDS: u32 = 40;
 
 fn broker(bed: &Bed, args: &[&str]) -> Command {
-    let mut command = Command::new(bin("attache-broker").unwrap());
-    command.args(args).arg("--config").arg(bed.broker_config());
-    command
+    bed.broker_command(args).unwrap()
 }
 
 fn restore(bed: &Bed, file: &Path, more: &[&str]) -> Output {

@@ -38,11 +38,6 @@ use tonic::{Code, Status, transport::Channel};
 const SOON: Duration = Duration::from_secs(20);
 const WORDS: &str = "correct horse battery staple";
 
-fn restart(bed: &mut Bed) {
-    bed.broker.take().unwrap().stop().unwrap();
-    bed.start_broker().unwrap();
-}
-
 fn key_file(bed: &Bed) -> String {
     bed.dir.join("etc/slot.key").display().to_string()
 }
@@ -299,7 +294,7 @@ fn a_broker_with_a_damaged_or_absent_store_does_not_start_sealed() {
 fn an_operators_seal_cuts_what_runs_and_stays_until_somebody_opens_it() {
     let mut scene = Scene::start().unwrap();
     scene.bed.pin_addresses().unwrap();
-    restart(&mut scene.bed);
+    scene.bed.restart_broker().unwrap();
     let pods =
         ["web-0", "web-1", "web-2"].map(|name| Pod::new("shop", name, "web", NODE, "payments/db"));
     until(SOON, "the plugin is there", || scene.publish(&pods[0]).ok()).unwrap();
@@ -368,20 +363,11 @@ fn an_operators_seal_cuts_what_runs_and_stays_until_somebody_opens_it() {
         (status(bed)["sealed"] == true).then_some(())
     })
     .unwrap();
-    restart(&mut scene.bed);
+    scene.bed.restart_broker().unwrap();
     assert_eq!(status(&scene.bed)["sealed"], false);
     scene.bed.attache_ok(&["audit", "verify"]).unwrap();
     scene.bed.check_store().unwrap();
     assert!(!scene.logs().contains("panicked"));
-}
-
-/// What stands under `[keys]` in the broker's settings.
-fn name_openers(bed: &Bed, openers: &str) {
-    let settings = fs::read_to_string(bed.broker_config()).unwrap();
-    let (before, after) = settings.split_once("[keys]\n").unwrap();
-    let (_, after) = after.split_once("\n\n").unwrap();
-    let settings = format!("{before}[keys]\n{openers}\n\n{after}");
-    fs::write(bed.broker_config(), settings).unwrap();
 }
 
 #[test]
@@ -392,19 +378,20 @@ fn a_kms_plugin_that_was_away_opens_a_sealed_broker_when_it_is_back_and_an_open_
     let socket = bed.dir.join("kms.sock");
     let start = || KmsPlugin::start(&socket, &[1; 32]).unwrap();
     let kms = format!("kms_socket = \"{}\"", socket.display());
-    name_openers(&bed, &format!("slot_file = \"{}\"\n{kms}", key_file(&bed)));
-    restart(&mut bed);
+    bed.name_openers(&format!("slot_file = \"{}\"\n{kms}", key_file(&bed)))
+        .unwrap();
+    bed.restart_broker().unwrap();
     let plugin = start();
     bed.attache_ok(&["slot", "add", "kms", "--name", "cloud"])
         .unwrap();
-    name_openers(&bed, &kms);
-    restart(&mut bed);
+    bed.name_openers(&kms).unwrap();
+    bed.restart_broker().unwrap();
 
     drop(plugin);
     bed.attache_ok(&["keyspace", "create", "payments"]).unwrap();
     let away = bed.attache(&["slot", "verify", "cloud"]).unwrap();
     assert_eq!(away.status.code(), Some(4), "{away:?}");
-    restart(&mut bed);
+    bed.restart_broker().unwrap();
     assert_eq!(status(&bed)["sealed"], true);
     // Nobody can send what opens that slot.
     let sent = broker(

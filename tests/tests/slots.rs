@@ -36,11 +36,6 @@ fn number(bed: &Bed) -> u64 {
         .unwrap()
 }
 
-fn restart(bed: &mut Bed) {
-    bed.broker.take().unwrap().stop().unwrap();
-    bed.start_broker().unwrap();
-}
-
 #[test]
 fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     let mut scene = Scene::start().unwrap();
@@ -78,7 +73,7 @@ fn a_new_root_key_changes_nothing_for_whom_the_broker_serves() {
     let pods = ["web-0", "web-1"].map(|name| Pod::new("shop", name, "web", NODE, "payments/db"));
     scene.publish(&pods[0]).unwrap();
     assert_eq!(scene.read(&pods[0], "db/password").unwrap(), "before");
-    restart(&mut scene.bed);
+    scene.bed.restart_broker().unwrap();
     assert_eq!(number(&scene.bed), 2);
     scene.publish(&pods[1]).unwrap();
     assert_eq!(scene.read(&pods[1], "db/password").unwrap(), "before");
@@ -177,7 +172,7 @@ fn a_broker_starts_by_a_slot_that_was_added_and_sealed_by_one_that_was_removed()
     let (mut bed, first, safe) = bed_with_files();
     assert!(add(&bed, &safe, &[]).status.success());
     name_slot_file(&bed, &safe);
-    restart(&mut bed);
+    bed.restart_broker().unwrap();
     let opened = bed.attache_json(&["slot", "list"]).unwrap();
     assert_eq!(
         (&opened["slots"][1]["name"], &opened["slots"][1]["opened"]),
@@ -201,15 +196,6 @@ fn a_broker_starts_by_a_slot_that_was_added_and_sealed_by_one_that_was_removed()
     name_slot_file(&bed, &safe);
     bed.start_broker().unwrap();
     bed.check_store().unwrap();
-}
-
-/// What follows `[keys]` in the broker's settings.
-fn name_openers(bed: &Bed, openers: &str) {
-    let settings = fs::read_to_string(bed.broker_config()).unwrap();
-    let (before, after) = settings.split_once("[keys]\n").unwrap();
-    let (_, after) = after.split_once("\n\n").unwrap();
-    let settings = format!("{before}[keys]\n{openers}\n\n{after}");
-    fs::write(bed.broker_config(), settings).unwrap();
 }
 
 fn private(bed: &Bed, name: &str, text: &str) -> String {
@@ -249,7 +235,7 @@ fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
     bed.broker.take().unwrap().stop().unwrap();
     fs::remove_file(&first).unwrap();
     let named = |words: &str| format!("slot_file = \"{first}\"\npassphrase_file = \"{words}\"");
-    name_openers(&bed, &named(&words));
+    bed.name_openers(&named(&words)).unwrap();
     bed.start_broker().unwrap();
     let opened = bed.attache_json(&["slot", "list"]).unwrap();
     let board = &opened["slots"][0];
@@ -259,17 +245,18 @@ fn a_broker_starts_by_a_passphrase_and_without_any_key_file() {
     );
     bed.attache_ok(&["slot", "remove", "key-file", "--yes"])
         .unwrap();
-    name_openers(&bed, &format!("passphrase_file = \"{words}\""));
-    restart(&mut bed);
+    bed.name_openers(&format!("passphrase_file = \"{words}\""))
+        .unwrap();
+    bed.restart_broker().unwrap();
     bed.check_store().unwrap();
 
     bed.broker.take().unwrap().stop().unwrap();
-    name_openers(&bed, &named(&other));
+    bed.name_openers(&named(&other)).unwrap();
     let told = starts_sealed(&mut bed);
     for part in ["board (passphrase)", "slot.key", "another one"] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    name_openers(&bed, "danger_plain_key_arena = false");
+    bed.name_openers("danger_plain_key_arena = false").unwrap();
     let told = starts_sealed(&mut bed);
     assert!(
         told.contains("the settings name nothing that could open the store"),
@@ -301,8 +288,8 @@ fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_sealed_without_the_pl
 
     let kms = format!("kms_socket = \"{}\"", socket.display());
     let both = format!("slot_file = \"{first}\"\n{kms}");
-    name_openers(&bed, &both);
-    restart(&mut bed);
+    bed.name_openers(&both).unwrap();
+    bed.restart_broker().unwrap();
     let away = bed.attache(&add).unwrap();
     assert_eq!(away.status.code(), Some(4), "{away:?}");
     let plugin = start(1);
@@ -316,8 +303,8 @@ fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_sealed_without_the_pl
     assert_eq!(file.unwrap().status.code(), Some(2));
     bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
 
-    name_openers(&bed, &kms);
-    restart(&mut bed);
+    bed.name_openers(&kms).unwrap();
+    bed.restart_broker().unwrap();
     let slots = bed.attache_json(&["slot", "list"]).unwrap();
     assert_eq!(
         (&slots["slots"][0]["name"], &slots["slots"][0]["opened"]),
@@ -340,11 +327,11 @@ fn a_broker_starts_by_its_kms_plugin_with_nobody_there_and_sealed_without_the_pl
     let told = starts_sealed(&mut bed);
     assert!(told.contains("refuses"), "{told}");
     drop(other);
-    name_openers(&bed, &both);
+    bed.name_openers(&both).unwrap();
     bed.start_broker().unwrap();
     bed.broker.take().unwrap().stop().unwrap();
     let _plugin = start(1);
-    name_openers(&bed, &kms);
+    bed.name_openers(&kms).unwrap();
     bed.start_broker().unwrap();
     bed.check_store().unwrap();
 }

@@ -26,7 +26,7 @@ use attache_tests::{
     Bed,
     inject::{Effect, Fault, Injection, with_fault},
     kills::{Dice, say},
-    process::{PATIENCE, bin, run, until},
+    process::{PATIENCE, run, until},
 };
 use serde_json::Value;
 
@@ -447,9 +447,7 @@ fn a_fault_at_any_step_of_a_verb_loses_nothing_and_it_can_be_repeated_to_its_end
 }
 
 fn broker(bed: &Bed, args: &[&str]) -> Command {
-    let mut command = Command::new(bin("attache-broker").unwrap());
-    command.args(args).arg("--config").arg(bed.broker_config());
-    command
+    bed.broker_command(args).unwrap()
 }
 
 fn succeeds(output: &Output) {

@@ -12,6 +12,8 @@ use crate::store::{Change, LedgerError, Store};
 
 /// The epoch of a keyspace's first KEK.
 const FIRST_EPOCH: u32 = 1;
+/// Rows read at once where all of them are gone through.
+const PAGE: usize = 512;
 
 /// How many versions of a secret a keyspace keeps unless it is said.
 pub const DEFAULT_MAX_VERSIONS: u32 = 20;
@@ -110,6 +112,24 @@ impl<S: Store> Vault<S> {
         change.require_at(Table::Keyspace, key.clone(), found.seq);
         change.put(Table::Keyspace, key, body.encode());
         Ok(change)
+    }
+
+    /// The names of all keyspaces whose records are `wanted`.
+    pub(super) async fn keyspaces_that(
+        &self,
+        wanted: impl Fn(&KeyspaceBody) -> bool,
+    ) -> Result<Vec<Keyspace>, VaultError> {
+        let mut found = Vec::new();
+        let mut after: Option<Keyspace> = None;
+        loop {
+            let rows = self.keyspace_rows(after.as_ref(), PAGE).await?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(found);
+            };
+            after = Some(last.clone());
+            let those = rows.into_iter().filter(|(_, it)| wanted(&it.body));
+            found.extend(those.map(|(name, _)| name));
+        }
     }
 
     /// The rows of the first `limit` keyspaces after `after`.

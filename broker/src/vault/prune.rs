@@ -85,19 +85,8 @@ impl<S: Store> Vault<S> {
     /// # Errors
     /// [`VaultError::Ledger`].
     pub async fn keyspaces_to_prune(&self) -> Result<Vec<Keyspace>, VaultError> {
-        let mut all = Vec::new();
-        let mut after: Option<Keyspace> = None;
-        loop {
-            let rows = self.keyspace_rows(after.as_ref(), HEADS).await?;
-            let Some((last, _)) = rows.last() else {
-                return Ok(all);
-            };
-            after = Some(last.clone());
-            let pruned = rows.into_iter().filter(|(_, it)| {
-                it.body.state == KeyspaceState::Active && it.body.max_versions > 0
-            });
-            all.extend(pruned.map(|(name, _)| name));
-        }
+        self.keyspaces_that(|it| it.state == KeyspaceState::Active && it.max_versions > 0)
+            .await
     }
 
     /// The next part of what a keyspace does not keep, of at most `limit` versions. A pass whose keyspace has changed

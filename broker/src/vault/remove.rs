@@ -20,8 +20,7 @@ use attache_envelope::{EnvelopeError, Table};
 
 use super::Vault;
 use super::error::VaultError;
-use super::keyspace::keyspace_of;
-use super::records::{Found, Record, decoded};
+use super::records::{Found, Record};
 use crate::store::{Change, LedgerError, Store};
 
 /// Rows of keys and keyspaces read at once.
@@ -57,24 +56,8 @@ impl<S: Store> Vault<S> {
     /// # Errors
     /// [`VaultError::Ledger`].
     pub async fn keyspaces_to_remove(&self) -> Result<Vec<Keyspace>, VaultError> {
-        let mut found = Vec::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let rows = self
-                .ledger
-                .scan(Table::Keyspace, b"", after.as_deref(), PAGE);
-            let rows = rows.await?;
-            let Some((last, _)) = rows.last() else {
-                return Ok(found);
-            };
-            after = Some(last.clone());
-            for (key, row) in rows {
-                let body = decoded(Table::Keyspace, &key, row, KeyspaceBody::decode)?.body;
-                if body.state == KeyspaceState::Removing {
-                    found.push(keyspace_of(&key)?);
-                }
-            }
-        }
+        self.keyspaces_that(|it| it.state == KeyspaceState::Removing)
+            .await
     }
 
     /// Whether rows of this keyspace may be left that are to be removed.

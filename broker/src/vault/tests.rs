@@ -11,13 +11,14 @@ mod rotation;
 
 use attache_envelope::SystemRandom;
 use attache_envelope::channel::Channel;
-use attache_envelope::id::{BootId, RequestId, ValueId};
+use attache_envelope::id::{BootId, ChainId, RequestId, ValueId};
 use attache_envelope::key::Dek;
 use attache_envelope::name::FieldName;
 use attache_envelope::value::{DataKey, UsedDataKey};
 
 use super::put::{BeginPut, PreparedPut, PutRequest, PutValue};
 use super::*;
+use crate::audit::{AuditLog, Clock, LogOptions};
 use crate::store::BrokerLedger;
 use crate::store::fixture::Fixture;
 use attache_envelope::id::SecretId;
@@ -26,6 +27,7 @@ use attache_envelope::put::{CommitPut, FLAG_REPLACE, PutField, PutParts};
 use attache_envelope::value::{CtHash, ValueBinding};
 use attache_mtls::spiffe::OperatorId;
 use bytes::Bytes;
+use tempfile::TempDir;
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -62,6 +64,22 @@ impl Bench {
         let bench = Self { fixture, vault };
         bench.keyspace("payments").await;
         bench
+    }
+
+    /// A new audit log of its store, in a folder that goes with what else is answered.
+    pub(crate) fn log(&self) -> (AuditLog, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions {
+            dir: dir.path().join("audit"),
+            store: self.vault.store_id(),
+            chain: ChainId::from_bytes([2; 16]),
+            boot: self.vault.boot(),
+            anchored: None,
+            segment_bytes: 1024 * 1024,
+            clock: Clock::system(),
+        };
+        let (log, _) = AuditLog::open(options, Arc::clone(self.vault.keys())).unwrap();
+        (log, dir)
     }
 
     pub(crate) async fn keyspace(&self, name: &str) {

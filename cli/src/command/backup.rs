@@ -11,7 +11,7 @@ use serde::Serialize;
 use tonic::Streaming;
 use uuid::Uuid;
 
-use super::{Changed, Shell, or_dash, time, uuid_text};
+use super::{Changed, Shell, hex, or_dash, time, uuid_text};
 use crate::args::backup::{Create, Verify};
 use crate::backup_file::{Checked, Part, check};
 use crate::failure::{Exit, Failure};
@@ -484,8 +484,4 @@ impl<'a> Progress<'a> {
 
 fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

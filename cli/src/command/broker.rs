@@ -9,7 +9,7 @@ use attache_proto::attache::v1::{self as pb, sealing_client::SealingClient};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Changed, Shell};
+use super::{Changed, Shell, hex};
 use crate::args::Yes;
 use crate::args::broker::{Seal, Status, Unseal};
 use crate::failure::{Exit, Failure};
@@ -324,6 +324,5 @@ fn named(slots: &[SealedSlot]) -> String {
 }
 
 fn shown(sealed: &SealedBroker) -> String {
-    let hash = fingerprint(&sealed.boot_key);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&fingerprint(&sealed.boot_key))
 }

@@ -18,8 +18,8 @@ use attache_translog::{
 };
 use serde::Serialize;
 
-use super::Shell;
 use super::audit::Leaves;
+use super::{Shell, hex};
 use crate::args::audit::Verify;
 use crate::failure::{Exit, Failure, chain};
 use crate::output::{Human, Report};
@@ -420,10 +420,6 @@ fn finding(index: u64, finding: String) -> FindingJson {
         index,
         finding,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use attache_envelope::body::KekPhase;
-use attache_envelope::id::ChainId;
 use attache_envelope::name::Keyspace;
 use attache_translog::{Event, Leaf, Stop};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::audit::{Clock, LogOptions};
 use crate::vault::tests::{Bench, opened, pairs};
 
 struct World {
@@ -22,17 +20,8 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let (bench, dir) = (Bench::new().await, tempfile::tempdir().unwrap());
-        let options = LogOptions {
-            dir: dir.path().join("audit"),
-            store: bench.vault.store_id(),
-            chain: ChainId::from_bytes([2; 16]),
-            boot: bench.vault.boot(),
-            anchored: None,
-            segment_bytes: 1024 * 1024,
-            clock: Clock::system(),
-        };
-        let (log, _) = AuditLog::open(options, Arc::clone(bench.vault.keys())).unwrap();
+        let bench = Bench::new().await;
+        let (log, dir) = bench.log();
         Self {
             _dir: dir,
             bench,

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Changed, Shell, or_dash, time};
 use crate::args::key::Rotate;
+use crate::command::hex;
 use crate::failure::Failure;
 use crate::output::{Human, Report};
 use crate::session::{Session, mutation};
@@ -222,8 +223,4 @@ async fn shown(session: &Session) -> Result<pb::ShowCaResponse, Failure> {
             |channel, request| async move { KeysClient::new(channel).show_ca(request).await },
         )
         .await
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
