@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::background;
 use crate::causes::with_causes;
 use crate::store::{RedbStore, Store, StoreError};
 use crate::vault::{CheckReport, Vault, scrub_store};
@@ -59,6 +59,15 @@ impl Scrubbed {
     }
 }
 
+/// Why a scrub did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum ScrubError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("no thread can be had")]
+    Thread(#[from] std::io::Error),
+}
+
 /// Scrubs one store.
 pub struct Scrub<S: Store = RedbStore> {
     vault: Arc<Vault<S>>,
@@ -101,14 +110,17 @@ impl<S: Store> Scrub<S> {
         }
     }
 
-    /// Off the runtime's own threads, since pages of the store come from the disk. None: it was stopped.
-    async fn once(&self, stop: &CancellationToken) -> Option<Result<CheckReport, StoreError>> {
-        let (vault, stop, runtime) = (Arc::clone(&self.vault), stop.clone(), Handle::current());
-        let scrubbed = tokio::task::spawn_blocking(move || {
+    /// None: it was stopped.
+    async fn once(&self, stop: &CancellationToken) -> Option<Result<CheckReport, ScrubError>> {
+        let (vault, stop) = (Arc::clone(&self.vault), stop.clone());
+        let scrubbed = background::apart("scrub", async move {
             let scrub = scrub_store(vault.ledger().store().as_ref(), vault.keys());
-            runtime.block_on(stop.run_until_cancelled(scrub))
+            stop.run_until_cancelled(scrub).await
         });
-        scrubbed.await.ok().flatten()
+        match scrubbed.await {
+            Ok(scrubbed) => scrubbed.map(|report| report.map_err(ScrubError::from)),
+            Err(error) => Some(Err(error.into())),
+        }
     }
 
     fn tell(&self, report: CheckReport) {
