@@ -1,7 +1,7 @@
 //! The broker: keeps sealed secrets, attests workloads, decides, audits and releases.
 //!
 //! ```text
-//! api -> release -> {attest, policy, vault, audit}     {rotation, scrub} -> vault -> {keys, store}     api -> {identity, registry, mutation}
+//! api -> release -> {attest, policy, vault, audit}     {rotation, retagging, scrub} -> vault -> {keys, store}     api -> {identity, registry, mutation}
 //! ```
 
 pub mod api;
@@ -21,6 +21,7 @@ pub mod policy;
 pub mod registry;
 pub mod release;
 pub mod removal;
+pub mod retagging;
 pub mod retention;
 pub mod rotation;
 pub mod run;

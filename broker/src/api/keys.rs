@@ -23,6 +23,7 @@ use crate::{
     audit::Clock,
     backup::Records,
     mutation::Mutations,
+    retagging::Retagging,
     rotation::{Progress, Rotations},
     vault::{BrokerVault, DESTROYED, KeyView},
 };
@@ -42,6 +43,8 @@ pub struct KeyService {
     pub vault: Arc<BrokerVault>,
     /// What is being wrapped again.
     pub rotations: Rotations,
+    /// Rows that are being tagged anew.
+    pub retagging: Retagging,
     /// Looks for values that need a key.
     pub looks: Looks,
     /// Changes.
@@ -145,6 +148,20 @@ impl Keys for KeyService {
         request: Request<pb::DropCaRequest>,
     ) -> Result<Response<pb::DropCaResponse>, Status> {
         Ok(Response::new(self.end_ca(request).await?))
+    }
+
+    async fn show_mac(
+        &self,
+        request: Request<pb::ShowMacRequest>,
+    ) -> Result<Response<pb::ShowMacResponse>, Status> {
+        Ok(Response::new(self.mac(request).await?))
+    }
+
+    async fn rotate_mac(
+        &self,
+        request: Request<pb::RotateMacRequest>,
+    ) -> Result<Response<pb::RotateMacResponse>, Status> {
+        Ok(Response::new(self.new_mac(request).await?))
     }
 
     async fn destroy_key(

@@ -27,6 +27,7 @@ pub mod overview;
 pub mod peer;
 pub mod policy;
 pub mod room;
+mod row_mac;
 pub mod rpc_error;
 mod sealing;
 pub mod secrets;

@@ -57,6 +57,7 @@ use crate::{
     registry::Registry,
     release::{Counters, Releases, sessions::Sessions},
     removal::Removals,
+    retagging::Retagging,
     retention::Prunings,
     rotation::Rotations,
     scrub::LastScrub,
@@ -95,6 +96,8 @@ pub struct Background {
     pub removals: Removals,
     /// Versions that are not kept.
     pub prunings: Prunings,
+    /// Rows that are tagged anew.
+    pub retagging: Retagging,
 }
 
 /// What the services are made of.
@@ -386,6 +389,7 @@ fn keys(services: &Services, peers: &Peers) -> KeyService {
         peers: peers.clone(),
         vault: Arc::clone(&services.vault),
         rotations: services.background.rotations.clone(),
+        retagging: services.background.retagging.clone(),
         looks: Looks::new(services.seal.clone()),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),

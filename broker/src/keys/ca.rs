@@ -14,7 +14,7 @@ use attache_envelope::id::KeyId;
 
 use super::error::KeysError;
 use super::keyring::Keys;
-use super::ring::{Epochs, RingKey};
+use super::ring::{Changing, Epochs, RingKey};
 use super::slots::{Rekeyed, SlotSet};
 
 /// One key of the CA.
@@ -44,13 +44,13 @@ pub struct CaChange {
 }
 
 /// The CA's keys as they are after a change.
-pub struct CaEpochs(Epochs);
+pub struct CaEpochs(Changing);
 
 impl CaEpochs {
     /// The key that is active then.
     #[must_use]
     pub fn active(&self) -> CaKey {
-        CaKey(self.0.share_active())
+        CaKey(self.0.ca.share_active())
     }
 }
 
@@ -58,13 +58,13 @@ impl Keys {
     /// The key that the CA signs with.
     #[must_use]
     pub fn ca_key(&self) -> CaKey {
-        CaKey(self.ca().share_active())
+        CaKey(self.now().ca.share_active())
     }
 
     /// The key that it signed with before, while what that signed is still trusted.
     #[must_use]
     pub fn ca_key_before(&self) -> Option<CaKey> {
-        self.ca().old().last().map(|key| CaKey(Arc::clone(key)))
+        self.now().ca.old().last().map(|key| CaKey(Arc::clone(key)))
     }
 
     /// Draws another key for the CA. The one before stays.
@@ -72,17 +72,9 @@ impl Keys {
     /// # Errors
     /// [`KeysError`]; nothing is changed by this call in any case, here and below.
     pub fn rotate_ca(&self, set: &SlotSet) -> Result<CaChange, KeysError> {
-        let ca = self.ca();
-        let spent = EnvelopeError::Rule("the CA has no epoch left");
-        let key = RingKey {
-            epoch: ca.active().epoch.checked_add(1).ok_or(spent)?,
-            id: KeyId::random(&SystemRandom)?,
-            key: self.arena().random_key()?,
-        };
-        let epochs = ca.with_active(key);
-        let rekeyed = self.rekey_with_ca(set, &epochs)?;
-        let epochs = CaEpochs(epochs);
-        Ok(CaChange { rekeyed, epochs })
+        let mut changed = self.now();
+        changed.ca = Arc::new(self.with_another(&changed.ca)?);
+        self.ca_change(set, changed)
     }
 
     /// Takes the key before the active one away.
@@ -90,15 +82,30 @@ impl Keys {
     /// # Errors
     /// As [`Keys::rotate_ca`].
     pub fn drop_ca(&self, set: &SlotSet) -> Result<CaChange, KeysError> {
-        let epochs = self.ca().without_old();
-        let rekeyed = self.rekey_with_ca(set, &epochs)?;
-        let epochs = CaEpochs(epochs);
-        Ok(CaChange { rekeyed, epochs })
+        let mut changed = self.now();
+        changed.ca = Arc::new(changed.ca.without_old());
+        self.ca_change(set, changed)
     }
 
     /// A change of the CA's keys is committed: takes it up. A key that is gone with it is wiped when the last signature
     /// with it is made.
     pub fn take_up_ca(&self, epochs: CaEpochs) {
-        self.replace_ca(epochs.0);
+        self.take_up(epochs.0);
+    }
+
+    fn ca_change(&self, set: &SlotSet, changed: Changing) -> Result<CaChange, KeysError> {
+        let rekeyed = self.rekey_with(set, &changed)?;
+        let epochs = CaEpochs(changed);
+        Ok(CaChange { rekeyed, epochs })
+    }
+
+    /// These, and another one that is active.
+    pub(super) fn with_another(&self, epochs: &Epochs) -> Result<Epochs, KeysError> {
+        let spent = EnvelopeError::Rule("the purpose has no epoch left");
+        Ok(epochs.with_active(RingKey {
+            epoch: epochs.active().epoch.checked_add(1).ok_or(spent)?,
+            id: KeyId::random(&SystemRandom)?,
+            key: self.arena().random_key()?,
+        }))
     }
 }

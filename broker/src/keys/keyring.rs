@@ -10,7 +10,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use attache_arena::{Arena, Key, LockedBuf};
 use attache_backup::backup_origin;
 use attache_envelope::id::{KeyId, SlotId, StoreId};
@@ -29,7 +28,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::error::{CreateError, KeysError, UnlockError};
 use super::opening::{Opened, OpenedBy, Opener, open_given, open_slot};
-use super::ring::{Epochs, Ring};
+use super::ring::{Changing, Ring};
 use super::slot_file;
 use crate::store::{Change, MakeSigner, RowCodec, Store};
 
@@ -46,8 +45,6 @@ pub struct Keys {
     opened_by: OpenedBy,
     arena: Arena,
     ring: Arc<Ring>,
-    /// The CA's keys, which change while a broker runs.
-    ca: ArcSwap<Epochs>,
     /// Held by whoever changes the keyring, from the reading of it until what was committed is here.
     changing: Arc<Mutex<()>>,
     codec: Arc<RowCodec>,
@@ -143,12 +140,12 @@ impl Keys {
             record: "keyring",
             source,
         })?;
-        let (ring, ca) = Ring::load(arena, &entries)?.ok_or(UnlockError::Keyring)?;
+        let ring = Ring::load(arena, &entries)?.ok_or(UnlockError::Keyring)?;
         let holds = SigningSeed::new(ring.rekey.active().key.expose()).verifying_key();
         if holds.ok() != Some(rekey) {
             return Err(UnlockError::Keyring);
         }
-        Self::assemble(arena, store.id(), sealed.number(), by, (ring, ca))
+        Self::assemble(arena, store.id(), sealed.number(), by, ring)
             .map_err(|_| UnlockError::Keyring)
     }
 
@@ -195,14 +192,14 @@ impl Keys {
         *self.audit_public.as_bytes()
     }
 
-    /// The keys of the broker's certificate authority.
-    pub(crate) fn ca(&self) -> Arc<Epochs> {
-        self.ca.load_full()
+    /// The keys that change while a broker runs, as they are now.
+    pub(super) fn now(&self) -> Changing {
+        Changing::clone(&self.ring.changing.load())
     }
 
-    /// Takes up what the CA's keys are once that is committed.
-    pub(super) fn replace_ca(&self, ca: Epochs) {
-        self.ca.store(Arc::new(ca));
+    /// Takes up what those keys are once that is committed.
+    pub(super) fn take_up(&self, changed: Changing) {
+        self.ring.changing.store(Arc::new(changed));
     }
 
     /// Waits until nobody else changes the keyring. A change is sealed from the keys that are here: what is committed
@@ -223,6 +220,12 @@ impl Keys {
 
     pub(crate) fn row_codec(&self) -> Arc<RowCodec> {
         Arc::clone(&self.codec)
+    }
+
+    /// What verifies the rows of a snapshot that is taken from now on, for as long as that is read: keys of the rows' MACs
+    /// that are dropped meanwhile stay with it.
+    pub(crate) fn standing_codec(&self) -> RowCodec {
+        self.codec.standing()
     }
 
     /// Makes a signer for one copy of the anchor.
@@ -275,7 +278,7 @@ impl Keys {
         write_record(&entries, record.as_mut_slice())?;
         let fresh = FreshSrk::new(arena.random_key()?);
         let (sealed, srk) = fresh.seal(store, FIRST, record.as_slice())?;
-        let (ring, ca) = Ring::load(arena, &entries)?.ok_or(EnvelopeError::Refused)?;
+        let ring = Ring::load(arena, &entries)?.ok_or(EnvelopeError::Refused)?;
         let rekey = SigningSeed::new(ring.rekey.active().key.expose());
         let slot = SlotId::random(&SystemRandom)?;
         let identity = SlotIdentity::key_file(
@@ -300,7 +303,7 @@ impl Keys {
         let mut rows = Change::default();
         rows.put(Table::Meta, KEYRING_ROW, sealed.encode());
         rows.put(Table::Slot, *slot.as_bytes(), row.encode());
-        Ok((Self::assemble(arena, store, FIRST, by, (ring, ca))?, rows))
+        Ok((Self::assemble(arena, store, FIRST, by, ring)?, rows))
     }
 
     fn assemble(
@@ -308,7 +311,7 @@ impl Keys {
         store: StoreId,
         number: u64,
         opened_by: OpenedBy,
-        (ring, ca): (Ring, Epochs),
+        ring: Ring,
     ) -> Result<Self, EnvelopeError> {
         let ring = Arc::new(ring);
         let audit = SigningSeed::new(ring.audit_signing.active().key.expose());
@@ -320,7 +323,6 @@ impl Keys {
             arena: arena.clone(),
             codec: Arc::new(RowCodec::new(store, Arc::clone(&ring))),
             ring,
-            ca: ArcSwap::from_pointee(ca),
             changing: Arc::default(),
             audit_public,
         })

@@ -11,6 +11,7 @@ mod keyring;
 mod opening;
 mod receive;
 mod ring;
+mod row_mac;
 mod sent;
 mod slot_file;
 mod slots;
@@ -21,7 +22,8 @@ pub use kek::{Kek, Keks};
 pub use keyring::Keys;
 pub use opening::{OpenedBy, Opener, there, unverified_slots};
 pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};
-pub(crate) use ring::Ring;
+pub(crate) use ring::{Epochs, Ring};
+pub use row_mac::{MacChange, MacEpochs};
 pub use sent::SentSecret;
 pub use slots::{MAX_SLOTS, NewSlot, Rekeyed, SlotSet};
 

@@ -1,11 +1,12 @@
 //! The keyring's keys in the arena, by purpose.
 //!
 //! Each purpose has exactly one active key, which makes new things; older ones only open and verify. The format
-//! guarantees it; here it becomes a type. The CA's keys are the only ones that change while a broker runs, and stand apart.
+//! guarantees it; here it becomes a type. The CA's keys and those of the rows' MACs change while a broker runs, and stand apart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use attache_arena::{Arena, ArenaError, Key};
 use attache_envelope::id::KeyId;
 use attache_envelope::keyring::{KeyState, KeyringEntry, Purpose};
@@ -24,9 +25,16 @@ pub(crate) struct Epochs {
     old: Vec<Arc<RingKey>>,
 }
 
+/// The keys that change while a broker runs, as they are at one instant. A clone has the same keys.
+#[derive(Clone)]
+pub(crate) struct Changing {
+    pub(crate) row_mac: Arc<Epochs>,
+    pub(crate) ca: Arc<Epochs>,
+}
+
 /// The opened keyring.
 pub(crate) struct Ring {
-    pub(crate) row_mac: Epochs,
+    pub(crate) changing: ArcSwap<Changing>,
     pub(crate) set_hash: Epochs,
     pub(crate) anchor_seal: Epochs,
     pub(crate) anchor_mac: Epochs,
@@ -102,12 +110,12 @@ impl Epochs {
 }
 
 impl Ring {
-    /// Copies a keyring's keys into cells of the arena, those of the CA apart; nothing when a purpose has not exactly one
-    /// active key, which no decoded record lacks.
+    /// Copies a keyring's keys into cells of the arena; nothing when a purpose has not exactly one active key, which no
+    /// decoded record lacks.
     pub(crate) fn load(
         arena: &Arena,
         entries: &[KeyringEntry<'_>],
-    ) -> Result<Option<(Self, Epochs)>, ArenaError> {
+    ) -> Result<Option<Self>, ArenaError> {
         let mut active = BTreeMap::new();
         let mut old: BTreeMap<Purpose, Vec<Arc<RingKey>>> = BTreeMap::new();
         for entry in entries {
@@ -124,40 +132,45 @@ impl Ring {
                 KeyState::Old => old.entry(entry.purpose).or_default().push(Arc::new(key)),
             }
         }
-        let mut epochs = |purpose| {
+        Ok(Self::assemble(|purpose| {
             Some(Epochs {
                 active: active.remove(&purpose)?,
                 old: old.remove(&purpose).unwrap_or_default(),
             })
-        };
-        let ca = epochs(Purpose::Ca);
-        Ok(Self::assemble(epochs).zip(ca))
+        }))
     }
 
-    /// Every key, with these of the CA, in the order of the record.
-    pub(crate) fn entries<'a>(&'a self, ca: &'a Epochs) -> impl Iterator<Item = KeyringEntry<'a>> {
+    /// Every key, with these of those that change, in the order of the record.
+    pub(crate) fn entries<'a>(
+        &'a self,
+        changing: &'a Changing,
+    ) -> impl Iterator<Item = KeyringEntry<'a>> {
         Purpose::ALL
             .iter()
-            .flat_map(|purpose| self.of(*purpose, ca).entries(*purpose))
+            .flat_map(|purpose| self.of(*purpose, changing).entries(*purpose))
     }
 
-    fn of<'a>(&'a self, purpose: Purpose, ca: &'a Epochs) -> &'a Epochs {
+    fn of<'a>(&'a self, purpose: Purpose, changing: &'a Changing) -> &'a Epochs {
         match purpose {
-            Purpose::RowMac => &self.row_mac,
+            Purpose::RowMac => &changing.row_mac,
             Purpose::SetHash => &self.set_hash,
             Purpose::AnchorSeal => &self.anchor_seal,
             Purpose::AnchorMac => &self.anchor_mac,
             Purpose::Denial => &self.denial,
             Purpose::KekWrap => &self.kek_wrap,
             Purpose::AuditSigning => &self.audit_signing,
-            Purpose::Ca => ca,
+            Purpose::Ca => &changing.ca,
             Purpose::Rekey => &self.rekey,
         }
     }
 
     fn assemble(mut epochs: impl FnMut(Purpose) -> Option<Epochs>) -> Option<Self> {
+        let changing = Changing {
+            row_mac: Arc::new(epochs(Purpose::RowMac)?),
+            ca: Arc::new(epochs(Purpose::Ca)?),
+        };
         Some(Self {
-            row_mac: epochs(Purpose::RowMac)?,
+            changing: ArcSwap::from_pointee(changing),
             set_hash: epochs(Purpose::SetHash)?,
             anchor_seal: epochs(Purpose::AnchorSeal)?,
             anchor_mac: epochs(Purpose::AnchorMac)?,

@@ -17,7 +17,7 @@ use attache_envelope::{EnvelopeError, SystemRandom, Table};
 
 use super::error::{KeysError, SlotError};
 use super::keyring::{KEYRING_ROW, Keys};
-use super::ring::Epochs;
+use super::ring::Changing;
 use crate::store::{Change, Ledger, LedgerError, Store};
 
 /// The most slots of a store. Each is one more way to all of it.
@@ -111,12 +111,16 @@ impl Keys {
     /// # Errors
     /// [`KeysError`].
     pub fn rekey(&self, set: &SlotSet) -> Result<Rekeyed, KeysError> {
-        self.rekey_with_ca(set, &self.ca())
+        self.rekey_with(set, &self.now())
     }
 
-    /// As [`Keys::rekey`], with other keys of the CA.
-    pub(super) fn rekey_with_ca(&self, set: &SlotSet, ca: &Epochs) -> Result<Rekeyed, KeysError> {
-        let mut resealing = Resealing::begin(self, ca, set)?;
+    /// As [`Keys::rekey`], with these in place of the keys that change while a broker runs.
+    pub(super) fn rekey_with(
+        &self,
+        set: &SlotSet,
+        changed: &Changing,
+    ) -> Result<Rekeyed, KeysError> {
+        let mut resealing = Resealing::begin(self, changed, set)?;
         for stored in &set.slots {
             resealing.keep(stored)?;
         }
@@ -147,7 +151,7 @@ impl Keys {
             created_ms: new.now_ms,
             verified_ms: None,
         };
-        let mut resealing = Resealing::begin(self, &self.ca(), set)?;
+        let mut resealing = Resealing::begin(self, &self.now(), set)?;
         for stored in &set.slots {
             resealing.keep(stored)?;
         }
@@ -165,7 +169,7 @@ impl Keys {
             let name = removed.1.about.name.clone();
             return Err(SlotError::Last { name });
         }
-        let mut resealing = Resealing::begin(self, &self.ca(), set)?;
+        let mut resealing = Resealing::begin(self, &self.now(), set)?;
         for stored in &set.slots {
             if stored.1.identity.slot == slot {
                 resealing.remove(stored);
@@ -220,11 +224,11 @@ struct Resealing<'k> {
 }
 
 impl<'k> Resealing<'k> {
-    /// Seals the keyring with these keys of the CA.
-    fn begin(keys: &'k Keys, ca: &Epochs, set: &SlotSet) -> Result<Self, KeysError> {
+    /// Seals the keyring with these of the keys that change.
+    fn begin(keys: &'k Keys, changing: &Changing, set: &SlotSet) -> Result<Self, KeysError> {
         let spent = EnvelopeError::Rule("the keyring has no number left");
         let number = set.keyring_number().checked_add(1).ok_or(spent)?;
-        let entries: Vec<_> = keys.ring().entries(ca).collect();
+        let entries: Vec<_> = keys.ring().entries(changing).collect();
         let mut record = LockedBuf::new(record_bytes(entries.len()))?;
         write_record(&entries, record.as_mut_slice())?;
         let fresh = FreshSrk::new(keys.arena().random_key()?);

@@ -42,7 +42,7 @@ use crate::{
     mutation::Mutations,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
-    removal, retention, rotation,
+    removal, retagging, retention, rotation,
     scrub::Scrub,
     seal,
     store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store, anchored_head},
@@ -189,7 +189,7 @@ impl Broker {
         };
         let stop = CancellationToken::new();
         let (rewrapping, removing) = (self.rewrapping().await?, self.removing().await?);
-        let pruning = self.pruning().await?;
+        let (pruning, retagging) = (self.pruning().await?, self.retagging());
         let (serves, serving) = watch::channel(true);
         let (grpc, enroll) = (listeners.grpc.local_addr()?, listeners.enroll.local_addr()?);
         let metrics = self.tell_metrics(sockets, serving.clone(), &stop)?;
@@ -217,6 +217,7 @@ impl Broker {
         self.tasks.spawn(scrub.run(stop.clone()));
         self.tasks.spawn(removing.run(stop.clone()));
         self.tasks.spawn(pruning.run(stop.clone()));
+        self.tasks.spawn(retagging.run(stop.clone()));
         let listening = listening(Some(grpc), enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
@@ -289,6 +290,16 @@ impl Broker {
             services.background.prunings.clone(),
         );
         Ok(retention::Worker::new(vault, self.log.clone(), prunings).await?)
+    }
+
+    /// What goes on with the rows that a start finds with tags of a key before.
+    fn retagging(&self) -> retagging::Worker {
+        let services = &self.services;
+        let (vault, retagging) = (
+            Arc::clone(&services.vault),
+            services.background.retagging.clone(),
+        );
+        retagging::Worker::new(vault, self.log.clone(), retagging)
     }
 
     /// Answers `GET /metrics` until `stop`, where the settings say so; answers where.

@@ -24,6 +24,9 @@ pub struct Change {
     pub dropped_payloads: Vec<ValueId>,
     /// Rows to remove; absent ones are no error.
     pub deletes: Vec<(Table, Vec<u8>)>,
+    /// Rows that get another tag, under the active key, and stay what they are, with the sequence of the commit that
+    /// wrote them: whoever has read one has read the same. Absent ones are no error.
+    pub reseals: Vec<(Table, Vec<u8>)>,
 }
 
 /// A row to write; the ledger adds sequence and tag.
@@ -92,6 +95,7 @@ impl Change {
         self.payloads.extend(other.payloads);
         self.dropped_payloads.extend(other.dropped_payloads);
         self.deletes.extend(other.deletes);
+        self.reseals.extend(other.reseals);
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Draft<'a, V: Snapshot> {
     snapshot: &'a V,
     /// What the batch makes of each row: a body, or nothing.
     rows: BTreeMap<RowName, Option<Vec<u8>>>,
+    /// Rows that get another tag, where nothing else is made of them.
+    reseals: BTreeSet<RowName>,
     /// The rows as they stand at `expect`, of every row looked at.
     before: BTreeMap<RowName, Option<StoredRow>>,
     payloads: Vec<(ValueId, Bytes)>,
@@ -35,6 +37,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
             codec,
             snapshot,
             rows: BTreeMap::new(),
+            reseals: BTreeSet::new(),
             before: BTreeMap::new(),
             payloads: Vec::new(),
             dropped_payloads: Vec::new(),
@@ -56,7 +59,8 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         // The rows that will be replaced are read before anything is changed: their tags are in the sets.
         let written = change.puts.iter().map(|put| (put.table, &put.key));
         let removed = change.deletes.iter().map(|(table, key)| (*table, key));
-        for (table, key) in written.chain(removed) {
+        let resealed = change.reseals.iter().map(|(table, key)| (*table, key));
+        for (table, key) in written.chain(removed).chain(resealed) {
             self.look(table, key).await?;
         }
         for put in &change.puts {
@@ -66,6 +70,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         for (table, key) in &change.deletes {
             self.rows.insert((*table, key.clone()), None);
         }
+        self.reseals.extend(change.reseals.iter().cloned());
         self.payloads.extend(change.payloads.iter().cloned());
         self.dropped_payloads
             .extend(change.dropped_payloads.iter().copied());
@@ -76,6 +81,18 @@ impl<'a, V: Snapshot> Draft<'a, V> {
     /// Builds the rows for the commit of `anchor`, which still has the sums of the commit before, and moves the sums.
     pub(crate) fn finish(self, anchor: &mut Anchor) -> Result<Batch, LedgerError> {
         let mut batch = Batch::default();
+        for name in self.reseals {
+            let before = self.before.get(&name).and_then(Option::as_ref);
+            let Some(before) = before.filter(|_| !self.rows.contains_key(&name)) else {
+                continue;
+            };
+            let (table, key) = name;
+            let sum = anchor.tables.entry(table).or_insert(TableSum::EMPTY);
+            sum.remove(&self.codec.element(table, &key, &before.tag))?;
+            let (row, tag) = self.codec.seal(table, &key, before.seq, &before.body);
+            sum.insert(&self.codec.element(table, &key, &tag))?;
+            batch.puts.push((table, key, row));
+        }
         for (name, body) in self.rows {
             let before = self.before.get(&name).and_then(Option::as_ref);
             let (table, key) = name;
@@ -148,7 +165,8 @@ fn refuse_ambiguous(change: &Change) -> Result<(), ApplyError> {
     let mut seen = BTreeSet::new();
     let written = change.puts.iter().map(|put| (put.table, &put.key));
     let removed = change.deletes.iter().map(|(table, key)| (*table, key));
-    for (table, key) in written.chain(removed) {
+    let resealed = change.reseals.iter().map(|(table, key)| (*table, key));
+    for (table, key) in written.chain(removed).chain(resealed) {
         if !table.is_authenticated() || !seen.insert((table, key)) {
             return Err(ApplyError::Ambiguous {
                 table,

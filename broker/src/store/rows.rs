@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::change::{Applied, LedgerError, Row, shown};
 use super::engine::{AnchorSeq, Snapshot};
-use crate::keys::Ring;
+use crate::keys::{Epochs, Ring};
 
 /// The key of the one row of [`Table::Anchor`].
 pub(crate) const ANCHOR_KEY: &[u8] = b"";
@@ -24,13 +24,15 @@ pub(crate) const ANCHOR_KEY: &[u8] = b"";
 pub(crate) struct RowCodec {
     store: StoreId,
     ring: Arc<Ring>,
+    /// The keys of the rows' MACs, where they stand still whatever becomes of the ring's.
+    standing: Option<Arc<Epochs>>,
 }
 
 /// A row of the engine whose tag was right.
 pub(crate) struct StoredRow {
     pub(crate) seq: u64,
     pub(crate) tag: RowTag,
-    body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// Where the store stands: an anchor, and the T that it gives.
@@ -42,12 +44,31 @@ pub(crate) struct Tip {
 
 impl RowCodec {
     pub(crate) fn new(store: StoreId, ring: Arc<Ring>) -> Self {
-        Self { store, ring }
+        Self {
+            store,
+            ring,
+            standing: None,
+        }
+    }
+
+    /// One that verifies what this one does, now and after a key of it was dropped.
+    pub(crate) fn standing(&self) -> Self {
+        Self {
+            store: self.store,
+            ring: Arc::clone(&self.ring),
+            standing: Some(self.row_macs()),
+        }
+    }
+
+    /// The epoch of the key that new tags are made with.
+    pub(crate) fn mac_epoch(&self) -> u32 {
+        self.row_macs().active().epoch
     }
 
     /// Builds a row for the commit `seq`: its bytes and its tag.
     pub(crate) fn seal(&self, table: Table, key: &[u8], seq: u64, body: &[u8]) -> (Bytes, RowTag) {
-        let mac = self.ring.row_mac.active();
+        let macs = self.row_macs();
+        let mac = macs.active();
         let row = row::seal(
             RowMacKey::new(mac.key.expose()),
             mac.epoch,
@@ -115,17 +136,22 @@ impl RowCodec {
         stored: &Bytes,
     ) -> Result<StoredRow, EnvelopeError> {
         let row = UnverifiedRow::parse(stored)?;
-        let mac = self
-            .ring
-            .row_mac
-            .of_epoch(row.mac_epoch())
-            .ok_or(EnvelopeError::Refused)?;
+        let macs = self.row_macs();
+        let mac = macs.of_epoch(row.mac_epoch());
+        let mac = mac.ok_or(EnvelopeError::Refused)?;
         let row = row.verify(RowMacKey::new(mac.key.expose()), &self.name(table, key))?;
         Ok(StoredRow {
             seq: row.seq,
             tag: row.tag,
             body: stored.slice(HEAD_BYTES..stored.len().saturating_sub(TAG_BYTES)),
         })
+    }
+
+    fn row_macs(&self) -> Arc<Epochs> {
+        match &self.standing {
+            Some(standing) => Arc::clone(standing),
+            None => Arc::clone(&self.ring.changing.load().row_mac),
+        }
     }
 
     fn name<'a>(&self, table: Table, key: &'a [u8]) -> RowName<'a> {

@@ -14,7 +14,7 @@ pub enum Key {
     List(Of),
     /// Show how each keyspace's keys are, and how far a rotation is
     Status(Status),
-    /// Give a keyspace a new key, and wrap its values again under it; or the store a new root key; or the broker a new CA
+    /// Give a keyspace a new key, and wrap its values again under it; or the store a new root key or MAC key; or the broker a new CA
     Rotate(Rotate),
     /// Destroy a retired key for good, after a look at every value
     Destroy(Destroy),
@@ -40,13 +40,16 @@ pub struct Status {
     /// The broker's CA instead: how far a rotation of it is, and who still needs the one before
     #[arg(long, conflicts_with_all = ["keyspace", "wait"])]
     pub ca: bool,
+    /// The key of the rows' MACs instead: how far a rotation of it is
+    #[arg(long, conflicts_with_all = ["keyspace", "wait", "ca"])]
+    pub mac: bool,
 }
 
-/// `attache key rotate KEYSPACE`, `attache key rotate --root`, `attache key rotate --ca [--drop EPOCH]`
+/// `attache key rotate KEYSPACE`, `attache key rotate --root`, `attache key rotate --ca [--drop EPOCH]`, `attache key rotate --mac`
 #[derive(Debug, Clone, Args)]
 pub struct Rotate {
     /// Whose key
-    #[arg(value_name = "KEYSPACE", required_unless_present_any = ["root", "ca"], value_parser = parse::word(parse::keyspace))]
+    #[arg(value_name = "KEYSPACE", required_unless_present_any = ["root", "ca", "mac"], value_parser = parse::word(parse::keyspace))]
     pub keyspace: Option<Keyspace>,
     /// The store root key: a new one, sealed to every slot; no slot's key file is needed
     #[arg(long)]
@@ -54,6 +57,9 @@ pub struct Rotate {
     /// The broker's CA: a new one signs nodes and operators, and the one before is trusted until nobody needs it
     #[arg(long, conflicts_with_all = ["root", "keyspace", "rate", "no_wait"])]
     pub ca: bool,
+    /// The key of the rows' MACs: every row is tagged anew under another one, and the one before is then dropped
+    #[arg(long, conflicts_with_all = ["root", "ca", "keyspace", "rate", "no_wait", "wait"])]
+    pub mac: bool,
     /// Drop the CA of this epoch at once instead, as one in wrong hands: who knows no other is cut off
     #[arg(long, value_name = "EPOCH", requires = "ca", value_parser = parse::word(parse::rate))]
     pub drop: Option<u32>,

@@ -2,6 +2,7 @@
 
 pub mod ca;
 mod follow;
+pub mod mac;
 
 use attache_envelope::name::Keyspace;
 use attache_proto::attache::v1::{self as pb, keys_client::KeysClient};

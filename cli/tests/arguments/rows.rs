@@ -81,9 +81,11 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("key status", "keyspace", Keyspace),
     ("key status", "wait", Flag),
     ("key status", "ca", Flag),
+    ("key status", "mac", Flag),
     ("key rotate", "keyspace", Keyspace),
     ("key rotate", "root", Flag),
     ("key rotate", "ca", Flag),
+    ("key rotate", "mac", Flag),
     ("key rotate", "drop", Rate),
     ("key rotate", "yes", Flag),
     ("key rotate", "rate", Rate),
@@ -256,6 +258,7 @@ pub(crate) fn beside(path: &str, id: &str) -> Vec<(&'static str, &'static str)> 
                 ),
             ]
         }
+        ("key rotate", "mac") => vec![],
         ("key rotate", "ca" | "drop") => vec![("ca", GIVEN), ("drop", "1")],
         ("cluster add", "in_cluster") => vec![("name", "local"), ("audience", "attache")],
         ("backup verify", "offline") => vec![("file", "store.backup"), ("vkey", VKEY)],

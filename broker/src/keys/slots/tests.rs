@@ -32,7 +32,7 @@ async fn a_rekey_seals_the_same_keys_under_another_root_key_and_the_slot_still_o
     assert_eq!(opened.keyring_number(), 3);
     assert_eq!(opened.opened_by(), keys.opened_by());
     let keys_of = |keys: &Arc<Keys>| -> Vec<_> {
-        let ca = keys.ca();
+        let ca = keys.now();
         let entries = keys.ring().entries(&ca);
         entries
             .map(|entry| (entry.purpose, entry.epoch, entry.id, *entry.key))

@@ -1,3 +1,4 @@
+mod retagged;
 mod tampering;
 mod writers;
 

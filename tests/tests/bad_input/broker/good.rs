@@ -296,6 +296,11 @@ fn of_keys(name: &str) -> Vec<u8> {
             keyspace,
             epoch: 1,
         }),
+        "ShowMac" => bytes(pb::ShowMacRequest {}),
+        "RotateMac" => bytes(pb::RotateMacRequest {
+            mutation: mutation(),
+            reason: String::new(),
+        }),
         "ShowCa" => bytes(pb::ShowCaRequest {}),
         "RotateCa" => bytes(pb::RotateCaRequest {
             mutation: mutation(),

@@ -250,6 +250,8 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("BanNodeRequest.mutation", part),
     ("BanNodeRequest.spiffe_id", name),
     ("BanNodeRequest.reason", text),
+    ("RotateMacRequest.mutation", part),
+    ("RotateMacRequest.reason", text),
     ("RotateCaRequest.mutation", part),
     ("RotateCaRequest.reason", text),
     ("DropCaRequest.mutation", part),
