@@ -1,5 +1,5 @@
 //! Rotation of a keyspace with many values: how long `RotateKey` takes, how fast the broker wraps values again beside the bare
-//! engine that writes the same rows, and what that takes of memory.
+//! engine that writes the same rows, what that takes of memory, and what releases notice of it.
 //!
 //! `ATTACHE_BENCH_VALUES=N` fills with N in place of a million. Values are written as rows, without payloads, which a re-wrap
 //! never reads; the broker is the real program.
@@ -27,13 +27,18 @@ use attache_envelope::{
     value::CtHash,
     wrap::DekBinding,
 };
-use attache_proto::attache::v1::{self as pb, keys_client::KeysClient};
+use attache_proto::attache::v1::{
+    self as pb, delivery_client::DeliveryClient, keys_client::KeysClient,
+};
 use attache_tests::{
     Scene,
-    measure::{self, anonymous_kib},
+    bed::NODE,
+    measure::{self, Run, anonymous_kib, load},
+    pod::Pod,
     wire,
 };
 use bytes::Bytes;
+use pb::deliver_response::Answer;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use uuid::Uuid;
@@ -44,6 +49,9 @@ const BATCH: usize = 2048;
 const SMALL: usize = 20;
 /// How often it is looked how far the broker is.
 const LOOK: Duration = Duration::from_millis(50);
+/// Releases under way at one time, and how many are made between two looks.
+const IN_FLIGHT: u64 = 4;
+const RELEASES: u64 = 1000;
 
 fn main() -> Result<()> {
     let count = match std::env::var("ATTACHE_BENCH_VALUES") {
@@ -70,7 +78,55 @@ fn main() -> Result<()> {
         println!("  the rows by the engine alone       {engine:>8.0} values/s");
         whole(&scene, count, engine)?;
     }
+    releases_meanwhile(&scene)
+}
+
+/// Releases of the keyspace alone, and while it is wrapped again.
+fn releases_meanwhile(scene: &Scene) -> Result<()> {
+    let pod = Pod::new("shop", "bench-0", "web", NODE, "payments/db");
+    scene.bed.cluster.add_pod(&pod)?;
+    releases(scene, &pod)?;
+    let mut alone = Vec::new();
+    for _ in 0..10 {
+        alone.push(releases(scene, &pod)?);
+    }
+    rotate(scene)?;
+    let mut meanwhile = Vec::new();
+    while under_way(scene)? {
+        meanwhile.push(releases(scene, &pod)?);
+    }
+    let (alone, meanwhile) = (Run::merge(alone), Run::merge(meanwhile));
+    println!(
+        "  releases, {IN_FLIGHT} in flight, alone       {}",
+        alone.row()
+    );
+    println!(
+        "  releases, while values are wrapped   {}   p99 {:.1} times that of alone",
+        meanwhile.row(),
+        meanwhile.percentile_us(99) / alone.percentile_us(99)
+    );
     Ok(())
+}
+
+/// A bounded number of releases to one pod.
+fn releases(scene: &Scene, pod: &Pod) -> Result<Run> {
+    let request = wire::deliver_request(pod, &scene.bed.token(pod)?);
+    scene.runtime.block_on(async {
+        let client = DeliveryClient::new(wire::node(&scene.bed)?);
+        let call = move |number: u64| {
+            let (mut client, mut request) = (client.clone(), request.clone());
+            async move {
+                request.nonce = (u128::from(number) << 64
+                    | u128::from(Uuid::now_v7().as_u64_pair().0))
+                .to_be_bytes()
+                .to_vec();
+                let answer = client.deliver(request).await?.into_inner().answer;
+                ensure!(matches!(answer, Some(Answer::Released(_))), "it is refused");
+                anyhow::Ok(())
+            }
+        };
+        load(IN_FLIGHT, RELEASES, call).await
+    })
 }
 
 /// One rotation, to its end.
