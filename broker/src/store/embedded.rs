@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 
 use attache_envelope::Table;
 use attache_envelope::id::StoreId;
@@ -58,6 +58,8 @@ pub struct RedbStore {
 pub struct RedbSnapshot {
     transaction: ReadTransaction,
     seq: AnchorSeq,
+    /// Those that were read from, in the order of [`Table::ALL`]: finding one takes longer than a row of it.
+    tables: [OnceLock<Option<OpenTable>>; Table::ALL.len()],
 }
 
 impl RedbStore {
@@ -173,10 +175,14 @@ impl RedbStore {
                 rows.insert(key.as_slice(), value.as_ref())?;
             }
         }
-        for (table, key) in &batch.deletes {
-            transaction
-                .open_table(definition(*table))?
-                .remove(key.as_slice())?;
+        for run in batch.deletes.chunk_by(|a, b| a.0 == b.0) {
+            let Some((table, _)) = run.first() else {
+                continue;
+            };
+            let mut rows = transaction.open_table(definition(*table))?;
+            for (_, key) in run {
+                rows.remove(key.as_slice())?;
+            }
         }
         transaction.commit()?;
         self.seq.send_replace(AnchorSeq(next));
@@ -205,7 +211,8 @@ impl RedbStore {
 
 impl Rows for RedbStore {
     async fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        read_one(&self.begin_read()?, table, key)
+        let transaction = self.begin_read()?;
+        guarded(|| one(existing(&transaction, table)?.as_ref(), key))
     }
 
     async fn scan(
@@ -215,7 +222,11 @@ impl Rows for RedbStore {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        read_range(&self.begin_read()?, table, prefix, after, limit)
+        let transaction = self.begin_read()?;
+        guarded(|| {
+            let rows = existing(&transaction, table)?;
+            range(rows.as_ref(), table, prefix, after, limit)
+        })
     }
 }
 
@@ -237,6 +248,7 @@ impl Store for RedbStore {
         Ok(RedbSnapshot {
             transaction,
             seq: AnchorSeq(seq),
+            tables: Default::default(),
         })
     }
 
@@ -276,7 +288,7 @@ impl Rows for RedbSnapshot {
         table: Table,
         key: &[u8],
     ) -> impl Future<Output = Result<Option<Bytes>, StoreError>> + Send {
-        std::future::ready(read_one(&self.transaction, table, key))
+        std::future::ready(guarded(|| one(self.table(table)?, key)))
     }
 
     fn scan(
@@ -286,7 +298,23 @@ impl Rows for RedbSnapshot {
         after: Option<&[u8]>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, StoreError>> + Send {
-        std::future::ready(read_range(&self.transaction, table, prefix, after, limit))
+        std::future::ready(guarded(|| {
+            range(self.table(table)?, table, prefix, after, limit)
+        }))
+    }
+}
+
+impl RedbSnapshot {
+    fn table(&self, table: Table) -> Result<Option<&OpenTable>, redb::Error> {
+        let place = Table::ALL.iter().zip(&self.tables);
+        let Some((_, place)) = place.into_iter().find(|(of, _)| **of == table) else {
+            return Ok(None);
+        };
+        if let Some(open) = place.get() {
+            return Ok(open.as_ref());
+        }
+        let open = existing(&self.transaction, table)?;
+        Ok(place.get_or_init(|| open).as_ref())
     }
 }
 
@@ -351,53 +379,45 @@ fn read_header(database: &Database, path: &Path) -> Result<Header, StoreError> {
     })
 }
 
-fn read_one(
-    transaction: &ReadTransaction,
-    table: Table,
-    key: &[u8],
-) -> Result<Option<Bytes>, StoreError> {
-    guarded(|| {
-        let Some(rows) = existing(transaction, table)? else {
-            return Ok(None);
-        };
-        let value = rows.get(key)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
-    })
+fn one(rows: Option<&OpenTable>, key: &[u8]) -> Result<Option<Bytes>, redb::Error> {
+    let Some(rows) = rows else {
+        return Ok(None);
+    };
+    let value = rows.get(key)?;
+    Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
 }
 
-fn read_range(
-    transaction: &ReadTransaction,
+fn range(
+    rows: Option<&OpenTable>,
     table: Table,
     prefix: &[u8],
     after: Option<&[u8]>,
     limit: usize,
-) -> Result<Vec<Entry>, StoreError> {
+) -> Result<Vec<Entry>, redb::Error> {
     use std::ops::Bound;
 
-    guarded(|| {
-        let Some(rows) = existing(transaction, table)? else {
-            return Ok(Vec::new());
-        };
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            Some(_) | None => Bound::Included(prefix),
-        };
-        let mut entries: Vec<Entry> = Vec::new();
-        for entry in rows.range::<&[u8]>((start, Bound::Unbounded))?.take(limit) {
-            let (key, value) = entry?;
-            let last = entries.last().map(|(last, _)| last.as_slice()).or(after);
-            // Whoever goes on from the last key of a page would go round for ever.
-            if last.is_some_and(|last| key.value() <= last) {
-                let why = format!("the keys of table {table} are not in order");
-                return Err(redb::Error::Corrupted(why));
-            }
-            if !key.value().starts_with(prefix) {
-                break;
-            }
-            entries.push((key.value().to_vec(), Bytes::copy_from_slice(value.value())));
+    let Some(rows) = rows else {
+        return Ok(Vec::new());
+    };
+    let start = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        Some(_) | None => Bound::Included(prefix),
+    };
+    let mut entries: Vec<Entry> = Vec::new();
+    for entry in rows.range::<&[u8]>((start, Bound::Unbounded))?.take(limit) {
+        let (key, value) = entry?;
+        let last = entries.last().map(|(last, _)| last.as_slice()).or(after);
+        // Whoever goes on from the last key of a page would go round for ever.
+        if last.is_some_and(|last| key.value() <= last) {
+            let why = format!("the keys of table {table} are not in order");
+            return Err(redb::Error::Corrupted(why));
         }
-        Ok(entries)
-    })
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        entries.push((key.value().to_vec(), Bytes::copy_from_slice(value.value())));
+    }
+    Ok(entries)
 }
 
 /// The table, unless an older version of this program made the store without it.

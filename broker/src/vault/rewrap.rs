@@ -21,7 +21,7 @@ use super::error::VaultError;
 use super::key::key_ref;
 use super::records::{Record, decoded};
 use crate::keys::{Kek, KeysError};
-use crate::store::{Change, LedgerError, Store};
+use crate::store::{Change, LedgerError, RowCodec, Rows, Snapshot, Store};
 
 /// Rows of the KEK table read at once.
 const PAGE: usize = 512;
@@ -124,9 +124,10 @@ impl<S: Store> Vault<S> {
         let unwrapping = self.keks.of_id(&self.ledger, keyspace, old.id).await?;
         let prefix = KekIndexKey::prefix(old.id);
         let after = after.map(|value| KekIndexKey { kek: old.id, value }.encode());
-        let rows = self
-            .ledger
-            .store()
+        // One state for the whole page: what changes after it fails the page's commit.
+        let snapshot = self.ledger.store().snapshot().await;
+        let snapshot = snapshot.map_err(LedgerError::from)?;
+        let rows = snapshot
             .scan(Table::KekIndex, &prefix, after.as_deref(), limit)
             .await
             .map_err(LedgerError::from)?;
@@ -150,25 +151,18 @@ impl<S: Store> Vault<S> {
                 page.unreadable.push(index.value);
                 continue;
             }
-            match self.value_of(index).await? {
-                Some(found) => {
-                    match self.wrapped_again(
-                        keyspace,
-                        index.value,
-                        &found.body,
-                        &unwrapping,
-                        &active,
-                    ) {
-                        Ok(body) => page.replace(index, found.seq, &body),
-                        Err(KeysError::Envelope(EnvelopeError::Refused)) => {
-                            page.unreadable.push(index.value);
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
+            let Some(found) = value_of(&snapshot, &codec, index).await? else {
+                page.unreadable.push(index.value);
+                continue;
+            };
+            let again =
+                self.wrapped_again(keyspace, index.value, &found.body, &unwrapping, &active);
+            match again {
+                Ok(body) => page.replace(index, found.seq, &body),
+                Err(KeysError::Envelope(EnvelopeError::Refused)) => {
+                    page.unreadable.push(index.value);
                 }
-                None if self.is_indexed(&index_key).await? => page.unreadable.push(index.value),
-                // Destroyed since the page was begun.
-                None => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(page)
@@ -219,27 +213,6 @@ impl<S: Store> Vault<S> {
         }
     }
 
-    /// The key row of a value that the index names; none when it is damaged, or names another KEK.
-    async fn value_of(
-        &self,
-        index: KekIndexKey,
-    ) -> Result<Option<Record<ValueKeyBody>>, VaultError> {
-        let row_key = ValueKeyBody::key(index.value);
-        let row = match self.ledger.read(Table::ValueKey, &row_key).await {
-            Ok(row) => row,
-            Err(LedgerError::Damaged { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let found =
-            row.and_then(|row| decoded(Table::ValueKey, &row_key, row, ValueKeyBody::decode).ok());
-        Ok(found.filter(|found| found.body.kek == index.kek))
-    }
-
-    async fn is_indexed(&self, index_key: &[u8]) -> Result<bool, VaultError> {
-        let row = self.ledger.store().get(Table::KekIndex, index_key).await;
-        Ok(row.map_err(LedgerError::from)?.is_some())
-    }
-
     fn wrapped_again(
         &self,
         keyspace: &Keyspace,
@@ -281,6 +254,28 @@ impl RewrapPage {
         self.change.deletes.push((Table::KekIndex, old.encode()));
         self.values += 1;
     }
+}
+
+/// The key row of a value that the index names; none when it is damaged, absent, or names another KEK.
+async fn value_of<V: Snapshot>(
+    snapshot: &V,
+    codec: &RowCodec,
+    index: KekIndexKey,
+) -> Result<Option<Record<ValueKeyBody>>, VaultError> {
+    let row_key = ValueKeyBody::key(index.value);
+    let stored = snapshot.get(Table::ValueKey, &row_key).await;
+    let stored = stored.map_err(LedgerError::from)?;
+    let row = stored.and_then(|stored| codec.verify(Table::ValueKey, &row_key, &stored).ok());
+    let found = row.and_then(|row| {
+        decoded(
+            Table::ValueKey,
+            &row_key,
+            row.into_row(),
+            ValueKeyBody::decode,
+        )
+        .ok()
+    });
+    Ok(found.filter(|found| found.body.kek == index.kek))
 }
 
 fn old_key(key: KeyRef, kek: &Record<KekBody>) -> Option<OldKey> {
