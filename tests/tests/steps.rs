@@ -31,9 +31,9 @@ use attache_tests::{
 use serde_json::Value;
 
 /// Faults of a run that takes them by lot.
-const ROUNDS: u32 = 63;
+const ROUNDS: u32 = 84;
 /// At least so many of them must come about.
-const CAME_ABOUT: u32 = 40;
+const CAME_ABOUT: u32 = 50;
 /// Writes to the store from which a lot draws: every verb makes some more than that.
 const STEPS: u64 = 14;
 /// No verb writes more often: one that does is not looked at to its end, which is an error.
@@ -61,7 +61,7 @@ struct Verb {
     settle: fn(&Bed, u32),
 }
 
-const VERBS: [Verb; 9] = [
+const VERBS: [Verb; 12] = [
     Verb {
         name: "rotate",
         prepare: |_, _| words("key rotate payments"),
@@ -86,6 +86,35 @@ const VERBS: [Verb; 9] = [
         name: "rekey",
         prepare: |_, _| words("key rotate --root"),
         settle: |bed, _| ok(bed, "key rotate --root"),
+    },
+    Verb {
+        name: "rotate the MAC key",
+        prepare: |_, _| words("key rotate --mac"),
+        settle: |bed, _| {
+            retagged(bed);
+            ok(bed, "key rotate --mac");
+            retagged(bed);
+        },
+    },
+    Verb {
+        name: "rotate the CA",
+        prepare: |_, _| words("key rotate --ca"),
+        settle: |bed, _| {
+            if cas(bed).len() == 1 {
+                ok(bed, "key rotate --ca");
+            }
+            one_ca(bed);
+        },
+    },
+    Verb {
+        name: "drop a CA",
+        prepare: |bed, _| {
+            ok(bed, "key rotate --ca");
+            renewed(bed);
+            let before = cas(bed).last().copied().unwrap();
+            words(&format!("key rotate --ca --drop {before} --yes"))
+        },
+        settle: |bed, _| one_ca(bed),
     },
     Verb {
         name: "add a slot",
@@ -234,6 +263,42 @@ fn back_up(bed: &Bed, round: u32) -> String {
 fn rotated(bed: &Bed) {
     ok(bed, "key rotate payments");
     ok(bed, "key status payments --wait");
+}
+
+/// Every row has a tag of the active key.
+fn retagged(bed: &Bed) {
+    until(PATIENCE, "every row is tagged anew", || {
+        let told = bed.attache_json(&["key", "status", "--mac"]).unwrap();
+        assert_eq!(told["problem"], Value::Null, "{told}");
+        (told["before"].as_array().unwrap().is_empty()).then_some(())
+    })
+    .unwrap();
+}
+
+/// The epochs of the CAs, the active one first.
+fn cas(bed: &Bed) -> Vec<u64> {
+    let told = bed.attache_json(&["key", "status", "--ca"]).unwrap();
+    let cas = told["cas"].as_array().unwrap().iter();
+    cas.map(|ca| ca["epoch"].as_u64().unwrap()).collect()
+}
+
+/// The operator's certificate is of the active CA, and so is the one before it.
+fn renewed(bed: &Bed) {
+    for _ in 0..2 {
+        ok(bed, "login");
+        ok(bed, "status");
+    }
+}
+
+/// The CA before is dropped, by us or by the broker itself.
+fn one_ca(bed: &Bed) {
+    renewed(bed);
+    if let [_, before] = cas(bed)[..] {
+        let drop = format!("key rotate --ca --drop {before} --yes");
+        let dropped = bed.attache(&borrowed(&words(&drop))).unwrap();
+        assert!(matches!(dropped.status.code(), Some(0 | 5)), "{dropped:?}");
+    }
+    assert_eq!(cas(bed).len(), 1);
 }
 
 fn keys(bed: &Bed, state: &str) -> Vec<Value> {
