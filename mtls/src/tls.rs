@@ -299,8 +299,8 @@ pub fn spki_pinned_client_config(ca_pin: SpkiSha256) -> Result<Arc<ClientConfig>
     Ok(client(client_builder(verifier)?.with_no_client_auth()))
 }
 
-/// As [`anonymous_client_config`], and the broker's recorded key is taken too, whatever became of its certificate: a sealed
-/// broker has nothing that could sign another one.
+/// As [`anonymous_client_config`], and the broker's recorded key is taken too where its certificate has ended and nothing else
+/// is wrong with it: a sealed broker has nothing that could sign another one.
 ///
 /// # Errors
 /// [`MaterialError::Tls`] when rustls refuses the settings.

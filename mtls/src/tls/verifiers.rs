@@ -16,7 +16,7 @@ use super::Credentials;
 use crate::bundle::TrustBundle;
 use crate::identity::{PeerIdentity, SpkiSha256};
 use crate::spiffe::{BrokerId, PeerId, TrustDomain};
-use crate::verify::{CaCertificate, PeerError, Purpose, read_leaf, verify};
+use crate::verify::{CaCertificate, PeerError, Purpose, read_leaf, unix_time, verify};
 
 /// Server side: a client of our trust domain, always with a certificate.
 pub(super) struct ClientVerifier {
@@ -157,7 +157,8 @@ impl Expectation for PinnedBroker {
     }
 }
 
-/// This broker under the bundle, or the same broker with the key that it was seen with, though its certificate has ended.
+/// This broker under the bundle, or the same broker with the key that it was seen with, though its certificate has ended:
+/// nothing else is forgiven.
 #[derive(Debug)]
 pub(super) struct RecordedBroker {
     pub(super) by_bundle: PinnedBroker,
@@ -171,14 +172,17 @@ impl Expectation for RecordedBroker {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), PeerError> {
-        let refused = match self.by_bundle.check(leaf, intermediates, now) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
+        let Err(refused) = self.by_bundle.check(leaf, intermediates, now) else {
+            return Ok(());
         };
-        // The handshake's signature is by the key in the leaf, whose name must still be the broker's.
+        if !matches!(refused, PeerError::Expired { .. }) {
+            return Err(refused);
+        }
+        // Only the end is forgiven, and only to the recorded key: all else must hold in the certificate's last second.
         let peer = read_leaf(leaf)?;
-        let expected = PeerId::from(self.by_bundle.broker.clone());
-        if peer.spki_sha256() == self.recorded && *peer.id() == expected {
+        let last = unix_time(peer.not_after());
+        self.by_bundle.check(leaf, intermediates, last)?;
+        if peer.spki_sha256() == self.recorded {
             Ok(())
         } else {
             Err(refused)

@@ -9,6 +9,7 @@ use attache_mtls::ca::{
     CA_VALIDITY, CertificateAuthority, CertificateRequest, IssuedCertificate, default_validity,
 };
 use attache_mtls::connect::Connector;
+use attache_mtls::identity::SpkiSha256;
 use attache_mtls::key::LeafKey;
 use attache_mtls::spiffe::{BrokerId, NodeId, OperatorId, PeerId, TrustDomain};
 use attache_mtls::stream::{HandshakeError, MtlsStream};
@@ -203,6 +204,10 @@ impl Forged {
         let der = PrivateKeyDer::from_pem_slice(self.key.to_pem().as_bytes()).unwrap();
         let key = rustls::crypto::ring::sign::any_ecdsa_type(&der).unwrap();
         Arc::new(CertifiedKey::new(self.chain.clone(), key).into())
+    }
+
+    pub(crate) fn spki_sha256(&self) -> SpkiSha256 {
+        self.key.spki_sha256()
     }
 
     pub(crate) fn as_client(&self, base: &ClientConfig) -> Arc<ClientConfig> {

@@ -11,6 +11,8 @@ mod limits;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod reload;
