@@ -80,6 +80,9 @@ enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Have the running, sealed broker try what its settings name, over its admin socket: also when an operator sealed it, after
+    /// which it does not by itself.
+    Unseal(ConfigArg),
     /// Read the settings file and say what is wrong with it.
     CheckConfig(ConfigArg),
     /// Read every row of the store and say which are damaged: live through the admin socket, else on the store itself.
@@ -161,7 +164,7 @@ struct ConfigArg {
 impl Command {
     fn config(&self) -> &PathBuf {
         match self {
-            Self::CheckConfig(arg) | Self::CheckStore(arg) => &arg.config,
+            Self::CheckConfig(arg) | Self::CheckStore(arg) | Self::Unseal(arg) => &arg.config,
             Self::Init { config, .. }
             | Self::Health { config, .. }
             | Self::Restore { config, .. }
@@ -231,6 +234,7 @@ fn carry_out(command: &Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Health { live, .. } => run::health(&config, *live),
+        Command::Unseal(_) => run::unseal(&config),
         Command::CheckConfig(_) => {
             run::check_config(&config)?;
             writeln!(std::io::stdout(), "{}: no fault found", file.display())?;

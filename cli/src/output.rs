@@ -77,6 +77,13 @@ impl Report {
         self
     }
 
+    /// The answer of what was done in part.
+    #[must_use]
+    pub fn partly(mut self) -> Self {
+        self.exit = Exit::Partly;
+        self
+    }
+
     /// The text to print, with a newline at its end unless it is empty. `wide`: how many columns there are; none where no
     /// terminal is.
     #[must_use]

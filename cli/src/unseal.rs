@@ -17,6 +17,7 @@ use attache_mtls::connect::Connector;
 use attache_mtls::spiffe::BrokerId;
 use attache_mtls::tls::{anonymous_client_config, recorded_client_config};
 use attache_proto::attache::v1::{self as pb, unsealing_client::UnsealingClient};
+use attache_proto::details::Details;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tonic::Status;
@@ -36,6 +37,10 @@ use crate::status;
 const ENROLL_PORT: u16 = 7444;
 /// How long a broker that was opened may take until it serves.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
+/// How long a broker that tries others is left alone, where it does not say.
+const BUSY: Duration = Duration::from_secs(1);
+/// And at most: a stranger's word must not hold anybody up.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(100);
 /// A store has no more slots.
@@ -64,9 +69,24 @@ pub struct SealedBroker {
     pub boot_key: PublicKey,
     /// An operator sealed it.
     pub by_operator: bool,
+    /// That operator's SPIFFE ID, where the broker could read it.
+    pub sealed_by: Option<String>,
+    /// And when.
+    pub sealed_at: Option<pb::Time>,
     /// Its slots, by their own word.
     pub slots: Vec<SealedSlot>,
     boot: BootId,
+}
+
+/// What a broker makes of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// It is open.
+    Opened,
+    /// The secret is not what opens that slot.
+    Wrong,
+    /// It was not tried, since others are: how long to wait.
+    NotYet(Duration),
 }
 
 /// A slot of a sealed broker.
@@ -151,7 +171,7 @@ impl Door {
             .map_err(|why| Failure::new(Exit::Failed, what).because(why))
     }
 
-    /// Gives the secret of a slot. `false`: it is not what opens it.
+    /// Gives the secret of a slot.
     ///
     /// # Errors
     /// As [`crate::status`] says.
@@ -162,7 +182,7 @@ impl Door {
         slot: &SealedSlot,
         secret: &[u8; KEY_BYTES],
         what: &str,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Tried, Failure> {
         let failed = |error: EnvelopeError| Failure::new(Exit::Failed, what).caused_by(&error);
         let channel = UnsealChannel {
             store: seal.store,
@@ -184,11 +204,16 @@ impl Door {
             })
             .await;
         match answer {
-            Ok(answer) => Ok(answer.open),
+            Ok(answer) if answer.open => Ok(Tried::Opened),
+            Ok(_) => Ok(Tried::Wrong),
             Err(status) => match status::reason(&status).as_deref() {
-                Some("WRONG_SECRET") => Ok(false),
+                Some("WRONG_SECRET") => Ok(Tried::Wrong),
                 // The answer to an attempt of ours was lost, or somebody else's came first.
-                Some("NOT_SEALED") => Ok(true),
+                Some("NOT_SEALED") => Ok(Tried::Opened),
+                Some("TOO_MANY_ATTEMPTS" | "UNSEAL_BUSY") => {
+                    let after = Details::of(&status).and_then(|it| it.retry_after);
+                    Ok(Tried::NotYet(after.unwrap_or(BUSY).clamp(LOOK, LONGEST)))
+                }
                 Some(_) | None => Err(status::failure(what, &status)),
             },
         }
@@ -232,6 +257,8 @@ fn check(answer: pb::GetSealResponse, pinned: &str) -> Result<Seal, String> {
         boot: BootId::try_from(answer.boot.as_slice()).map_err(malformed)?,
         boot_key: PublicKey::try_from(answer.boot_key.as_slice()).map_err(malformed)?,
         by_operator: answer.by_operator,
+        sealed_by: Some(answer.sealed_by).filter(|by| !by.is_empty()),
+        sealed_at: answer.sealed_at,
         slots: slots?,
     };
     Ok(Seal {
@@ -284,7 +311,9 @@ mod tests {
             broker_id: PINNED.to_owned(),
             boot: vec![2; 16],
             boot_key: vec![3; 32],
-            by_operator: false,
+            by_operator: true,
+            sealed_by: "spiffe://example.internal/operator/ada".to_owned(),
+            sealed_at: Some(pb::Time { unix_ms: 0 }),
             slots: vec![pb::SealedSlot {
                 slot: vec![4; 16],
                 name: "board".to_owned(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     identity::Gate,
+    seal::UnsealError,
     vault::{BrokerVault, CheckReport, check_store},
 };
 
@@ -69,6 +70,13 @@ impl Admin for AdminService {
             .ok_or_else(|| RpcError::unavailable("STOPPING", "the broker is stopping"))?
             .map_err(RpcError::from)?;
         Ok(Response::new(report.into()))
+    }
+
+    async fn unseal_broker(
+        &self,
+        _request: Request<pb::UnsealBrokerRequest>,
+    ) -> Result<Response<pb::UnsealBrokerResponse>, Status> {
+        Err(RpcError::from(UnsealError::NotSealed).into())
     }
 }
 

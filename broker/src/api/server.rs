@@ -143,6 +143,8 @@ pub struct Services {
     pub store_file: PathBuf,
     /// Ends this open time of the broker.
     pub seal: CancellationToken,
+    /// Where an operator's seal is noted.
+    pub operator_seal: PathBuf,
     /// Mutual TLS.
     pub acceptor: Acceptor,
     /// TLS without client certificates.
@@ -259,16 +261,16 @@ pub async fn serve_sealed(
     };
     let enroll = server(limits, &calls)
         .max_connection_age(ENROLL_CONNECTION_AGE / 2)
-        .add_service(unsealing(UnsealingService::Sealed(sealed)))
+        .add_service(unsealing(UnsealingService::Sealed(Arc::clone(&sealed))))
         .add_service(
-            pb::enrollment_server::EnrollmentServer::new(SealedService)
+            pb::enrollment_server::EnrollmentServer::new(SealedService(Arc::clone(&sealed)))
                 .max_decoding_message_size(ENROLL_MESSAGE_MAX),
         )
         .add_service(health());
     let admin = Server::builder()
         .layer(calls)
         .layer(answers())
-        .add_service(pb::admin_server::AdminServer::new(SealedService))
+        .add_service(pb::admin_server::AdminServer::new(SealedService(sealed)))
         .add_service(health());
     let incoming = accepted(listeners.admin);
     let unknown = |stream| BrokerStream::new(stream, false);
@@ -420,6 +422,8 @@ fn sealing(services: &Services, peers: &Peers) -> SealingService {
         mutations: services.mutations.clone(),
         broker: services.vault.broker().to_string(),
         seal: services.seal.clone(),
+        note: services.operator_seal.clone(),
+        clock: services.clock.clone(),
     }
 }
 

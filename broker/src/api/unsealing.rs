@@ -41,6 +41,10 @@ impl Unsealing for UnsealingService {
         &self,
         _request: Request<pb::GetSealRequest>,
     ) -> Result<Response<pb::GetSealResponse>, Status> {
+        let by = match self {
+            Self::Open { .. } => None,
+            Self::Sealed(sealed) => sealed.by_operator().note(),
+        };
         Ok(Response::new(match self {
             Self::Open { store, broker_id } => pb::GetSealResponse {
                 sealed: false,
@@ -54,8 +58,12 @@ impl Unsealing for UnsealingService {
                 broker_id: sealed.broker().to_string(),
                 boot: sealed.boot().as_bytes().to_vec(),
                 boot_key: sealed.boot_key().as_bytes().to_vec(),
-                by_operator: sealed.by_operator(),
+                by_operator: sealed.by_operator().is_there(),
                 slots: sealed.slots().iter().map(view).collect(),
+                sealed_by: by.map(|it| it.operator.clone()).unwrap_or_default(),
+                sealed_at: by.map(|it| pb::Time {
+                    unix_ms: i64::try_from(it.time_ms).unwrap_or(i64::MAX),
+                }),
             },
         }))
     }
@@ -129,6 +137,7 @@ impl From<UnsealError> for RpcError {
                 tracing::error!(error = %source, "an attempt to unseal could not be put on record");
                 Self::unavailable("NO_RECORD", told)
             }
+            UnsealError::Openers(_) => Self::new(Code::FailedPrecondition, "NOTHING_OPENS", told),
             UnsealError::Store(UnlockError::Store(e)) => e.into(),
             UnsealError::Store(ref source) => {
                 tracing::error!(error = %source, "a slot opened, and the store did not");
@@ -140,8 +149,8 @@ impl From<UnsealError> for RpcError {
 }
 
 /// What a sealed broker answers to everything else.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SealedService;
+#[derive(Clone)]
+pub(super) struct SealedService(pub(super) Arc<Sealed>);
 
 fn is_sealed<T>() -> Result<Response<T>, Status> {
     Err(RpcError::unavailable(
@@ -196,6 +205,15 @@ impl Admin for SealedService {
         _: Request<pb::CheckStoreRequest>,
     ) -> Result<Response<pb::CheckStoreResponse>, Status> {
         is_sealed()
+    }
+
+    async fn unseal_broker(
+        &self,
+        _: Request<pb::UnsealBrokerRequest>,
+    ) -> Result<Response<pb::UnsealBrokerResponse>, Status> {
+        let opened = self.0.unseal_by_settings().await;
+        let slot = opened.map_err(RpcError::from)?.to_string();
+        Ok(Response::new(pb::UnsealBrokerResponse { slot }))
     }
 }
 

@@ -69,7 +69,8 @@ impl Index {
             | Event::Removal(_)
             | Event::Opening(_)
             | Event::Attempts(_)
-            | Event::Pruning(_) => {}
+            | Event::Pruning(_)
+            | Event::Sealing(_) => {}
         }
     }
 

@@ -166,7 +166,8 @@ impl Mark {
             | Event::Removal(_)
             | Event::Opening(_)
             | Event::Attempts(_)
-            | Event::Pruning(_) => Self::Plain,
+            | Event::Pruning(_)
+            | Event::Sealing(_) => Self::Plain,
         }
     }
 }

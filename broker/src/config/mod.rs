@@ -306,6 +306,12 @@ impl StorePaths {
         self.dir.join("unseal-attempts")
     }
 
+    /// That an operator sealed the broker; while it is there, the broker does not open by itself.
+    #[must_use]
+    pub fn operator_seal(&self) -> PathBuf {
+        self.dir.join("sealed-by-operator")
+    }
+
     /// The addresses that a running broker has really bound, JSON.
     #[must_use]
     pub fn listening(&self) -> PathBuf {

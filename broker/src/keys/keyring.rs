@@ -124,6 +124,13 @@ impl Keys {
         Self::under(arena, store, opened).await
     }
 
+    /// With more of how it was opened, for the record.
+    #[must_use]
+    pub fn also_told(mut self, more: &str) -> Self {
+        self.opened_by.how = format!("{}, {more}", self.opened_by.how);
+        self
+    }
+
     async fn under<S: Store>(
         arena: &Arena,
         store: &S,

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! store locked -> own openers -- one opens a slot --> open -> run ... (stop | an operator's seal)
-//!                     |                                 ^                         |
-//!                     +--- none does --> sealed --------+ <-----------------------+
-//!                                        (own openers again, but after a seal; attache broker unseal)
+//!        |            |                                 ^                         |
+//!        |            +--- none does --> sealed --------+ <-----------------------+
+//!        +-- an operator's seal -----------^  (own openers again, but not after an operator's seal; attache broker unseal)
 //! ```
+//! An operator's seal is a file beside the store, so that a restart finds it.
 //! The store's lock and the sockets of [`Sockets`] are the process's own. All of an open broker runs on a runtime of its own,
 //! which ends with it: no task is left over that could hold a key. It counts as sealed when the arena holds no key any more,
 //! and the process ends if that does not come about.
@@ -31,7 +32,7 @@ use super::{
     sockets::Sockets,
     telemetry,
 };
-use crate::{config::Config, keys::Keys, metrics::Metrics, store::RedbStore};
+use crate::{config::Config, keys::Keys, metrics::Metrics, seal::OperatorSeal, store::RedbStore};
 
 /// How long the runtime of an open broker has for what blocks a thread, once all else of it has ended.
 const BLOCKING: Duration = Duration::from_secs(10);
@@ -57,6 +58,14 @@ pub fn serve(config: Config, file: &Path, accept_rollback_to: Option<u64>) -> Re
         // From here on: whoever finds it live may stop it.
         let signals = Signals::take()?;
         if let Some(seq) = accept_rollback_to {
+            let note = config.store.operator_seal();
+            if OperatorSeal::read(&note).is_there() {
+                bail!(
+                    "an operator sealed the broker, and a store that was rolled back is accepted with its keys: if the seal is to \
+                     end, remove {} and start again",
+                    note.display()
+                );
+            }
             incarnation::accept_rollback(&config, seq).await?;
         }
         let told = Told { settings, signals };
@@ -102,36 +111,57 @@ impl Lifetime {
     }
 
     async fn live(&self, mut told: Told) -> Result<()> {
-        let openers = &self.config.keys.openers;
-        let mut opened = match Keys::open_by(&self.arena, self.store.as_ref(), openers).await {
-            Ok(keys) => Some(keys),
-            Err(error) if error.lacks_an_opener() => {
-                let error = crate::causes::with_causes(&error);
-                tracing::warn!(%error, "nothing that the settings name opens the store");
-                None
-            }
-            Err(error) => return Err(error.into()),
+        let note = self.config.store.operator_seal();
+        let mut by_operator = OperatorSeal::read(&note);
+        let mut opened = if by_operator.is_there() {
+            tracing::warn!(
+                "sealed {}: what the settings name is not tried. Open it with attache broker unseal, or, on this machine, have it \
+                 try that with attache-broker unseal; {} is the seal's note, and a start without it is none of a sealed broker",
+                by_operator.told(),
+                note.display()
+            );
+            None
+        } else {
+            self.open_by_settings().await?
         };
-        let mut by_operator = false;
         loop {
             let keys = match opened.take() {
                 Some(keys) => keys,
-                None => match stay_sealed(self, by_operator, &mut told.signals).await? {
+                None => match stay_sealed(self, &by_operator, &mut told.signals).await {
                     Left::Opened(keys) => keys,
                     Left::Stopped => return Ok(()),
                 },
             };
             let end;
-            (end, told) = self.run(keys, told).await?;
+            (end, told) = self.run(keys, told, by_operator).await?;
             match end {
                 End::Stopped => return Ok(()),
-                End::Sealed => by_operator = true,
+                End::Sealed => by_operator = OperatorSeal::read(&note).or_unknown(),
             }
         }
     }
 
+    /// The keys, by what the settings name; none where that opens nothing.
+    async fn open_by_settings(&self) -> Result<Option<Keys>> {
+        let openers = &self.config.keys.openers;
+        match Keys::open_by(&self.arena, self.store.as_ref(), openers).await {
+            Ok(keys) => Ok(Some(keys)),
+            Err(error) if error.lacks_an_opener() => {
+                let error = crate::causes::with_causes(&error);
+                tracing::warn!(%error, "nothing that the settings name opens the store");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Runs an open broker to its end, and sees that no key is left.
-    async fn run(&self, keys: Keys, mut told: Told) -> Result<(End, Told)> {
+    async fn run(
+        &self,
+        keys: Keys,
+        mut told: Told,
+        by_operator: OperatorSeal,
+    ) -> Result<(End, Told)> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
@@ -139,6 +169,7 @@ impl Lifetime {
         let (sockets, metrics) = (Arc::clone(&self.sockets), self.metrics.clone());
         let running = runtime.spawn(async move {
             let broker = Broker::assemble(config, store, Arc::new(keys), metrics).await?;
+            broker.end_operator_seal(&by_operator).await?;
             let Told { settings, signals } = &mut told;
             let end = broker.run(&sockets, settings, signals).await?;
             anyhow::Ok((end, told))

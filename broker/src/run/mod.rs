@@ -17,6 +17,7 @@ mod serve;
 mod server_certificate;
 mod sockets;
 mod telemetry;
+mod unseal;
 mod volumes_in_use;
 
 pub use bootstrap::{bootstrap_operator, recover_operator};
@@ -26,6 +27,7 @@ pub use health::health;
 pub use init::{NewCluster, init};
 pub use lifetime::serve;
 pub use restore::restore;
+pub use unseal::unseal;
 pub use volumes_in_use::volumes_in_use;
 
 use std::sync::Arc;

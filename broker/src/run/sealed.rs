@@ -1,6 +1,6 @@
 //! The sealed state: health and unseal only, and its own openers tried again and again.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use attache_envelope::{Random, SystemRandom, unseal::fingerprint};
@@ -19,7 +19,7 @@ use crate::{
     api::{self, SealedListeners},
     causes::with_causes,
     keys::{Keys, there},
-    seal::{Attempts, Sealed},
+    seal::{Attempts, OperatorSeal, Sealed},
 };
 
 /// How soon the own openers are tried again, and how long that may become.
@@ -38,44 +38,66 @@ pub(super) enum Left {
 }
 
 /// Stays sealed until something opens a slot, or a signal says stop. After an operator's seal the broker's own openers are
-/// not tried: whoever sealed it wants a person there.
+/// not tried: whoever sealed it wants a person there. What goes wrong is told and tried again: a process that ends is
+/// started again, and nothing is better then.
 pub(super) async fn stay_sealed(
     lifetime: &Lifetime,
-    by_operator: bool,
+    by_operator: &OperatorSeal,
+    signals: &mut Signals,
+) -> Left {
+    let mut pause = AGAIN.0;
+    loop {
+        let error = match sealed_time(lifetime, by_operator, signals).await {
+            Ok(left) => return left,
+            Err(error) => format!("{error:#}"),
+        };
+        tracing::error!(
+            error,
+            "the broker stays sealed and cannot be opened now; trying again"
+        );
+        tokio::select! {
+            () = stopped(signals) => return Left::Stopped,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// One sealed time, with a boot key of its own.
+async fn sealed_time(
+    lifetime: &Lifetime,
+    by_operator: &OperatorSeal,
     signals: &mut Signals,
 ) -> Result<Left> {
-    let Lifetime {
-        config,
-        arena,
-        store,
-        sockets,
-        metrics,
-    } = lifetime;
+    let config = &lifetime.config;
     let attempts = Attempts::read(&config.store.unseal_attempts());
     let (sealed, mut opened) = Sealed::begin(
-        arena,
-        Arc::clone(store),
+        &lifetime.arena,
+        Arc::clone(&lifetime.store),
         config.id.clone(),
-        by_operator,
+        by_operator.clone(),
+        &config.keys.openers,
         attempts,
     )
     .await?;
-    let slots = there(sealed.slots());
     let listeners = SealedListeners {
-        enroll: sockets.enroll()?,
+        enroll: lifetime.sockets.enroll()?,
         acceptor: enroll_acceptor(config, &credentials(lifetime)?)?,
-        admin: sockets.admin()?,
+        admin: lifetime.sockets.admin()?,
     };
     let enroll = listeners.enroll.local_addr()?;
     let stop = CancellationToken::new();
+    // However it ends: what serves it goes with it.
+    let _stopped = stop.clone().drop_guard();
     let told = tell_metrics(lifetime, &stop)?;
+    let status = announce(lifetime, &sealed, enroll);
     let sealed = Arc::new(sealed);
     let acceptor = listeners.acceptor.clone();
     let mut server = tokio::spawn(api::serve_sealed(
         Arc::clone(&sealed),
         listeners,
         config.limits,
-        metrics.clone(),
+        lifetime.metrics.clone(),
         stop.clone(),
     ));
     let text = listening(None, enroll, told);
@@ -84,29 +106,37 @@ pub(super) async fn stay_sealed(
         let error = format!("{error:#}");
         tracing::warn!(error, "where the broker listens is not written down");
     }
-    let boot_key = hex::encode(fingerprint(sealed.boot_key()));
-    tracing::warn!(%enroll, broker = %config.id, by_operator, slots, boot_key, "sealed: open it with attache broker unseal");
-    let status = format!("sealed; any of these slots opens it: {slots}");
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status(&status),
     ]);
     let left = tokio::select! {
-        () = stopped(signals) => Left::Stopped,
-        keys = opened.recv() => Left::Opened(keys.context("the sealed broker's server has gone")?),
-        keys = own_openers(lifetime), if !by_operator => Left::Opened(keys?),
-        ended = &mut server => {
-            ended.unwrap_or_else(|error| Err(error.into()))?;
-            bail!("the sealed broker's server ended by itself");
-        }
+        () = stopped(signals) => Ok(Left::Stopped),
+        keys = opened.recv() => keys.map(Left::Opened).context("the sealed broker's server has gone"),
+        keys = own_openers(lifetime), if !by_operator.is_there() => Ok(Left::Opened(keys)),
+        ended = &mut server => ended
+            .unwrap_or_else(|error| Err(error.into()))
+            .and_then(|()| bail!("the sealed broker's server ended by itself")),
     };
     stop.cancel();
-    if tokio::time::timeout(DRAIN, &mut server).await.is_err() {
+    if !server.is_finished() && tokio::time::timeout(DRAIN, &mut server).await.is_err() {
         server.abort();
     }
     acceptor.close_where(|_| true);
-    sealed.end();
-    Ok(left)
+    sealed.end().await;
+    left
+}
+
+/// Tells the log what opens it; answers what to tell the supervisor. Before anybody is answered: the boot key is compared with this.
+fn announce(lifetime: &Lifetime, sealed: &Sealed, enroll: SocketAddr) -> String {
+    let (slots, boot_key) = (
+        there(sealed.slots()),
+        hex::encode(fingerprint(sealed.boot_key())),
+    );
+    let by_operator = sealed.by_operator().is_there();
+    tracing::warn!(%enroll, broker = %lifetime.config.id, by_operator, slots, boot_key, "sealed: open it with attache broker unseal");
+    let by = if by_operator { " by an operator" } else { "" };
+    format!("sealed{by}; any of these slots opens it: {slots}")
 }
 
 /// Waits for a signal that says stop. There is nothing to read again: that is done when the broker opens.
@@ -115,7 +145,7 @@ async fn stopped(signals: &mut Signals) {
 }
 
 /// Tries what the settings name until it opens a slot.
-async fn own_openers(lifetime: &Lifetime) -> Result<Keys> {
+async fn own_openers(lifetime: &Lifetime) -> Keys {
     let openers = &lifetime.config.keys.openers;
     if openers.is_empty() {
         return std::future::pending().await;
@@ -125,11 +155,17 @@ async fn own_openers(lifetime: &Lifetime) -> Result<Keys> {
         tokio::time::sleep(spread(pause)).await;
         pause = (pause * 2).min(AGAIN.1);
         match Keys::open_by(&lifetime.arena, lifetime.store.as_ref(), openers).await {
-            Ok(keys) => return Ok(keys),
+            Ok(keys) => return keys,
             Err(error) if error.lacks_an_opener() => {
                 tracing::debug!(error = %with_causes(&error), "still sealed");
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::error!(
+                    error,
+                    "still sealed: what the settings name cannot open the store"
+                );
+            }
         }
     }
 }
@@ -159,10 +195,7 @@ fn credentials(lifetime: &Lifetime) -> Result<Credentials> {
     ))
 }
 
-fn tell_metrics(
-    lifetime: &Lifetime,
-    stop: &CancellationToken,
-) -> Result<Option<std::net::SocketAddr>> {
+fn tell_metrics(lifetime: &Lifetime, stop: &CancellationToken) -> Result<Option<SocketAddr>> {
     let Some(listener) = lifetime.sockets.metrics()? else {
         return Ok(None);
     };

@@ -17,7 +17,7 @@ use attache_mtls::{
     spiffe::PeerId,
     tls::Credentials,
 };
-use attache_translog::{Anchor, Attempts, Opening, Start, Stop};
+use attache_translog::{Anchor, Attempts, Opening, Sealing, Start, Stop};
 use jiff::Timestamp;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,7 +44,7 @@ use crate::{
     release::{Counters, Parts, Releases, sessions::Sessions},
     removal, retagging, retention, rotation,
     scrub::Scrub,
-    seal,
+    seal::{self, OperatorSeal},
     store::{BrokerLedger, Health, Ledger, LedgerOptions, RedbStore, Store, anchored_head},
     vault::BrokerVault,
 };
@@ -103,7 +103,6 @@ impl Broker {
         let mutations = mutations.await?;
         let refusals = Refusals::new(log.clone(), &mut recovered);
         start_on_record(&config, &keys, &log, &ledger).await?;
-        sealed_time_on_record(&config, &log).await?;
 
         let authority = Authority::load(meta::ca(&ledger).await?, Arc::clone(&keys))?;
         let credentials = credentials(&config, &authority)?;
@@ -158,6 +157,7 @@ impl Broker {
             room: room(&config),
             store_file: config.store.store(),
             seal: CancellationToken::new(),
+            operator_seal: config.store.operator_seal(),
             audit_dir: config.audit_dir.clone(),
             acceptor,
             enroll_acceptor: enroll_acceptor(&config, &credentials)?,
@@ -173,6 +173,24 @@ impl Broker {
             scrub: Arc::new(scrub),
             tasks,
         })
+    }
+
+    /// An operator's seal is over, now that the broker is open: on record, and then taken away.
+    pub(super) async fn end_operator_seal(&self, seal: &OperatorSeal) -> Result<()> {
+        let file = self.config.store.operator_seal();
+        if seal.is_there() {
+            let leaf = of_operator_seal(&self.config, seal);
+            let _receipt = self.log.append(leaf).await?;
+        }
+        // The next start would be sealed, which is the safe side; the broker is open all the same.
+        if let Err(error) = seal::note::lift(&file) {
+            let file = file.display();
+            tracing::error!(%file, %error, "the note of an operator's seal is not taken away: the next start is sealed again");
+        }
+        if let Err(error) = seal::note::keep_spare(&file) {
+            tracing::warn!(%error, "there is no spare for the note of a seal: one needs room on the store's disk");
+        }
+        Ok(())
     }
 
     /// Serves until a signal, a seal or a failure, then stops in order.
@@ -476,7 +494,7 @@ async fn open_ledger(
     Ok(Ledger::open(store, keys, options).await?)
 }
 
-/// The start of this process, with where the store stands.
+/// The start of this process, with where the store stands, and what came before it opened.
 async fn start_on_record(
     config: &Config,
     keys: &Keys,
@@ -498,7 +516,8 @@ async fn start_on_record(
         how: keys.opening().how.clone(),
     };
     let _receipt = log.append(opening).await?;
-    anchor_on_record(log, ledger).await
+    anchor_on_record(log, ledger).await?;
+    sealed_time_on_record(config, log).await
 }
 
 /// What was given to open the broker while it was sealed. It is taken out of its file once it is durable in the log: cut
@@ -520,16 +539,19 @@ async fn sealed_time_on_record(config: &Config, log: &AuditLog) -> Result<()> {
             })
             .await?;
     }
-    let left_out = attempts.left_out();
-    if left_out.count > 0 {
+    let counted = [
+        (attempts.left_out(), "too many to be kept one by one"),
+        (attempts.refused(), "not tried: too many at once"),
+    ];
+    for (counted, ending) in counted.into_iter().filter(|(it, _)| it.count > 0) {
         let _receipt = log
             .append(Attempts {
-                broker,
+                broker: broker.clone(),
                 slot: None,
-                ending: "too many to be kept one by one".to_owned(),
-                count: left_out.count,
-                first_ms: left_out.first_ms,
-                last_ms: left_out.last_ms,
+                ending: ending.to_owned(),
+                count: counted.count,
+                first_ms: counted.first_ms,
+                last_ms: counted.last_ms,
                 address: None,
             })
             .await?;
@@ -537,6 +559,22 @@ async fn sealed_time_on_record(config: &Config, log: &AuditLog) -> Result<()> {
     attempts
         .forget()
         .with_context(|| format!("cannot take away {}", file.display()))
+}
+
+fn of_operator_seal(config: &Config, seal: &OperatorSeal) -> Sealing {
+    let note = seal.note();
+    let unread = "the note of it could not be read";
+    Sealing {
+        operator: note.map(|note| note.operator.clone()),
+        serial: note.map(|note| note.serial.clone()),
+        request: note.map(|note| *note.request.as_bytes()),
+        broker: config.id.to_string(),
+        reason: note.map_or_else(
+            || Some(unread.to_owned()),
+            |note| Some(note.reason.clone()).filter(|reason| !reason.is_empty()),
+        ),
+        since_ms: note.map(|note| note.time_ms),
+    }
 }
 
 async fn anchor_on_record(log: &AuditLog, ledger: &BrokerLedger) -> Result<()> {

@@ -1,10 +1,12 @@
 //! The attempts at a sealed broker, in a file beside the store until there is a key to sign for them.
 //!
 //! ```text
-//! file = format u16 || suite u16 || LP(left out u64, first of them u64, last of them u64, [LP(time u64, slot 16, ending u8, from)])
+//! file = format u16 || suite u16 || LP(left out, refused, [LP(time u64, slot 16, ending u8, from)])
+//! left out, refused = how many u64, first of them u64, last of them u64
 //! ```
 //! Written whole at each attempt: beside itself, synced, renamed. It has a bound: the first and the newest attempts stay,
-//! those between are counted. It is not signed by anybody and says so once it is in the log; there is no secret in it.
+//! those between are counted, and those that were not tried since there were too many are counted from the beginning. It is
+//! not signed by anybody and says so once it is in the log; there is no secret in it.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -37,15 +39,21 @@ pub enum Ending {
     Kind,
     /// The slot opened, and the store did not.
     Failed,
+    /// It was sealed for another sealed time.
+    OtherBoot,
+    /// The store has no such slot.
+    Absent,
 }
 
 impl Ending {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Opened,
         Self::WrongSecret,
         Self::NotForThis,
         Self::Kind,
         Self::Failed,
+        Self::OtherBoot,
+        Self::Absent,
     ];
 
     const fn number(self) -> u8 {
@@ -55,6 +63,8 @@ impl Ending {
             Self::NotForThis => 3,
             Self::Kind => 4,
             Self::Failed => 5,
+            Self::OtherBoot => 6,
+            Self::Absent => 7,
         }
     }
 
@@ -67,6 +77,8 @@ impl Ending {
             Self::NotForThis => "sealed for another broker, boot or slot",
             Self::Kind => "that slot is opened by the broker itself",
             Self::Failed => "the slot opened, and the store did not",
+            Self::OtherBoot => "sealed to another boot key",
+            Self::Absent => "the store has no such slot",
         }
     }
 }
@@ -86,7 +98,7 @@ pub struct Attempt {
 
 /// Those that were only counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct Counted {
     /// How many.
     pub count: u64,
     /// When the first of them came, in milliseconds since 1970.
@@ -95,12 +107,36 @@ pub struct LeftOut {
     pub last_ms: u64,
 }
 
+impl Counted {
+    /// One of them.
+    #[must_use]
+    pub const fn one(time_ms: u64) -> Self {
+        Self {
+            count: 1,
+            first_ms: time_ms,
+            last_ms: time_ms,
+        }
+    }
+
+    /// These and later ones.
+    pub fn add(&mut self, later: Self) {
+        if self.count == 0 {
+            self.first_ms = later.first_ms;
+        }
+        if later.count > 0 {
+            self.last_ms = later.last_ms;
+        }
+        self.count = self.count.saturating_add(later.count);
+    }
+}
+
 /// The attempts since the store was open last.
 #[derive(Debug)]
 pub struct Attempts {
     file: PathBuf,
     list: Vec<Attempt>,
-    left_out: LeftOut,
+    left_out: Counted,
+    refused: Counted,
 }
 
 impl Attempts {
@@ -110,7 +146,8 @@ impl Attempts {
         let none = || Self {
             file: file.to_owned(),
             list: Vec::new(),
-            left_out: LeftOut::default(),
+            left_out: Counted::default(),
+            refused: Counted::default(),
         };
         let bytes = match read_public(file, FILE_BYTES) {
             Ok(bytes) => bytes,
@@ -121,10 +158,9 @@ impl Attempts {
             }
         };
         match decode(&bytes) {
-            Ok((left_out, list)) => Self {
-                left_out,
-                list,
-                ..none()
+            Ok(decoded) => Self {
+                file: file.to_owned(),
+                ..decoded
             },
             Err(error) => {
                 let aside = file.with_extension("damaged");
@@ -141,10 +177,21 @@ impl Attempts {
         &self.list
     }
 
-    /// Those that were only counted.
+    /// Those between the first and the newest, which were only counted.
     #[must_use]
-    pub fn left_out(&self) -> LeftOut {
+    pub fn left_out(&self) -> Counted {
         self.left_out
+    }
+
+    /// Those that were not tried, since there were too many.
+    #[must_use]
+    pub fn refused(&self) -> Counted {
+        self.refused
+    }
+
+    /// Counts some that were not tried; [`Attempts::save`] and the next note write it down.
+    pub fn count_refused(&mut self, some: Counted) {
+        self.refused.add(some);
     }
 
     /// Writes one more down, durably.
@@ -155,14 +202,17 @@ impl Attempts {
         self.list.push(attempt);
         if self.list.len() > 2 * KEPT {
             let gone = self.list.remove(KEPT);
-            let left = &mut self.left_out;
-            if left.count == 0 {
-                left.first_ms = gone.time_ms;
-            }
-            left.count = left.count.saturating_add(1);
-            left.last_ms = gone.time_ms;
+            self.left_out.add(Counted::one(gone.time_ms));
         }
-        write_private(&self.file, &encode(&self.left_out, &self.list)).map_err(io::Error::other)
+        self.save()
+    }
+
+    /// Writes down what is there, durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self) -> io::Result<()> {
+        write_private(&self.file, &self.encode()).map_err(io::Error::other)
     }
 
     /// Takes the file away: what was in it is in the audit log.
@@ -177,33 +227,42 @@ impl Attempts {
     }
 }
 
-fn encode(left_out: &LeftOut, list: &[Attempt]) -> Vec<u8> {
-    let attempt = |attempt: &Attempt| {
-        Lp::new()
-            .u64(attempt.time_ms)
-            .id(attempt.slot)
-            .u8(attempt.ending.number())
-            .str(&attempt.from)
-    };
-    Lp::record()
-        .u64(left_out.count)
-        .u64(left_out.first_ms)
-        .u64(left_out.last_ms)
-        .list(list.iter().map(attempt))
-        .into_bytes()
+impl Attempts {
+    fn encode(&self) -> Vec<u8> {
+        let attempt = |attempt: &Attempt| {
+            Lp::new()
+                .u64(attempt.time_ms)
+                .id(attempt.slot)
+                .u8(attempt.ending.number())
+                .str(&attempt.from)
+        };
+        let counted = |to: Lp, counted: &Counted| {
+            to.u64(counted.count)
+                .u64(counted.first_ms)
+                .u64(counted.last_ms)
+        };
+        counted(counted(Lp::record(), &self.left_out), &self.refused)
+            .list(self.list.iter().map(attempt))
+            .into_bytes()
+    }
 }
 
-fn decode(bytes: &[u8]) -> Result<(LeftOut, Vec<Attempt>), EnvelopeError> {
+/// The record, without the path of its file.
+fn decode(bytes: &[u8]) -> Result<Attempts, EnvelopeError> {
     let reader = Reader::record(RECORD, bytes)?;
     read(reader).map_err(EnvelopeError::malformed(RECORD))
 }
 
-fn read(mut reader: Reader<'_>) -> Result<(LeftOut, Vec<Attempt>), Malformed> {
-    let left_out = LeftOut {
-        count: reader.u64("left out")?,
+fn counted(reader: &mut Reader<'_>) -> Result<Counted, Malformed> {
+    Ok(Counted {
+        count: reader.u64("how many")?,
         first_ms: reader.u64("first of them")?,
         last_ms: reader.u64("last of them")?,
-    };
+    })
+}
+
+fn read(mut reader: Reader<'_>) -> Result<Attempts, Malformed> {
+    let (left_out, refused) = (counted(&mut reader)?, counted(&mut reader)?);
     let list = reader.list("attempts", 2 * KEPT, |part| {
         let (time_ms, slot) = (part.u64("time")?, part.id("slot")?);
         let number = part.u8("ending")?;
@@ -216,7 +275,12 @@ fn read(mut reader: Reader<'_>) -> Result<(LeftOut, Vec<Attempt>), Malformed> {
         })
     })?;
     reader.finish("the record")?;
-    Ok((left_out, list))
+    Ok(Attempts {
+        file: PathBuf::new(),
+        list,
+        left_out,
+        refused,
+    })
 }
 
 #[cfg(test)]
@@ -246,15 +310,37 @@ mod tests {
         let kept: Vec<_> = read.list().iter().map(|it| it.time_ms).collect();
         let expected: Vec<_> = (0..128).chain(872..1000).collect();
         assert_eq!(kept, expected);
-        let left = LeftOut {
+        let left = Counted {
             count: 744,
             first_ms: 128,
             last_ms: 871,
         };
         assert_eq!(read.left_out(), left);
+        assert_eq!(read.refused(), Counted::default());
         read.forget().unwrap();
         assert!(!file.exists());
         assert_eq!(Attempts::read(&file).list(), []);
+    }
+
+    #[test]
+    fn those_that_were_not_tried_are_a_number_with_their_first_and_their_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("unseal-attempts");
+        let mut attempts = Attempts::read(&file);
+        for time_ms in 5..1005 {
+            attempts.count_refused(Counted::one(time_ms));
+        }
+        attempts.count_refused(Counted::default());
+        attempts.save().unwrap();
+        attempts.note(attempt(2)).unwrap();
+        let read = Attempts::read(&file);
+        assert_eq!(read.list(), [attempt(2)]);
+        let refused = Counted {
+            count: 1000,
+            first_ms: 5,
+            last_ms: 1004,
+        };
+        assert_eq!(read.refused(), refused);
     }
 
     #[test]

@@ -8,8 +8,11 @@
 //! one attempt at a time, a rate for an address and one for all, sizes, and the file. A secret that opens a slot is the
 //! proof. The slots are the store's own word until the keyring is open. Nothing here may keep a secret longer than an
 //! attempt, write one anywhere, or open anything that the caller has not opened.
+//!
+//! An operator's seal is a [`note`] beside the store as well, and holds over a restart.
 
 mod attempts;
+pub mod note;
 mod rate;
 
 use std::net::IpAddr;
@@ -21,6 +24,7 @@ use attache_envelope::EnvelopeError;
 use attache_envelope::SystemRandom;
 use attache_envelope::id::{BootId, SlotId, StoreId};
 use attache_envelope::key::SecretKey;
+use attache_envelope::name::SlotName;
 use attache_envelope::slot::{Slot, SlotKind};
 use attache_envelope::unseal::UnsealChannel;
 use attache_envelope::x25519::{Enc, PublicKey};
@@ -28,15 +32,19 @@ use attache_mtls::spiffe::BrokerId;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 
-pub use attempts::{Attempt, Attempts, Ending};
+pub use attempts::{Attempt, Attempts, Counted, Ending};
+pub use note::{Note, OperatorSeal};
 use rate::Rates;
 
 use crate::audit::Clock;
-use crate::keys::{Keys, KeysError, UnlockError, unverified_slots};
+use crate::causes::with_causes;
+use crate::keys::{Keys, KeysError, Opener, UnlockError, unverified_slots};
 use crate::store::{RedbStore, Store};
 
 /// How long an attempt waits for those before it.
 const TURN: Duration = Duration::from_secs(5);
+/// How often the number of those that were not tried is written down.
+const COUNTS: Duration = Duration::from_secs(1);
 
 /// One sealed time of this process. It ends with the key that it drew.
 pub struct Sealed {
@@ -47,11 +55,14 @@ pub struct Sealed {
     /// Absent once the sealed time is over: whoever still holds this holds no key.
     boot_key: Mutex<Option<Key>>,
     public: PublicKey,
-    by_operator: bool,
+    by_operator: OperatorSeal,
+    openers: Vec<Opener>,
     slots: Vec<Slot>,
     turn: Semaphore,
     rates: Mutex<Rates>,
     attempts: Arc<Mutex<Attempts>>,
+    /// Those that were not tried and are not written down yet, and when such were written down last.
+    refused: Mutex<(Counted, Option<Instant>)>,
     clock: Clock,
     opened: mpsc::Sender<Keys>,
 }
@@ -92,7 +103,10 @@ pub enum UnsealError {
         slot: SlotId,
     },
     /// Nobody can send what opens it.
-    #[error("a slot of kind {kind} is opened by the broker itself, which tries again and again")]
+    #[error(
+        "a slot of kind {kind} is opened by the broker itself: it tries again and again, but not after an operator's seal; have \
+         it try with attache-broker unseal, on its machine"
+    )]
     Kind {
         /// The slot's kind.
         kind: &'static str,
@@ -112,6 +126,9 @@ pub enum UnsealError {
     /// The attempt could not be written down.
     #[error("the attempt could not be put on record, and nothing is opened without")]
     Record(#[source] std::io::Error),
+    /// The broker tried what its settings name, and none of it opens.
+    #[error("nothing that the settings name opens the store: {0}")]
+    Openers(String),
     /// The slot opened, and what it belongs to did not.
     #[error("the slot opened, and the store did not: {0}")]
     Store(#[source] UnlockError),
@@ -130,7 +147,8 @@ impl Sealed {
         arena: &Arena,
         store: Arc<RedbStore>,
         broker: BrokerId,
-        by_operator: bool,
+        by_operator: OperatorSeal,
+        openers: &[Opener],
         attempts: Attempts,
     ) -> Result<(Self, mpsc::Receiver<Keys>), BeginError> {
         let slots = unverified_slots(store.as_ref()).await?;
@@ -145,10 +163,12 @@ impl Sealed {
             boot_key: Mutex::new(Some(boot_key)),
             public,
             by_operator,
+            openers: openers.to_vec(),
             slots,
             turn: Semaphore::new(1),
             rates: Mutex::default(),
             attempts: Arc::new(Mutex::new(attempts)),
+            refused: Mutex::default(),
             clock: Clock::system(),
             opened,
         };
@@ -179,10 +199,10 @@ impl Sealed {
         &self.public
     }
 
-    /// Whether an operator sealed it.
+    /// Whether an operator sealed it, and who.
     #[must_use]
-    pub fn by_operator(&self) -> bool {
-        self.by_operator
+    pub fn by_operator(&self) -> &OperatorSeal {
+        &self.by_operator
     }
 
     /// The slots, by name, unverified.
@@ -191,14 +211,23 @@ impl Sealed {
         &self.slots
     }
 
-    /// Wipes the boot key: nothing opens by this sealed time any more.
-    pub fn end(&self) {
+    /// Wipes the boot key: nothing opens by this sealed time any more. What was counted since the last note is written down.
+    pub async fn end(&self) {
         drop(
             self.boot_key
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take(),
         );
+        let refused = self
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+        if refused.count > 0 {
+            // It says in the log what goes wrong.
+            let _written = tokio::task::spawn_blocking(self.write_refused()).await;
+        }
     }
 
     /// Tries what was sent. What fails is on record before this answers, and what opens before anything is open.
@@ -213,17 +242,26 @@ impl Sealed {
         let admitted = admitted
             .unwrap_or_else(PoisonError::into_inner)
             .admit(from, Instant::now());
-        admitted.map_err(|after| UnsealError::TooMany { after })?;
-        let turn = tokio::time::timeout(TURN, self.turn.acquire()).await;
-        let _turn = turn.map_err(|_| UnsealError::Busy)?;
+        if let Err(after) = admitted {
+            self.not_tried();
+            return Err(UnsealError::TooMany { after });
+        }
+        let Ok(_turn) = tokio::time::timeout(TURN, self.turn.acquire()).await else {
+            self.not_tried();
+            return Err(UnsealError::Busy);
+        };
         if sent.boot != self.boot {
+            self.note(sent.slot, Ending::OtherBoot, from).await?;
             return Err(UnsealError::OtherBoot);
         }
         let slot = self
             .slots
             .iter()
             .find(|slot| slot.identity.slot == sent.slot);
-        let slot = slot.ok_or(UnsealError::Absent { slot: sent.slot })?;
+        let Some(slot) = slot else {
+            self.note(sent.slot, Ending::Absent, from).await?;
+            return Err(UnsealError::Absent { slot: sent.slot });
+        };
         if self.opened.is_closed() {
             return Err(UnsealError::NotSealed);
         }
@@ -235,7 +273,7 @@ impl Sealed {
             Err(UnsealError::Kind { .. }) => Ending::Kind,
             Err(_) => Ending::Failed,
         };
-        self.note(slot, ending, from).await?;
+        self.note(sent.slot, ending, from).await?;
         // No other is tried before this one is over, so that there is a place.
         self.opened
             .try_send(tried?)
@@ -277,21 +315,85 @@ impl Sealed {
         })
     }
 
-    async fn note(&self, slot: &Slot, ending: Ending, from: IpAddr) -> Result<(), UnsealError> {
+    /// Tries what the settings name, at the word of somebody on this machine: also after an operator's seal.
+    ///
+    /// # Errors
+    /// [`UnsealError`].
+    ///
+    /// # Cancel safety
+    /// Dropped early, it has opened nothing.
+    pub async fn unseal_by_settings(&self) -> Result<SlotName, UnsealError> {
+        let turn = tokio::time::timeout(TURN, self.turn.acquire()).await;
+        let _turn = turn.map_err(|_| UnsealError::Busy)?;
+        if self.opened.is_closed() {
+            return Err(UnsealError::NotSealed);
+        }
+        let opened = Keys::open_by(&self.arena, self.store.as_ref(), &self.openers).await;
+        let opened = opened.map_err(|error| {
+            if error.lacks_an_opener() {
+                return UnsealError::Openers(with_causes(&error));
+            }
+            UnsealError::Store(error)
+        })?;
+        let opened = opened.also_told("asked for on the admin socket");
+        let name = opened.opening().name.clone();
+        self.opened
+            .try_send(opened)
+            .map_err(|_| UnsealError::NotSealed)?;
+        Ok(name)
+    }
+
+    async fn note(&self, slot: SlotId, ending: Ending, from: IpAddr) -> Result<(), UnsealError> {
         let attempt = Attempt {
             time_ms: self.clock.now_ms(),
-            slot: slot.identity.slot,
+            slot,
             ending,
             from: from.to_string(),
         };
-        tracing::warn!(slot = %slot.about.name, %from, ending = ending.told(), "an attempt to unseal");
-        let attempts = Arc::clone(&self.attempts);
+        tracing::warn!(%slot, %from, ending = ending.told(), "an attempt to unseal");
+        let (attempts, refused) = (Arc::clone(&self.attempts), self.take_refused());
         let noted = tokio::task::spawn_blocking(move || {
             let mut attempts = attempts.lock().unwrap_or_else(PoisonError::into_inner);
+            attempts.count_refused(refused);
             attempts.note(attempt)
         });
         let noted = noted.await.map_err(|_| UnsealError::NotSealed)?;
         noted.map_err(UnsealError::Record)
+    }
+
+    /// Counts one that was not tried. A flood of them is written down once in a while, not one by one.
+    fn not_tried(&self) {
+        let due = {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let (counted, written) = &mut *refused;
+            counted.add(Counted::one(self.clock.now_ms()));
+            let due = written.is_none_or(|at| at.elapsed() >= COUNTS);
+            if due {
+                *written = Some(Instant::now());
+            }
+            due
+        };
+        if due {
+            tracing::warn!("there are too many attempts to unseal, and not all are tried");
+            // Nobody waits for it: a refusal opens nothing.
+            tokio::task::spawn_blocking(self.write_refused());
+        }
+    }
+
+    fn take_refused(&self) -> Counted {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut refused.0)
+    }
+
+    fn write_refused(&self) -> impl FnOnce() + Send + 'static {
+        let (attempts, refused) = (Arc::clone(&self.attempts), self.take_refused());
+        move || {
+            let mut attempts = attempts.lock().unwrap_or_else(PoisonError::into_inner);
+            attempts.count_refused(refused);
+            if let Err(error) = attempts.save() {
+                tracing::warn!(%error, "attempts that were not tried are not on record yet");
+            }
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! How often anybody may try to unseal: a bucket for each address, so that one does not use up what the others have, and
-//! one for all. Both fill by the clock.
+//! one for all, of which a part is kept for those who come for the first time. All fill by the clock.
+//!
+//! An IPv6 network of 64 bits counts as one address: whoever has one address of it has them all. Whoever is admitted owes
+//! for a while; the bound on all together is therefore one on the number of addresses that are remembered, too.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// An address: so many at once, then one in so long.
@@ -10,12 +13,17 @@ const ADDRESS: Bounds = Bounds {
     burst: 10,
     every: Duration::from_secs(2),
 };
-/// All together.
+/// All together, with what is kept for those who owe nothing.
 const ALL: Bounds = Bounds {
     burst: 60,
     every: Duration::from_millis(50),
 };
-/// Addresses that are told apart; beyond them the bound of all together holds alone.
+/// What those who owe may take of it.
+const KNOWN: Bounds = Bounds {
+    burst: 40,
+    every: ALL.every,
+};
+/// Addresses that are told apart; never more owe at one time, and one that owes nothing need not be remembered.
 const ADDRESSES: usize = 1024;
 
 struct Bounds {
@@ -39,17 +47,29 @@ pub(super) struct Rates {
 impl Rates {
     /// Takes an attempt, or answers after what time the next one is taken.
     pub(super) fn admit(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
-        let all = Bucket::take(self.all, &ALL, now)?;
-        if !self.addresses.contains_key(&from) && self.addresses.len() >= ADDRESSES {
+        let from = network(from);
+        let known = self.addresses.get(&from).copied();
+        let owes = known.is_some_and(|bucket| bucket.empty_at > now);
+        // First its own: what one address is refused takes nothing from the others.
+        let own = Bucket::take(known, &ADDRESS, now)?;
+        let bounds = if owes { &KNOWN } else { &ALL };
+        let all = Bucket::take(self.all, bounds, now)?;
+        if self.addresses.len() >= ADDRESSES {
             self.addresses.retain(|_, bucket| bucket.empty_at > now);
         }
-        let known = self.addresses.get(&from).copied();
-        if known.is_some() || self.addresses.len() < ADDRESSES {
-            let bucket = Bucket::take(known, &ADDRESS, now)?;
-            self.addresses.insert(from, bucket);
-        }
+        self.addresses.insert(from, own);
         self.all = Some(all);
         Ok(())
+    }
+}
+
+/// What counts as one address.
+fn network(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
     }
 }
 
@@ -95,7 +115,34 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_told_apart_are_bounded() {
+    fn a_flood_from_many_addresses_leaves_room_for_those_who_come_for_the_first_time() {
+        let (mut rates, now) = (Rates::default(), Instant::now());
+        for _ in 0..20 {
+            for last in 1..=8 {
+                let _ = rates.admit(address(last), now);
+            }
+        }
+        assert!(rates.admit(address(1), now).is_err());
+        let newcomers = (100..=255).filter(|it| rates.admit(address(*it), now).is_ok());
+        assert_eq!(newcomers.count(), 20);
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_address_and_an_ipv4_one_is_itself_in_either_form() {
+        let (mut rates, now) = (Rates::default(), Instant::now());
+        let within = |host: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, host, 0, 0, host]);
+        let admitted = (0..100).filter(|host| rates.admit(within(*host), now).is_ok());
+        assert_eq!(admitted.count(), 10);
+        rates
+            .admit(IpAddr::from([0x2001, 0xdb8, 0, 2, 0, 0, 0, 1]), now)
+            .unwrap();
+        while rates.admit(address(1), now).is_ok() {}
+        let mapped = std::net::Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
+        assert!(rates.admit(mapped.into(), now).is_err());
+    }
+
+    #[test]
+    fn addresses_that_are_remembered_are_bounded() {
         let (mut rates, mut now) = (Rates::default(), Instant::now());
         for n in 0..4000u32 {
             now += Duration::from_millis(50);

@@ -1,6 +1,7 @@
 //! `attache broker`: whether it is sealed, sealing it, opening it.
 
 use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
 use attache_envelope::key::KEY_BYTES;
 use attache_envelope::slot::SlotKind;
@@ -9,7 +10,7 @@ use attache_proto::attache::v1::{self as pb, sealing_client::SealingClient};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Changed, Shell, hex};
+use super::{Changed, Shell, hex, time};
 use crate::args::Yes;
 use crate::args::broker::{Seal, Status, Unseal};
 use crate::failure::{Exit, Failure};
@@ -18,9 +19,11 @@ use crate::output::{Human, Report};
 use crate::session::mutation;
 use crate::slot_secret::{KeyFile, passphrase_of};
 use crate::terminal::{ask_passphrase, confirm};
-use crate::unseal::{Door, SealedBroker, SealedSlot, Secret, derived};
+use crate::unseal::{Door, SealedBroker, SealedSlot, Secret, Tried, derived};
 
 const NOT_OPENED: &str = "the broker was not opened";
+/// How long a broker that has too many attempts to try is waited for.
+const WAITS: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Serialize)]
 struct StatusJson {
@@ -29,6 +32,10 @@ struct StatusJson {
     sealed: bool,
     /// Whether an operator sealed it.
     by_operator: bool,
+    /// That operator's SPIFFE ID, where the broker could read it.
+    sealed_by: Option<String>,
+    /// And when, RFC 3339.
+    sealed_at: Option<String>,
     /// What opens it, while it is sealed.
     slots: Vec<SlotJson>,
     /// SHA-256 of the key that secrets are sealed to, while it is sealed.
@@ -45,6 +52,10 @@ struct SlotJson {
 #[derive(Debug, Serialize)]
 struct SealedJson {
     broker: String,
+    /// Why the audit log does not have it yet.
+    not_on_record: Option<String>,
+    /// Why it ends with the process.
+    not_kept: Option<String>,
     #[serde(flatten)]
     changed: Changed,
 }
@@ -75,6 +86,8 @@ pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
         store: seal.store.to_string(),
         sealed: sealed.is_some(),
         by_operator: sealed.is_some_and(|it| it.by_operator),
+        sealed_by: sealed.and_then(|it| it.sealed_by.clone()),
+        sealed_at: sealed.and_then(|it| time(it.sealed_at)),
         slots: slots.iter().map(SlotJson::of).collect(),
         boot_key: sealed.map(shown),
     };
@@ -85,18 +98,25 @@ pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
     match sealed {
         None => card.push(("state", "open".to_owned())),
         Some(it) => {
-            let state = if it.by_operator {
-                "sealed by an operator: it does not open by itself before a restart"
-            } else {
-                "sealed: it goes on trying what its settings name"
-            };
-            card.push(("state", state.to_owned()));
+            card.push(("state", state(&data)));
             card.push(("opened by", named(slots)));
             card.push(("boot key", shown(it)));
         }
     }
     let report = Report::new(&data, vec![data.broker.clone()], Human::Card(card))?;
     Ok(if data.sealed { report.found() } else { report })
+}
+
+/// What a sealed broker waits for.
+fn state(data: &StatusJson) -> String {
+    if !data.by_operator {
+        return "sealed: it goes on trying what its settings name".to_owned();
+    }
+    let by = match (&data.sealed_at, &data.sealed_by) {
+        (Some(at), Some(by)) => format!("since {at} ({by})"),
+        _ => "(the note of it cannot be read)".to_owned(),
+    };
+    format!("sealed by an operator {by}: it does not open by itself, also not after a restart")
 }
 
 /// Seals the broker.
@@ -128,16 +148,30 @@ pub async fn seal(args: Seal, shell: &Shell) -> Result<Report, Failure> {
         }
         failure
     })?;
+    let told = |why: String| Some(why).filter(|why| !why.is_empty());
     let data = SealedJson {
         broker,
+        not_on_record: told(answer.not_on_record),
+        not_kept: told(answer.not_kept),
         changed: Changed::new(id, answer.committed, dry_run),
     };
     let says = data.changed.says("is sealed", "would be sealed");
-    let text = format!(
+    let mut lines = vec![format!(
         "{} {says}; open it with: attache broker unseal",
         data.broker
-    );
-    Report::new(&data, vec![data.broker.clone()], Human::Text(text))
+    )];
+    lines.extend(data.not_on_record.as_ref().map(|why| {
+        format!("it is not in the audit log, and comes there when the broker is opened: {why}")
+    }));
+    lines.extend(data.not_kept.as_ref().map(|why| {
+        format!(
+            "it holds until the process ends, and a restart opens the broker by what its settings name, since it could not be \
+             written down: {why}"
+        )
+    }));
+    let partly = lines.len() > 1;
+    let report = Report::new(&data, vec![data.broker.clone()], Human::Lines(lines))?;
+    Ok(if partly { report.partly() } else { report })
 }
 
 /// Opens a sealed broker by a key file or a passphrase.
@@ -157,11 +191,31 @@ pub async fn unseal(args: Unseal, shell: &Shell) -> Result<Report, Failure> {
     let held = Held::of(&args, sealed)?;
     for slot in held.fits(&args, sealed)? {
         let secret = held.secret(slot)?;
-        if door
-            .unseal(&seal, sealed, slot, &secret, NOT_OPENED)
-            .await?
-        {
-            return unsealed(&door, broker, Some(slot.name.clone())).await;
+        let (door, begun) = (&door, Instant::now());
+        loop {
+            let tried = door
+                .unseal(&seal, sealed, slot, &secret, NOT_OPENED)
+                .await?;
+            match tried {
+                Tried::Opened => return unsealed(door, broker, Some(slot.name.clone())).await,
+                Tried::Wrong => break,
+                Tried::NotYet(after) if begun.elapsed() + after < WAITS => {
+                    let wait = after.as_secs_f32();
+                    let told =
+                        format!("the broker has too many attempts to try: waiting {wait:.1} s");
+                    shell.console.hint(&told);
+                    tokio::time::sleep(after).await;
+                }
+                Tried::NotYet(_) => {
+                    return Err(Failure::new(Exit::Unavailable, NOT_OPENED)
+                        .because(format!(
+                            "the broker has had too many attempts to try for {WAITS:?}"
+                        ))
+                        .mend(
+                            "try again, or have it opened on its machine: attache-broker unseal",
+                        ));
+                }
+            }
         }
     }
     Err(Failure::new(Exit::Precondition, NOT_OPENED)

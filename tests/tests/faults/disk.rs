@@ -1,13 +1,13 @@
 //! Full disks, which are small ones here: a tmpfs of some MiB.
 
-use std::{fs, path::Path};
+use std::{fs, io::Write, path::Path, process::Output};
 
 use attache_proto::attache::v1 as pb;
 use attache_tests::{
     Bed, Scene,
     bed::{AUDIENCE, NODE},
     pod::Pod,
-    process::PATIENCE,
+    process::{PATIENCE, until},
     scene::PASSWORD,
     wire,
 };
@@ -162,6 +162,107 @@ fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
     assert_eq!(health(&scene), ServingStatus::Serving);
     let verified = scene.bed.attache_ok(&["audit", "verify"]).unwrap();
     println!("{verified}");
+}
+
+/// A scene whose audit log has no room for the smallest record, on a disk that can grow.
+fn full_audit_disk(bed: Bed) -> Scene {
+    // One segment and a part of the next.
+    small(&bed.audit_dir(), 12);
+    let scene = Scene::on(bed).unwrap();
+    scene.bed.pin_addresses().unwrap();
+    fill(&scene, &wide(&scene), IN_FLIGHT);
+    fill(&scene, &scene.bed.pod("small", "payments/db").unwrap(), 1);
+    fill_up(&scene);
+    scene
+}
+
+fn seal_and_status(bed: &Bed) -> (Output, serde_json::Value) {
+    let (_, enroll) = bed.broker_addresses().unwrap();
+    let enroll = enroll.to_string();
+    let seal = ["broker", "seal", "--yes", "--reason", "memory was read"];
+    let sealed = bed
+        .attache(&[&seal[..], &["--output", "json"]].concat())
+        .unwrap();
+    let asked = ["broker", "status", "--enroll", &enroll, "--output", "json"];
+    let status = until(PATIENCE, "sealed", || {
+        let told = bed.attache(&asked).ok()?;
+        (told.status.code() == Some(8)).then_some(told.stdout)
+    });
+    (sealed, serde_json::from_slice(&status.unwrap()).unwrap())
+}
+
+/// Whoever has to seal cannot wait for a disk: it is sealed, and on record once it is open.
+#[test]
+fn a_full_audit_disk_keeps_nobody_from_sealing() {
+    let mut scene = full_audit_disk(Bed::new().unwrap());
+    let disk = scene.bed.audit_dir();
+    let (sealed, status) = seal_and_status(&scene.bed);
+    assert_eq!(sealed.status.code(), Some(6), "{}", said(&sealed));
+    let answer: serde_json::Value = serde_json::from_slice(&sealed.stdout).unwrap();
+    let why = answer["not_on_record"].as_str().unwrap();
+    assert!(why.contains("no room"), "{answer}");
+    assert_eq!(answer["not_kept"], serde_json::Value::Null);
+    assert_eq!(status["by_operator"], true);
+    scene.bed.restart_broker().unwrap();
+
+    // It cannot serve without a record of that; sealed it stays, and says why in its log.
+    grow(&disk, 64);
+    let opened = broker(&["unseal"], &scene.bed.broker_config());
+    assert!(opened.status.success(), "{}", said(&opened));
+    until(PATIENCE, "open", || scene.bed.attache_ok(&["status"]).ok()).unwrap();
+    let leaves = scene
+        .bed
+        .attache_ok(&["audit", "tail", "-n", "50", "--output", "json"])
+        .unwrap();
+    let seals = leaves.lines().filter(|it| it.contains("operator-seal"));
+    let seals: Vec<_> = seals.collect();
+    assert_eq!(seals.len(), 1, "{leaves}");
+    assert!(seals.iter().all(|it| it.contains("memory was read")));
+    scene.bed.attache_ok(&["audit", "verify"]).unwrap();
+    scene.bed.check_store().unwrap();
+    assert!(!scene.logs().contains("panicked"), "{}", scene.logs());
+}
+
+/// The note of a seal takes no room: its spare is there since the broker was open.
+#[test]
+fn a_full_store_disk_keeps_nobody_from_sealing_and_the_seal_outlives_the_process() {
+    let bed = Bed::new().unwrap();
+    let disk = bed.store_dir();
+    small(&disk, 16);
+    let mut scene = Scene::on(bed).unwrap();
+    scene.bed.pin_addresses().unwrap();
+    scene.bed.attache_ok(&["status"]).unwrap();
+    let (_, enroll) = scene.bed.broker_addresses().unwrap();
+    let enroll = enroll.to_string();
+    let filler = disk.join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    let block = [1; 4096];
+    while file.write_all(&block).is_ok() {}
+    drop(file);
+    assert!(fs::write(disk.join("more"), block).is_err(), "it is full");
+
+    let seal = ["broker", "seal", "--yes", "--output", "json"];
+    let sealed = scene.bed.attache(&seal).unwrap();
+    println!("{}", said(&sealed));
+    let note = disk.join("sealed-by-operator");
+    until(PATIENCE, "the note", || note.exists().then_some(())).unwrap();
+    assert!(!disk.join("sealed-by-operator.spare").exists());
+    // A store that cannot be written ends the process, as always; here or not, the next one is sealed.
+    scene.bed.broker.take().unwrap().kill().unwrap();
+    let _ = fs::remove_file(disk.join("more"));
+    fs::remove_file(&filler).unwrap();
+    scene.bed.start_broker().unwrap();
+    let asked = ["broker", "status", "--enroll", &enroll, "--output", "json"];
+    let status = scene.bed.attache(&asked).unwrap();
+    assert_eq!(status.status.code(), Some(8), "{}", said(&status));
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let by = status["sealed_by"].as_str().unwrap();
+    assert!(by.contains("/operator/"), "{status}");
+    let opened = broker(&["unseal"], &scene.bed.broker_config());
+    assert!(opened.status.success(), "{}", said(&opened));
+    until(PATIENCE, "open", || scene.bed.attache_ok(&["status"]).ok()).unwrap();
+    assert!(!note.exists() && disk.join("sealed-by-operator.spare").exists());
+    scene.bed.check_store().unwrap();
 }
 
 /// A full disk under a start: it is refused, says why, and takes nothing with it.

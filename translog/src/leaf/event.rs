@@ -513,4 +513,21 @@ events! {
         /// How many values go with them.
         values: u64 = Count,
     }
+
+    /// A broker that an operator had sealed was opened again: by whom and when it was sealed, as noted then, unsigned, in a file
+    /// beside the store. What could not be read of it is absent.
+    Sealing = 24 "operator-seal" {
+        /// The operator's SPIFFE ID.
+        operator: Option<String> = Actor,
+        /// The serial number of the operator's certificate.
+        serial: Option<Vec<u8>> = Serial,
+        /// The request.
+        request: Option<[u8; 16]> = RequestId,
+        /// The broker's SPIFFE ID.
+        broker: String = Object,
+        /// Why, in the operator's words, or what is wrong with the note.
+        reason: Option<String> = TrueReason,
+        /// When it was sealed.
+        since_ms: Option<u64> = First,
+    }
 }

@@ -5,6 +5,7 @@ use super::*;
 
 pub(crate) fn examples() -> Vec<Event> {
     let mut events = process();
+    events.extend(sealing());
     events.extend(deliveries());
     events.extend(mutations());
     events.extend(identities());
@@ -68,6 +69,12 @@ fn process() -> Vec<Event> {
             values: 5_000,
         }
         .into(),
+    ]
+}
+
+/// What is about a broker's slots, and being sealed.
+fn sealing() -> Vec<Event> {
+    vec![
         Opening {
             broker: broker(),
             slot: "board (7a0c)".into(),
@@ -92,6 +99,24 @@ fn process() -> Vec<Event> {
             first_ms: 7,
             last_ms: 8,
             address: None,
+        }
+        .into(),
+        Sealing {
+            operator: Some(operator()),
+            serial: Some(serial()),
+            request: Some([9; 16]),
+            broker: broker(),
+            reason: Some("memory was read".into()),
+            since_ms: Some(7),
+        }
+        .into(),
+        Sealing {
+            operator: None,
+            serial: None,
+            request: None,
+            broker: broker(),
+            reason: None,
+            since_ms: None,
         }
         .into(),
     ]

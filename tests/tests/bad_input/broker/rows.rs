@@ -584,5 +584,9 @@ pub(crate) const CONTROLS: &[(&str, Expect)] = &[
     ("DropCa", Says(NotFound, "no CA of epoch")),
     ("RemoveSlot", Says(FailedPrecondition, "is the last slot")),
     ("Unseal", Says(FailedPrecondition, "is not sealed any more")),
+    (
+        "UnsealBroker",
+        Says(FailedPrecondition, "is not sealed any more"),
+    ),
     ("RecordVerifiedBackup", Says(NotFound, "no record")),
 ];
