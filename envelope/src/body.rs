@@ -13,7 +13,7 @@ mod secrets;
 
 pub use backups::BackupBody;
 pub use kek::{KekBody, KekPhase, KekState, Rewrap, WrappedKek};
-pub use keys::{KekIndexKey, KeyspaceBody, KeyspaceState, ValueKeyBody};
+pub use keys::{KekIndexKey, KeyPolicy, KeyspaceBody, KeyspaceState, ValueKeyBody};
 pub use secrets::{HeadBody, HeadState, RequestBody, VersionBody, request_key, request_prefix};
 
 use crate::error::EnvelopeError;

@@ -14,7 +14,7 @@ BODIES = {
     "value-key": (body.value_key, "h:value h:secret h:key_id h:ct_hash s:ct_bytes h:wrapped"),
     "kek": (body.kek, "s:keyspace s:epoch h:kek_id s:state h:wrap_key_id h:wrapped s:created s:changed s:rate s:values"),
     "kek-index": (body.kek_index, "h:kek_id h:value"),
-    "keyspace": (body.keyspace, "s:name s:state s:epoch s:created s:who s:max_versions"),
+    "keyspace": (body.keyspace, "s:name s:state s:epoch s:created s:who s:max_versions s:max_age s:max_wraps s:automatic s:backup_age"),
     "request": (body.request, "s:operator h:request h:digest h:result s:created"),
     "backup": (body.backup, "h:id s:incarnation s:seq h:hash s:size s:created s:who v:verified"),
     "slot": (body.slot, "h:slot s:kind h:kdf_parameters h:pk h:blob s:number h:enc h:ct h:signature s:name s:created s:verified"),

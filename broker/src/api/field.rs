@@ -2,7 +2,7 @@
 //!
 //! Everything that comes in by an RPC passes through here once and is never checked again behind.
 
-use std::{fmt::Display, str::FromStr};
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 
 use attache_mtls::spiffe::{OperatorId, TrustDomain};
 use attache_proto::attache::v1 as pb;
@@ -109,6 +109,21 @@ pub fn note(field: &str, text: String) -> Result<String, RpcError> {
         ));
     }
     Ok(text)
+}
+
+/// A setting in seconds: 0 for none, or one of `range`.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the field and what may be.
+pub fn setting_s(field: &str, seconds: u32, range: RangeInclusive<u32>) -> Result<u32, RpcError> {
+    if seconds == 0 || range.contains(&seconds) {
+        return Ok(seconds);
+    }
+    let (least, most) = range.into_inner();
+    Err(RpcError::invalid(
+        field,
+        format!("must be from {least} to {most} seconds, or 0 for none, and is {seconds}"),
+    ))
 }
 
 /// A page request; an absent one is the first page.

@@ -25,7 +25,7 @@ use crate::{
     mutation::Mutations,
     retagging::Retagging,
     rotation::{Progress, Rotations},
-    vault::{BrokerVault, DESTROYED, KeyView},
+    vault::{BackupAge, BrokerVault, DESTROYED, KeyView},
 };
 
 /// So many backups are named with a key that is destroyed.
@@ -180,7 +180,17 @@ impl Keys for KeyService {
         let prepared = Arc::clone(&wiped);
         let looking = Mutex::new(None);
         let still = &looking;
+        let backup_age = if asked.now {
+            BackupAge::Now
+        } else {
+            BackupAge::Wait
+        };
         let prepare = async {
+            if backup_age == BackupAge::Wait {
+                // Said before every value is looked at.
+                let now_ms = self.clock.now_ms();
+                self.vault.refuse_within_backup_age(&key, now_ms).await?;
+            }
             let unreferenced = match self.looks.join(&self.vault, &key, LOOK).await? {
                 Looked::Clear(unreferenced) => unreferenced,
                 Looked::Looking { looked, of } => {
@@ -193,7 +203,7 @@ impl Keys for KeyService {
             };
             let vault = &self.vault;
             let destruction = vault
-                .prepare_destruction(&unreferenced, self.clock.now_ms())
+                .prepare_destruction(&unreferenced, backup_age, self.clock.now_ms())
                 .await?;
             *lock(&prepared) = Some(destruction.id);
             let records = Records(self.vault.ledger());
@@ -217,7 +227,10 @@ impl Keys for KeyService {
             mutation,
             digest,
             // On record before it happens: who reads the log must not take it for more than it is.
-            reason: format!("gone from the live store with this commit; {DESTROYED}"),
+            reason: format!(
+                "{}gone from the live store with this commit; {DESTROYED}",
+                early(asked.now)
+            ),
         };
         let (vault, of) = (Arc::clone(&self.vault), key.clone());
         let take_up = move |_| {
@@ -262,6 +275,15 @@ impl Keys for KeyService {
             next_token: page_token(last.as_deref()),
             rewraps: found.into_iter().map(rewrap).collect(),
         }))
+    }
+}
+
+/// What is put on record of a destruction that does not wait for backups.
+const fn early(now: bool) -> &'static str {
+    if now {
+        "now, whatever the backup age of its keyspace; "
+    } else {
+        ""
     }
 }
 

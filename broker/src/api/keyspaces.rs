@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     backups,
-    field::{after, missing, page, page_token, parse, time_ms},
+    field::{after, page, page_token, parse, setting_s, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::Peers,
     rpc_error::RpcError,
@@ -24,8 +24,8 @@ use crate::{
     removal::Removals,
     retention::Prunings,
     vault::{
-        BrokerVault, DEFAULT_MAX_VERSIONS, DESTROYED, KeyspaceView, PreparedKeyspaceDestruction,
-        PruneScope, VaultError,
+        BrokerVault, DESTROYED, KeyspaceSettings, KeyspaceView, PreparedKeyspaceDestruction,
+        PruneScope, SetSettings, VaultError,
     },
 };
 
@@ -33,6 +33,11 @@ use crate::{
 const NAMED_BACKUPS: usize = 32;
 /// And so many grants.
 const NAMED_GRANTS: usize = 32;
+
+/// A key wraps an hour at least: a slip of the hand does not rotate for ever.
+const LEAST_KEY_AGE_S: u32 = 3_600;
+/// Ten years: no age is longer.
+const MOST_AGE_S: u32 = 10 * 365 * 24 * 3_600;
 
 /// The service.
 #[derive(Clone)]
@@ -66,12 +71,19 @@ impl Keyspaces for KeyspaceService {
         let mutation = asked.mutation.take();
         let digest = digest("keyspace.create", &asked);
         let name: Keyspace = parse("name", &asked.name)?;
+        let set = settings(SetSettings {
+            max_versions: asked.max_versions,
+            max_age_s: asked.max_key_age_s,
+            max_wraps: asked.max_key_wraps,
+            automatic: asked.rotate_automatically,
+            backup_age_s: asked.backup_age_s,
+        })?;
         let by = peer.id.clone();
         let prepare = async {
-            let keep = asked.max_versions.unwrap_or(DEFAULT_MAX_VERSIONS);
+            let settings = set.over(KeyspaceSettings::default());
             let change = self
                 .vault
-                .prepare_keyspace(&name, keep, &by, self.clock.now_ms())
+                .prepare_keyspace(&name, settings, &by, self.clock.now_ms())
                 .await?;
             Ok(Prepared {
                 change,
@@ -134,12 +146,29 @@ impl Keyspaces for KeyspaceService {
         let mutation = asked.mutation.take();
         let digest = digest("keyspace.set", &asked);
         let name: Keyspace = parse("name", &asked.name)?;
-        let keep = asked.max_versions.ok_or_else(|| missing("max_versions"))?;
+        let set = settings(SetSettings {
+            max_versions: asked.max_versions,
+            max_age_s: asked.max_key_age_s,
+            max_wraps: asked.max_key_wraps,
+            automatic: asked.rotate_automatically,
+            backup_age_s: asked.backup_age_s,
+        })?;
+        if set == SetSettings::default() {
+            let none = "is missing, and so is every other setting: name what is to change";
+            return Err(RpcError::invalid("max_versions", none).into());
+        }
         let prepare = async {
-            let change = self.vault.prepare_settings(&name, keep).await?;
+            let (change, now) = self.vault.prepare_settings(&name, set).await?;
             Ok(Prepared {
                 change,
-                answer: pb::SetKeyspaceResponse::default(),
+                answer: pb::SetKeyspaceResponse {
+                    committed: None,
+                    max_versions: now.max_versions,
+                    max_key_age_s: now.policy.max_age_s,
+                    max_key_wraps: now.policy.max_wraps,
+                    rotate_automatically: now.policy.automatic,
+                    backup_age_s: now.policy.backup_age_s,
+                },
             })
         };
         let asked_for = Asked {
@@ -148,14 +177,15 @@ impl Keyspaces for KeyspaceService {
             object: name.to_string(),
             mutation,
             digest,
-            reason: format!("max-versions {keep}"),
+            reason: told(set),
         };
         let (prunings, of) = (self.prunings.clone(), PruneScope::Keyspace(name.clone()));
         let take_up = move |_| prunings.begin(of);
-        let (_, committed): (pb::SetKeyspaceResponse, _) =
+        let (answer, committed): (pb::SetKeyspaceResponse, _) =
             mutate(&self.mutations, asked_for, prepare, take_up).await?;
         Ok(Response::new(pb::SetKeyspaceResponse {
             committed: Some(committed),
+            ..answer
         }))
     }
 
@@ -250,9 +280,43 @@ impl KeyspaceService {
             created: time_ms(view.created_ms),
             state: view.state.name().to_owned(),
             problem: removal.and_then(|it| it.problem).unwrap_or_default(),
-            max_versions: view.max_versions,
+            max_versions: view.settings.max_versions,
+            max_key_age_s: view.settings.policy.max_age_s,
+            max_key_wraps: view.settings.policy.max_wraps,
+            rotate_automatically: view.settings.policy.automatic,
+            backup_age_s: view.settings.policy.backup_age_s,
         }
     }
+}
+
+/// Settings as they are asked for, within their bounds.
+fn settings(asked: SetSettings) -> Result<SetSettings, RpcError> {
+    let of = |field, least_s, age_s: Option<u32>| match age_s {
+        Some(age_s) => setting_s(field, age_s, least_s..=MOST_AGE_S).map(Some),
+        None => Ok(None),
+    };
+    Ok(SetSettings {
+        max_age_s: of("max_key_age_s", LEAST_KEY_AGE_S, asked.max_age_s)?,
+        backup_age_s: of("backup_age_s", 1, asked.backup_age_s)?,
+        ..asked
+    })
+}
+
+/// What is set, as the options of the command have it.
+fn told(set: SetSettings) -> String {
+    let automatic = set.automatic.map(|it| if it { "yes" } else { "no" });
+    let all = [
+        ("max-versions", set.max_versions.map(|it| it.to_string())),
+        ("max-key-age", set.max_age_s.map(|it| format!("{it}s"))),
+        ("max-key-wraps", set.max_wraps.map(|it| it.to_string())),
+        ("rotate-automatically", automatic.map(str::to_owned)),
+        ("backup-age", set.backup_age_s.map(|it| format!("{it}s"))),
+    ];
+    let all = all.into_iter();
+    let all: Vec<_> = all
+        .filter_map(|(name, value)| Some(format!("{name} {}", value?)))
+        .collect();
+    all.join(", ")
 }
 
 /// A key of it was rotated, counted or retired at the same instant: nothing was changed, and it pays to ask again.

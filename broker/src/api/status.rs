@@ -400,6 +400,9 @@ impl From<VaultError> for RpcError {
             VaultError::KeyReferenced { .. } => {
                 Self::new(Code::FailedPrecondition, "KEY_REFERENCED", told)
             }
+            VaultError::WithinBackupAge { .. } => {
+                Self::new(Code::FailedPrecondition, "WITHIN_BACKUP_AGE", told)
+            }
             VaultError::NoEpochLeft { .. } => {
                 Self::new(Code::FailedPrecondition, "NO_EPOCH_LEFT", told)
             }

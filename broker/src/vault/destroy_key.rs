@@ -4,6 +4,7 @@
 //! retired (nothing is wrapped under it any more, since a wrap requires an active key)
 //!   -> every value-key row read, none names it -> destroyed, if its row is still the one that was read
 //! ```
+//! Before all of this its keyspace's backup age must be over since it was retired, unless an operator says otherwise.
 //! An index that has nothing of a key is no proof: the index is what the retirement went by. A row that cannot be read
 //! proves nothing either, so the key stays.
 
@@ -14,6 +15,7 @@ use attache_envelope::Table;
 use attache_envelope::body::{HeadBody, KekBody, KekPhase, KekState, ValueKeyBody, VersionBody};
 use attache_envelope::id::{KeyId, SecretId, ValueId};
 use attache_envelope::name::{FieldName, KeyRef, SecretPath, SecretRef};
+use jiff::Timestamp;
 
 use super::Vault;
 use super::error::VaultError;
@@ -30,6 +32,15 @@ const PAGE: usize = 512;
 
 /// How many values a refusal names.
 const NAMED: usize = 8;
+
+/// Whether a key may go while backups that have it may still be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupAge {
+    /// Not before its keyspace's backup age is over.
+    Wait,
+    /// At once: an operator says so.
+    Now,
+}
 
 /// A destruction that can be applied.
 #[derive(Debug)]
@@ -50,6 +61,40 @@ pub struct Unreferenced {
 }
 
 impl<S: Store> Vault<S> {
+    /// Refuses a key that is retired for less than its keyspace's backup age.
+    ///
+    /// # Errors
+    /// [`VaultError::WithinBackupAge`]; [`VaultError::NoKey`], [`VaultError::KeyNotRetired`], [`VaultError::Ledger`].
+    pub async fn refuse_within_backup_age(
+        &self,
+        key: &KeyRef,
+        now_ms: u64,
+    ) -> Result<(), VaultError> {
+        let found = self.retired(key).await?.body;
+        self.wait_for_backup_age(key, &found, now_ms).await
+    }
+
+    async fn wait_for_backup_age(
+        &self,
+        key: &KeyRef,
+        retired: &KekBody,
+        now_ms: u64,
+    ) -> Result<(), VaultError> {
+        let policy = self.keyspace(&key.keyspace).await?.body.policy;
+        let until_ms = retired
+            .changed_ms
+            .saturating_add(u64::from(policy.backup_age_s) * 1000);
+        if policy.backup_age_s == 0 || until_ms <= now_ms {
+            return Ok(());
+        }
+        let from = i64::try_from(until_ms).ok();
+        let from = from.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        Err(VaultError::WithinBackupAge {
+            key: key.clone(),
+            from: from.unwrap_or(Timestamp::MAX),
+        })
+    }
+
     /// Looks at every value of the store for one that needs a retired key; `looked` counts them.
     ///
     /// Takes CPU for some 5 us a value: run it where it holds up nobody's IO.
@@ -81,10 +126,11 @@ impl<S: Store> Vault<S> {
     /// Prepares the end of a retired key that nothing needs.
     ///
     /// # Errors
-    /// [`VaultError::NoKey`], [`VaultError::KeyNotRetired`], [`VaultError::Ledger`].
+    /// [`VaultError::NoKey`], [`VaultError::KeyNotRetired`], [`VaultError::WithinBackupAge`], [`VaultError::Ledger`].
     pub async fn prepare_destruction(
         &self,
         unreferenced: &Unreferenced,
+        backup_age: BackupAge,
         now_ms: u64,
     ) -> Result<PreparedDestruction, VaultError> {
         let key = &unreferenced.key;
@@ -92,6 +138,9 @@ impl<S: Store> Vault<S> {
         let (id, created_ms) = (found.body.kek, found.body.created_ms);
         if id != unreferenced.id {
             return Err(VaultError::NoKey(key.clone()));
+        }
+        if backup_age == BackupAge::Wait {
+            self.wait_for_backup_age(key, &found.body, now_ms).await?;
         }
         let body = KekBody {
             state: KekState::Destroyed,

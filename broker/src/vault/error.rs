@@ -6,6 +6,7 @@ use attache_arena::ArenaError;
 use attache_envelope::EnvelopeError;
 use attache_envelope::body::KekPhase;
 use attache_envelope::name::{FieldName, KeyRef, Keyspace, SecretPath, SecretVersion};
+use jiff::Timestamp;
 use thiserror::Error;
 
 use super::destroy_secret::MAX_DESTROYED_VALUES;
@@ -174,6 +175,17 @@ pub enum VaultError {
         count: u64,
         /// Some of them.
         named: Vec<String>,
+    },
+    /// A retired key that backups which are still kept may have.
+    #[error(
+        "{key} was retired less than the backup age of its keyspace ago, and backups that have it may still be kept: it may \
+         be destroyed from {from} on, or at once with attache key destroy {key} --now"
+    )]
+    WithinBackupAge {
+        /// Which key.
+        key: KeyRef,
+        /// From when on it may go.
+        from: Timestamp,
     },
     /// Epochs are used up.
     #[error("{keyspace} has no key epoch left")]

@@ -1,7 +1,7 @@
 //! Keyspaces: made with their first KEK, listed with what is in them.
 
 use attache_envelope::Table;
-use attache_envelope::body::{KekBody, KeyspaceBody, KeyspaceState};
+use attache_envelope::body::{KekBody, KeyPolicy, KeyspaceBody, KeyspaceState};
 use attache_envelope::name::Keyspace;
 use attache_mtls::spiffe::OperatorId;
 
@@ -16,7 +16,66 @@ const FIRST_EPOCH: u32 = 1;
 const PAGE: usize = 512;
 
 /// How many versions of a secret a keyspace keeps unless it is said.
-pub const DEFAULT_MAX_VERSIONS: u32 = 20;
+const DEFAULT_MAX_VERSIONS: u32 = 20;
+
+/// What a keyspace demands of its keys unless it is said. A rotation costs little, takes nothing away and is on record, and
+/// what waits for a hand is forgotten: so it goes by itself.
+const DEFAULT_KEY_POLICY: KeyPolicy = KeyPolicy {
+    max_age_s: 90 * 24 * 60 * 60,
+    max_wraps: 1 << 32,
+    automatic: true,
+    backup_age_s: 0,
+};
+
+/// Settings of a keyspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyspaceSettings {
+    /// How many versions of a secret are kept, the newest, beside the active one; 0 for all.
+    pub max_versions: u32,
+    /// What is demanded of its keys.
+    pub policy: KeyPolicy,
+}
+
+impl Default for KeyspaceSettings {
+    fn default() -> Self {
+        Self {
+            max_versions: DEFAULT_MAX_VERSIONS,
+            policy: DEFAULT_KEY_POLICY,
+        }
+    }
+}
+
+/// What is set anew of a keyspace; the rest stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetSettings {
+    /// How many versions of a secret are kept.
+    pub max_versions: Option<u32>,
+    /// See [`KeyPolicy`], here and below.
+    pub max_age_s: Option<u32>,
+    /// No key is to wrap so often.
+    pub max_wraps: Option<u64>,
+    /// Whether the broker rotates by itself.
+    pub automatic: Option<bool>,
+    /// How long backups are kept.
+    pub backup_age_s: Option<u32>,
+}
+
+impl SetSettings {
+    /// These, and the rest as it was.
+    #[must_use]
+    pub fn over(self, was: KeyspaceSettings) -> KeyspaceSettings {
+        let policy = was.policy;
+        KeyspaceSettings {
+            max_versions: self.max_versions.unwrap_or(was.max_versions),
+            policy: KeyPolicy {
+                max_age_s: self.max_age_s.unwrap_or(policy.max_age_s),
+                max_wraps: self.max_wraps.unwrap_or(policy.max_wraps),
+                automatic: self.automatic.unwrap_or(policy.automatic),
+                backup_age_s: self.backup_age_s.unwrap_or(policy.backup_age_s),
+            },
+        }
+    }
+}
 
 /// A keyspace as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +90,8 @@ pub struct KeyspaceView {
     pub key_epoch: u32,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
-    /// How many versions of a secret are kept, the newest, beside the active one; 0 for all.
-    pub max_versions: u32,
+    /// Its settings.
+    pub settings: KeyspaceSettings,
 }
 
 impl<S: Store> Vault<S> {
@@ -43,7 +102,7 @@ impl<S: Store> Vault<S> {
     pub async fn prepare_keyspace(
         &self,
         name: &Keyspace,
-        max_versions: u32,
+        settings: KeyspaceSettings,
         by: &OperatorId,
         now_ms: u64,
     ) -> Result<Change, VaultError> {
@@ -56,7 +115,8 @@ impl<S: Store> Vault<S> {
             key_epoch: FIRST_EPOCH,
             created_ms: now_ms,
             created_by: by.to_string(),
-            max_versions,
+            max_versions: settings.max_versions,
+            policy: settings.policy,
         };
         let mut change = Change::default();
         change.require_absent(Table::Keyspace, key.clone());
@@ -93,25 +153,27 @@ impl<S: Store> Vault<S> {
         self.keyspace_view(name.clone(), found.body).await
     }
 
-    /// Prepares other settings of a keyspace.
+    /// Prepares other settings of a keyspace; answers what they then are, too.
     ///
     /// # Errors
     /// [`VaultError::NoKeyspace`], [`VaultError::KeyspaceDestroyed`], [`VaultError::Ledger`].
     pub async fn prepare_settings(
         &self,
         name: &Keyspace,
-        max_versions: u32,
-    ) -> Result<Change, VaultError> {
+        set: SetSettings,
+    ) -> Result<(Change, KeyspaceSettings), VaultError> {
         let found = self.keyspace(name).await?;
         let key = KeyspaceBody::key(name);
+        let settings = set.over(settings(&found.body));
         let body = KeyspaceBody {
-            max_versions,
+            max_versions: settings.max_versions,
+            policy: settings.policy,
             ..found.body
         };
         let mut change = Change::default();
         change.require_at(Table::Keyspace, key.clone(), found.seq);
         change.put(Table::Keyspace, key, body.encode());
-        Ok(change)
+        Ok((change, settings))
     }
 
     /// The names of all keyspaces whose records are `wanted`.
@@ -160,8 +222,15 @@ impl<S: Store> Vault<S> {
             state: body.state,
             key_epoch: body.key_epoch,
             created_ms: body.created_ms,
-            max_versions: body.max_versions,
+            settings: settings(&body),
         })
+    }
+}
+
+const fn settings(of: &KeyspaceBody) -> KeyspaceSettings {
+    KeyspaceSettings {
+        max_versions: of.max_versions,
+        policy: of.policy,
     }
 }
 

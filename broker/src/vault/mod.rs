@@ -29,12 +29,12 @@ use attache_envelope::id::{BootId, StoreId};
 use attache_mtls::spiffe::BrokerId;
 
 pub use check::{CheckReport, Finding, check_store, scrub_store};
-pub use destroy_key::{DESTROYED, PreparedDestruction, Unreferenced};
+pub use destroy_key::{BackupAge, DESTROYED, PreparedDestruction, Unreferenced};
 pub use destroy_keyspace::PreparedKeyspaceDestruction;
 pub use destroy_secret::{DestroyRequest, MAX_DESTROYED_VALUES, PreparedDestroy};
 pub use error::{Absence, VaultError};
 pub use key::KeyView;
-pub use keyspace::{DEFAULT_MAX_VERSIONS, KeyspaceView};
+pub use keyspace::{KeyspaceSettings, KeyspaceView, SetSettings};
 pub use load::{Lookup, Resolved, StoredField, StoredSecret};
 pub use prune::{PruneScope, Pruned, PruningPage};
 pub use put::{BeginPut, CheckedPut, PreparedPut, PutRequest, PutValue};

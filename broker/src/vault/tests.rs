@@ -10,6 +10,7 @@ mod reads;
 mod rotation;
 
 use attache_envelope::SystemRandom;
+use attache_envelope::body::KeyPolicy;
 use attache_envelope::channel::Channel;
 use attache_envelope::id::{BootId, ChainId, RequestId, ValueId};
 use attache_envelope::key::Dek;
@@ -30,6 +31,17 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 const NOW: u64 = 1_800_000_000_000;
+
+/// A keyspace that keeps all versions, and demands nothing of its keys.
+const KEEPS_ALL: KeyspaceSettings = KeyspaceSettings {
+    max_versions: 0,
+    policy: KeyPolicy {
+        max_age_s: 0,
+        max_wraps: 0,
+        automatic: true,
+        backup_age_s: 0,
+    },
+};
 
 fn path(text: &str) -> SecretPath {
     text.parse().unwrap()
@@ -86,7 +98,7 @@ impl Bench {
         let name = name.parse().unwrap();
         let change = self
             .vault
-            .prepare_keyspace(&name, 0, &operator(), NOW)
+            .prepare_keyspace(&name, KEEPS_ALL, &operator(), NOW)
             .await;
         self.ledger().apply(change.unwrap()).await.unwrap();
     }

@@ -94,6 +94,9 @@ pub struct Destroy {
     /// KEYSPACE@EPOCH, as the list has it
     #[arg(value_name = "KEY", value_parser = parse::word(parse::key))]
     pub key: KeyRef,
+    /// Also before the backup age of its keyspace is over
+    #[arg(long)]
+    pub now: bool,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,

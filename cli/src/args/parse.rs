@@ -116,21 +116,62 @@ pub fn rate(text: &str) -> Result<u32, Problem> {
 
 /// How long: a whole number and its unit.
 pub fn duration(text: &str) -> Result<Duration, Problem> {
+    seconds(text)
+        // Longer is no time that anybody waits, and none that a clock adds.
+        .filter(|seconds| *seconds <= 365 * 86_400)
+        .map(Duration::from_secs)
+        .ok_or_else(|| {
+            Problem::new("write a whole number from 1 and s, min, h or d, a year at most")
+        })
+}
+
+/// A whole number from 1 and its unit, in seconds.
+fn seconds(text: &str) -> Option<u64> {
     let units = [("s", 1), ("min", 60), ("h", 3_600), ("d", 86_400)];
     let digits = text.trim_end_matches(|c: char| c.is_ascii_lowercase());
     let unit = units
         .iter()
         .find(|(unit, _)| text.strip_prefix(digits) == Some(*unit));
     let number: Option<u64> = digits.parse().ok().filter(|it| *it > 0);
-    number
-        .filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()))
-        .zip(unit)
-        .and_then(|(number, (_, seconds))| number.checked_mul(*seconds))
-        // Longer is no time that anybody waits, and none that a clock adds.
-        .filter(|seconds| *seconds <= 365 * 86_400)
-        .map(Duration::from_secs)
+    let number = number.filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()))?;
+    number.checked_mul(unit?.1)
+}
+
+/// How long a key wraps at most, in seconds; 0 for ever.
+pub fn key_age(text: &str) -> Result<u32, Problem> {
+    age(text)
+        .filter(|seconds| *seconds == 0 || *seconds >= 3_600)
         .ok_or_else(|| {
-            Problem::new("write a whole number from 1 and s, min, h or d, a year at most")
+            Problem::new("write a whole number and h or d, from 1h to 3650d, or 0 for no limit")
+        })
+}
+
+/// How long backups are kept, in seconds; 0 when that is not said.
+pub fn backup_age(text: &str) -> Result<u32, Problem> {
+    age(text).ok_or_else(|| {
+        Problem::new("write a whole number and s, min, h or d, 3650d at most, or 0 for none")
+    })
+}
+
+/// Seconds, ten years at most; 0 stands alone.
+fn age(text: &str) -> Option<u32> {
+    if text == "0" {
+        return Some(0);
+    }
+    let seconds = seconds(text).filter(|it| *it <= 3_650 * 86_400)?;
+    u32::try_from(seconds).ok()
+}
+
+/// How often a key wraps at most; 0 for no limit.
+pub fn key_wraps(text: &str) -> Result<u64, Problem> {
+    let number = text.parse().ok();
+    number
+        .filter(|_| text.starts_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(|| {
+            Problem::new(format!(
+                "write a whole number from 1 to {}, or 0 for no limit",
+                u64::MAX
+            ))
         })
 }
 

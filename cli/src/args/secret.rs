@@ -3,9 +3,17 @@
 use std::ffi::OsString;
 
 use attache_envelope::name::{Keyspace as KeyspaceName, SecretPath, SecretRef};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{DryRun, Yes, parse};
+
+/// What `keyspace set` takes beside the number of versions, by the arguments' ids.
+const SETTINGS: [&str; 4] = [
+    "max_key_age",
+    "max_key_wraps",
+    "rotate_automatically",
+    "backup_age",
+];
 
 /// Verbs on secrets.
 #[derive(Debug, Subcommand)]
@@ -118,9 +126,38 @@ pub struct Create {
     /// Keep so many versions of a secret, the newest, beside the active one; 0 keeps all [default: 20]
     #[arg(long, value_name = "N", value_parser = parse::word(parse::max_versions))]
     pub max_versions: Option<u32>,
+    /// What is demanded of its keys.
+    #[command(flatten)]
+    pub keys: KeySettings,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,
+}
+
+/// What a keyspace demands of its keys.
+#[derive(Debug, Clone, Args)]
+pub struct KeySettings {
+    /// Rotate a key that wraps for so long, such as 90d, an hour at least; 0: no limit [new keyspaces: 90d]
+    #[arg(long, value_name = "DURATION", value_parser = parse::word(parse::key_age))]
+    pub max_key_age: Option<u32>,
+    /// Rotate a key that has wrapped so often; 0: no limit [new keyspaces: 4294967296]
+    #[arg(long, value_name = "N", value_parser = parse::word(parse::key_wraps))]
+    pub max_key_wraps: Option<u64>,
+    /// Whether the broker does that by itself, or only says that it is due [new keyspaces: yes]
+    #[arg(long, value_name = "YES|NO", value_enum)]
+    pub rotate_automatically: Option<YesNo>,
+    /// How long you keep backups: a retired key is not destroyed sooner; 0: not said [new keyspaces: 0]
+    #[arg(long, value_name = "DURATION", value_parser = parse::word(parse::backup_age))]
+    pub backup_age: Option<u32>,
+}
+
+/// A setting that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum YesNo {
+    /// On
+    Yes,
+    /// Off
+    No,
 }
 
 /// `attache keyspace destroy NAME`
@@ -145,15 +182,18 @@ pub struct OneKeyspace {
     pub name: KeyspaceName,
 }
 
-/// `attache keyspace set NAME --max-versions N`
+/// `attache keyspace set NAME --max-versions N`, and the other settings; what is not named stays.
 #[derive(Debug, Clone, Args)]
 pub struct SetKeyspace {
     /// The keyspace
     #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
     pub name: KeyspaceName,
     /// Keep so many versions of a secret, the newest, beside the active one; 0 keeps all. Those over go for good
-    #[arg(long, value_name = "N", value_parser = parse::word(parse::max_versions))]
-    pub max_versions: u32,
+    #[arg(long, value_name = "N", required_unless_present_any = SETTINGS, value_parser = parse::word(parse::max_versions))]
+    pub max_versions: Option<u32>,
+    /// What is demanded of its keys.
+    #[command(flatten)]
+    pub keys: KeySettings,
     /// Change nothing.
     #[command(flatten)]
     pub dry_run: DryRun,

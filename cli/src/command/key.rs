@@ -248,6 +248,7 @@ pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
         mutation,
         keyspace: args.key.keyspace.to_string(),
         epoch: args.key.epoch.get(),
+        now: args.now,
     };
     let answer = looked(&session, id, &key, &request, &shell.console).await?;
     let changed = Changed::new(id, answer.committed, dry_run);

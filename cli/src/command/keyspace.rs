@@ -4,7 +4,7 @@ use attache_proto::attache::v1::{self as pb, keyspaces_client::KeyspacesClient};
 use serde::Serialize;
 
 use super::{Changed, Shell, held, or_dash, time, with_suggestion};
-use crate::args::secret::{Create, DestroyKeyspace, OneKeyspace, SetKeyspace};
+use crate::args::secret::{Create, DestroyKeyspace, OneKeyspace, SetKeyspace, YesNo};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
 use crate::session::{Session, mutation};
@@ -17,8 +17,8 @@ struct KeyspaceJson {
     state: String,
     secrets: u64,
     key_epoch: u32,
-    /// How many versions of a secret are kept; null: all.
-    max_versions: Option<u32>,
+    #[serde(flatten)]
+    settings: SettingsJson,
     created: Option<String>,
     /// Why the rows of a destroyed one do not go; none when they do.
     problem: Option<String>,
@@ -31,17 +31,74 @@ impl From<pb::KeyspaceView> for KeyspaceJson {
             state: view.state,
             secrets: view.secrets,
             key_epoch: view.key_epoch,
-            max_versions: Some(view.max_versions).filter(|it| *it > 0),
+            settings: SettingsJson {
+                max_versions: Some(view.max_versions).filter(|it| *it > 0),
+                max_key_age_s: Some(view.max_key_age_s).filter(|it| *it > 0),
+                max_key_wraps: Some(view.max_key_wraps).filter(|it| *it > 0),
+                rotate_automatically: view.rotate_automatically,
+                backup_age_s: Some(view.backup_age_s).filter(|it| *it > 0),
+            },
             created: time(view.created),
             problem: Some(view.problem).filter(|it| !it.is_empty()),
         }
     }
 }
 
+/// What a keyspace keeps, and demands of its keys.
+#[derive(Debug, Serialize)]
+struct SettingsJson {
+    /// How many versions of a secret are kept; null: all.
+    max_versions: Option<u32>,
+    /// For how long a key is to wrap at most; null: no limit.
+    max_key_age_s: Option<u32>,
+    /// How often a key is to wrap at most; null: no limit.
+    max_key_wraps: Option<u64>,
+    /// Whether the broker rotates by itself a key that is past a limit.
+    rotate_automatically: bool,
+    /// How long backups are kept; null: not said.
+    backup_age_s: Option<u32>,
+}
+
+impl SettingsJson {
+    /// For how long, or how often, a key wraps at most.
+    fn limit(&self) -> String {
+        match (self.max_key_age_s, self.max_key_wraps) {
+            (None, None) => "none".to_owned(),
+            (Some(age), None) => span(age),
+            (None, Some(wraps)) => format!("{wraps} wraps"),
+            (Some(age), Some(wraps)) => format!("{} or {wraps} wraps", span(age)),
+        }
+    }
+
+    fn rotation(&self) -> &'static str {
+        if self.rotate_automatically {
+            "by the broker"
+        } else {
+            "by hand"
+        }
+    }
+
+    fn backup_age(&self) -> String {
+        self.backup_age_s
+            .map_or_else(|| "not said".to_owned(), span)
+    }
+}
+
+/// A time in its largest unit that it is a whole number of.
+fn span(seconds: u32) -> String {
+    match seconds {
+        it if it % 86_400 == 0 => format!("{}d", it / 86_400),
+        it if it % 3_600 == 0 => format!("{}h", it / 3_600),
+        it if it % 60 == 0 => format!("{}min", it / 60),
+        it => format!("{it}s"),
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct SetJson {
     name: String,
-    max_versions: Option<u32>,
+    #[serde(flatten)]
+    settings: SettingsJson,
     #[serde(flatten)]
     changed: Changed,
 }
@@ -84,6 +141,10 @@ pub async fn create(args: Create, shell: &Shell) -> Result<Report, Failure> {
         mutation,
         name: name.clone(),
         max_versions: args.max_versions,
+        max_key_age_s: args.keys.max_key_age,
+        max_key_wraps: args.keys.max_key_wraps,
+        rotate_automatically: args.keys.rotate_automatically.map(|it| it == YesNo::Yes),
+        backup_age_s: args.keys.backup_age,
     };
     let answer: pb::CreateKeyspaceResponse = session
         .change(
@@ -126,7 +187,8 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
                 state(keyspace),
                 keyspace.secrets.to_string(),
                 keyspace.key_epoch.to_string(),
-                kept(keyspace.max_versions),
+                kept(keyspace.settings.max_versions),
+                keyspace.settings.limit(),
                 or_dash(keyspace.created.as_deref()),
             ]
         })
@@ -142,6 +204,7 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
             "SECRETS",
             "KEY EPOCH",
             "VERSIONS",
+            "KEY LIMIT",
             "CREATED",
         ],
         rows,
@@ -172,13 +235,16 @@ pub async fn show(args: OneKeyspace, shell: &Shell) -> Result<Report, Failure> {
         ("state", state(&keyspace)),
         ("secrets", keyspace.secrets.to_string()),
         ("key epoch", keyspace.key_epoch.to_string()),
-        ("versions kept", kept(keyspace.max_versions)),
+        ("versions kept", kept(keyspace.settings.max_versions)),
+        ("key limit", keyspace.settings.limit()),
+        ("rotated", keyspace.settings.rotation().to_owned()),
+        ("backup age", keyspace.settings.backup_age()),
         ("created", or_dash(keyspace.created.as_deref())),
     ]);
     Report::new(&keyspace, vec![name], human)
 }
 
-/// Changes what a keyspace keeps.
+/// Changes what a keyspace keeps, and demands of its keys.
 ///
 /// # Errors
 /// As [`create`].
@@ -189,7 +255,11 @@ pub async fn set(args: SetKeyspace, shell: &Shell) -> Result<Report, Failure> {
     let request = pb::SetKeyspaceRequest {
         mutation,
         name: name.clone(),
-        max_versions: Some(args.max_versions),
+        max_versions: args.max_versions,
+        max_key_age_s: args.keys.max_key_age,
+        max_key_wraps: args.keys.max_key_wraps,
+        rotate_automatically: args.keys.rotate_automatically.map(|it| it == YesNo::Yes),
+        backup_age_s: args.keys.backup_age,
     };
     let what = format!("keyspace {name} was not changed");
     let answer: Result<pb::SetKeyspaceResponse, _> = session
@@ -202,15 +272,25 @@ pub async fn set(args: SetKeyspace, shell: &Shell) -> Result<Report, Failure> {
         Err(failure) => return Err(with_suggestion(failure, &name, active(&session)).await),
     };
     let changed = Changed::new(id, answer.committed, dry_run);
-    let max_versions = Some(args.max_versions).filter(|it| *it > 0);
+    let settings = SettingsJson {
+        max_versions: Some(answer.max_versions).filter(|it| *it > 0),
+        max_key_age_s: Some(answer.max_key_age_s).filter(|it| *it > 0),
+        max_key_wraps: Some(answer.max_key_wraps).filter(|it| *it > 0),
+        rotate_automatically: answer.rotate_automatically,
+        backup_age_s: Some(answer.backup_age_s).filter(|it| *it > 0),
+    };
     let text = format!(
-        "keyspace {name} {} of each secret the active version and the newest ones ({}); others go for good, in the background",
+        "keyspace {name} {} of each secret the active version and the newest ones ({}); others go for good, in the background. \
+         Limit of a key: {}, rotated {}; backup age: {}",
         changed.says("keeps", "would keep"),
-        kept(max_versions)
+        kept(settings.max_versions),
+        settings.limit(),
+        settings.rotation(),
+        settings.backup_age()
     );
     let set = SetJson {
         name: name.clone(),
-        max_versions,
+        settings,
         changed,
     };
     Report::new(&set, vec![name], Human::Text(text))

@@ -49,7 +49,21 @@ impl KeyspaceState {
     }
 }
 
-/// Table `keyspace`: `LP(state u8, key epoch u32, created u64, who, max versions u32)`.
+/// What a keyspace demands of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// No key is to wrap for longer, in seconds; 0 for no limit.
+    pub max_age_s: u32,
+    /// No key is to wrap so often; 0 for no limit.
+    pub max_wraps: u64,
+    /// Whether the broker rotates by itself what is past a limit.
+    pub automatic: bool,
+    /// How long backups are kept, in seconds: so long a retired key is not destroyed; 0 when it is not said.
+    pub backup_age_s: u32,
+}
+
+/// Table `keyspace`: `LP(state u8, key epoch u32, created u64, who, max versions u32, max age u32, max wraps u64,
+/// automatic u8, backup age u32)`.
 ///
 /// Key: the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +78,8 @@ pub struct KeyspaceBody {
     pub created_by: String,
     /// How many versions of a secret are kept, the newest, beside the active one; 0 for all.
     pub max_versions: u32,
+    /// What is demanded of its keys.
+    pub policy: KeyPolicy,
 }
 
 impl KeyspaceBody {
@@ -84,6 +100,10 @@ impl KeyspaceBody {
             .u64(self.created_ms)
             .str(&self.created_by)
             .u32(self.max_versions)
+            .u32(self.policy.max_age_s)
+            .u64(self.policy.max_wraps)
+            .u8(self.policy.automatic.into())
+            .u32(self.policy.backup_age_s)
             .into_bytes()
     }
 
@@ -100,6 +120,12 @@ impl KeyspaceBody {
                 created_ms: reader.u64("created")?,
                 created_by: reader.str("who", MAX_SPIFFE_ID_BYTES)?.to_owned(),
                 max_versions: reader.u32("max versions")?,
+                policy: KeyPolicy {
+                    max_age_s: reader.u32("max age")?,
+                    max_wraps: reader.u64("max wraps")?,
+                    automatic: flag(reader, "automatic")?,
+                    backup_age_s: reader.u32("backup age")?,
+                },
             })
         })
     }
@@ -235,5 +261,13 @@ fn epoch(reader: &mut Reader<'_>, field: &'static str) -> Result<u32, Malformed>
     match reader.u32(field)? {
         0 => Err(Malformed::new(field, Fault::Unknown)),
         epoch => Ok(epoch),
+    }
+}
+
+fn flag(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, Malformed> {
+    match reader.u8(field)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed::new(field, Fault::Unknown)),
     }
 }

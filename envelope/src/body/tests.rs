@@ -86,9 +86,17 @@ proptest! {
     }
 
     #[test]
-    fn keyspaces_read_back(state in 0..3usize, key_epoch in 1u32.., created_ms: u64, created_by: String, max_versions: u32) {
+    fn keyspaces_read_back(
+        state in 0..3usize,
+        key_epoch in 1u32..,
+        created_ms: u64,
+        created_by: String,
+        max_versions: u32,
+        (max_age_s, max_wraps, automatic, backup_age_s) in any::<(u32, u64, bool, u32)>(),
+    ) {
         let state = [KeyspaceState::Active, KeyspaceState::Destroyed, KeyspaceState::Removing][state];
-        let body = KeyspaceBody { state, key_epoch, created_ms, created_by, max_versions };
+        let policy = KeyPolicy { max_age_s, max_wraps, automatic, backup_age_s };
+        let body = KeyspaceBody { state, key_epoch, created_ms, created_by, max_versions, policy };
         prop_assert_eq!(KeyspaceBody::decode(&body.encode()), Ok(body));
     }
 
@@ -266,16 +274,16 @@ fn malformed_requests_are_refused_by_field() {
 
 #[test]
 fn malformed_keyspaces_are_refused_by_field() {
-    let body = |state: u8, epoch: u32| {
-        Lp::record()
-            .u8(state)
-            .u32(epoch)
-            .u64(1)
-            .str("who")
-            .u32(20)
-            .into_bytes()
+    let rotated = |state: u8, epoch: u32, automatic: u8| {
+        let lp = Lp::record().u8(state).u32(epoch).u64(1).str("who").u32(20);
+        lp.u32(7).u64(8).u8(automatic).u32(9).into_bytes()
     };
+    let body = |state, epoch| rotated(state, epoch, 1);
     whole_or_nothing(body(1, 1), KeyspaceBody::decode);
+    assert_eq!(
+        fault(KeyspaceBody::decode(&rotated(1, 1, 2))),
+        ("automatic", Fault::Unknown)
+    );
     assert_eq!(
         fault(KeyspaceBody::decode(&body(4, 1))),
         ("state", Fault::Unknown)

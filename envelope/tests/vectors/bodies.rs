@@ -2,8 +2,8 @@
 
 use attache_envelope::anchor::{Anchor, AnchorTag, AuditHead, TableSum};
 use attache_envelope::body::{
-    BackupBody, HeadBody, HeadState, KekBody, KekIndexKey, KekState, KeyspaceBody, KeyspaceState,
-    RequestBody, Rewrap, ValueKeyBody, VersionBody, WrappedKek, request_key,
+    BackupBody, HeadBody, HeadState, KekBody, KekIndexKey, KekState, KeyPolicy, KeyspaceBody,
+    KeyspaceState, RequestBody, Rewrap, ValueKeyBody, VersionBody, WrappedKek, request_key,
 };
 use attache_envelope::key::AnchorSealKey;
 use attache_envelope::keyring::{
@@ -158,6 +158,12 @@ fn keyspace(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         created_ms: given.u64("created"),
         created_by: given.text("who").to_owned(),
         max_versions: given.u32("max_versions"),
+        policy: KeyPolicy {
+            max_age_s: given.u32("max_age"),
+            max_wraps: given.u64("max_wraps"),
+            automatic: given.u64("automatic") == 1,
+            backup_age_s: given.u32("backup_age"),
+        },
     };
     assert_eq!(KeyspaceBody::decode(body).unwrap(), keyspace);
     (KeyspaceBody::key(&given.parse("name")), keyspace.encode())

@@ -43,8 +43,10 @@ def kek_index(kek_id: bytes, value: bytes) -> Bytes2:
     return kek_id + value, record()
 
 
-def keyspace(name: str, state: int, epoch: int, created: int, who: str, max_versions: int) -> Bytes2:
-    return name.encode(), record(_u8(state), u32(epoch), u64(created), who, u32(max_versions))
+def keyspace(name: str, state: int, epoch: int, created: int, who: str, max_versions: int, max_age: int, max_wraps: int,
+             automatic: int, backup_age: int) -> Bytes2:
+    return name.encode(), record(_u8(state), u32(epoch), u64(created), who, u32(max_versions), u32(max_age),
+                                 u64(max_wraps), _u8(automatic), u32(backup_age))
 
 
 def request(operator: str, request_id: bytes, digest: bytes, result: bytes, created: int) -> Bytes2:

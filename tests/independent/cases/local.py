@@ -19,6 +19,7 @@ def body_cases() -> list[Case]:
     wrapped, by = "77" * 112, {"created": CREATED, "who": ALICE}
     kek: Fields = {"keyspace": "payments", "epoch": 1, "kek_id": "55" * 16, "state": 1, "wrap_key_id": "66" * 16,
                    "wrapped": wrapped, "created": CREATED, "changed": CREATED, "rate": 0, "values": 0}
+    policy: Fields = {"max_age": 7_776_000, "max_wraps": 1 << 32, "automatic": 1, "backup_age": 0}
     backup: Fields = {"id": "66" * 16, "incarnation": 1, "seq": 42, "hash": "44" * 32, "size": 306, "verified": None} | by
     return rows("body", {
         "head": {"keyspace": "payments", "name": "db", "secret": "11" * 16, "state": 1, "active": 2, "latest": 3,
@@ -32,9 +33,11 @@ def body_cases() -> list[Case]:
         "kek, retired": kek | {"state": 3, "changed": CHANGED},
         "kek, destroyed": kek | {"epoch": 2, "state": 4, "wrap_key_id": "", "wrapped": "", "changed": CHANGED},
         "kek-index": {"kek_id": "55" * 16, "value": "22" * 16},
-        "keyspace": {"name": "payments", "state": 1, "epoch": 1} | by | {"max_versions": 20},
-        "keyspace, removing": {"name": "payments", "state": 3, "epoch": 2} | by | {"max_versions": 0},
-        "keyspace, destroyed": {"name": "payments", "state": 2, "epoch": 2} | by | {"max_versions": 20},
+        "keyspace": {"name": "payments", "state": 1, "epoch": 1} | by | {"max_versions": 20} | policy,
+        "keyspace, by hand": {"name": "payments", "state": 1, "epoch": 1} | by | {"max_versions": 20} | policy
+        | {"max_age": 0, "max_wraps": 0, "automatic": 0, "backup_age": 2_592_000},
+        "keyspace, removing": {"name": "payments", "state": 3, "epoch": 2} | by | {"max_versions": 0} | policy,
+        "keyspace, destroyed": {"name": "payments", "state": 2, "epoch": 2} | by | {"max_versions": 20} | policy,
         "request": {"operator": ALICE, "request": uuid("request", 7), "digest": "44" * 32, "result": b"ok".hex(),
                     "created": CREATED},
         "backup": backup,

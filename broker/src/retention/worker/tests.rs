@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::vault::SetSettings;
 use crate::vault::tests::Bench;
 
 struct World {
@@ -30,7 +31,11 @@ impl World {
 
     async fn keep(&self, max_versions: u32) {
         let (vault, name) = (&self.bench.vault, "payments".parse().unwrap());
-        let change = vault.prepare_settings(&name, max_versions).await.unwrap();
+        let set = SetSettings {
+            max_versions: Some(max_versions),
+            ..SetSettings::default()
+        };
+        let (change, _) = vault.prepare_settings(&name, set).await.unwrap();
         vault.ledger().apply(change).await.unwrap();
     }
 

@@ -139,7 +139,9 @@ async fn from_the_commit_on_nothing_of_it_opens_and_the_rest_goes_in_pages() {
         assert!(end(&bench).await);
         assert!(vault.keyspaces_to_remove().await.unwrap().is_empty());
         assert_eq!(opened(vault, "web/one", None).await, pairs(&[("a", "6")]));
-        let taken = vault.prepare_keyspace(&PAYMENTS, 0, &operator(), NOW).await;
+        let taken = vault
+            .prepare_keyspace(&PAYMENTS, KEEPS_ALL, &operator(), NOW)
+            .await;
         assert!(matches!(taken, Err(VaultError::KeyspaceTaken(_))));
         assert_eq!(findings(&bench.close().await).await, []);
     }

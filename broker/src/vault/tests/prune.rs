@@ -14,8 +14,12 @@ fn payments() -> PruneScope {
 
 async fn keep(bench: &Bench, max_versions: u32) {
     let name: Keyspace = "payments".parse().unwrap();
-    let change = bench.vault.prepare_settings(&name, max_versions).await;
-    bench.ledger().apply(change.unwrap()).await.unwrap();
+    let set = SetSettings {
+        max_versions: Some(max_versions),
+        ..SetSettings::default()
+    };
+    let (change, _) = bench.vault.prepare_settings(&name, set).await.unwrap();
+    bench.ledger().apply(change).await.unwrap();
 }
 
 async fn page(

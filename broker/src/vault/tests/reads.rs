@@ -30,12 +30,12 @@ async fn a_keyspace_is_made_once() {
     let name = "web".parse().unwrap();
     let first = bench
         .vault
-        .prepare_keyspace(&name, 0, &operator(), NOW)
+        .prepare_keyspace(&name, KEEPS_ALL, &operator(), NOW)
         .await
         .unwrap();
     let second = bench
         .vault
-        .prepare_keyspace(&name, 0, &operator(), NOW)
+        .prepare_keyspace(&name, KEEPS_ALL, &operator(), NOW)
         .await
         .unwrap();
     bench.ledger().apply(first).await.unwrap();
@@ -45,7 +45,7 @@ async fn a_keyspace_is_made_once() {
     ));
     let again = bench
         .vault
-        .prepare_keyspace(&name, 0, &operator(), NOW)
+        .prepare_keyspace(&name, KEEPS_ALL, &operator(), NOW)
         .await;
     assert!(matches!(again, Err(VaultError::KeyspaceTaken(_))));
 }

@@ -11,7 +11,7 @@ use attache_envelope::wrap::DekBinding;
 use super::*;
 use crate::store::fake::RestlessStore;
 use crate::store::{ApplyError, Change, Ledger, LedgerOptions};
-use crate::vault::PreparedDestruction;
+use crate::vault::{BackupAge, PreparedDestruction, SetSettings};
 
 fn payments() -> Keyspace {
     "payments".parse().unwrap()
@@ -57,7 +57,9 @@ fn at(key: &str, phase: KekPhase, values: u64) -> (String, KekPhase, u64) {
 async fn destruction(bench: &Bench, key: &KeyRef) -> Result<PreparedDestruction, VaultError> {
     let vault = &bench.vault;
     let unreferenced = vault.look_for_references(key, &AtomicU64::new(0)).await?;
-    vault.prepare_destruction(&unreferenced, NOW).await
+    vault
+        .prepare_destruction(&unreferenced, BackupAge::Wait, NOW)
+        .await
 }
 
 #[tokio::test]
@@ -240,6 +242,47 @@ async fn a_key_that_still_wraps_something_is_not_retired() {
 }
 
 #[tokio::test]
+async fn a_key_that_backups_may_have_goes_when_their_age_is_over_or_an_operator_says_so() {
+    let bench = Bench::new().await;
+    let set = SetSettings {
+        backup_age_s: Some(60),
+        ..SetSettings::default()
+    };
+    let set = bench.vault.prepare_settings(&payments(), set).await;
+    bench.ledger().apply(set.unwrap().0).await.unwrap();
+    let old = rotate(&bench.vault).await;
+    rewrap(&bench.vault, &old, 10).await;
+    // It was retired at NOW + 2.
+    let over = NOW + 2 + 60_000;
+    let refused = bench
+        .vault
+        .refuse_within_backup_age(&old.key, over - 1)
+        .await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("from 2027-01-15T08:01:00.002Z on"),
+        "{refused}"
+    );
+    assert!(refused.contains("attache key destroy payments@1 --now"));
+    let refused = destruction(&bench, &old.key).await.unwrap_err();
+    assert!(
+        matches!(refused, VaultError::WithinBackupAge { .. }),
+        "{refused:?}"
+    );
+    let looked = bench
+        .vault
+        .look_for_references(&old.key, &AtomicU64::new(0))
+        .await;
+    let looked = looked.unwrap();
+    for (backup_age, now_ms) in [(BackupAge::Now, NOW), (BackupAge::Wait, over)] {
+        let prepared = bench.vault.prepare_destruction(&looked, backup_age, now_ms);
+        prepared.await.unwrap();
+    }
+    let over = bench.vault.refuse_within_backup_age(&old.key, over).await;
+    over.unwrap();
+}
+
+#[tokio::test]
 async fn a_damaged_value_is_named_and_holds_up_no_other() {
     let bench = Bench::new().await;
     bench
@@ -412,7 +455,7 @@ fn binding<S: Store>(vault: &Vault<S>, value: ValueId, kek: KeyId) -> DekBinding
 async fn rotations_end<S: Store>(vault: Vault<S>) {
     const COUNT: u8 = 100;
     let change = vault
-        .prepare_keyspace(&payments(), 0, &operator(), NOW)
+        .prepare_keyspace(&payments(), KEEPS_ALL, &operator(), NOW)
         .await;
     vault.ledger.apply(change.unwrap()).await.unwrap();
     fill(&vault, COUNT).await;

@@ -85,6 +85,10 @@ impl Good {
                 mutation,
                 name: "web".into(),
                 max_versions: Some(7),
+                max_key_age_s: Some(86_400),
+                max_key_wraps: Some(1_000),
+                rotate_automatically: Some(false),
+                backup_age_s: Some(86_400),
             }),
             "ShowKeyspace" => bytes(pb::ShowKeyspaceRequest {
                 name: "payments".into(),
@@ -93,6 +97,10 @@ impl Good {
                 mutation,
                 name: "payments".into(),
                 max_versions: Some(1000),
+                max_key_age_s: Some(86_400),
+                max_key_wraps: Some(1_000_000),
+                rotate_automatically: Some(true),
+                backup_age_s: Some(86_400),
             }),
             "DestroyKeyspace" => bytes(pb::DestroyKeyspaceRequest {
                 mutation,
@@ -297,6 +305,7 @@ fn of_keys(name: &str) -> Vec<u8> {
             mutation: mutation(),
             keyspace,
             epoch: 1,
+            now: false,
         }),
         "ShowMac" => bytes(pb::ShowMacRequest {}),
         "RotateMac" => bytes(pb::RotateMacRequest {

@@ -104,10 +104,10 @@ fn number(kind: Kind) -> Expect {
     }
 }
 
-/// A number that is set to what is given, 0 too.
-fn setting(kind: Kind) -> Expect {
+/// A time in seconds of which 0 says "none", and no more than ten years is meant.
+fn seconds(kind: Kind) -> Expect {
     match kind {
-        Kind::Missing => Refused(InvalidArgument),
+        Kind::Largest => Refused(InvalidArgument),
         _ => number(kind),
     }
 }
@@ -126,6 +126,14 @@ fn old_epoch(kind: Kind) -> Expect {
     match kind {
         Kind::Missing | Kind::Empty => Refused(InvalidArgument),
         Kind::Largest => Says(NotFound, "no key"),
+        _ => name(kind),
+    }
+}
+
+/// A flag of a request that is refused whether it is there or not.
+fn flag_of_the_active_key(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Says(FailedPrecondition, "only a retired key is destroyed"),
         _ => name(kind),
     }
 }
@@ -319,10 +327,18 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("CreateKeyspaceRequest.name", name),
     ("ListKeyspacesRequest.page", optional),
     ("CreateKeyspaceRequest.max_versions", number),
+    ("CreateKeyspaceRequest.max_key_age_s", seconds),
+    ("CreateKeyspaceRequest.max_key_wraps", number),
+    ("CreateKeyspaceRequest.rotate_automatically", flag),
+    ("CreateKeyspaceRequest.backup_age_s", seconds),
     ("ShowKeyspaceRequest.name", name),
     ("SetKeyspaceRequest.mutation", part),
     ("SetKeyspaceRequest.name", name),
-    ("SetKeyspaceRequest.max_versions", setting),
+    ("SetKeyspaceRequest.max_versions", number),
+    ("SetKeyspaceRequest.max_key_age_s", seconds),
+    ("SetKeyspaceRequest.max_key_wraps", number),
+    ("SetKeyspaceRequest.rotate_automatically", flag),
+    ("SetKeyspaceRequest.backup_age_s", seconds),
     ("DestroyKeyspaceRequest.mutation", part),
     ("DestroyKeyspaceRequest.name", name),
     ("ListKeysRequest.keyspace", filter),
@@ -356,6 +372,7 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("DestroyKeyRequest.mutation", part),
     ("DestroyKeyRequest.keyspace", name),
     ("DestroyKeyRequest.epoch", old_epoch),
+    ("DestroyKeyRequest.now", flag_of_the_active_key),
     ("ListRewrapsRequest.keyspace", filter),
     ("ListRewrapsRequest.page", optional),
 ];
