@@ -68,7 +68,7 @@ const VERBS: &[(&str, &[&str])] = &[
     ("guardrail", &["add", "show", "remove"]),
     ("node", &["quarantine", "release"]),
     ("audit", &["search", "export", "exposure"]),
-    ("slot add", &["pkcs11", "shares"]),
+    ("slot add", &["pkcs11"]),
     ("", &["role", "delivery", "plan", "apply", "run", "dev"]),
 ];
 

@@ -202,7 +202,8 @@ async fn slots(verb: Slot, shell: &Shell) -> Result<Report, Failure> {
         Slot::Add(Add::KeyFile(args)) => slot::add_key_file(args, shell).await,
         Slot::Add(Add::Passphrase(args)) => slot::add_passphrase(args, shell).await,
         Slot::Add(Add::Kms(args)) => slot::add_kms(args, shell).await,
-        Slot::Verify(args) => slot::verify(args, shell).await,
+        Slot::Add(Add::Shares(args)) => slot::shares::add(args, shell).await,
+        Slot::Verify(args) => slot::verify::verify(args, shell).await,
         Slot::Remove(args) => slot::remove(args, shell).await,
     }
 }

@@ -23,6 +23,7 @@ pub mod put;
 pub mod recorded;
 pub mod renewal;
 pub mod session;
+pub mod share;
 pub mod slot_secret;
 pub mod status;
 pub mod terminal;

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use attache_envelope::id::{RequestId, SlotId};
+use attache_envelope::id::{RequestId, SlotId, StoreId};
 use attache_envelope::key::{KEY_BYTES, SlotSecret};
 use attache_envelope::slot::passphrase::of_file;
 use attache_envelope::slot::{
@@ -23,9 +23,10 @@ use zeroize::Zeroizing;
 use crate::failure::{Exit, Failure};
 use crate::offered::{Offer, Offered};
 use crate::session::Session;
+use crate::unseal::Secret;
 
 /// The secret of a key file. Boxed, so that moving it leaves no copy.
-pub struct KeyFile(Box<Zeroizing<[u8; KEY_BYTES]>>);
+pub struct KeyFile(Secret);
 
 /// A broker's answer to `BeginSlot`, checked.
 #[derive(Debug)]
@@ -46,15 +47,23 @@ pub struct Purpose<'a> {
     pub name: &'a str,
 }
 
+/// Draws a secret of a new slot.
+///
+/// # Errors
+/// [`EnvelopeError::Random`].
+pub fn random_secret() -> Result<Secret, EnvelopeError> {
+    let mut secret = Box::new(Zeroizing::new([0; KEY_BYTES]));
+    SystemRandom.fill(secret.as_mut_slice())?;
+    Ok(secret)
+}
+
 impl KeyFile {
     /// Draws a new secret.
     ///
     /// # Errors
     /// [`EnvelopeError::Random`].
     pub fn random() -> Result<Self, EnvelopeError> {
-        let mut secret = Box::new(Zeroizing::new([0; KEY_BYTES]));
-        SystemRandom.fill(secret.as_mut_slice())?;
-        Ok(Self(secret))
+        random_secret().map(Self)
     }
 
     /// Reads a key file, which nobody but its owner may read.
@@ -128,6 +137,12 @@ impl Begun {
             boot: &answer.boot,
         };
         Offered::check(&offer, pinned).map(Self)
+    }
+
+    /// The broker's store.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.0.store
     }
 
     /// Seals a secret for one request.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use attache_envelope::id::{BootId, SlotId, StoreId};
 use attache_envelope::key::KEY_BYTES;
+use attache_envelope::shares::ShareSet;
 use attache_envelope::slot::SlotKind;
 use attache_envelope::slot::passphrase::PassphraseParameters;
 use attache_envelope::unseal::UnsealChannel;
@@ -78,13 +79,11 @@ pub struct SealedBroker {
     boot: BootId,
 }
 
-/// What a broker makes of a secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a broker makes of what it is given.
+#[derive(Debug)]
 pub enum Tried {
-    /// It is open.
-    Opened,
-    /// The secret is not what opens that slot.
-    Wrong,
+    /// It was tried.
+    Given(Given),
     /// It was not tried, since others are: how long to wait.
     NotYet(Duration),
 }
@@ -100,6 +99,32 @@ pub struct SealedSlot {
     pub kind: String,
     /// How a passphrase becomes its secret.
     pub passphrase: Option<PassphraseParameters>,
+    /// Where the shares stand that open it.
+    pub ceremony: Option<Ceremony>,
+}
+
+/// Shares that several people give one broker, one after the other.
+#[derive(Debug, Clone)]
+pub struct Ceremony {
+    /// What the slot's shares are known by.
+    pub set: ShareSet,
+    /// The numbers of those that were given, ascending.
+    pub given: Vec<u8>,
+    /// When they are forgotten.
+    pub ends: Option<pb::Time>,
+    /// When the last ceremony ended that had too few.
+    pub lapsed: Option<pb::Time>,
+}
+
+/// What came of something that was given.
+#[derive(Debug)]
+pub enum Given {
+    /// The broker is open.
+    Opened,
+    /// It does not open that slot.
+    IsAnothers,
+    /// It is a share that was taken, and more are needed.
+    Taken(Box<Ceremony>),
 }
 
 impl SealedSlot {
@@ -171,7 +196,7 @@ impl Door {
             .map_err(|why| Failure::new(Exit::Failed, what).because(why))
     }
 
-    /// Gives the secret of a slot.
+    /// Gives the secret of a slot, or a share of it.
     ///
     /// # Errors
     /// As [`crate::status`] says.
@@ -180,7 +205,7 @@ impl Door {
         seal: &Seal,
         sealed: &SealedBroker,
         slot: &SealedSlot,
-        secret: &[u8; KEY_BYTES],
+        secret: &[u8],
         what: &str,
     ) -> Result<Tried, Failure> {
         let failed = |error: EnvelopeError| Failure::new(Exit::Failed, what).caused_by(&error);
@@ -204,12 +229,19 @@ impl Door {
             })
             .await;
         match answer {
-            Ok(answer) if answer.open => Ok(Tried::Opened),
-            Ok(_) => Ok(Tried::Wrong),
+            Ok(answer) if answer.open => Ok(Tried::Given(Given::Opened)),
+            Ok(answer) => {
+                let taken = answer
+                    .ceremony
+                    .ok_or("it says of no share that it was taken");
+                let taken = taken.map_err(malformed).and_then(ceremony);
+                let taken = taken.map_err(|why| Failure::new(Exit::Failed, what).because(why))?;
+                Ok(Tried::Given(Given::Taken(Box::new(taken))))
+            }
             Err(status) => match status::reason(&status).as_deref() {
-                Some("WRONG_SECRET") => Ok(Tried::Wrong),
+                Some("WRONG_SECRET") => Ok(Tried::Given(Given::IsAnothers)),
                 // The answer to an attempt of ours was lost, or somebody else's came first.
-                Some("NOT_SEALED") => Ok(Tried::Opened),
+                Some("NOT_SEALED") => Ok(Tried::Given(Given::Opened)),
                 Some("TOO_MANY_ATTEMPTS" | "UNSEAL_BUSY") => {
                     let after = Details::of(&status).and_then(|it| it.retry_after);
                     Ok(Tried::NotYet(after.unwrap_or(BUSY).clamp(LOOK, LONGEST)))
@@ -279,6 +311,23 @@ fn slot(slot: pb::SealedSlot) -> Result<SealedSlot, String> {
         name: slot.name,
         kind: slot.kind,
         passphrase: slot.passphrase.map(cost).transpose()?,
+        ceremony: slot.ceremony.map(ceremony).transpose()?,
+    })
+}
+
+fn ceremony(ceremony: pb::Ceremony) -> Result<Ceremony, String> {
+    let set = ShareSet::decode(&ceremony.share_set).map_err(malformed)?;
+    let number = |number: &u32| {
+        let number = u8::try_from(*number).ok();
+        number.filter(|number| (1..=set.count()).contains(number))
+    };
+    let given: Option<Vec<u8>> = ceremony.given.iter().map(number).collect();
+    let given = given.ok_or_else(|| malformed("the number of a share"))?;
+    Ok(Ceremony {
+        given,
+        ends: ceremony.ends,
+        lapsed: ceremony.lapsed,
+        set,
     })
 }
 
@@ -304,6 +353,12 @@ mod tests {
 
     const PINNED: &str = "spiffe://example.internal/broker/b0";
 
+    fn share_set() -> Vec<u8> {
+        let secret = attache_envelope::key::SlotSecret::new(&[7; 32]);
+        let split = attache_envelope::shares::split(&SystemRandom, secret, 3, 4);
+        split.unwrap().0.encode()
+    }
+
     fn answer() -> pb::GetSealResponse {
         pb::GetSealResponse {
             sealed: true,
@@ -324,6 +379,12 @@ mod tests {
                     lanes: 4,
                     salt: vec![5; 32],
                 }),
+                ceremony: Some(pb::Ceremony {
+                    share_set: share_set(),
+                    given: vec![1, 3],
+                    ends: None,
+                    lapsed: None,
+                }),
             }],
         }
     }
@@ -338,13 +399,16 @@ mod tests {
             check(changed, PINNED).unwrap_err()
         };
         assert!(change(|it| it.broker_id.push('1')).contains("is pinned"));
-        let malformed: [fn(&mut pb::GetSealResponse); 6] = [
+        let malformed: [fn(&mut pb::GetSealResponse); 9] = [
             |it| it.store.truncate(15),
             |it| it.boot.clear(),
             |it| it.boot_key = vec![0; 32],
             |it| it.slots = vec![it.slots[0].clone(); 17],
             |it| it.slots[0].passphrase.as_mut().unwrap().memory_kib = u32::MAX,
             |it| it.slots[0].passphrase.as_mut().unwrap().salt.truncate(31),
+            |it| it.slots[0].ceremony.as_mut().unwrap().share_set.clear(),
+            |it| it.slots[0].ceremony.as_mut().unwrap().given = vec![0],
+            |it| it.slots[0].ceremony.as_mut().unwrap().given = vec![5],
         ];
         for malform in malformed {
             let why = change(malform);

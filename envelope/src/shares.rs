@@ -57,7 +57,9 @@ pub enum ShareError {
     )]
     OtherSet,
     /// It has a number of this set, and is not that share.
-    #[error("share {index} is not what was handed out: it was copied wrongly, or altered")]
+    #[error(
+        "share {index} is not what was handed out under that number: it was copied wrongly, or altered"
+    )]
     Wrong {
         /// Its number.
         index: u8,
@@ -110,11 +112,12 @@ pub fn split(
         Share { set, index, y }
     };
     let shares: Vec<Share> = (1..=count).map(share).collect();
-    let commitments = shares.iter().map(Share::commitment).collect();
+    let commitments = shares.iter();
+    let commitments = commitments.map(|it| commitment(&it.set, it.index, &it.y));
     let public = ShareSet {
         set,
         threshold,
-        commitments,
+        commitments: commitments.collect(),
     };
     Ok((public, shares))
 }
@@ -128,8 +131,8 @@ impl ShareSet {
 
     /// How many there are.
     #[must_use]
-    pub fn count(&self) -> usize {
-        self.commitments.len()
+    pub fn count(&self) -> u8 {
+        u8::try_from(self.commitments.len()).unwrap_or(MAX_SHARES)
     }
 
     /// The stored bytes.
@@ -151,6 +154,85 @@ impl ShareSet {
         Self::read(Reader::new(bytes)).map_err(EnvelopeError::malformed(RECORD))
     }
 
+    pub(crate) fn read_all(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::read(Reader::new(bytes))
+    }
+
+    /// The set's own id, which each of its shares has.
+    #[must_use]
+    pub fn id(&self) -> &[u8; SET_BYTES] {
+        &self.set
+    }
+
+    /// Whether a share is one of this set.
+    ///
+    /// # Errors
+    /// [`ShareError::OtherSet`], [`ShareError::Wrong`].
+    pub fn check(&self, share: &Share) -> Result<(), ShareError> {
+        self.is_ours(&share.set, share.index, &share.y)
+    }
+
+    /// Takes the bytes of a share apart where they lie, into number and part of the secret, if it is one of this set.
+    ///
+    /// # Errors
+    /// As [`ShareSet::check`].
+    pub fn check_bytes<'b>(
+        &self,
+        bytes: &'b [u8; SHARE_BYTES],
+    ) -> Result<(u8, &'b [u8; KEY_BYTES]), ShareError> {
+        let parts = bytes.split_first_chunk().and_then(|(set, rest)| {
+            let (index, y) = rest.split_first()?;
+            Some((set, *index, y.first_chunk()?))
+        });
+        let (set, index, y) = parts.ok_or(ShareError::OtherSet)?;
+        self.is_ours(set, index, y)?;
+        Ok((index, y))
+    }
+
+    fn is_ours(
+        &self,
+        set: &[u8; SET_BYTES],
+        index: u8,
+        y: &[u8; KEY_BYTES],
+    ) -> Result<(), ShareError> {
+        if *set != self.set {
+            return Err(ShareError::OtherSet);
+        }
+        let place = usize::from(index).checked_sub(1);
+        let wanted = place.and_then(|place| self.commitments.get(place));
+        if wanted.is_some_and(|wanted| commitment(set, index, y).ct_eq(wanted).into()) {
+            Ok(())
+        } else {
+            Err(ShareError::Wrong { index })
+        }
+    }
+
+    /// Gives the secret back, into `out`: from shares that were checked, each once, by their numbers.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Rule`] while more are needed; `out` is then as it was.
+    pub fn combine(
+        &self,
+        shares: &[(u8, &[u8; KEY_BYTES])],
+        out: &mut [u8; KEY_BYTES],
+    ) -> Result<(), EnvelopeError> {
+        let used = shares.get(..usize::from(self.threshold));
+        let used = used.ok_or(EnvelopeError::Rule("more shares are needed"))?;
+        out.fill(0);
+        for (index, y) in used {
+            // Lagrange's polynomial of this share at 0; a sum and a difference are one here.
+            let others = used.iter().filter(|(other, _)| other != index);
+            let weight = others.fold(1, |weight, (other, _)| {
+                let quotient = multiply(*other, inverse(other ^ index));
+                multiply(weight, quotient)
+            });
+            for (sum, y) in out.iter_mut().zip(y.iter()) {
+                *sum ^= multiply(*y, weight);
+            }
+        }
+        Ok(())
+    }
+
     fn read(mut reader: Reader<'_>) -> Result<Self, Malformed> {
         let set = Self {
             set: reader.array("set")?,
@@ -160,7 +242,7 @@ impl ShareSet {
             })?,
         };
         reader.finish("the record")?;
-        if within(set.threshold, set.count()) {
+        if within(set.threshold, set.commitments.len()) {
             Ok(set)
         } else {
             Err(Malformed::new("threshold", Fault::Conflict))
@@ -191,19 +273,31 @@ impl Share {
         out.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
     }
 
+    /// Its own part of the secret, as secret as it is.
+    #[must_use]
+    pub fn value(&self) -> &[u8; KEY_BYTES] {
+        &self.y
+    }
+
+    /// The id of its set.
+    #[must_use]
+    pub fn set(&self) -> &[u8; SET_BYTES] {
+        &self.set
+    }
+
     /// Its number, from 1.
     #[must_use]
     pub fn index(&self) -> u8 {
         self.index
     }
+}
 
-    fn commitment(&self) -> [u8; 32] {
-        let lp = Lp::labelled("attache/share/1")
-            .bytes(&self.set)
-            .u8(self.index)
-            .bytes(self.y.as_slice());
-        kdf::sha256(&Zeroizing::new(lp.into_bytes()))
-    }
+/// What a share is known by. The secret part is hashed where it lies.
+fn commitment(set: &[u8; SET_BYTES], index: u8, y: &[u8; KEY_BYTES]) -> [u8; 32] {
+    /// That LP has before the last field.
+    const LENGTH: [u8; 4] = [0, 0, 0, 32];
+    let head = Lp::labelled("attache/share/1").bytes(set).u8(index);
+    kdf::sha256_of(&[head.as_bytes(), &LENGTH, y])
 }
 
 impl<'s> Collected<'s> {
@@ -219,16 +313,8 @@ impl<'s> Collected<'s> {
     /// # Errors
     /// [`ShareError`]; what was collected before stays.
     pub fn take(&mut self, share: Share) -> Result<usize, ShareError> {
-        if share.set != self.set.set {
-            return Err(ShareError::OtherSet);
-        }
+        self.set.check(&share)?;
         let index = share.index;
-        let place = usize::from(index).checked_sub(1);
-        let wanted = place.and_then(|place| self.set.commitments.get(place));
-        let is_right = wanted.is_some_and(|wanted| share.commitment().ct_eq(wanted).into());
-        if !is_right {
-            return Err(ShareError::Wrong { index });
-        }
         if self.shares.iter().any(|known| known.index == index) {
             return Err(ShareError::Twice { index });
         }
@@ -247,25 +333,13 @@ impl<'s> Collected<'s> {
     /// # Errors
     /// [`EnvelopeError::Rule`] while more are needed; `out` is then as it was.
     pub fn combine(&self, out: &mut [u8; KEY_BYTES]) -> Result<(), EnvelopeError> {
-        let used = self.shares.get(..usize::from(self.set.threshold));
-        let used = used.ok_or(EnvelopeError::Rule("more shares are needed"))?;
-        out.fill(0);
-        for share in used {
-            // Lagrange's polynomial of this share at 0; a sum and a difference are one here.
-            let others = used.iter().filter(|other| other.index != share.index);
-            let weight = others.fold(1, |weight, other| {
-                let quotient = multiply(other.index, inverse(other.index ^ share.index));
-                multiply(weight, quotient)
-            });
-            for (sum, y) in out.iter_mut().zip(share.y.iter()) {
-                *sum ^= multiply(*y, weight);
-            }
-        }
-        Ok(())
+        let shares = self.shares.iter();
+        let shares: Vec<_> = shares.map(|share| (share.index, share.value())).collect();
+        self.set.combine(&shares, out)
     }
 }
 
-fn within(threshold: u8, count: usize) -> bool {
+pub(crate) fn within(threshold: u8, count: usize) -> bool {
     threshold >= 2 && usize::from(threshold) <= count && count <= usize::from(MAX_SHARES)
 }
 

@@ -14,15 +14,18 @@
 //! the signature is checked with the `rekey_pk` inside the slot's own blob before anything is opened: who can write
 //! the store cannot bring a keyring of their own.
 
+mod base64url;
 mod key_file;
 pub mod kms;
 pub mod passphrase;
 mod sealed;
+mod share_file;
 
 use zeroize::Zeroizing;
 
 pub use key_file::{KEY_FILE_BYTES, KeyFileError, parse_key_file, write_key_file};
 pub use sealed::{MAX_SECRET_BYTES, SlotRequest, SlotVerb};
+pub use share_file::{MAX_SHARE_FILE_BYTES, ShareFile, ShareFileError};
 
 use crate::TAG_BYTES;
 use crate::error::EnvelopeError;
@@ -31,6 +34,7 @@ use crate::key::{KEY_BYTES, SecretKey, SigningSeed, SlotSecret, Srk};
 use crate::lp::{Fault, Lp, Malformed, Reader};
 use crate::name::SlotName;
 use crate::random::Random;
+use crate::shares::ShareSet;
 use crate::sign::{SIGNATURE_BYTES, VerifyingKey};
 use crate::wrap::{self, OVERHEAD_BYTES, SlotBinding};
 use crate::x25519::{self, Enc, PublicKey};
@@ -54,6 +58,8 @@ pub enum SlotKind {
     Passphrase,
     /// From a KMS plugin, which decrypts what is in the row.
     Kms,
+    /// From shares that several people have, whose set is in the row.
+    Shares,
 }
 
 impl SlotKind {
@@ -64,6 +70,7 @@ impl SlotKind {
             Self::KeyFile => "key-file",
             Self::Passphrase => "passphrase",
             Self::Kms => "kms",
+            Self::Shares => "shares",
         }
     }
 }
@@ -76,6 +83,7 @@ impl std::str::FromStr for SlotKind {
             "key-file" => Ok(Self::KeyFile),
             "passphrase" => Ok(Self::Passphrase),
             "kms" => Ok(Self::Kms),
+            "shares" => Ok(Self::Shares),
             _ => Err(Malformed::new("kind", Fault::Unknown)),
         }
     }
@@ -90,6 +98,8 @@ pub enum SlotSource {
     Passphrase(PassphraseParameters),
     /// From a KMS plugin.
     Kms(KmsCiphertext),
+    /// From the shares of this set.
+    Shares(ShareSet),
 }
 
 impl SlotSource {
@@ -100,6 +110,7 @@ impl SlotSource {
             Self::KeyFile => SlotKind::KeyFile,
             Self::Passphrase(_) => SlotKind::Passphrase,
             Self::Kms(_) => SlotKind::Kms,
+            Self::Shares(_) => SlotKind::Shares,
         }
     }
 
@@ -108,6 +119,7 @@ impl SlotSource {
             Self::KeyFile => Vec::new(),
             Self::Passphrase(parameters) => parameters.encode(),
             Self::Kms(kept) => kept.encode(),
+            Self::Shares(set) => set.encode(),
         }
     }
 }
@@ -236,6 +248,7 @@ impl SlotIdentity {
                 PassphraseParameters::decode(parameters).map(SlotSource::Passphrase)
             }
             SlotKind::Kms => KmsCiphertext::decode(parameters).map(SlotSource::Kms),
+            SlotKind::Shares => ShareSet::read_all(parameters).map(SlotSource::Shares),
         }
     }
 

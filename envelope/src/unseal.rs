@@ -3,10 +3,11 @@
 //! ```text
 //! boot key fingerprint = SHA-256(boot key)
 //! info   = LP("attache/unseal/1", store, broker id, boot, fingerprint, slot)
-//! sealed = HPKE base 0x0020/0x0001/0x0002 to the boot key; aad empty, plaintext = the slot's secret of 32 bytes
+//! sealed = HPKE base 0x0020/0x0001/0x0002 to the boot key; aad empty, plaintext = the slot's secret of 32 bytes, or one share of 49
 //! ```
 //! What a person compares is the fingerprint: whoever stands between CLI and broker has another boot key.
 
+use crate::TAG_BYTES;
 use crate::error::EnvelopeError;
 use crate::id::{BootId, SlotId, StoreId};
 use crate::kdf;
@@ -14,7 +15,6 @@ use crate::key::SecretKey;
 use crate::lp::Lp;
 use crate::random::Random;
 use crate::x25519::{self, Enc, PublicKey};
-use crate::{TAG_BYTES, key::KEY_BYTES};
 
 /// Who is to be opened, and by which slot.
 #[derive(Debug, Clone, Copy)]
@@ -45,12 +45,12 @@ impl UnsealChannel<'_> {
     pub fn seal(
         &self,
         random: &dyn Random,
-        secret: &[u8; KEY_BYTES],
+        secret: &[u8],
     ) -> Result<(Enc, Vec<u8>), EnvelopeError> {
         x25519::seal(random, &self.boot_key, &self.info(), secret, &[])
     }
 
-    /// Opens a secret into `out`.
+    /// Opens a secret of `out`'s length into `out`.
     ///
     /// # Errors
     /// [`EnvelopeError::Refused`] when anything of the channel differs, or the length; [`EnvelopeError::PublicKey`] for an
@@ -60,9 +60,9 @@ impl UnsealChannel<'_> {
         boot_key: SecretKey<'_>,
         enc: &Enc,
         sealed: &[u8],
-        out: &mut [u8; KEY_BYTES],
+        out: &mut [u8],
     ) -> Result<(), EnvelopeError> {
-        if sealed.len() != KEY_BYTES + TAG_BYTES {
+        if sealed.len() != out.len().saturating_add(TAG_BYTES) {
             return Err(EnvelopeError::Refused);
         }
         x25519::open(boot_key, enc, &self.info(), sealed, &[], out)
@@ -148,6 +148,12 @@ mod tests {
             assert_eq!(opened(&ours, &enc, &flipped), None, "byte {at}");
         }
         assert_eq!(opened(&ours, &enc, &sealed[1..]), None);
+        // What is sealed for another length opens for no other one: a share where a secret is wanted.
+        let (enc, share) = ours.seal(&SystemRandom, &[7; 49]).unwrap();
+        assert_eq!(opened(&ours, &enc, &share), None);
+        let mut read = [0; 49];
+        let whole = ours.open(SecretKey::new(&BOOT_SECRET), &enc, &share, &mut read);
+        assert_eq!((whole, read), (Ok(()), [7; 49]));
         assert_eq!(opened(&ours, &enc, &[]), None);
     }
 }

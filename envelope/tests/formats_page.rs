@@ -48,6 +48,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ("passphrase", "the least", &["secret"]),
     ("kms-slot", "two annotations", &["parameters"]),
     ("shares", "2 of 2", &["record"]),
+    ("share-file", "2 of 3", &["text"]),
     (
         "slot-secret",
         "a key file is added",

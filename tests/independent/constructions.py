@@ -182,6 +182,17 @@ def shares_open(f: Fields) -> Fields:
     return {"secret": shares.combine(*h(f, "set"), f["threshold"], commitments, given).hex()}
 
 
+def share_file_seal(f: Fields) -> Fields:
+    store, slot_, share = h(f, "store", "slot", "share")
+    return {"text": shares.file_text(shares.File(store, slot_, f["threshold"], f["count"], share))}
+
+
+def share_file_open(f: Fields) -> Fields:
+    file = shares.parse_file(f["text"])
+    return {"store": file.store.hex(), "slot": file.slot.hex(), "threshold": file.threshold, "count": file.count,
+            "share": file.share.hex()}
+
+
 def key_file_seal(f: Fields) -> Fields:
     return {"text": slot.key_file(*h(f, "secret"))}
 
@@ -469,11 +480,12 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "value": Construction("ct = AES-256-GCM(dek, nonce 0, plaintext, LP('attache/value/1', format, suite, store, keyspace, secret, value, field))", value_seal, value_open),
     "keyring": Construction("key = HKDF-Expand(srk, LP('attache/keyring/1', store, number), 32); ct = AES-256-GCM(key, nonce 0, record, LP('attache/keyring-aad/1', format, suite, store, number))", keyring_seal, keyring_open),
     "srk-seal": Construction(_HPKE + "0x0002 to pk of srk, info = LP('attache/srk/1', format, suite, store, slot, pk), aad empty; signature = Ed25519(rekey, LP('attache/srk-sig/1', store, slot, pk, number, enc, ct)), checked first", srk_seal, srk_open),
-    "unseal": Construction(_HPKE + "0x0002 to the boot key, info = LP('attache/unseal/1', store, broker id, boot, SHA-256(boot key), slot); aad empty; plaintext = the slot's secret", unseal_seal, unseal_open),
+    "unseal": Construction(_HPKE + "0x0002 to the boot key, info = LP('attache/unseal/1', store, broker id, boot, SHA-256(boot key), slot); aad empty; plaintext = the slot's secret, or a share of it", unseal_seal, unseal_open),
     "slot-secret": Construction(_HPKE + "0x0002 to the receive key, info = LP('attache/slot-channel/1', store, broker id, boot, key_id, operator id); aad = digest = SHA-256(LP('attache/slot-request/1', verb, store, request id, slot, kind, name)); plaintext = the slot's secret", slot_secret_seal, slot_secret_open),
     "passphrase": Construction("parameters = memory in KiB u32 || passes u32 || lanes u32 || salt 32; secret = Argon2id 0x13 (RFC 9106) of 32 bytes over the passphrase", passphrase_seal, passphrase_seal),
     "kms-slot": Construction("plaintext = LP('attache/kms-slot/1', store, slot, secret); parameters = LP(key id, ciphertext, [(annotation, value)] by annotation)", kms_slot_seal, kms_slot_seal),
     "shares": Construction("y_i = secret + c_1 i + ... + c_(n-1) i^(n-1) over GF(256) modulo 0x11b, byte by byte; share = set 16 || i u8 || y_i; commitment = SHA-256(LP('attache/share/1', set, i u8, y_i)); record = LP(set, n u8, [commitment])", shares_seal, shares_open),
+    "share-file": Construction("five lines, each with LF: 'attache-share-1', 'store ' uuid, 'slot ' uuid, 'share ' i ' of ' m ', any ' n ' open the slot', base64url of the share without padding", share_file_seal, share_file_open),
     "key-file": Construction("'attache-slot-key-1:' || base64url without padding of 32 bytes || LF", key_file_seal, key_file_open),
     "row": Construction("tag = HMAC(k_row, LP('attache/row/1', format, epoch, store, table, key, seq, body)); row = format u16 || epoch u32 || seq u64 || body || tag", row_seal, row_open),
     "set-hash": Construction("a = sum of HMAC(k_set, LP('attache/set/1', store, table, key, tag)) mod 2^256, big-endian; removal subtracts", set_seal),

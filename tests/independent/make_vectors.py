@@ -18,7 +18,7 @@ def build() -> dict[str, str]:
     """File name -> text of every vector file."""
     cases: dict[str, list[Case]] = {
         "lp": store.lp_cases(), **store.wrap_files(), "value": store.value_cases(), "keyring": store.keyring_cases(),
-        "srk-seal": store.srk_cases(), "passphrase": store.passphrase_cases(), "kms-slot": store.kms_slot_cases(), "shares": store.shares_cases(), "key-file": store.key_file_cases(), "row": store.row_cases(),
+        "srk-seal": store.srk_cases(), "passphrase": store.passphrase_cases(), "kms-slot": store.kms_slot_cases(), "shares": store.shares_cases(), "share-file": store.share_file_cases(), "key-file": store.key_file_cases(), "row": store.row_cases(),
         "set-hash": store.set_cases(), "anchor-chain": store.anchor_cases(), "put": exchange.put_cases(),
         "slot-secret": exchange.slot_secret_cases(), "unseal": exchange.unseal_cases(),
         "release": exchange.release_cases(), "release-setup": exchange.setup_cases(),

@@ -1,6 +1,8 @@
-"""Opens a whole backup with a slot's key file and prints what it holds, plaintexts included, as JSON: for tests alone.
+"""Opens a whole backup with a slot's key file, or enough of its shares, and prints what it holds, plaintexts included, as JSON:
+for tests alone.
 
     .venv/bin/python -B open_backup.py BACKUP KEY-FILE
+    .venv/bin/python -B open_backup.py BACKUP SHARE...
 
 What does not hold is refused: exit 1, and the check that refused it on standard error.
 """
@@ -9,14 +11,20 @@ import json
 import sys
 from pathlib import Path
 
-from attache_formats import note, slot, whole_backup
+from attache_formats import note, shares, slot, whole_backup
 from attache_formats.primitives import Refused
 
 
-def main(backup: str, key_file: str) -> int:
+def given(files: list[str]) -> whole_backup.Given:
+    texts = [Path(file).read_text(encoding="ascii") for file in files]
+    if len(texts) == 1 and texts[0].startswith(slot.KEY_FILE_PREFIX):
+        return slot.parse_key_file(texts[0])
+    return [shares.parse_file(text) for text in texts]
+
+
+def main(backup: str, *files: str) -> int:
     try:
-        secret = slot.parse_key_file(Path(key_file).read_text(encoding="ascii"))
-        opened = whole_backup.open_(Path(backup).read_bytes(), secret)
+        opened = whole_backup.open_(Path(backup).read_bytes(), given(list(files)))
     except Refused as why:
         print(f"refused: {why}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 //! I1, I3: a canary planted as a secret's value is where it belongs, in the mount, and nowhere else: no log, no error, no
-//! answer of the CLI, no audit record, no store file, not in the broker's memory while it is written and read. And a sealed broker's memory holds no key.
+//! answer of the CLI, no audit record, no store file, not in the broker's memory while it is written and read. And a sealed broker's memory holds no key, and no
+//! share once a ceremony is over.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +14,7 @@ use std::{
 
 use attache_arena::Arena;
 use attache_broker::{keys::Keys, store::RedbStore};
+use attache_envelope::slot::ShareFile;
 use attache_tests::{
     Bed, Scene,
     bed::{AUDIENCE, NODE},
@@ -151,14 +153,57 @@ fn keys_of(scene: &Scene) -> Vec<(&'static str, [u8; 32])> {
     ]
 }
 
-/// The positive control is the same broker before: its keys lie in ordinary memory, and are found there.
-#[test]
-fn no_key_is_in_the_brokers_memory_once_it_is_sealed() {
+/// A broker whose keys lie in ordinary memory, where they are found.
+fn plain() -> Bed {
     let bed = Bed::new().unwrap();
     let settings = fs::read_to_string(bed.broker_config()).unwrap();
     let settings = settings.replace("[keys]\n", "[keys]\ndanger_plain_key_arena = true\n");
     fs::write(bed.broker_config(), settings).unwrap();
-    let scene = Scene::on(bed).unwrap();
+    bed
+}
+
+/// The positive control is the same ceremony before: the share lies in ordinary memory, and is found there.
+#[test]
+fn no_share_is_in_the_brokers_memory_once_its_ceremony_is_over() {
+    let scene = Scene::on(plain()).unwrap();
+    let bed = &scene.bed;
+    let folder = bed.dir.join("shares").display().to_string();
+    let add = ["slot", "add", "shares", "--threshold", "2", "--shares", "2"];
+    let named = ["--name", "recovery", "--out", &folder];
+    bed.attache_ok(&[&add[..], &named].concat()).unwrap();
+    let file = |number: u8| format!("{folder}/recovery-{number}-of-2.share");
+    let pid = bed.broker.as_ref().unwrap().pid();
+    bed.attache_ok(&["broker", "seal", "--yes"]).unwrap();
+    let log = bed.dir.join("log/broker.log");
+    let boot_key = until(PATIENCE, "the broker is sealed", || {
+        let log = fs::read_to_string(&log).unwrap();
+        let (_, key) = log.rsplit_once("boot_key=\"")?;
+        Some(key.split_once('"')?.0.to_owned())
+    })
+    .unwrap();
+    let give = |number: u8| {
+        let unseal = ["broker", "unseal", "--boot-key", &boot_key, "--share"];
+        bed.attache_ok(&[&unseal[..], &[&file(number)]].concat())
+            .unwrap()
+    };
+    let share = ShareFile::parse(&fs::read(file(1)).unwrap()).unwrap().share;
+    assert_eq!(in_memory(pid, share.value()), 0, "before it is given");
+    give(1);
+    assert!(in_memory(pid, share.value()) > 0, "the control");
+    assert!(give(2).contains("is open, by the slot recovery"));
+    assert_eq!(bed.broker.as_ref().unwrap().pid(), pid);
+    for number in [1, 2] {
+        let text = fs::read(file(number)).unwrap();
+        let share = ShareFile::parse(&text).unwrap().share;
+        let found = in_memory(pid, share.value());
+        assert_eq!(found, 0, "share {number} is there after the ceremony");
+    }
+}
+
+/// The positive control is the same broker before: its keys lie in ordinary memory, and are found there.
+#[test]
+fn no_key_is_in_the_brokers_memory_once_it_is_sealed() {
+    let scene = Scene::on(plain()).unwrap();
     let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
     scene.publish(&pod).unwrap();
     let pid = scene.bed.broker.as_ref().unwrap().pid();

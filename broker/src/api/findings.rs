@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use attache_envelope::name::{KeyRef, Keyspace};
+use attache_envelope::slot::{Slot, SlotKind};
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::statvfs;
 
@@ -35,6 +36,14 @@ impl OverviewService {
             findings.push(
                 "the store opens by one slot only: without its key the store is lost; keep a copy of it apart from the \
                  store, or add another slot: attache slot add"
+                    .to_owned(),
+            );
+        }
+        let of_shares = |slot: &Slot| slot.identity.kind == SlotKind::Shares;
+        if slots.slots().all(of_shares) {
+            findings.push(
+                "the store opens by shares alone: a broker that is restarted stays sealed until enough people come; add a \
+                 slot that it opens by itself: attache slot add"
                     .to_owned(),
             );
         }

@@ -8,6 +8,7 @@ use attache_envelope::{
     id::{BootId, KeyId, RequestId, SlotId},
     key::SlotSecret,
     name::SlotName,
+    shares::ShareSet,
     slot::{Slot, SlotKind, SlotRequest, SlotSource, SlotVerb, passphrase::PassphraseParameters},
     x25519::Enc,
 };
@@ -97,7 +98,10 @@ impl Slots for SlotService {
         let slot = slot_id(&asked.slot)?;
         let name: SlotName = parse("name", &asked.name)?;
         let kind = new_kind(&asked.kind)?;
-        let sent = sent(kind, asked.secret)?;
+        let (sent, shares) = (
+            sent(kind, asked.secret)?,
+            share_set(kind, &asked.share_set)?,
+        );
         let request = SlotRequest {
             verb: SlotVerb::Add,
             store: self.vault.store_id(),
@@ -110,7 +114,9 @@ impl Slots for SlotService {
         let changing = self.vault.keys().changing().await;
         let prepare = async {
             let set = self.read().await?;
-            let (source, secret) = self.drawn(sent.as_ref(), &operator, &request).await?;
+            let (source, secret) = self
+                .drawn((sent.as_ref(), shares.as_ref()), &operator, &request)
+                .await?;
             let new = NewSlot {
                 slot,
                 name: name.clone(),
@@ -276,7 +282,7 @@ impl SlotService {
     /// How the secret of a new slot is to be had, and the secret: drawn here for the KMS plugin, else sent.
     async fn drawn(
         &self,
-        sent: Option<&SentSecret>,
+        (sent, set): (Option<&SentSecret>, Option<&ShareSet>),
         operator: &OperatorId,
         request: &SlotRequest<'_>,
     ) -> Result<(SlotSource, Key), SlotError> {
@@ -285,6 +291,8 @@ impl SlotService {
             SlotKind::Passphrase => {
                 SlotSource::Passphrase(PassphraseParameters::draw(&SystemRandom)?)
             }
+            // That it is there was seen when the request was read.
+            SlotKind::Shares => SlotSource::Shares(set.ok_or(SlotError::Sealed)?.clone()),
             SlotKind::Kms => {
                 let kms = self.kms.as_ref().ok_or(SlotError::NoKms)?;
                 let secret = self.vault.keys().arena().random_key()?;
@@ -331,6 +339,7 @@ impl SlotService {
             created: time_ms(new.now_ms),
             verified: None,
             opened: false,
+            share_set: set_of(&new.source),
         }
     }
 
@@ -342,13 +351,37 @@ impl SlotService {
             created: time_ms(slot.about.created_ms),
             verified: slot.about.verified_ms.and_then(time_ms),
             opened: slot.identity.slot == self.vault.keys().opened_by(),
+            // A row that was verified is one that was read.
+            share_set: slot.identity.source().map_or(Vec::new(), |it| set_of(&it)),
         }
     }
 }
 
 fn new_kind(kind: &str) -> Result<SlotKind, RpcError> {
-    let known = "must be key-file, passphrase or kms";
+    let known = "must be key-file, passphrase, kms or shares";
     kind.parse().map_err(|_| RpcError::invalid("kind", known))
+}
+
+/// The set of a slot that shares open, which a slot of no other kind has.
+fn share_set(kind: SlotKind, bytes: &[u8]) -> Result<Option<ShareSet>, RpcError> {
+    const FIELD: &str = "share_set";
+    match (kind, bytes) {
+        (SlotKind::Shares, bytes) => ShareSet::decode(bytes)
+            .map(Some)
+            .map_err(|error| RpcError::invalid(FIELD, error.to_string())),
+        (SlotKind::KeyFile | SlotKind::Passphrase | SlotKind::Kms, []) => Ok(None),
+        (SlotKind::KeyFile | SlotKind::Passphrase | SlotKind::Kms, _) => Err(RpcError::invalid(
+            FIELD,
+            "is of kind shares alone; leave it out",
+        )),
+    }
+}
+
+fn set_of(source: &SlotSource) -> Vec<u8> {
+    match source {
+        SlotSource::Shares(set) => set.encode(),
+        SlotSource::KeyFile | SlotSource::Passphrase(_) | SlotSource::Kms(_) => Vec::new(),
+    }
 }
 
 fn counted(set: &SlotSet) -> u32 {
@@ -383,3 +416,6 @@ fn sent(kind: SlotKind, secret: Option<pb::SealedSecret>) -> Result<Option<SentS
         sealed: secret.sealed,
     }))
 }
+
+#[cfg(test)]
+mod tests;

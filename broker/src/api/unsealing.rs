@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use attache_envelope::{
     id::{BootId, SlotId, StoreId},
+    shares::ShareError,
     slot::{Slot, SlotSource},
     x25519::Enc,
 };
@@ -15,7 +16,11 @@ use attache_proto::attache::v1 as pb;
 use pb::{admin_server::Admin, enrollment_server::Enrollment, unsealing_server::Unsealing};
 use tonic::{Code, Extensions, Request, Response, Status};
 
-use super::{field::fixed, peer::connection, rpc_error::RpcError};
+use super::{
+    field::{fixed, time_ms},
+    peer::connection,
+    rpc_error::RpcError,
+};
 use crate::{
     keys::UnlockError,
     seal::{Sealed, SentToSealed, UnsealError},
@@ -59,7 +64,7 @@ impl Unsealing for UnsealingService {
                 boot: sealed.boot().as_bytes().to_vec(),
                 boot_key: sealed.boot_key().as_bytes().to_vec(),
                 by_operator: sealed.by_operator().is_there(),
-                slots: sealed.slots().iter().map(view).collect(),
+                slots: sealed.slots().iter().map(|it| view(sealed, it)).collect(),
                 sealed_by: by.map(|it| it.operator.clone()).unwrap_or_default(),
                 sealed_at: by.map(|it| pb::Time {
                     unix_ms: i64::try_from(it.time_ms).unwrap_or(i64::MAX),
@@ -83,12 +88,13 @@ impl Unsealing for UnsealingService {
         let Self::Sealed(sealed) = self else {
             return Err(RpcError::from(UnsealError::NotSealed).into());
         };
-        let sealed = Arc::clone(sealed);
+        let (tries, slot) = (Arc::clone(sealed), sent.slot);
         // It goes to its end whether or not the caller still waits: what is noted of it is then what happened.
-        let tried = tokio::spawn(async move { sealed.unseal(&sent, from).await });
+        let tried = tokio::spawn(async move { tries.unseal(&sent, from).await });
         let tried = tried.await.map_err(|_| stopping())?;
-        tried.map_err(RpcError::from)?;
-        Ok(Response::new(pb::UnsealResponse { open: true }))
+        let open = tried.map_err(RpcError::from)?;
+        let ceremony = (!open).then(|| ceremony(sealed, slot)).flatten();
+        Ok(Response::new(pb::UnsealResponse { open, ceremony }))
     }
 }
 
@@ -98,7 +104,17 @@ fn address(extensions: &Extensions) -> IpAddr {
     connection(extensions).map_or(here, |it| it.info.remote.ip())
 }
 
-fn view(slot: &Slot) -> pb::SealedSlot {
+fn ceremony(sealed: &Sealed, slot: SlotId) -> Option<pb::Ceremony> {
+    let collecting = sealed.collecting(slot)?;
+    Some(pb::Ceremony {
+        share_set: collecting.set.encode(),
+        given: collecting.given.into_iter().map(u32::from).collect(),
+        ends: collecting.ends_ms.and_then(time_ms),
+        lapsed: collecting.lapsed_ms.and_then(time_ms),
+    })
+}
+
+fn view(sealed: &Sealed, slot: &Slot) -> pb::SealedSlot {
     let passphrase = match slot.identity.source() {
         Ok(SlotSource::Passphrase(parameters)) => {
             let (memory_kib, passes, lanes) = parameters.cost();
@@ -109,13 +125,14 @@ fn view(slot: &Slot) -> pb::SealedSlot {
                 salt: parameters.salt().to_vec(),
             })
         }
-        Ok(SlotSource::KeyFile | SlotSource::Kms(_)) | Err(_) => None,
+        Ok(SlotSource::KeyFile | SlotSource::Kms(_) | SlotSource::Shares(_)) | Err(_) => None,
     };
     pb::SealedSlot {
         slot: slot.identity.slot.as_bytes().to_vec(),
         name: slot.about.name.to_string(),
         kind: slot.identity.kind.name().to_owned(),
         passphrase,
+        ceremony: ceremony(sealed, slot.identity.slot),
     }
 }
 
@@ -132,6 +149,16 @@ impl From<UnsealError> for RpcError {
             UnsealError::WrongSecret { .. } => {
                 Self::new(Code::FailedPrecondition, "WRONG_SECRET", told)
             }
+            UnsealError::Share(ShareError::OtherSet) => {
+                Self::new(Code::FailedPrecondition, "OTHER_SET", told)
+            }
+            UnsealError::Share(ShareError::Wrong { .. }) => {
+                Self::new(Code::FailedPrecondition, "WRONG_SHARE", told)
+            }
+            UnsealError::Share(ShareError::Twice { .. }) => {
+                Self::new(Code::AlreadyExists, "SHARE_TWICE", told)
+            }
+            UnsealError::Keys(e) => e.into(),
             UnsealError::NotSealed => Self::new(Code::FailedPrecondition, "NOT_SEALED", told),
             UnsealError::Record(ref source) => {
                 tracing::error!(error = %source, "an attempt to unseal could not be put on record");

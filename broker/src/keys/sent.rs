@@ -46,7 +46,8 @@ impl SentSecret {
         source: &SlotSource,
     ) -> Result<Key, SlotError> {
         let parameters = match source {
-            SlotSource::KeyFile => {
+            // Whoever has the shares has put them together.
+            SlotSource::KeyFile | SlotSource::Shares(_) => {
                 let open = |cell: &mut [u8; KEY_BYTES]| {
                     self.open_into(keys, receive, ends, request, cell.as_mut_slice())
                 };

@@ -113,6 +113,7 @@ async fn sealed_time(
     let left = tokio::select! {
         () = stopped(signals) => Ok(Left::Stopped),
         keys = opened.recv() => keys.map(Left::Opened).context("the sealed broker's server has gone"),
+        never = sealed.sweep() => match never {},
         keys = own_openers(lifetime), if !by_operator.is_there() => Ok(Left::Opened(keys)),
         ended = &mut server => ended
             .unwrap_or_else(|error| Err(error.into()))

@@ -531,7 +531,7 @@ async fn sealed_time_on_record(config: &Config, log: &AuditLog) -> Result<()> {
             .append(Attempts {
                 broker: broker.clone(),
                 slot: Some(attempt.slot.to_string()),
-                ending: attempt.ending.told().to_owned(),
+                ending: attempt.told(),
                 count: 1,
                 first_ms: attempt.time_ms,
                 last_ms: attempt.time_ms,

@@ -1,7 +1,7 @@
 //! The attempts at a sealed broker, in a file beside the store until there is a key to sign for them.
 //!
 //! ```text
-//! file = format u16 || suite u16 || LP(left out, refused, [LP(time u64, slot 16, ending u8, from)])
+//! file = format u16 || suite u16 || LP(left out, refused, [LP(time u64, slot 16, ending u8, share u8, from)])
 //! left out, refused = how many u64, first of them u64, last of them u64
 //! ```
 //! Written whole at each attempt: beside itself, synced, renamed. It has a bound: the first and the newest attempts stay,
@@ -43,10 +43,18 @@ pub enum Ending {
     OtherBoot,
     /// The store has no such slot.
     Absent,
+    /// A share was taken, and more are needed.
+    ShareTaken,
+    /// A share is not what was handed out under its number.
+    WrongShare,
+    /// A share is of another set.
+    OtherSet,
+    /// A share is there already.
+    ShareTwice,
 }
 
 impl Ending {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 11] = [
         Self::Opened,
         Self::WrongSecret,
         Self::NotForThis,
@@ -54,6 +62,10 @@ impl Ending {
         Self::Failed,
         Self::OtherBoot,
         Self::Absent,
+        Self::ShareTaken,
+        Self::WrongShare,
+        Self::OtherSet,
+        Self::ShareTwice,
     ];
 
     const fn number(self) -> u8 {
@@ -65,12 +77,14 @@ impl Ending {
             Self::Failed => 5,
             Self::OtherBoot => 6,
             Self::Absent => 7,
+            Self::ShareTaken => 8,
+            Self::WrongShare => 9,
+            Self::OtherSet => 10,
+            Self::ShareTwice => 11,
         }
     }
 
-    /// In words, for log and audit.
-    #[must_use]
-    pub const fn told(self) -> &'static str {
+    const fn told(self) -> &'static str {
         match self {
             Self::Opened => "opened",
             Self::WrongSecret => "not what opens that slot",
@@ -79,6 +93,10 @@ impl Ending {
             Self::Failed => "the slot opened, and the store did not",
             Self::OtherBoot => "sealed to another boot key",
             Self::Absent => "the store has no such slot",
+            Self::ShareTaken => "a share was taken",
+            Self::WrongShare => "a share that is not what was handed out",
+            Self::OtherSet => "a share of another set",
+            Self::ShareTwice => "a share that was there already",
         }
     }
 }
@@ -92,8 +110,22 @@ pub struct Attempt {
     pub slot: SlotId,
     /// How it ended.
     pub ending: Ending,
+    /// The number of the share that it was, where it was one of the slot's.
+    pub share: Option<u8>,
     /// The address that it came from.
     pub from: String,
+}
+
+impl Attempt {
+    /// How it ended in words, for log and audit.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let told = self.ending.told();
+        match self.share {
+            Some(number) => format!("{told}: number {number}"),
+            None => told.to_owned(),
+        }
+    }
 }
 
 /// Those that were only counted.
@@ -234,6 +266,7 @@ impl Attempts {
                 .u64(attempt.time_ms)
                 .id(attempt.slot)
                 .u8(attempt.ending.number())
+                .u8(attempt.share.unwrap_or(0))
                 .str(&attempt.from)
         };
         let counted = |to: Lp, counted: &Counted| {
@@ -271,6 +304,7 @@ fn read(mut reader: Reader<'_>) -> Result<Attempts, Malformed> {
             time_ms,
             slot,
             ending: ending.ok_or(Malformed::new("ending", Fault::Unknown))?,
+            share: Some(part.u8("share")?).filter(|number| *number > 0),
             from: part.str("from", ADDRESS_BYTES)?.to_owned(),
         })
     })?;
@@ -292,6 +326,7 @@ mod tests {
             time_ms: n,
             slot: SlotId::from_bytes([7; 16]),
             ending: Ending::WrongSecret,
+            share: None,
             from: "2001:0db8:0000:0000:0000:0000:0000:0001".to_owned(),
         }
     }
@@ -341,6 +376,28 @@ mod tests {
             last_ms: 1004,
         };
         assert_eq!(read.refused(), refused);
+    }
+
+    #[test]
+    fn every_ending_reads_back_and_a_share_is_told_by_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("unseal-attempts");
+        let mut attempts = Attempts::read(&file);
+        for (share, ending) in (0u8..).zip(Ending::ALL) {
+            let share = Some(share).filter(|share| *share > 0);
+            let attempt = Attempt {
+                ending,
+                share,
+                ..attempt(1)
+            };
+            attempts.note(attempt).unwrap();
+        }
+        let read = Attempts::read(&file);
+        assert_eq!(read.list(), attempts.list());
+        let told: Vec<_> = read.list().iter().map(Attempt::told).collect();
+        assert_eq!(told[0], "opened");
+        assert_eq!(told[7], "a share was taken: number 7");
+        assert_eq!(told[10], "a share that was there already: number 10");
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! An operator's seal is a [`note`] beside the store as well, and holds over a restart.
 
 mod attempts;
+mod ceremony;
+mod collecting;
 pub mod note;
 mod rate;
 
@@ -25,7 +27,8 @@ use attache_envelope::SystemRandom;
 use attache_envelope::id::{BootId, SlotId, StoreId};
 use attache_envelope::key::SecretKey;
 use attache_envelope::name::SlotName;
-use attache_envelope::slot::{Slot, SlotKind};
+use attache_envelope::shares::ShareError;
+use attache_envelope::slot::{Slot, SlotSource};
 use attache_envelope::unseal::UnsealChannel;
 use attache_envelope::x25519::{Enc, PublicKey};
 use attache_mtls::spiffe::BrokerId;
@@ -33,6 +36,8 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 
 pub use attempts::{Attempt, Attempts, Counted, Ending};
+use collecting::Ceremonies;
+pub use collecting::Collecting;
 pub use note::{Note, OperatorSeal};
 use rate::Rates;
 
@@ -58,6 +63,8 @@ pub struct Sealed {
     by_operator: OperatorSeal,
     openers: Vec<Opener>,
     slots: Vec<Slot>,
+    /// Of the slots that are opened by shares.
+    ceremonies: Ceremonies,
     turn: Semaphore,
     rates: Mutex<Rates>,
     attempts: Arc<Mutex<Attempts>>,
@@ -120,6 +127,9 @@ pub enum UnsealError {
         /// The slot's name.
         name: String,
     },
+    /// A share is not one that is needed. What was given before stays.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The broker is open, or about to be.
     #[error("the broker is not sealed any more")]
     NotSealed,
@@ -135,6 +145,9 @@ pub enum UnsealError {
     /// No locked memory left.
     #[error(transparent)]
     Arena(#[from] ArenaError),
+    /// No locked memory left, or a construction failed.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }
 
 impl Sealed {
@@ -164,6 +177,7 @@ impl Sealed {
             public,
             by_operator,
             openers: openers.to_vec(),
+            ceremonies: Ceremonies::of(&slots),
             slots,
             turn: Semaphore::new(1),
             rates: Mutex::default(),
@@ -211,8 +225,9 @@ impl Sealed {
         &self.slots
     }
 
-    /// Wipes the boot key: nothing opens by this sealed time any more. What was counted since the last note is written down.
+    /// Wipes the boot key and what was given of shares: nothing opens by this sealed time any more. What was counted since the last note is written down.
     pub async fn end(&self) {
+        self.ceremonies.end();
         drop(
             self.boot_key
                 .lock()
@@ -231,13 +246,14 @@ impl Sealed {
     }
 
     /// Tries what was sent. What fails is on record before this answers, and what opens before anything is open.
+    /// `false`: it was a share, and more are needed.
     ///
     /// # Errors
     /// [`UnsealError`].
     ///
     /// # Cancel safety
     /// Dropped early, it may have noted an attempt that then opened nothing: run it in a task of its own.
-    pub async fn unseal(&self, sent: &SentToSealed, from: IpAddr) -> Result<(), UnsealError> {
+    pub async fn unseal(&self, sent: &SentToSealed, from: IpAddr) -> Result<bool, UnsealError> {
         let admitted = self.rates.lock();
         let admitted = admitted
             .unwrap_or_else(PoisonError::into_inner)
@@ -251,7 +267,8 @@ impl Sealed {
             return Err(UnsealError::Busy);
         };
         if sent.boot != self.boot {
-            self.note(sent.slot, Ending::OtherBoot, from).await?;
+            self.note(sent.slot, (Ending::OtherBoot, None), from)
+                .await?;
             return Err(UnsealError::OtherBoot);
         }
         let slot = self
@@ -259,37 +276,72 @@ impl Sealed {
             .iter()
             .find(|slot| slot.identity.slot == sent.slot);
         let Some(slot) = slot else {
-            self.note(sent.slot, Ending::Absent, from).await?;
+            self.note(sent.slot, (Ending::Absent, None), from).await?;
             return Err(UnsealError::Absent { slot: sent.slot });
         };
         if self.opened.is_closed() {
             return Err(UnsealError::NotSealed);
         }
-        let tried = self.open(slot, sent, from).await;
-        let ending = match &tried {
-            Ok(_) => Ending::Opened,
-            Err(UnsealError::WrongSecret { .. }) => Ending::WrongSecret,
-            Err(UnsealError::Sealed) => Ending::NotForThis,
-            Err(UnsealError::Kind { .. }) => Ending::Kind,
-            Err(_) => Ending::Failed,
+        let (taken, tried) = self.open(slot, sent, from).await;
+        let noted = self.note(sent.slot, ending(taken, &tried), from).await;
+        let opened = noted.and(tried);
+        if let (Some(number), Err(_)) = (taken, &opened) {
+            self.ceremonies.take_back(sent.slot, number);
+        }
+        let Some(keys) = opened? else {
+            return Ok(false);
         };
-        self.note(sent.slot, ending, from).await?;
         // No other is tried before this one is over, so that there is a place.
         self.opened
-            .try_send(tried?)
-            .map_err(|_| UnsealError::NotSealed)
+            .try_send(keys)
+            .map_err(|_| UnsealError::NotSealed)?;
+        Ok(true)
     }
 
+    /// The number of a share that was taken, and the keys, or none while more shares are needed.
     async fn open(
         &self,
         slot: &Slot,
         sent: &SentToSealed,
         from: IpAddr,
-    ) -> Result<Keys, UnsealError> {
-        match slot.identity.kind {
-            SlotKind::KeyFile | SlotKind::Passphrase => {}
-            kind @ SlotKind::Kms => return Err(UnsealError::Kind { kind: kind.name() }),
-        }
+    ) -> (Option<u8>, Result<Option<Keys>, UnsealError>) {
+        let (taken, secret) = match slot.identity.source() {
+            Ok(SlotSource::KeyFile | SlotSource::Passphrase(_)) => (None, self.secret(sent)),
+            Ok(SlotSource::Shares(_)) => match self.share(sent) {
+                Ok((number, None)) => return (Some(number), Ok(None)),
+                Ok((number, Some(secret))) => (Some(number), Ok(secret)),
+                Err(error) => (None, Err(error)),
+            },
+            Ok(SlotSource::Kms(_)) | Err(_) => {
+                let kind = slot.identity.kind.name();
+                (None, Err(UnsealError::Kind { kind }))
+            }
+        };
+        let secret = match secret {
+            Ok(secret) => secret,
+            Err(error) => return (taken, Err(error)),
+        };
+        let how = match taken {
+            Some(_) => self.ceremonies.told(sent.slot, from),
+            None => format!("unsealed by {}, from {from}", slot.identity.kind.name()),
+        };
+        let opened = Keys::open_with(&self.arena, self.store.as_ref(), slot, &secret, how).await;
+        let opened = opened.map(Some).map_err(|error| {
+            if matches!(error, UnlockError::WrongSecret) {
+                let name = slot.about.name.to_string();
+                return UnsealError::WrongSecret { name };
+            }
+            UnsealError::Store(error)
+        });
+        (taken, opened)
+    }
+
+    /// A whole secret that was sent.
+    fn secret(&self, sent: &SentToSealed) -> Result<Key, UnsealError> {
+        self.arena.key_with(|cell| self.open_into(sent, cell))
+    }
+
+    fn open_into(&self, sent: &SentToSealed, out: &mut [u8]) -> Result<(), UnsealError> {
         let channel = UnsealChannel {
             store: self.store.id(),
             broker_id: &self.broker.to_string(),
@@ -297,22 +349,11 @@ impl Sealed {
             boot_key: self.public,
             slot: sent.slot,
         };
-        let secret = self.arena.key_with(|cell| -> Result<(), UnsealError> {
-            let boot_key = self.boot_key.lock().unwrap_or_else(PoisonError::into_inner);
-            let boot_key = boot_key.as_ref().ok_or(UnsealError::NotSealed)?;
-            let boot_key = SecretKey::new(boot_key.expose());
-            let opened = channel.open(boot_key, &sent.enc, &sent.sealed, cell);
-            opened.map_err(|_| UnsealError::Sealed)
-        })?;
-        let how = format!("unsealed by {}, from {from}", slot.identity.kind.name());
-        let opened = Keys::open_with(&self.arena, self.store.as_ref(), slot, &secret, how).await;
-        opened.map_err(|error| {
-            if matches!(error, UnlockError::WrongSecret) {
-                let name = slot.about.name.to_string();
-                return UnsealError::WrongSecret { name };
-            }
-            UnsealError::Store(error)
-        })
+        let boot_key = self.boot_key.lock().unwrap_or_else(PoisonError::into_inner);
+        let boot_key = boot_key.as_ref().ok_or(UnsealError::NotSealed)?;
+        let boot_key = SecretKey::new(boot_key.expose());
+        let opened = channel.open(boot_key, &sent.enc, &sent.sealed, out);
+        opened.map_err(|_| UnsealError::Sealed)
     }
 
     /// Tries what the settings name, at the word of somebody on this machine: also after an operator's seal.
@@ -343,14 +384,20 @@ impl Sealed {
         Ok(name)
     }
 
-    async fn note(&self, slot: SlotId, ending: Ending, from: IpAddr) -> Result<(), UnsealError> {
+    async fn note(
+        &self,
+        slot: SlotId,
+        (ending, share): (Ending, Option<u8>),
+        from: IpAddr,
+    ) -> Result<(), UnsealError> {
         let attempt = Attempt {
             time_ms: self.clock.now_ms(),
             slot,
             ending,
+            share,
             from: from.to_string(),
         };
-        tracing::warn!(%slot, %from, ending = ending.told(), "an attempt to unseal");
+        tracing::warn!(%slot, %from, ending = attempt.told(), "an attempt to unseal");
         let (attempts, refused) = (Arc::clone(&self.attempts), self.take_refused());
         let noted = tokio::task::spawn_blocking(move || {
             let mut attempts = attempts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -394,6 +441,21 @@ impl Sealed {
                 tracing::warn!(%error, "attempts that were not tried are not on record yet");
             }
         }
+    }
+}
+
+/// How an attempt ended, and the number of the share that it was.
+fn ending(taken: Option<u8>, tried: &Result<Option<Keys>, UnsealError>) -> (Ending, Option<u8>) {
+    match tried {
+        Ok(Some(_)) => (Ending::Opened, taken),
+        Ok(None) => (Ending::ShareTaken, taken),
+        Err(UnsealError::Share(ShareError::Wrong { index })) => (Ending::WrongShare, Some(*index)),
+        Err(UnsealError::Share(ShareError::Twice { index })) => (Ending::ShareTwice, Some(*index)),
+        Err(UnsealError::Share(ShareError::OtherSet)) => (Ending::OtherSet, None),
+        Err(UnsealError::WrongSecret { .. }) => (Ending::WrongSecret, taken),
+        Err(UnsealError::Sealed) => (Ending::NotForThis, None),
+        Err(UnsealError::Kind { .. }) => (Ending::Kind, None),
+        Err(_) => (Ending::Failed, taken),
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Seal {
     pub yes: Yes,
 }
 
-/// `attache broker unseal [--slot SLOT] [--key-file FILE | --passphrase-file FILE] [--boot-key HEX]`
+/// `attache broker unseal [--slot SLOT] [--key-file FILE | --passphrase-file FILE | --share FILE] [--boot-key HEX]`
 #[derive(Debug, Clone, Args)]
 pub struct Unseal {
     /// The one slot to open it by; else each that takes what is given
@@ -61,6 +61,9 @@ pub struct Unseal {
     /// A file with the passphrase of a slot, closed to others, in place of asking for it
     #[arg(long, value_name = "FILE", value_parser = parse::path(), conflicts_with = "key_file")]
     pub passphrase_file: Option<PathBuf>,
+    /// A share of a slot: it opens once enough people have given theirs, within 15 minutes of the first one
+    #[arg(long, value_name = "FILE", value_parser = parse::path(), conflicts_with_all = ["key_file", "passphrase_file"])]
+    pub share: Option<PathBuf>,
     /// The fingerprint of the boot key, from the broker's log; else it is asked for
     #[arg(long, value_name = "HEX", value_parser = parse::word(parse::fingerprint))]
     pub boot_key: Option<String>,

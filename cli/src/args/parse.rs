@@ -20,6 +20,7 @@ use attache_envelope::name::{
     ClusterName, GrantName, KeyRef, Keyspace, Namespace, NodeName, NodeUid, SecretPath, SecretRef,
     SecretVersion, ServiceAccount, SlotName, WorkloadRef,
 };
+use attache_envelope::shares::MAX_SHARES;
 use attache_mtls::spiffe::{BrokerId, NodeId, OperatorId, TrustDomain};
 use attache_translog::Verifier;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -186,6 +187,15 @@ pub fn max_versions(text: &str) -> Result<u32, Problem> {
                 u32::MAX
             ))
         })
+}
+
+/// How many shares.
+pub fn shares(text: &str) -> Result<u8, Problem> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (2..=MAX_SHARES).contains(number))
+        .filter(|_| text.starts_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(|| Problem::new(format!("write a whole number from 2 to {MAX_SHARES}")))
 }
 
 /// A grant's name.

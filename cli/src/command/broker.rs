@@ -1,25 +1,29 @@
 //! `attache broker`: whether it is sealed, sealing it, opening it.
 
+mod shares;
+
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use attache_envelope::key::KEY_BYTES;
+use attache_envelope::name::SlotName;
 use attache_envelope::slot::SlotKind;
 use attache_envelope::unseal::fingerprint;
 use attache_proto::attache::v1::{self as pb, sealing_client::SealingClient};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use self::shares::CeremonyJson;
 use super::{Changed, Shell, hex, time};
 use crate::args::Yes;
 use crate::args::broker::{Seal, Status, Unseal};
 use crate::failure::{Exit, Failure};
 use crate::near::nearest;
-use crate::output::{Human, Report};
+use crate::output::{Console, Human, Report};
 use crate::session::mutation;
 use crate::slot_secret::{KeyFile, passphrase_of};
 use crate::terminal::{ask_passphrase, confirm};
-use crate::unseal::{Door, SealedBroker, SealedSlot, Secret, Tried, derived};
+use crate::unseal::{self, Door, Given, SealedBroker, SealedSlot, Secret, Tried, derived};
 
 const NOT_OPENED: &str = "the broker was not opened";
 /// How long a broker that has too many attempts to try is waited for.
@@ -47,6 +51,9 @@ struct SlotJson {
     name: String,
     slot: String,
     kind: String,
+    /// Where the shares stand that open it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceremony: Option<CeremonyJson>,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,6 +73,9 @@ struct UnsealedJson {
     /// The slot that opened, where it was opened now.
     slot: Option<String>,
     serving: bool,
+    /// Where the shares stand, after one was taken and more are needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceremony: Option<CeremonyJson>,
 }
 
 /// Says whether the broker is sealed.
@@ -100,6 +110,7 @@ pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
         Some(it) => {
             card.push(("state", state(&data)));
             card.push(("opened by", named(slots)));
+            card.extend(slots.iter().filter_map(shares::line));
             card.push(("boot key", shown(it)));
         }
     }
@@ -174,7 +185,7 @@ pub async fn seal(args: Seal, shell: &Shell) -> Result<Report, Failure> {
     Ok(if partly { report.partly() } else { report })
 }
 
-/// Opens a sealed broker by a key file or a passphrase.
+/// Opens a sealed broker by a key file, a passphrase, or the last share that is needed.
 ///
 /// # Errors
 /// As there; [`Exit::Precondition`] when nothing that was given opens a slot.
@@ -188,39 +199,59 @@ pub async fn unseal(args: Unseal, shell: &Shell) -> Result<Report, Failure> {
         return unsealed(&door, broker, None).await;
     };
     compare(args.boot_key.as_deref(), sealed)?;
+    if let Some(file) = &args.share {
+        return shares::give(
+            &door,
+            broker,
+            &seal,
+            sealed,
+            (file.as_path(), args.slot.as_ref()),
+            &shell.console,
+        )
+        .await;
+    }
     let held = Held::of(&args, sealed)?;
     for slot in held.fits(&args, sealed)? {
         let secret = held.secret(slot)?;
-        let (door, begun) = (&door, Instant::now());
-        loop {
-            let tried = door
-                .unseal(&seal, sealed, slot, &secret, NOT_OPENED)
-                .await?;
-            match tried {
-                Tried::Opened => return unsealed(door, broker, Some(slot.name.clone())).await,
-                Tried::Wrong => break,
-                Tried::NotYet(after) if begun.elapsed() + after < WAITS => {
-                    let wait = after.as_secs_f32();
-                    let told =
-                        format!("the broker has too many attempts to try: waiting {wait:.1} s");
-                    shell.console.hint(&told);
-                    tokio::time::sleep(after).await;
-                }
-                Tried::NotYet(_) => {
-                    return Err(Failure::new(Exit::Unavailable, NOT_OPENED)
-                        .because(format!(
-                            "the broker has had too many attempts to try for {WAITS:?}"
-                        ))
-                        .mend(
-                            "try again, or have it opened on its machine: attache-broker unseal",
-                        ));
-                }
-            }
+        let of = (&seal, sealed, slot);
+        match give(&door, of, secret.as_slice(), &shell.console).await? {
+            Given::Opened => return unsealed(&door, broker, Some(slot.name.clone())).await,
+            // A slot that takes shares is not tried with a secret.
+            Given::IsAnothers | Given::Taken(_) => {}
         }
     }
     Err(Failure::new(Exit::Precondition, NOT_OPENED)
         .because(format!("{} opens none of its slots", held.name()))
         .mend(format!("it has these: {}", named(&sealed.slots))))
+}
+
+/// Gives what opens a slot, or a share of it. Where others are tried first, it waits for them.
+async fn give(
+    door: &Door,
+    (seal, sealed, slot): (&unseal::Seal, &SealedBroker, &SealedSlot),
+    secret: &[u8],
+    console: &Console,
+) -> Result<Given, Failure> {
+    let begun = Instant::now();
+    loop {
+        let tried = door.unseal(seal, sealed, slot, secret, NOT_OPENED).await?;
+        let after = match tried {
+            Tried::Given(given) => return Ok(given),
+            Tried::NotYet(after) => after,
+        };
+        if begun.elapsed() + after >= WAITS {
+            return Err(Failure::new(Exit::Unavailable, NOT_OPENED)
+                .because(format!(
+                    "the broker has had too many attempts to try for {WAITS:?}"
+                ))
+                .mend("try again, or have it opened on its machine: attache-broker unseal"));
+        }
+        let wait = after.as_secs_f32();
+        console.hint(&format!(
+            "the broker has too many attempts to try: waiting {wait:.1} s"
+        ));
+        tokio::time::sleep(after).await;
+    }
 }
 
 /// Before anything that opens a slot is read or sent: that it goes to the key that the broker's own log names. Whoever has a
@@ -262,6 +293,7 @@ async fn unsealed(door: &Door, broker: String, slot: Option<String>) -> Result<R
         broker,
         slot,
         serving,
+        ceremony: None,
     };
     let text = match &data.slot {
         Some(slot) => format!("{} is open, by the slot {slot}, and serves", data.broker),
@@ -294,7 +326,7 @@ impl Held {
         Err(Failure::usage(NOT_OPENED)
             .because("nothing is given that opens a slot")
             .mend(format!(
-                "name a key file: --key-file FILE; it has these slots: {}",
+                "name a key file or a share: --key-file FILE, --share FILE; it has these slots: {}",
                 named(&sealed.slots)
             )))
     }
@@ -316,20 +348,7 @@ impl Held {
             Self::KeyFile(_) => SlotKind::KeyFile,
             Self::Passphrase(_) => SlotKind::Passphrase,
         };
-        let named_so = |slot: &&SealedSlot| {
-            let wanted = args.slot.as_ref().map(|slot| slot.as_str());
-            wanted.is_none_or(|wanted| slot.name == wanted || slot.slot.to_string() == wanted)
-        };
-        let found: Vec<_> = sealed.slots.iter().filter(named_so).collect();
-        if let (Some(wanted), true) = (&args.slot, found.is_empty()) {
-            let missing =
-                Failure::new(Exit::Precondition, NOT_OPENED).because("there is no such slot");
-            let names = sealed.slots.iter().map(|slot| slot.name.as_str());
-            return Err(match nearest(wanted.as_str(), names) {
-                Some(near) => missing.mend(format!("did you mean {near}?")),
-                None => missing.mend(format!("it has these: {}", named(&sealed.slots))),
-            });
-        }
+        let found = named_so(args.slot.as_ref(), sealed)?;
         let fits: Vec<_> = found.into_iter().filter(|slot| slot.is(kind)).collect();
         if fits.is_empty() {
             return Err(Failure::new(Exit::Precondition, NOT_OPENED)
@@ -360,12 +379,34 @@ impl Held {
     }
 }
 
+/// The slot of that name or id; all of them where none is named.
+fn named_so<'s>(
+    wanted: Option<&SlotName>,
+    sealed: &'s SealedBroker,
+) -> Result<Vec<&'s SealedSlot>, Failure> {
+    let is_so = |slot: &&SealedSlot| {
+        let wanted = wanted.map(|slot| slot.as_str());
+        wanted.is_none_or(|wanted| slot.name == wanted || slot.slot.to_string() == wanted)
+    };
+    let found: Vec<_> = sealed.slots.iter().filter(is_so).collect();
+    if let (Some(wanted), true) = (wanted, found.is_empty()) {
+        let missing = Failure::new(Exit::Precondition, NOT_OPENED).because("there is no such slot");
+        let names = sealed.slots.iter().map(|slot| slot.name.as_str());
+        return Err(match nearest(wanted.as_str(), names) {
+            Some(near) => missing.mend(format!("did you mean {near}?")),
+            None => missing.mend(format!("it has these: {}", named(&sealed.slots))),
+        });
+    }
+    Ok(found)
+}
+
 impl SlotJson {
     fn of(slot: &SealedSlot) -> Self {
         Self {
             name: slot.name.clone(),
             slot: slot.slot.to_string(),
             kind: slot.kind.clone(),
+            ceremony: slot.ceremony.as_ref().map(CeremonyJson::of),
         }
     }
 }

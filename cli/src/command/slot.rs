@@ -1,25 +1,29 @@
 //! `attache slot`, the ways to open the store, and `attache key rotate --root`, the key that all of them open.
 
-use std::path::Path;
+pub mod shares;
+pub mod verify;
+
+use std::path::PathBuf;
 
 use attache_envelope::SystemRandom;
 use attache_envelope::id::SlotId;
 use attache_envelope::name::SlotName;
+use attache_envelope::shares::ShareSet;
 use attache_envelope::slot::passphrase::check_strength;
 use attache_envelope::slot::{SlotKind, SlotVerb};
 use attache_proto::attache::v1::{self as pb, slots_client::SlotsClient};
 use serde::Serialize;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use super::{Changed, Shell, or_dash, time, uuid_text};
 use crate::args::key::Rotate;
-use crate::args::slot::{AddKeyFile, AddKms, AddPassphrase, Remove, Verify};
+use crate::args::slot::{AddKeyFile, AddKms, AddPassphrase, Remove};
 use crate::failure::{Exit, Failure};
 use crate::near::nearest;
 use crate::output::{Human, Report};
 use crate::session::{Session, mutation};
-use crate::slot_secret::{KeyFile, Purpose, begin, passphrase_of};
+use crate::share::remove as remove_files;
+use crate::slot_secret::{Begun, KeyFile, Purpose, begin, passphrase_of};
 use crate::terminal::{ask_passphrase, confirm};
 
 const NOT_MADE: &str = "no slot was made";
@@ -37,6 +41,15 @@ struct SlotJson {
     verified: Option<String>,
     /// Whether the broker was opened by it when it started.
     opened: bool,
+    /// Of a slot that shares open: how many of how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shares: Option<NumbersJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct NumbersJson {
+    needed: u8,
+    of: u8,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,15 +59,10 @@ struct AddedJson {
     /// The file that was made, of a key-file slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     key_file: Option<String>,
+    /// The files that were made, of a slot that shares open.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    share_files: Vec<String>,
     keyring_number: u64,
-    #[serde(flatten)]
-    changed: Changed,
-}
-
-#[derive(Debug, Serialize)]
-struct VerifiedJson {
-    #[serde(flatten)]
-    slot: SlotJson,
     #[serde(flatten)]
     changed: Changed,
 }
@@ -86,6 +94,23 @@ impl From<pb::SlotView> for SlotJson {
             created: time(slot.created),
             verified: time(slot.verified),
             opened: slot.opened,
+            // What does not read is not shown: the broker reads it when the slot is used.
+            shares: ShareSet::decode(&slot.share_set)
+                .ok()
+                .map(|set| NumbersJson {
+                    needed: set.threshold(),
+                    of: set.count(),
+                }),
+        }
+    }
+}
+
+impl SlotJson {
+    /// The kind, and how many shares of how many it takes.
+    fn kind_shown(&self) -> String {
+        match &self.shares {
+            None => self.kind.clone(),
+            Some(NumbersJson { needed, of }) => format!("{}, {needed} of {of}", self.kind),
         }
     }
 }
@@ -101,7 +126,7 @@ pub async fn list(shell: &Shell) -> Result<Report, Failure> {
     let row = |slot: &SlotJson| {
         vec![
             slot.name.clone(),
-            slot.kind.clone(),
+            slot.kind_shown(),
             or_dash(slot.created.as_deref()),
             or_dash(slot.verified.as_deref()),
             if slot.opened { "yes" } else { "" }.to_owned(),
@@ -139,7 +164,7 @@ pub async fn add_key_file(args: AddKeyFile, shell: &Shell) -> Result<Report, Fai
     let added = match send(&session, id, &request, dry_run).await {
         Ok(added) => added,
         Err(failure) if dry_run => return Err(failure),
-        Err(failure) => return Err(left_behind(failure, &args.out)),
+        Err(failure) => return Err(left_behind(failure, &[args.out])),
     };
     let (name, file) = (added.slot.name.clone(), args.out.display().to_string());
     let text = format!(
@@ -209,12 +234,7 @@ async fn add_request(
     secret: Option<&[u8]>,
     dry_run: bool,
 ) -> Result<(Uuid, pb::AddSlotRequest), Failure> {
-    let slot = SlotId::random(&SystemRandom).map_err(|error| not_made(&error))?;
-    let made_up = || {
-        let id = slot.to_string();
-        format!("{}-{}", kind.name(), id.get(..8).unwrap_or_default())
-    };
-    let name = name.map_or_else(made_up, |name| name.to_string());
+    let (slot, name) = new_slot(kind, name)?;
     let (id, mutation) = mutation(dry_run);
     let purpose = Purpose {
         verb: SlotVerb::Add,
@@ -233,8 +253,19 @@ async fn add_request(
         name,
         kind: kind.name().to_owned(),
         secret,
+        share_set: Vec::new(),
     };
     Ok((id, request))
+}
+
+/// The uuid of a new slot, and its name, made up where none is given.
+fn new_slot(kind: SlotKind, name: Option<SlotName>) -> Result<(SlotId, String), Failure> {
+    let slot = SlotId::random(&SystemRandom).map_err(|error| not_made(&error))?;
+    let made_up = || {
+        let id = slot.to_string();
+        format!("{}-{}", kind.name(), id.get(..8).unwrap_or_default())
+    };
+    Ok((slot, name.map_or_else(made_up, |name| name.to_string())))
 }
 
 /// A secret, sealed to the broker for one request.
@@ -245,6 +276,16 @@ async fn sealed(
     what: &str,
 ) -> Result<pb::SealedSecret, Failure> {
     let begun = begin(session, what).await?;
+    sealed_to(&begun, session, purpose, secret, what)
+}
+
+fn sealed_to(
+    begun: &Begun,
+    session: &Session,
+    purpose: &Purpose<'_>,
+    secret: &[u8],
+    what: &str,
+) -> Result<pb::SealedSecret, Failure> {
     let broker = session.broker().to_string();
     let sealed = begun.seal(session.operator(), &broker, purpose, secret);
     sealed.map_err(|error| Failure::new(Exit::Failed, what).caused_by(&error))
@@ -264,6 +305,7 @@ async fn send(
     Ok(AddedJson {
         slot: answer.slot.unwrap_or_default().into(),
         key_file: None,
+        share_files: Vec::new(),
         keyring_number: answer.keyring_number,
         changed: Changed::new(id, answer.committed, dry_run),
     })
@@ -274,15 +316,12 @@ fn not_made(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 /// A key file whose slot was refused opens nothing, and goes; where the slot may be there, it stays.
-fn left_behind(failure: Failure, file: &Path) -> Failure {
-    let shown = file.display();
+fn left_behind(failure: Failure, files: &[PathBuf]) -> Failure {
     match failure.exit {
-        Exit::Usage | Exit::Precondition => {
-            match std::fs::remove_file(file) {
-                Ok(()) => failure,
-                Err(_) => failure.mend(format!("remove {shown}: it opens nothing")),
-            }
-        }
+        Exit::Usage | Exit::Precondition => match remove_files(files) {
+            Ok(()) => failure,
+            Err(left) => failure.mend(format!("remove {left}: nothing is opened by it")),
+        },
         // Whoever is refused as a caller may have been heard before: an attempt whose answer was lost is made again.
         Exit::Denied
         | Exit::NotSignedIn
@@ -291,78 +330,13 @@ fn left_behind(failure: Failure, file: &Path) -> Failure {
         | Exit::Unavailable
         | Exit::Partly
         | Exit::Found
-        | Exit::Interrupted => failure.mend(format!(
-            "see whether the slot is there: attache slot list; if it is, {shown} opens it, and if not, remove the file"
-        )),
-    }
-}
-
-/// Shows that a key file or a passphrase opens a slot.
-///
-/// # Errors
-/// As [`list`]; [`Exit::Failed`] when a file cannot be read, [`Exit::Usage`] when it is not what a slot of its kind takes.
-pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
-    let what = format!("slot {} was not verified", args.slot);
-    let session = shell.session().await?;
-    let dry_run = args.dry_run.dry_run;
-    let found = one(&session, &args.slot, &what).await?;
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        Failure::new(Exit::Failed, &what).caused_by(error)
-    };
-    let slot = SlotId::try_from(found.slot.as_slice()).map_err(|error| failed(&error))?;
-    let kind: SlotKind = found.kind.parse().map_err(|error| failed(&error))?;
-    let secret = held(&args, kind, &what)?;
-    let (id, mutation) = mutation(dry_run);
-    let purpose = Purpose {
-        verb: SlotVerb::Verify,
-        request: id,
-        slot,
-        kind,
-        name: "",
-    };
-    let secret = match secret {
-        Some(secret) => Some(sealed(&session, &purpose, &secret, &what).await?),
-        None => None,
-    };
-    let request = pb::VerifySlotRequest {
-        mutation,
-        slot: found.slot,
-        secret,
-    };
-    let answer: pb::VerifySlotResponse = session
-        .change(&what, id, &request, |channel, request| async move {
-            SlotsClient::new(channel).verify_slot(request).await
-        })
-        .await?;
-    let data = VerifiedJson {
-        slot: answer.slot.unwrap_or_default().into(),
-        changed: Changed::new(id, answer.committed, dry_run),
-    };
-    let text = format!("slot {} opens", data.slot.name);
-    Report::new(&data, vec![data.slot.name.clone()], Human::Text(text))
-}
-
-/// What is to open a slot of that kind, where it is an operator that has it.
-fn held(args: &Verify, kind: SlotKind, what: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
-    match (kind, &args.key_file, &args.passphrase_file) {
-        (SlotKind::KeyFile, Some(file), _) => {
-            let secret = KeyFile::read(file, what)?;
-            Ok(Some(Zeroizing::new(secret.expose().to_vec())))
+        | Exit::Interrupted => {
+            let shown = files.iter().map(|file| file.display().to_string());
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            failure.mend(format!(
+                "see whether the slot is there: attache slot list; if it is, it is opened by {shown}, and if not, remove what was made"
+            ))
         }
-        (SlotKind::KeyFile, None, _) => Err(Failure::usage(what)
-            .because("it is opened by a key file")
-            .mend("name it: --key-file FILE")),
-        (SlotKind::Passphrase, None, Some(file)) => passphrase_of(file, what).map(Some),
-        (SlotKind::Passphrase, None, None) => ask_passphrase(false).map(Some),
-        (SlotKind::Passphrase, Some(_), _) => Err(Failure::usage(what)
-            .because("it is opened by a passphrase")
-            .mend(
-                "leave --key-file out to be asked for it, or name its file: --passphrase-file FILE",
-            )),
-        (SlotKind::Kms, None, None) => Ok(None),
-        (SlotKind::Kms, ..) => Err(Failure::usage(what)
-            .because("it is opened by the broker's KMS plugin")
-            .mend("leave the file out")),
     }
 }
 

@@ -53,7 +53,10 @@ proptest! {
         flipped[at / 8] ^= 1 << (at % 8);
         let mut collected = Collected::new(&set);
         prop_assert_eq!(collected.take(copy(&shares[1])), Ok(1));
+        let good = bytes(&shares[0]);
+        prop_assert_eq!(set.check_bytes(&good), Ok((1, shares[0].value())));
         let refused = collected.take(Share::from_bytes(&flipped)).unwrap_err();
+        prop_assert_eq!(set.check_bytes(&flipped), Err(refused));
         let expected = if at < 128 {
             ShareError::OtherSet
         } else {

@@ -4,11 +4,11 @@
 
 use thiserror::Error;
 
+use super::base64url;
 use crate::key::{KEY_BYTES, SlotSecret};
 
 const PREFIX: &[u8] = b"attache-slot-key-1:";
 const DIGITS: usize = 43;
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Bytes of a key file, its newline included.
 pub const KEY_FILE_BYTES: usize = PREFIX.len() + DIGITS + 1;
@@ -44,17 +44,7 @@ pub fn write_key_file(secret: SlotSecret<'_>, out: &mut [u8; KEY_FILE_BYTES]) {
         }
     };
     PREFIX.iter().copied().for_each(&mut put);
-    let (mut bits, mut held) = (0u32, 0u32);
-    for byte in secret.bytes() {
-        bits = (bits << 8) | u32::from(*byte);
-        held += 8;
-        while held >= 6 {
-            held -= 6;
-            put(digit(bits >> held));
-        }
-        bits &= (1 << held) - 1;
-    }
-    put(digit(bits << (6 - held)));
+    base64url::write(secret.bytes(), &mut put);
     put(b'\n');
 }
 
@@ -68,46 +58,8 @@ pub fn parse_key_file(text: &[u8], out: &mut [u8; KEY_BYTES]) -> Result<(), KeyF
     if digits.len() != DIGITS {
         return Err(KeyFileError::Length);
     }
-    let (mut bits, mut held) = (0u32, 0u32);
-    let mut cells = out.iter_mut();
-    for character in digits {
-        bits = (bits << 6) | sextet(*character).ok_or(KeyFileError::Alphabet)?;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            if let Some(cell) = cells.next() {
-                let [.., byte] = (bits >> held).to_be_bytes();
-                *cell = byte;
-            }
-            bits &= (1 << held) - 1;
-        }
-    }
-    if bits == 0 {
-        Ok(())
-    } else {
-        Err(KeyFileError::SpareBits)
-    }
-}
-
-/// The character of the low six bits. Walks the alphabet whole, so that time tells nothing of the secret.
-fn digit(bits: u32) -> u8 {
-    let wanted = bits & 63;
-    (0u32..).zip(ALPHABET).fold(
-        0,
-        |found, (value, character)| {
-            if value == wanted { *character } else { found }
-        },
-    )
-}
-
-fn sextet(character: u8) -> Option<u32> {
-    (0u32..)
-        .zip(ALPHABET)
-        .fold(None, |found, (value, of_alphabet)| {
-            if *of_alphabet == character {
-                Some(value)
-            } else {
-                found
-            }
-        })
+    base64url::read(digits, out).map_err(|fault| match fault {
+        base64url::Fault::Alphabet => KeyFileError::Alphabet,
+        base64url::Fault::SpareBits => KeyFileError::SpareBits,
+    })
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::SystemRandom;
 use crate::keyring::{FreshSrk, SealedKeyring};
+use crate::shares;
 use crate::testing::{flipped, truncations};
 
 const STORE: StoreId = StoreId::from_bytes([1; 16]);
@@ -79,6 +80,8 @@ proptest! {
     fn hostile_bytes_never_panic(bytes: Vec<u8>) {
         let _ = Slot::decode(&bytes);
         let _ = Slot::decode(&[[0, 1, 0, 1].as_slice(), &bytes].concat());
+        let _ = ShareFile::parse(&bytes);
+        let _ = ShareFile::parse(&[b"attache-share-1\nstore ".as_slice(), &bytes, b"\n"].concat());
         let _ = parse_key_file(&bytes, &mut [0; 32]);
         let _ = parse_key_file(&[b"attache-slot-key-1:".as_slice(), &bytes, b"\n"].concat(), &mut [0; 32]);
     }
@@ -130,6 +133,36 @@ fn a_passphrase_slot_opens_by_what_its_own_parameters_make_of_the_passphrase() {
     // Whoever makes the guess cheaper in the row has a slot that nothing opens.
     slot.identity.kdf_parameters[3] = 8;
     assert_eq!(open(&slot), Err(EnvelopeError::Refused));
+}
+
+#[test]
+fn a_slot_of_shares_has_its_set_in_the_row_and_another_threshold_there_opens_nothing() {
+    let secret = [0x35; 32];
+    let key = SlotSecret::new(&secret);
+    let (set, _) = shares::split(&SystemRandom, key, 2, 3).unwrap();
+    let rekey = SigningSeed::new(&REKEY);
+    let source = SlotSource::Shares(set);
+    let verifying = rekey.verifying_key().unwrap();
+    let identity = SlotIdentity::new(&SystemRandom, STORE, SLOT, &source, key, verifying).unwrap();
+    let seal = identity.seal_srk(&SystemRandom, STORE, 7, Srk::new(&SRK), rekey);
+    let mut slot = Slot {
+        identity,
+        seal: seal.unwrap(),
+        ..slot_of(STORE, 7)
+    };
+    assert_eq!(Slot::decode(&slot.encode()), Ok(slot.clone()));
+    assert_eq!(slot.identity.source(), Ok(source));
+    let open = |slot: &Slot| {
+        slot.open(STORE, key, &mut [0; 32])
+            .map(|opened| opened.number)
+    };
+    assert_eq!(open(&slot), Ok(7));
+    // Threshold after the set's id: LP(16 bytes, u8, ..).
+    slot.identity.kdf_parameters[24] = 3;
+    assert!(Slot::decode(&slot.encode()).is_ok());
+    assert_eq!(open(&slot), Err(EnvelopeError::Refused));
+    slot.identity.kdf_parameters[24] = 1;
+    assert!(Slot::decode(&slot.encode()).is_err());
 }
 
 /// Who can write the store knows every public key in it, and nothing else.

@@ -390,6 +390,34 @@ fn shares() {
     });
 }
 
+#[test]
+fn share_file() {
+    run("share-file", true, |given, expected| match expected {
+        Expected::Out(out) => {
+            let number = |name: &str| u8::try_from(given.u64(name)).unwrap();
+            let file = slot::ShareFile {
+                store: given.id("store"),
+                slot: given.id("slot"),
+                threshold: number("threshold"),
+                count: number("count"),
+                share: Share::from_bytes(&given.array("share")),
+            };
+            let text = file.text();
+            assert_eq!(str::from_utf8(&text).unwrap(), out.text("text"));
+            let read = slot::ShareFile::parse(&text).unwrap();
+            assert_eq!((read.store, read.slot), (file.store, file.slot));
+            assert_eq!((read.threshold, read.count), (file.threshold, file.count));
+            let mut bytes = [0; SHARE_BYTES];
+            read.share.write(&mut bytes);
+            assert_eq!(bytes, given.array("share"));
+        }
+        Expected::Refused => {
+            let text = given.text("text").as_bytes();
+            assert!(slot::ShareFile::parse(text).is_err());
+        }
+    });
+}
+
 /// What is not part of the construction.
 fn about() -> SlotAbout {
     SlotAbout {

@@ -36,6 +36,7 @@ const OURS: &[&str] = &[
     "release-setup",
     "row",
     "set-hash",
+    "share-file",
     "shares",
     "slot-secret",
     "srk-seal",

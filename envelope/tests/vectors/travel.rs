@@ -327,10 +327,11 @@ fn unseal() {
             Expected::Out(out) => {
                 assert_eq!(channel.boot_key.as_bytes().as_slice(), out.bytes("pk_r"));
                 assert_eq!(channel.info(), out.bytes("info"));
-                let (random, secret) = (Replay::new(&given.bytes("ikm_e")), given.array("secret"));
+                let (random, secret) = (Replay::new(&given.bytes("ikm_e")), given.bytes("secret"));
                 let (enc, sealed) = channel.seal(&random, &secret).unwrap();
                 assert_eq!(enc.as_bytes().as_slice(), out.bytes("enc"));
                 assert_eq!(sealed, out.bytes("sealed"));
+                let mut opened = vec![0; secret.len()];
                 let read = channel.open(sk, &enc, &sealed, &mut opened);
                 assert_eq!((read, opened), (Ok(()), secret));
             }

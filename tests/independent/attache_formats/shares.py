@@ -4,7 +4,15 @@ y_i        = secret + c_1 i + ... + c_(n-1) i^(n-1), i = 1 .. m, modulo x^8 + x^
 share      = set 16 || i u8 || y_i 32
 commitment = SHA-256(LP("attache/share/1", set, i u8, y_i))
 set        = LP(set 16, n u8, [commitment])
+
+file       = five lines, each with LF: "attache-share-1", "store " uuid, "slot " uuid, "share " i " of " m ", any " n " open the slot",
+             base64url of the share without padding
 """
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
 
 from .lp import lp
 from .primitives import Refused, sha256
@@ -74,3 +82,81 @@ def combine(set_: bytes, threshold: int, commitments: list[bytes], shares: list[
         for at in range(32):
             secret[at] ^= _times(y[at], weight)
     return bytes(secret)
+
+
+@dataclass(frozen=True)
+class File:
+    store: bytes
+    slot: bytes
+    threshold: int
+    count: int
+    share: bytes
+
+
+_HEAD = "attache-share-1"
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_NUMBERS = re.compile(r"([1-9][0-9]?) of ([1-9][0-9]?), any ([1-9][0-9]?) open the slot")
+
+
+def _uuid_text(raw: bytes) -> str:
+    digits = raw.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def file_text(file: File) -> str:
+    digits = base64.urlsafe_b64encode(file.share).decode().rstrip("=")
+    numbers = f"share {file.share[16]} of {file.count}, any {file.threshold} open the slot"
+    return f"{_HEAD}\nstore {_uuid_text(file.store)}\nslot {_uuid_text(file.slot)}\n{numbers}\n{digits}\n"
+
+
+def parse_file(text: str) -> File:
+    if not text.startswith(_HEAD):
+        raise Refused("head")
+    if not text.endswith("\n"):
+        raise Refused("newline")
+    head, *lines = text[:-1].split("\n", 4)
+    if head != _HEAD:
+        raise Refused("head")
+    lines += [""] * (4 - len(lines))
+    ids = []
+    for name, line in zip(("store", "slot"), lines):
+        if not line.startswith(f"{name} ") or not _UUID.fullmatch(line[len(name) + 1:]):
+            raise Refused(name)
+        ids.append(bytes.fromhex(line[len(name) + 1:].replace("-", "")))
+    numbers = _NUMBERS.fullmatch(lines[2].removeprefix("share ")) if lines[2].startswith("share ") else None
+    if numbers is None:
+        raise Refused("numbers")
+    index, count, threshold = map(int, numbers.groups())
+    if not 2 <= threshold <= count <= 32 or index > count:
+        raise Refused("numbers")
+    digits = lines[3]
+    if len(digits) != 66:
+        raise Refused("length")
+    try:
+        share = base64.b64decode(digits + "==", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused("alphabet") from None
+    if base64.urlsafe_b64encode(share).decode().rstrip("=") != digits:  # "+", "/" or spare bits that are not zero
+        raise Refused("alphabet" if set(digits) & set("+/") else "spare bits")
+    if share[16] != index:
+        raise Refused("index")
+    return File(ids[0], ids[1], threshold, count, share)
+
+
+def read_record(data: bytes) -> tuple[bytes, int, list[bytes]]:
+    """Set, threshold and commitments of a slot's parameters."""
+    def take(rest: bytes, size: int) -> tuple[bytes, bytes]:
+        if len(rest) < 4 + size or int.from_bytes(rest[:4], "big") != size:
+            raise Refused("record")
+        return rest[4:4 + size], rest[4 + size:]
+
+    set_, rest = take(data, 16)
+    threshold, rest = take(rest, 1)
+    number, rest = take(rest, 4)
+    commitments = []
+    for _ in range(int.from_bytes(number, "big")):
+        part, rest = take(rest, 36)
+        commitments.append(take(part, 32)[0])
+    if rest or not 2 <= threshold[0] <= len(commitments) <= 32:
+        raise Refused("record")
+    return set_, threshold[0], commitments

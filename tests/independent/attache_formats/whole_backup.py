@@ -7,7 +7,7 @@ signature by the audit key that the keyring itself holds.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import anchor, backup, keyring, row, slot, value, wrap
+from . import anchor, backup, keyring, row, shares, slot, value, wrap
 from .lp import u16
 from .primitives import FORMAT, SUITE, Refused, ed25519_public, same, sha256
 
@@ -91,8 +91,26 @@ def _unverified_body(stored: bytes) -> bytes:
     return stored[14:-32]
 
 
-def open_ring(store: bytes, tables: dict[str, backup.Rows], secret: bytes) -> Ring:
-    """The keyring, by the first slot that the secret fits, whatever it was had from."""
+# A slot's secret itself, or some of its shares.
+Given = bytes | list[shares.File]
+
+
+def secret_of(given: Given, store: bytes, id_: bytes, parameters: bytes) -> bytes:
+    """What is given of a slot as its secret: shares by the set in its row."""
+    if isinstance(given, bytes):
+        return given
+    if any(file.store != store for file in given):
+        raise Refused("other store")
+    if any(file.slot != id_ for file in given):
+        raise Refused("other slot")
+    set_, threshold, commitments = shares.read_record(parameters)
+    if any((file.threshold, file.count) != (threshold, len(commitments)) for file in given):
+        raise Refused("numbers")
+    return shares.combine(set_, threshold, commitments, [file.share for file in given])
+
+
+def open_ring(store: bytes, tables: dict[str, backup.Rows], given: Given) -> Ring:
+    """The keyring, by the first slot that the secret fits, whatever it was had from; by shares, the slot that they name."""
     sealed = record(_unverified_body(tables["meta"][b"keyring"]))
     number, ct = sealed.number(), sealed.bytes_()
     sealed.end()
@@ -102,6 +120,9 @@ def open_ring(store: bytes, tables: dict[str, backup.Rows], secret: bytes) -> Ri
         of_number, enc, seal, signature = fields.number(), *(fields.bytes_() for _ in range(3))
         _name, _created, _verified = fields.text(), fields.number(), fields.number()
         fields.end()
+        if not isinstance(given, bytes) and (kind != b"shares" or id_ != given[0].slot):
+            continue
+        secret = secret_of(given, store, id_, parameters)
         try:
             opened = wrap.open_(secret, id_, blob, wrap.aad_slot(store, id_, kind.decode(), parameters))
         except Refused:
@@ -193,9 +214,9 @@ def open_value(store: bytes, keyspace: str, secret: bytes, field: str, id_: byte
     return value.open_(dek, ct, value.aad(store, keyspace, secret, id_, field))
 
 
-def open_(data: bytes, secret: bytes) -> Opened:
+def open_(data: bytes, given: Given) -> Opened:
     head, tables, end = backup.read_unverified(data)
-    ring = open_ring(head.store, tables, secret)
+    ring = open_ring(head.store, tables, given)
     _, seed = ring.active(AUDIT)
     backup.verify_end(data, head, end, ed25519_public(seed))
     bodies, sums = verify_rows(head.store, tables, ring)

@@ -70,7 +70,7 @@ def unseal_cases() -> list[Case]:
     case = positive("unseal", "a key file's secret", in_)
     base = opening(case, ["ikm_e", "secret"], ["enc", "sealed"])
     return [
-        case,
+        case, positive("unseal", "a share", in_ | {"secret": rand("share set", 16) + "02" + rand("share")}),
         negative("flipped sealed", "tag", base, sealed=flip(base["sealed"], 0)),
         negative("flipped tag", "tag", base, sealed=flip(base["sealed"], -1)),
         negative("flipped enc", "tag", base, enc=flip(base["enc"], 0)),

@@ -61,6 +61,10 @@ def wrap_files() -> dict[str, list[Case]]:
     kek = {"k": rand("kek wrap key"), "key_id": uuid("kek wrap key id"), "store": STORE, "keyspace": "payments",
            "epoch": 1, "kek_id": KEK_ID}
     slot = {"k": rand("slot secret"), "store": STORE, "slot": uuid("slot"), "kind": "key-file", "kdf_parameters": ""}
+    of_shares = positive("shares", "2 of 2", {"secret": slot["k"], "threshold": 2, "count": 2, "set": rand("share set", 16),
+                                              "coefficients": rand("share coefficients")})
+    shares = slot | {"kind": "shares", "kdf_parameters": of_shares["out"]["record"], "salt": rand("wrap-slot salt shares"),
+                     "plaintext": rand("wrap-slot plain shares", 64)}
     anchor = {"k": rand("anchor seal key"), "key_id": uuid("anchor seal key id"), "store": STORE, "incarnation": 1,
               "seq": 42}
     return {
@@ -70,7 +74,7 @@ def wrap_files() -> dict[str, list[Case]]:
         "wrap-kek": wrap_cases("wrap-kek", kek, "key_id", {
             "store": OTHER_STORE, "keyspace": "billing", "epoch": 2, "kek_id": uuid("other kek id")}, {"a KEK": 32}),
         "wrap-slot": wrap_cases("wrap-slot", slot, "slot", {
-            "store": OTHER_STORE, "kind": "passphrase", "kdf_parameters": "00010003"}, {"sk and rekey_pk": 64}),
+            "store": OTHER_STORE, "kind": "passphrase", "kdf_parameters": "00010003"}, {"sk and rekey_pk": 64}) + [positive("wrap-slot", "a slot of shares", shares)],
         "wrap-anchor": wrap_cases("wrap-anchor", anchor, "key_id", {
             "store": OTHER_STORE, "incarnation": 2, "seq": 43}, {"three tables": 132, "empty plaintext": 0}),
     }
@@ -209,6 +213,29 @@ def shares_cases() -> list[Case]:
         negative("number 0", "commitment", base, given=[shares[0], shares[1], shares[2][:32] + "00" + shares[2][34:]]),
         negative("a share of another set", "other set", base, given=[shares[0], shares[1], flip(shares[2], 0)]),
     ]
+
+
+def share_file_cases() -> list[Case]:
+    in_: Fields = {"store": STORE, "slot": uuid("slot"), "threshold": 2, "count": 3, "share": rand("share set", 16) + "02" + rand("share")}
+    case = positive("share-file", "2 of 3", in_)
+    text: str = case["out"]["text"]
+    body = text.split("\n")[4]
+    refused = {
+        "empty": ("head", ""), "head of another version": ("head", text.replace("share-1\n", "share-2\n")), "space before": ("head", " " + text),
+        "CRLF": ("head", text.replace("\n", "\r\n")), "no newline": ("newline", text[:-1]), "a second newline": ("length", text + "\n"),
+        "a store in capitals": ("store", text.replace("store ", "store A", 1)), "no slot": ("slot", text.replace("slot ", "slat ", 1)),
+        "number 0": ("numbers", text.replace("share 2", "share 0")), "a number beyond the set": ("numbers", text.replace("share 2", "share 4")),
+        "a leading zero": ("numbers", text.replace("share 2", "share 02")), "33 shares": ("numbers", text.replace("of 3", "of 33")),
+        "one opens": ("numbers", text.replace("any 2", "any 1")), "more needed than there are": ("numbers", text.replace("any 2", "any 4")),
+        "other words": ("numbers", text.replace("open the slot", "open it")), "only the head": ("store", "attache-share-1\n"),
+        "one character short": ("length", text[:-2] + "\n"), "padding": ("length", text[:-1] + "==\n"),
+        "a character of neither alphabet": ("alphabet", text[:-31] + "*" + text[-30:]),
+        "standard alphabet": ("alphabet", text[:-31] + "+" + text[-30:]), "spare bits set": ("spare bits", text[:-2] + "B\n"),
+        "another number than the share's": ("index", text.replace("share 2", "share 1")),
+    }
+    assert len(body) == 66
+    return [case, positive("share-file", "32 of 32", in_ | {"threshold": 32, "count": 32, "share": rand("share set", 16) + "20" + rand("share")}),
+            *(negative(name, why, {}, text=bad) for name, (why, bad) in refused.items())]
 
 
 def row_cases() -> list[Case]:

@@ -452,6 +452,7 @@ async fn sealed_slots(
         name: "another".into(),
         kind: "key-file".into(),
         secret,
+        share_set: Vec::new(),
     };
     let (mutation, secret) = seal(SlotVerb::Verify, &there, "", &file);
     let verify = pb::VerifySlotRequest {

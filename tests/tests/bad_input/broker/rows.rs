@@ -66,6 +66,14 @@ fn blob(kind: Kind) -> Expect {
     name(kind)
 }
 
+/// What a slot of the kind that is asked for does not have.
+fn of_another_kind(kind: Kind) -> Expect {
+    match kind {
+        Kind::Missing | Kind::Empty => Passes("no share is of a key file's slot"),
+        _ => name(kind),
+    }
+}
+
 /// What a broker that is open does not look at.
 fn sealed_away(kind: Kind) -> Expect {
     match name(kind) {
@@ -350,6 +358,7 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("AddSlotRequest.name", name),
     ("AddSlotRequest.kind", name),
     ("AddSlotRequest.secret", part),
+    ("AddSlotRequest.share_set", of_another_kind),
     ("VerifySlotRequest.mutation", part),
     ("VerifySlotRequest.slot", blob),
     ("VerifySlotRequest.secret", part),
