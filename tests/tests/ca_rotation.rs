@@ -304,3 +304,83 @@ fn a_ca_in_wrong_hands_is_dropped_at_once_and_names_whom_it_cuts_off() {
     let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
     publish(&scene, &pod).unwrap();
 }
+
+/// An operator's sign-in by recovery: nobody is left who could make a code.
+fn recover(bed: &mut Bed) {
+    let (grpc, enroll) = bed.broker_addresses().unwrap();
+    bed.broker.take().unwrap().stop().unwrap();
+    let desk = bed.cli_config();
+    let desk = desk.parent().unwrap();
+    fs::rename(desk, desk.with_extension("cut-off")).unwrap();
+    fs::create_dir(desk).unwrap();
+    let (csr, chain) = (bed.dir.join("etc/again.csr"), bed.dir.join("etc/again.pem"));
+    let bundle = bed.store_dir().join("trust-bundle.pem");
+    let (grpc, enroll) = (grpc.to_string(), enroll.to_string());
+    let new = [
+        "login", "--new", "ada", "--broker", &grpc, "--enroll", &enroll,
+    ];
+    let pinned = [
+        "--broker-id",
+        "spiffe://attache.test/broker/broker-0",
+        "--trust-bundle",
+        bundle.to_str().unwrap(),
+        "--csr",
+        csr.to_str().unwrap(),
+    ];
+    bed.attache_ok(&[&new[..], &pinned].concat()).unwrap();
+    let mut recover = Command::new(bin("attache-broker").unwrap());
+    recover.args(["bootstrap", "operator", "ada", "--recover", "--csr"]);
+    recover.arg(&csr).arg("--config").arg(bed.broker_config());
+    let recovered = run(recover.envs(bed.environment.clone())).unwrap();
+    assert!(recovered.status.success(), "{}", said(&recovered));
+    fs::write(&chain, recovered.stdout).unwrap();
+    bed.start_broker().unwrap();
+    let finish = ["login", "--finish", chain.to_str().unwrap()];
+    bed.attache_ok(&finish).unwrap();
+}
+
+/// In wrong hands, and nobody may learn of the new CA by what the old one signed: both in one commit.
+#[test]
+fn a_ca_in_wrong_hands_is_replaced_in_one_commit_and_everybody_comes_in_anew() {
+    let mut scene = scene();
+    let bed = &scene.bed;
+    let now = ["key", "rotate", "--ca", "--now"];
+    let asked = bed.attache(&now).unwrap();
+    assert_eq!(asked.status.code(), Some(2), "{}", said(&asked));
+    let dry = bed
+        .attache_ok(&[&now[..], &["--dry-run"]].concat())
+        .unwrap();
+    assert!(
+        dry.contains("would sign") && dry.contains("cut off: 2"),
+        "{dry}"
+    );
+    assert_eq!(states(bed), [(1, "active".to_owned())]);
+    let before = bundle(&bed.store_dir().join("trust-bundle.pem"));
+    let told = bed.attache_json(&[&now[..], &["--yes"]].concat()).unwrap();
+    assert_eq!(told.pointer("/cut_off_count"), Some(&Value::from(2)));
+    let after = bundle(&bed.store_dir().join("trust-bundle.pem"));
+    assert_eq!(after.certificates().count(), 1);
+    assert_ne!(after, before);
+
+    // The broker shows its new certificate at once, and takes none of the old ones.
+    until(PATIENCE, "the operator is cut off", || {
+        let refused = bed.attache(&["status"]).unwrap();
+        (!refused.status.success()).then_some(())
+    })
+    .unwrap();
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    assert!(publish(&scene, &pod).is_err());
+
+    recover(&mut scene.bed);
+    assert_eq!(states(&scene.bed), [(2, "active".to_owned())]);
+    scene.bed.plugin.take().unwrap().stop().unwrap();
+    for entry in fs::read_dir(scene.bed.dir.join("node-state")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    scene.bed.join_node(NODE.0).unwrap();
+    scene.bed.start_plugin().unwrap();
+    publish(&scene, &pod).unwrap();
+    scene.bed.attache_ok(&["audit", "verify"]).unwrap();
+    let checked = scene.bed.check_store().unwrap();
+    assert!(checked.contains(" 0 findings"), "{checked}");
+}

@@ -1,7 +1,11 @@
 //! The CA's rotation: the part of `Keys` of attache.v1 that is about certificates.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use attache_mtls::spiffe::PeerId;
 use attache_proto::attache::v1 as pb;
 use tonic::{Code, Request};
 
@@ -16,6 +20,8 @@ use crate::{
     keys::SlotSet,
 };
 
+/// An operator who has cut themselves off has so long to read the answer.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// So many of those who need the CA before are named.
 const NAMED: usize = 100;
 
@@ -70,18 +76,23 @@ impl KeyService {
         let mutation = asked.mutation.take();
         let digest = digest("key.rotate-ca", &asked);
         let reason = note("reason", asked.reason)?;
+        let now = asked.now;
+        let caller = PeerId::from(peer.id.clone());
         let gate = Arc::clone(self.peers.gate());
         let changing = self.vault.keys().changing().await;
         let kept = Arc::new(Mutex::new(None));
         let prepared = Arc::clone(&kept);
         let prepare = async {
             let set = SlotSet::read(self.vault.ledger()).await?;
-            let new = gate.new_ca(&set)?;
+            let new = gate.new_ca(&set, now)?;
+            let (cut_off, cut_off_count) = named(&new.cut_off);
             let answer = pb::RotateCaResponse {
                 committed: None,
                 epoch: new.epoch,
                 key: new.certificate.spki_sha256().as_bytes().to_vec(),
                 keyring_number: new.keyring_number,
+                cut_off,
+                cut_off_count,
             };
             let (change, taken_up) = new.into_parts();
             *prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken_up);
@@ -99,7 +110,13 @@ impl KeyService {
         let take_up = move |_| {
             let taken_up = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(taken_up) = taken_up {
-                taker.ca_rotated(taken_up);
+                taker.ca_rotated(taken_up, &caller);
+                if now {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(LAST_ANSWER).await;
+                        taker.cut_off_caller(&caller);
+                    });
+                }
             }
             drop(changing);
         };

@@ -252,8 +252,8 @@ impl Authority {
         }
     }
 
-    /// A new CA is committed: it signs from now on, and the one before is trusted beside it.
-    pub fn rotated(&self, certificate: CertificateAuthority, since_ms: u64) {
+    /// A new CA is committed: it signs from now on, and the one before is trusted beside it since `before_since_ms`, or no more.
+    pub fn rotated(&self, certificate: CertificateAuthority, before_since_ms: Option<u64>) {
         let active = Ca {
             certificate,
             key: self.keys.ca_key(),
@@ -261,7 +261,7 @@ impl Authority {
         let before = self.cas.load().active.clone();
         self.cas.store(Arc::new(Cas {
             active,
-            before: Some((before, since_ms)),
+            before: before_since_ms.map(|since_ms| (before, since_ms)),
         }));
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! rotate   a new key is active, the one before stays in the keyring: one change of the keyring
 //! drop     the active key alone: one more
+//! replace  a new key alone: both in one change, for a key in wrong hands
 //! ```
 //! At most one is there beside the active one. Each change draws a new store root key, as every change of the keyring does.
 
@@ -74,6 +75,16 @@ impl Keys {
     pub fn rotate_ca(&self, set: &SlotSet) -> Result<CaChange, KeysError> {
         let mut changed = self.now();
         changed.ca = Arc::new(self.with_another(&changed.ca)?);
+        self.ca_change(set, changed)
+    }
+
+    /// Draws another key for the CA. No one before stays.
+    ///
+    /// # Errors
+    /// As [`Keys::rotate_ca`].
+    pub fn replace_ca_now(&self, set: &SlotSet) -> Result<CaChange, KeysError> {
+        let mut changed = self.now();
+        changed.ca = Arc::new(self.with_another(&changed.ca)?.without_old());
         self.ca_change(set, changed)
     }
 

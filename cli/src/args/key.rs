@@ -10,7 +10,7 @@ use super::{DryRun, Yes, parse};
 /// Verbs on keyspaces' keys and on the store root key.
 #[derive(Debug, Subcommand)]
 pub enum Key {
-    /// List keys: how far each is on its way, and how many values it wraps
+    /// List keyspaces' keys: how far each is on its way, and how many values it wraps; the CA's are in `key status --ca`
     List(Of),
     /// Show how each keyspace's keys are, and how far a rotation is
     Status(Status),
@@ -45,7 +45,7 @@ pub struct Status {
     pub mac: bool,
 }
 
-/// `attache key rotate KEYSPACE`, `attache key rotate --root`, `attache key rotate --ca [--drop EPOCH]`, `attache key rotate --mac`
+/// `attache key rotate KEYSPACE`, `attache key rotate --root`, `attache key rotate --ca [--drop EPOCH | --now]`, `attache key rotate --mac`
 #[derive(Debug, Clone, Args)]
 pub struct Rotate {
     /// Whose key
@@ -63,6 +63,10 @@ pub struct Rotate {
     /// Drop the CA of this epoch at once instead, as one in wrong hands: who knows no other is cut off
     #[arg(long, value_name = "EPOCH", requires = "ca", value_parser = parse::word(parse::rate))]
     pub drop: Option<u32>,
+    /// Trust no CA but the new one from the same change on, for one in wrong hands: every node and operator is cut off, the caller
+    /// too
+    #[arg(long, requires = "ca", conflicts_with = "drop")]
+    pub now: bool,
     /// Wrap at most so many values a second again; without it as many as go
     #[arg(long, value_name = "N", value_parser = parse::word(parse::rate))]
     pub rate: Option<u32>,

@@ -96,6 +96,7 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("key rotate", "ca", Flag),
     ("key rotate", "mac", Flag),
     ("key rotate", "drop", Rate),
+    ("key rotate", "now", Flag),
     ("key rotate", "yes", Flag),
     ("key rotate", "rate", Rate),
     ("key rotate", "no_wait", Flag),
@@ -278,6 +279,7 @@ pub(crate) fn beside(path: &str, id: &str) -> Vec<(&'static str, &'static str)> 
         }
         ("key rotate", "mac") => vec![],
         ("key rotate", "ca" | "drop") => vec![("ca", GIVEN), ("drop", "1")],
+        ("key rotate", "now") => vec![("ca", GIVEN)],
         ("cluster add", "in_cluster") => vec![("name", "local"), ("audience", "attache")],
         ("backup verify", "offline") => vec![("file", "store.backup"), ("vkey", VKEY)],
         ("audit verify", "dir") => vec![("vkey", VKEY)],

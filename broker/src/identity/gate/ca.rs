@@ -6,6 +6,7 @@
 //! renew    whoever gets a certificate of the new CA learns both with it
 //! drop     nobody has the CA before alone any more, no token or code of it is open, and the bundle is published in every
 //!          cluster -> the key and the certificate before are gone, one commit -> the broker's own certificate is the new CA's
+//! now      new key and certificate alone, one commit: whoever has a certificate is cut off, for a CA in wrong hands
 //! ```
 //! Whoever has a certificate of the new CA has its anchor, so the broker's own certificate may change when the last has one:
 //! no phase of announcing it is needed. Each step is one commit: a start finds one CA or two and goes on.
@@ -79,8 +80,11 @@ pub struct NewCa {
     pub certificate: CertificateAuthority,
     /// Its epoch.
     pub epoch: u32,
+    /// Who is cut off with it: nobody, where the one before stays.
+    pub cut_off: Vec<InNeed>,
     epochs: CaEpochs,
-    since_ms: u64,
+    /// Since when the one before is only trusted; none where it goes at once.
+    since_ms: Option<u64>,
 }
 
 /// The end of the CA before, which is not committed yet.
@@ -120,17 +124,22 @@ impl Gate {
         self
     }
 
-    /// A new CA, whose certificate is made here.
+    /// A new CA, whose certificate is made here. `alone`: no other is trusted from its commit on.
     ///
     /// # Errors
     /// [`CaChangeError`].
-    pub fn new_ca(&self, set: &SlotSet) -> Result<NewCa, CaChangeError> {
+    pub fn new_ca(&self, set: &SlotSet, alone: bool) -> Result<NewCa, CaChangeError> {
         let cas = self.authority.cas();
-        if let Some((before, _)) = &cas.before {
+        if let (Some((before, _)), false) = (&cas.before, alone) {
             let before = before.epoch();
             return Err(CaChangeError::UnderWay { before });
         }
-        let CaChange { rekeyed, epochs } = self.authority.keys().rotate_ca(set)?;
+        let keys = self.authority.keys();
+        let CaChange { rekeyed, epochs } = if alone {
+            keys.replace_ca_now(set)?
+        } else {
+            keys.rotate_ca(set)?
+        };
         let Rekeyed { mut change, number } = rekeyed;
         let (key, now) = (epochs.active(), self.now());
         let store = self.ledger.store_id();
@@ -144,27 +153,50 @@ impl Gate {
         )
         .map_err(AuthorityError::from)?;
         let before = cas.active.certificate().certificate();
-        let since_ms = crate::identity::ms(now);
+        let since_ms = (!alone).then(|| crate::identity::ms(now));
         let body = ca_rows::encode(certificate.certificate());
         change.put(Table::Meta, ACTIVE, body);
-        change.require_absent(Table::Meta, BEFORE);
-        let body = ca_rows::encode_before(before, since_ms);
-        change.put(Table::Meta, BEFORE, body);
+        match since_ms {
+            Some(since_ms) => {
+                change.require_absent(Table::Meta, BEFORE);
+                let body = ca_rows::encode_before(before, since_ms);
+                change.put(Table::Meta, BEFORE, body);
+            }
+            None if cas.before.is_some() => {
+                let row = BEFORE.as_bytes().to_vec();
+                change.deletes.push((Table::Meta, row));
+            }
+            None => change.require_absent(Table::Meta, BEFORE),
+        }
+        let cut_off = if alone {
+            self.without(key.epoch())
+        } else {
+            Vec::new()
+        };
         Ok(NewCa {
             change,
             keyring_number: number,
             certificate,
             epoch: key.epoch(),
+            cut_off,
             epochs,
             since_ms,
         })
     }
 
-    /// A new CA is committed.
-    pub fn ca_rotated(&self, new: CaTakenUp) {
+    /// A new CA is committed. Whoever is cut off with it is so at once, but for `asked_by`: see [`Gate::cut_off_caller`].
+    pub fn ca_rotated(&self, new: CaTakenUp, asked_by: &PeerId) {
         self.authority.keys().take_up_ca(new.epochs);
         self.authority.rotated(new.certificate, new.since_ms);
         (self.ca_changed)(&self.authority);
+        let ids = new.cut_off.iter().filter_map(|it| it.id.parse().ok());
+        ids.filter(|id| id != asked_by)
+            .for_each(|id| (self.cut_off)(&id));
+    }
+
+    /// Closes the connections of an identity that was left alone until its answer was on its way.
+    pub fn cut_off_caller(&self, id: &PeerId) {
+        (self.cut_off)(id);
     }
 
     /// The end of the CA before, whoever needs it.
@@ -200,8 +232,12 @@ impl Gate {
     /// Who knows the CA before alone, by SPIFFE ID: can call with what it signed, or come again with that.
     #[must_use]
     pub fn in_need(&self) -> Vec<InNeed> {
+        self.without(self.authority.cas().active.epoch())
+    }
+
+    /// Who has nothing of the CA of that epoch.
+    fn without(&self, active: u32) -> Vec<InNeed> {
         let (view, now) = (self.directory.view(), self.now());
-        let active = self.authority.cas().active.epoch();
         let mut all = Vec::new();
         for (id, (_, node)) in &view.nodes {
             let of = |key: &RecordedKey| key.not_after.saturating_add(NODE_RENEWS_LATE_FOR);
@@ -282,7 +318,8 @@ impl Gate {
 pub struct CaTakenUp {
     certificate: CertificateAuthority,
     epochs: CaEpochs,
-    since_ms: u64,
+    since_ms: Option<u64>,
+    cut_off: Vec<InNeed>,
 }
 
 impl NewCa {
@@ -293,6 +330,7 @@ impl NewCa {
             certificate: self.certificate,
             epochs: self.epochs,
             since_ms: self.since_ms,
+            cut_off: self.cut_off,
         };
         (self.change, taken_up)
     }

@@ -56,6 +56,9 @@ struct RotatedJson {
     epoch: u32,
     key: String,
     keyring_number: u64,
+    /// Who is cut off by `--now`; the first 100.
+    cut_off: Vec<NeedJson>,
+    cut_off_count: u32,
     #[serde(flatten)]
     changed: Changed,
 }
@@ -128,10 +131,14 @@ pub async fn rotate(args: Rotate, shell: &Shell) -> Result<Report, Failure> {
     }
     let session = shell.session().await?;
     let dry_run = args.dry_run.dry_run;
+    if args.now && !dry_run {
+        ask_whether_now(&session, &args).await?;
+    }
     let (id, mutation) = mutation(dry_run);
     let request = pb::RotateCaRequest {
         mutation,
         reason: String::new(),
+        now: args.now,
     };
     let answer: pb::RotateCaResponse = session
         .change(
@@ -145,15 +152,39 @@ pub async fn rotate(args: Rotate, shell: &Shell) -> Result<Report, Failure> {
         epoch: answer.epoch,
         key: hex(&answer.key),
         keyring_number: answer.keyring_number,
+        cut_off: answer.cut_off.into_iter().map(NeedJson::from).collect(),
+        cut_off_count: answer.cut_off_count,
         changed: Changed::new(id, answer.committed, dry_run),
     };
-    let text = format!(
-        "ca@{} {} nodes and operators; the CA before is trusted until nobody needs it, see: attache key status --ca",
-        data.epoch,
-        data.changed.says("signs", "would sign")
-    );
+    let signs = data.changed.says("signs", "would sign");
+    let text = if args.now {
+        let says = data.changed.says("is", "would be");
+        format!(
+            "ca@{} {signs} nodes and operators, and no other {says} trusted, cut off: {}; how they come back: docs/operations/keys.md",
+            data.epoch, data.cut_off_count
+        )
+    } else {
+        format!(
+            "ca@{} {signs} nodes and operators; the CA before is trusted until nobody needs it, see: attache key status --ca",
+            data.epoch
+        )
+    };
     let name = format!("ca@{}", data.epoch);
     Report::new(&data, vec![name], Human::Text(text))
+}
+
+async fn ask_whether_now(session: &Session, args: &Rotate) -> Result<(), Failure> {
+    let answer = shown(session).await?;
+    let active = answer.cas.iter().find(|ca| ca.state == "active");
+    let name = format!("ca@{}", active.map_or(0, |ca| ca.epoch));
+    confirm(
+        &format!(
+            "{name} will be trusted no more, with all that it signed: every node and every operator is cut off, you too, and has to \
+             enroll or sign in anew. Have somebody at the broker's machine"
+        ),
+        &name,
+        args.yes,
+    )
 }
 
 async fn drop_before(epoch: u32, args: &Rotate, shell: &Shell) -> Result<Report, Failure> {

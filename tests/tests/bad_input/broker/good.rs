@@ -316,6 +316,7 @@ fn of_keys(name: &str) -> Vec<u8> {
         "RotateCa" => bytes(pb::RotateCaRequest {
             mutation: mutation(),
             reason: String::new(),
+            now: false,
         }),
         "DropCa" => bytes(pb::DropCaRequest {
             mutation: mutation(),

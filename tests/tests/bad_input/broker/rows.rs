@@ -270,6 +270,7 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("RotateMacRequest.reason", text),
     ("RotateCaRequest.mutation", part),
     ("RotateCaRequest.reason", text),
+    ("RotateCaRequest.now", flag),
     ("DropCaRequest.mutation", part),
     ("DropCaRequest.epoch", epoch_of_ca),
     ("DropCaRequest.reason", of_one_ca),

@@ -6,6 +6,10 @@ use crate::{
     keys::{Keys, SlotSet},
 };
 
+fn nobody() -> PeerId {
+    operator("nobody").into()
+}
+
 const MINUTE_MS: u64 = 60 * 1000;
 
 impl World {
@@ -15,10 +19,10 @@ impl World {
 
     /// What the operator's verb commits and takes up.
     async fn rotate_ca(&self) -> Result<(), CaChangeError> {
-        let new = self.gate.new_ca(&self.slots().await)?;
+        let new = self.gate.new_ca(&self.slots().await, false)?;
         let (change, taken_up) = new.into_parts();
         self.gate.ledger.apply(change).await.unwrap();
-        self.gate.ca_rotated(taken_up);
+        self.gate.ca_rotated(taken_up, &nobody());
         Ok(())
     }
 
@@ -162,6 +166,43 @@ async fn one_ca_at_a_time_is_replaced_and_only_the_one_before_can_be_dropped() {
     let chain = [node.certificate().clone()];
     let purpose = attache_mtls::verify::Purpose::Client;
     assert!(bundle.verify(&chain, purpose, world.gate.now()).is_err());
+}
+
+#[tokio::test]
+async fn a_new_ca_alone_leaves_nothing_of_those_before_and_cuts_off_everybody() {
+    for under_way in [false, true] {
+        let world = World::new().await;
+        let node = world.node().await;
+        let ada = world.first("ada").await.unwrap();
+        if under_way {
+            world.rotate_ca().await.unwrap();
+        }
+        let new = world.gate.new_ca(&world.slots().await, true).unwrap();
+        let names: Vec<_> = new.cut_off.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["node-a", "ada"]);
+        let (change, taken_up) = new.into_parts();
+        world.gate.ledger.apply(change).await.unwrap();
+        world.gate.ca_rotated(taken_up, ada.id());
+        assert_eq!(*world.cut_off.lock().unwrap(), [node.id().clone()]);
+        world.gate.cut_off_caller(ada.id());
+        let both = [node.id().clone(), ada.id().clone()];
+        assert_eq!(*world.cut_off.lock().unwrap(), both);
+
+        assert_eq!(world.epochs(), (if under_way { 3 } else { 2 }, None));
+        assert!(world.gate.authority.keys().ca_key_before().is_none());
+        let row = world.gate.ledger.read(Table::Meta, b"ca-before").await;
+        assert!(row.unwrap().is_none());
+        let bundle = world.gate.authority.bundle().unwrap();
+        assert_eq!(bundle.certificates().count(), 1);
+        let chain = [node.certificate().clone()];
+        let purpose = attache_mtls::verify::Purpose::Client;
+        assert!(bundle.verify(&chain, purpose, world.gate.now()).is_err());
+        // Nobody is kept waiting for an approval by what they were, and the next rotation is as any.
+        let token = world.token().await;
+        let again = world.come(&token, &LeafKey::generate().unwrap()).await;
+        assert!(world.gate.is_live(&again.unwrap()));
+        world.rotate_ca().await.unwrap();
+    }
 }
 
 /// Without a key that a CA still vouches for it can neither call nor renew late: there is nobody whom an approval would keep out.
