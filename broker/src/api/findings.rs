@@ -15,6 +15,10 @@ use crate::{
 
 /// A server certificate that ends sooner than this is a finding.
 const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
+/// A CA that ends sooner than this is a finding.
+const CA_SOON: SignedDuration = SignedDuration::from_hours(24 * 90);
+/// An operator whose certificate renews itself no longer than this is one.
+const SIGN_IN_SOON: SignedDuration = SignedDuration::from_hours(24);
 /// So many days after it was made the newest backup that was found whole is old.
 const BACKUP_DAYS: u64 = 30;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -58,6 +62,13 @@ impl OverviewService {
                 "the server certificate ends at {certificate_ends}; restart the broker to renew it"
             ));
         }
+        let ca = self.peers.gate().authority().cas().active.clone();
+        findings.extend(of_ca(
+            ca.epoch(),
+            ca.certificate().not_after(),
+            Timestamp::now(),
+        ));
+        findings.extend(of_sign_ins(self.sign_ins(), Timestamp::now()));
         findings.extend(self.weak_nodes());
         findings.extend(self.of_backups().await?);
         let rotations = self.rotations.under_way(None, None, NAMED).into_iter();
@@ -78,6 +89,16 @@ impl OverviewService {
             )),
         }
         Ok(findings)
+    }
+
+    /// The operators who can call, and until when their certificates renew themselves.
+    fn sign_ins(&self) -> Vec<(String, Timestamp)> {
+        let (view, now) = (self.peers.gate().directory().view(), Timestamp::now());
+        let operators = view.operators.iter();
+        operators
+            .filter(|(_, (_, operator))| operator.keys.current.not_after >= now)
+            .map(|(name, (_, operator))| (name.clone(), operator.renews_until()))
+            .collect()
     }
 
     /// What nodes say that their kernels lack, and what follows from it.
@@ -134,6 +155,36 @@ fn of_backups(all: u64, verified_ms: Option<u64>, now_ms: u64) -> Option<String>
             })
         }
     }
+}
+
+/// A CA that is to be rotated while everybody can learn of the next one.
+fn of_ca(epoch: u32, ends: Timestamp, now: Timestamp) -> Option<String> {
+    (now.duration_until(ends) < CA_SOON).then(|| {
+        format!(
+            "the CA ca@{epoch} ends at {ends}, and with it all that it signed: attache key rotate --ca"
+        )
+    })
+}
+
+/// Operators who have to sign in anew soon, and by what.
+fn of_sign_ins(mut all: Vec<(String, Timestamp)>, now: Timestamp) -> Option<String> {
+    let others = all.len();
+    all.retain(|(_, until)| now.duration_until(*until) < SIGN_IN_SOON);
+    all.sort();
+    let first = all.iter().map(|(_, until)| *until).min()?;
+    let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+    let mut named = names.get(..NAMED).unwrap_or(&names).join(", ");
+    if all.len() > NAMED {
+        named = format!("{named} and {} more", all.len() - NAMED);
+    }
+    let by = if others > all.len() {
+        "another operator makes a code for that: attache operator add NAME"
+    } else {
+        "no other operator is signed in who could make a code: add one, or sign in by recovery on the broker's machine"
+    };
+    Some(format!(
+        "the certificates of operators renew themselves until {first} only, and then they have to sign in anew: {named}; {by}"
+    ))
 }
 
 fn stalled(key: &KeyRef, problem: Option<String>) -> Option<String> {
@@ -196,6 +247,31 @@ mod tests {
         assert!(told(2, Some(now - 30 * DAY_MS)).contains("30 days ago"));
         assert_eq!(told(2, Some(now - 30 * DAY_MS + 1)), "");
         assert_eq!(told(2, Some(now + 1)), "");
+    }
+
+    #[test]
+    fn a_ca_and_sign_ins_that_end_soon_are_said_in_time() {
+        let now = Timestamp::UNIX_EPOCH;
+        let in_hours = |hours| now + SignedDuration::from_hours(hours);
+        assert_eq!(of_ca(3, in_hours(24 * 90), now), None);
+        let told = of_ca(3, in_hours(24 * 90 - 1), now).unwrap();
+        assert!(
+            told.contains("ca@3") && told.contains("1970-03-31"),
+            "{told}"
+        );
+        assert!(of_ca(3, in_hours(-1), now).is_some());
+
+        let ada = ("ada".to_owned(), in_hours(23));
+        let bob = ("bob".to_owned(), in_hours(24));
+        assert_eq!(of_sign_ins(vec![bob.clone()], now), None);
+        assert_eq!(of_sign_ins(Vec::new(), now), None);
+        let told = of_sign_ins(vec![ada.clone(), bob], now).unwrap();
+        assert!(told.contains("anew: ada; another operator"), "{told}");
+        let told = of_sign_ins(vec![ada.clone()], now).unwrap();
+        assert!(told.contains("no other operator"), "{told}");
+        let many: Vec<_> = (0..11).map(|n| (format!("o{n:02}"), ada.1)).collect();
+        let told = of_sign_ins(many, now).unwrap();
+        assert!(told.contains("o07 and 3 more"), "{told}");
     }
 
     #[test]

@@ -25,9 +25,11 @@ mod rights;
 /// Where the chart is installed.
 const NAMESPACE: &str = "attache-system";
 /// Values that switch everything on that can be.
-const ALL: [&str; 9] = [
+const ALL: [&str; 11] = [
     "namespace.create=true",
     "broker.slot.secret=attache-slot",
+    "broker.slot.passphraseSecret=attache-words",
+    "broker.slot.kmsSocket=/run/kms/plugin/kms.sock",
     "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
     "networkPolicy.brokerFrom[0].ipBlock.cidr=10.0.0.0/8",
     "monitoring.annotations=true",

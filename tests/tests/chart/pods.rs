@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::{ALL, NEW, OLD, at, containers, list, name, objects, pods, rendered, text};
+use crate::{ALL, NEW, OLD, at, containers, list, name, objects, pods, rendered, template, text};
 
 /// The security context of each container, its pod's taken in.
 fn contexts(objects: &[Value]) -> BTreeMap<String, Value> {
@@ -135,8 +135,10 @@ fn each_container_reaches_only_the_folders_that_it_works_on() {
     );
     let broker = is(&[
         "/etc/attache/broker.toml read-only",
+        "/etc/attache/passphrase/passphrase read-only",
         "/etc/attache/slot/slot.key read-only",
         "/run/attache-broker",
+        "/run/attache-kms read-only",
         "/var/lib/attache",
     ]);
     assert_eq!((&mounts["broker"], &mounts["init"]), (&broker, &broker));
@@ -148,8 +150,28 @@ fn each_container_reaches_only_the_folders_that_it_works_on() {
             "DaemonSet/attache-node-plugin: /var/lib/kubelet/pods",
             "DaemonSet/attache-node-plugin: /var/lib/kubelet/plugins/csi.attache.dev",
             "DaemonSet/attache-node-plugin: /var/lib/kubelet/plugins_registry",
+            "StatefulSet/attache-broker: /run/kms/plugin",
         ])
     );
+}
+
+#[test]
+fn the_broker_is_told_of_what_opens_its_store_and_of_nothing_that_is_not_there() {
+    let all = rendered(&NEW, &ALL);
+    for setting in [
+        r#"passphrase_file = "/etc/attache/passphrase/passphrase""#,
+        r#"kms_socket = "/run/attache-kms/kms.sock""#,
+    ] {
+        assert!(all.contains(setting), "{setting}");
+    }
+    let none = rendered(&NEW, &[]);
+    for absent in ["passphrase", "kms"] {
+        assert!(!none.contains(absent), "{absent}: {none}");
+    }
+    for wrong in ["kms.sock", "/kms.sock", "/run/kms/"] {
+        let value = format!("broker.slot.kmsSocket={wrong}");
+        assert!(!template(&NEW, &[&value]).status.success(), "{wrong}");
+    }
 }
 
 #[test]
