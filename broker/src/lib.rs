@@ -1,7 +1,7 @@
 //! The broker: keeps sealed secrets, attests workloads, decides, audits and releases.
 //!
 //! ```text
-//! api -> release -> {attest, policy, vault, audit}     {rotation, retagging, scrub} -> vault -> {keys, store}     api -> {identity, registry, mutation}
+//! api -> release -> {attest, policy, vault, audit}     {rotation, overdue, retagging, scrub} -> vault -> {keys, store}     api -> {identity, registry, mutation}
 //! ```
 
 pub mod api;
@@ -17,6 +17,7 @@ pub mod kms;
 pub mod kubernetes;
 pub mod metrics;
 pub mod mutation;
+pub mod overdue;
 pub mod policy;
 pub mod registry;
 pub mod release;

@@ -1,5 +1,8 @@
 //! What a keyspace demands of its keys: how old they get and how often they wrap, who rotates them, and how long a retired
 //! one stays because of backups.
+//!
+//! The clock of a broker is moved with Debian's `faketime`. Instants of kills are drawn; the seed is printed, and
+//! `ATTACHE_SEED` repeats a run.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,11 +10,14 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::process::Output;
+use std::{process::Output, time::Duration};
 
 use attache_tests::{
     Bed, Scene,
-    process::{PATIENCE, until},
+    bed::NODE,
+    kills::Dice,
+    pod::Pod,
+    process::{PATIENCE, clock, until},
 };
 use serde_json::{Value, json};
 
@@ -149,6 +155,252 @@ fn a_retired_key_stays_until_the_backup_age_is_over_unless_an_operator_says_othe
     })
     .unwrap();
     assert_eq!(state(bed, "payments@2"), "destroyed");
+    bed.check_store().unwrap();
+    bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+/// All findings of the doctor, whose exit has to say whether there are any.
+fn findings(bed: &Bed) -> String {
+    let output = bed.attache(&["doctor", "--output", "json"]).unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let none = told["findings"].as_array().unwrap().is_empty();
+    assert_eq!(output.status.code(), Some(if none { 0 } else { 8 }));
+    told["findings"].to_string()
+}
+
+fn key(bed: &Bed, name: &str) -> Value {
+    let told = bed.attache_json(&["key", "list", "payments"]).unwrap();
+    let mut all = told["keys"].as_array().unwrap().iter();
+    all.find(|it| it["key"] == name)
+        .cloned()
+        .unwrap_or_default()
+}
+
+fn until_retired(bed: &Bed, name: &str) {
+    until(PATIENCE, "the broker rotates it to its end", || {
+        (key(bed, name)["state"] == "retired").then_some(())
+    })
+    .unwrap();
+}
+
+fn put(bed: &Bed, count: u64) {
+    for number in 0..count {
+        let value = format!("password=p{number}");
+        let words = [
+            "secret",
+            "put",
+            "payments/db",
+            "--quiet",
+            "--literal",
+            &value,
+        ];
+        bed.attache_ok(&words).unwrap();
+    }
+}
+
+fn overdue_by_the_metric(bed: &Bed) -> bool {
+    let told = bed.metrics().unwrap();
+    assert!(told.contains("attache_broker_keys_overdue "), "{told}");
+    !told.contains("attache_broker_keys_overdue 0")
+}
+
+#[test]
+fn a_key_that_has_wrapped_as_often_as_it_is_to_is_rotated_by_the_broker_and_everything_opens() {
+    let scene = Scene::start().unwrap();
+    let bed = &scene.bed;
+    put(bed, 6);
+    set(bed, &["--max-versions", "1"]);
+    until(PATIENCE, "what is over is pruned", || {
+        (key(bed, "payments@1")["values"] == 2).then_some(())
+    })
+    .unwrap();
+    // By hand it is only told, and rotated by hand it is told no more.
+    let by_hand = ["--max-key-wraps", "5", "--rotate-automatically", "no"];
+    set(bed, &by_hand);
+    let told = findings(bed);
+    assert!(
+        told.contains("payments@1 is overdue: it has wrapped 8 times"),
+        "{told}"
+    );
+    assert!(told.contains("attache key rotate payments"), "{told}");
+    let status = bed.attache_json(&["key", "status", "payments"]).unwrap();
+    let status = &status["keyspaces"][0];
+    assert_eq!(status["wraps"], 8);
+    assert!(
+        status["overdue"]
+            .as_str()
+            .unwrap()
+            .contains("wrapped 8 times")
+    );
+    until(PATIENCE, "the metric tells", || {
+        overdue_by_the_metric(bed).then_some(())
+    })
+    .unwrap();
+    bed.attache_ok(&["key", "rotate", "payments"]).unwrap();
+    assert!(!findings(bed).contains("overdue"));
+    assert_eq!(state(bed, "payments@2"), "active");
+
+    // A limit that nothing can keep is said, and not rotated for ever.
+    let now = ["--max-key-wraps", "2", "--rotate-automatically", "yes"];
+    set(bed, &now);
+    let told = findings(bed);
+    assert!(told.contains("no rotation helps"), "{told}");
+    assert_eq!(key(bed, "payments@3"), Value::Null);
+    bed.check_store().unwrap();
+    bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+#[test]
+fn by_itself_goes_a_key_of_few_wraps_under_puts_to_its_end() {
+    let scene = Scene::start().unwrap();
+    let bed = &scene.bed;
+    put(bed, 6);
+    set(bed, &["--max-versions", "1"]);
+    until(PATIENCE, "what is over is pruned", || {
+        (key(bed, "payments@1")["values"] == 2).then_some(())
+    })
+    .unwrap();
+    set(bed, &["--max-key-wraps", "5"]);
+    until_retired(bed, "payments@1");
+    assert_eq!(key(bed, "payments@2")["values"], 2);
+    // Within the hour there is no other, however often it wraps.
+    put(bed, 6);
+    set(bed, &["--max-key-wraps", "4"]);
+    until(PATIENCE, "the keys are looked at", || {
+        overdue_by_the_metric(bed).then_some(())
+    })
+    .unwrap();
+    assert_eq!(key(bed, "payments@3"), Value::Null);
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
+    assert_eq!(scene.read(&pod, "db/password").unwrap(), "p5");
+    let audit = scene.audit().unwrap();
+    let record = audit
+        .lines()
+        .find(|line| line.contains("\"kind\":\"rotation\""));
+    let record = record.unwrap();
+    assert!(record.contains("payments@1"), "{record}");
+    assert!(
+        record.contains("it has wrapped 8 times, and is to 5 at most"),
+        "{record}"
+    );
+    assert_eq!(audit.matches("\"kind\":\"rotation\"").count(), 1);
+    bed.check_store().unwrap();
+    bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+#[test]
+fn a_key_is_rotated_once_when_its_age_is_over_and_not_again_when_the_clock_steps_back() {
+    let mut bed = Bed::signed_in().unwrap();
+    bed.pin_addresses().unwrap();
+    bed.attache_ok(&["keyspace", "create", "payments", "--max-key-age", "2h"])
+        .unwrap();
+    bed.attache_ok(&["secret", "put", "payments/db", "--literal", "a=1"])
+        .unwrap();
+    assert_eq!(key(&bed, "payments@1")["overdue"], Value::Null);
+    // Three hours later.
+    bed.broker.take().unwrap().stop().unwrap();
+    bed.environment = clock("+3h");
+    bed.start_broker().unwrap();
+    until_retired(&bed, "payments@1");
+    assert!(!findings(&bed).contains("overdue"));
+    // And back: the new key is dated ahead, which is told, and is not rotated.
+    bed.broker.take().unwrap().stop().unwrap();
+    bed.environment.clear();
+    bed.start_broker().unwrap();
+    let told = findings(&bed);
+    assert!(
+        told.contains("payments@2 is overdue: it was made at"),
+        "{told}"
+    );
+    assert!(told.contains("see that the clock is right"), "{told}");
+    assert_eq!(key(&bed, "payments@3"), Value::Null);
+    bed.check_store().unwrap();
+    bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+#[test]
+fn a_key_says_when_it_was_used_last_as_far_as_this_process_knows() {
+    let mut scene = Scene::start().unwrap();
+    scene.bed.pin_addresses().unwrap();
+    let used = key(&scene.bed, "payments@1")["last_used"].clone();
+    assert!(used.is_string(), "a put wraps: {used}");
+    scene.bed.broker.take().unwrap().kill().unwrap();
+    scene.bed.start_broker().unwrap();
+    assert_eq!(key(&scene.bed, "payments@1")["last_used"], Value::Null);
+    let table = scene.bed.attache_ok(&["key", "list"]).unwrap();
+    assert!(table.contains("not since start"), "{table}");
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
+    until(
+        Duration::from_secs(30),
+        "the node is connected again",
+        || scene.publish(&pod).ok(),
+    )
+    .unwrap();
+    let used = key(&scene.bed, "payments@1")["last_used"].clone();
+    assert!(used.is_string(), "a release unwraps: {used}");
+}
+
+/// Kills of one run.
+const ROUNDS: u32 = 8;
+/// Keyspaces that are rotated at once.
+const KEYSPACES: usize = 6;
+
+#[test]
+fn killed_in_its_own_rotations_the_broker_ends_them_after_the_next_start() {
+    let mut bed = Bed::signed_in().unwrap();
+    bed.pin_addresses().unwrap();
+    let names: Vec<_> = (0..KEYSPACES).map(|number| format!("k{number}")).collect();
+    for name in &names {
+        bed.attache_ok(&["keyspace", "create", name, "--max-key-age", "1h"])
+            .unwrap();
+        let secret = format!("{name}/db");
+        let put = [
+            "secret",
+            "put",
+            &secret,
+            "--literal",
+            "a=1",
+            "--literal",
+            "b=2",
+        ];
+        bed.attache_ok(&put).unwrap();
+    }
+    bed.broker.take().unwrap().stop().unwrap();
+    let mut dice = Dice::new().unwrap();
+    // Two hours later each time: every key is too old at every start.
+    for round in 1..=ROUNDS {
+        bed.environment = clock(&format!("+{}h", 2 * round));
+        bed.start_broker().unwrap();
+        dice.wait(Duration::from_millis(900));
+        bed.broker.take().unwrap().kill().unwrap();
+    }
+    bed.start_broker().unwrap();
+    let states = |bed: &Bed, name: &str| {
+        let told = bed.attache_json(&["key", "list", name]).unwrap();
+        let all = told["keys"].as_array().unwrap().iter();
+        let state = |key: &Value| {
+            let state = key["state"].as_str().unwrap().to_owned();
+            (state, key["values"].as_u64().unwrap())
+        };
+        all.map(state).collect::<Vec<_>>()
+    };
+    let mut rotated = 0;
+    for name in &names {
+        let states = until(PATIENCE, "the values are under one key", || {
+            let mut states = states(&bed, name);
+            let active = states.pop();
+            let ended = states.iter().all(|it| *it == ("retired".to_owned(), 0));
+            (ended && active == Some(("active".to_owned(), 2))).then_some(states)
+        });
+        rotated += states.unwrap().len();
+    }
+    assert!(rotated >= KEYSPACES, "{rotated}, seed {}", dice.seed());
+    let audit = ["audit", "tail", "-n", "1000", "--output", "json"];
+    let audit = bed.attache_ok(&audit).unwrap();
+    let told = audit.matches("\"kind\":\"rotation\"").count();
+    // One that was cut off between its record and its commit is recorded again.
+    assert!(told >= rotated, "{told} of {rotated}, seed {}", dice.seed());
     bed.check_store().unwrap();
     bed.attache_ok(&["audit", "verify"]).unwrap();
 }

@@ -93,7 +93,7 @@ fn a_key_is_listed_with_the_values_that_it_wraps() {
     assert!(
         matches!(
             row.as_slice(),
-            ["payments", "payments@1", _, "2", "0", "-", "-"]
+            ["payments", "payments@1", _, "89d", "2", "2", "0", "-", "-"]
         ),
         "{told}"
     );

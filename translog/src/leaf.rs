@@ -15,7 +15,8 @@ mod value;
 
 pub use event::{
     Alarm, Anchor, Attempts, Ban, Bootstrap, Cut, Denial, Enrollment, Event, Intent, Opening,
-    Outcome, Pruning, Refusals, Release, Removal, Renewal, Retirement, Sealing, Start, Stop, Tag,
+    Outcome, Pruning, Refusals, Release, Removal, Renewal, Retirement, Rotation, Sealing, Start,
+    Stop, Tag,
 };
 pub use tlv::{Items, LeafError, MAX_LEAF_BYTES};
 pub use value::{Ending, Generation, ReleasedValue};

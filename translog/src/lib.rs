@@ -17,7 +17,8 @@ pub use checkpoint::{AnchorNote, Checkpoint, CheckpointError, anchor_origin, log
 pub use leaf::{
     Alarm, Anchor, Attempts, Ban, Bootstrap, Cut, Denial, EncodedLeaf, Ending, Enrollment, Event,
     Generation, Intent, Items, Leaf, LeafError, MAX_LEAF_BYTES, Opening, Outcome, Pruning,
-    Refusals, Release, ReleasedValue, Removal, Renewal, Retirement, Sealing, Start, Stop, Tag,
+    Refusals, Release, ReleasedValue, Removal, Renewal, Retirement, Rotation, Sealing, Start, Stop,
+    Tag,
 };
 pub use note::{NoteError, Signer, Verifier};
 pub use segment::{

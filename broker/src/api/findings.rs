@@ -73,6 +73,9 @@ impl OverviewService {
         findings.extend(self.of_backups().await?);
         let rotations = self.rotations.under_way(None, None, NAMED).into_iter();
         findings.extend(rotations.filter_map(|(key, progress)| stalled(&key, progress.problem)));
+        let now_ms = self.log.clock().now_ms();
+        let overdue = self.overdue.findings(&self.vault, &self.rotations, now_ms);
+        findings.extend(overdue.await?);
         let removals = self.removals.under_way(NAMED).into_iter();
         findings
             .extend(removals.filter_map(|(keyspace, progress)| left(&keyspace, progress.problem)));

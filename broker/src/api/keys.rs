@@ -66,7 +66,12 @@ impl Keys for KeyService {
         let after: Option<KeyRef> = after(page.after.as_deref())?;
         let mut views = self
             .vault
-            .key_views(keyspace.as_ref(), after.as_ref(), page.size + 1)
+            .key_views(
+                keyspace.as_ref(),
+                after.as_ref(),
+                page.size + 1,
+                self.clock.now_ms(),
+            )
             .await
             .map_err(RpcError::from)?;
         let more = views.len() > page.size;
@@ -326,5 +331,9 @@ fn key_view(view: KeyView) -> pb::KeyView {
         created: time_ms(view.created_ms),
         changed: time_ms(view.changed_ms),
         values: view.values,
+        wraps: view.wraps,
+        last_used: view.last_used_ms.and_then(time_ms),
+        due: view.due_ms.and_then(time_ms),
+        overdue: view.overdue.map(|it| it.to_string()).unwrap_or_default(),
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     audit::Clock,
     backup::Records,
     mutation::Mutations,
+    overdue::OverdueKeys,
     registry::Registry,
     removal::Removals,
     retention::Prunings,
@@ -52,6 +53,8 @@ pub struct KeyspaceService {
     pub removals: Removals,
     /// What is being pruned.
     pub prunings: Prunings,
+    /// Keys that are past what is demanded of them.
+    pub overdue: OverdueKeys,
     /// Changes.
     pub mutations: Mutations,
     /// The time on record.
@@ -180,7 +183,11 @@ impl Keyspaces for KeyspaceService {
             reason: told(set),
         };
         let (prunings, of) = (self.prunings.clone(), PruneScope::Keyspace(name.clone()));
-        let take_up = move |_| prunings.begin(of);
+        let overdue = self.overdue.clone();
+        let take_up = move |_| {
+            prunings.begin(of);
+            overdue.look();
+        };
         let (answer, committed): (pb::SetKeyspaceResponse, _) =
             mutate(&self.mutations, asked_for, prepare, take_up).await?;
         Ok(Response::new(pb::SetKeyspaceResponse {

@@ -14,8 +14,8 @@ use super::{
     rpc_error::RpcError,
 };
 use crate::{
-    audit::AuditLog, keys::SlotSet, release::Counters, removal::Removals, rotation::Rotations,
-    scrub::LastScrub, vault::BrokerVault,
+    audit::AuditLog, keys::SlotSet, overdue::OverdueKeys, release::Counters, removal::Removals,
+    rotation::Rotations, scrub::LastScrub, vault::BrokerVault,
 };
 
 /// Keyspaces read at once while secrets are counted.
@@ -42,6 +42,8 @@ pub struct OverviewService {
     pub rotations: Rotations,
     /// Destroyed keyspaces that are removed.
     pub removals: Removals,
+    /// Keys that are past what their keyspace demands.
+    pub overdue: OverdueKeys,
     /// The folder of the audit log, and the store's file: their disks are looked at.
     pub disks: [PathBuf; 2],
 }

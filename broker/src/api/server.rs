@@ -54,6 +54,7 @@ use crate::{
     kms::KmsPlugin,
     metrics::Metrics,
     mutation::Mutations,
+    overdue::OverdueKeys,
     registry::Registry,
     release::{Counters, Releases, sessions::Sessions},
     removal::Removals,
@@ -98,6 +99,8 @@ pub struct Background {
     pub prunings: Prunings,
     /// Rows that are tagged anew.
     pub retagging: Retagging,
+    /// Keys that are past what their keyspace demands.
+    pub overdue: OverdueKeys,
 }
 
 /// What the services are made of.
@@ -363,6 +366,7 @@ fn keyspaces(services: &Services, peers: &Peers) -> KeyspaceService {
         registry: Arc::clone(&services.registry),
         removals: services.background.removals.clone(),
         prunings: services.background.prunings.clone(),
+        overdue: services.background.overdue.clone(),
         mutations: services.mutations.clone(),
         clock: services.clock.clone(),
         seal: services.seal.clone(),
@@ -450,6 +454,7 @@ fn overview(services: &Services, peers: &Peers) -> OverviewService {
         started_ms: services.started_ms,
         rotations: services.background.rotations.clone(),
         removals: services.background.removals.clone(),
+        overdue: services.background.overdue.clone(),
         disks: [services.audit_dir.clone(), services.store_file.clone()],
     }
 }

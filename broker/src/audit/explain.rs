@@ -66,6 +66,7 @@ impl Index {
             | Event::Alarm(_)
             | Event::Anchor(_)
             | Event::Retirement(_)
+            | Event::Rotation(_)
             | Event::Removal(_)
             | Event::Opening(_)
             | Event::Attempts(_)

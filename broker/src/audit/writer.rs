@@ -163,6 +163,7 @@ impl Mark {
             | Event::Ban(_)
             | Event::Alarm(_)
             | Event::Retirement(_)
+            | Event::Rotation(_)
             | Event::Removal(_)
             | Event::Opening(_)
             | Event::Attempts(_)

@@ -7,7 +7,9 @@
 //! A DEK is unwrapped straight into a cell of the arena. Nothing here may hand out a key's bytes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use attache_arena::Key;
 use attache_envelope::body::{KekBody, KekPhase, KekState, KeyspaceBody, WrappedKek};
@@ -35,6 +37,35 @@ pub struct Kek {
     /// Its epoch in its keyspace.
     pub epoch: u32,
     key: Key,
+    uses: Arc<Uses>,
+}
+
+/// What a KEK was used for since the process started, counted where it is used.
+#[derive(Debug, Default)]
+struct Uses {
+    wraps: AtomicU64,
+    /// When it was used last, in seconds since 1970; 0 for not yet.
+    last_s: AtomicU64,
+}
+
+impl Uses {
+    /// Releases come here: one look at the clock, and a write of a shared line once a second at most.
+    fn now(&self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_s = since.map_or(0, |since| since.as_secs());
+        if self.last_s.load(Ordering::Relaxed) != now_s {
+            self.last_s.store(now_s, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How a KEK was used since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Used {
+    /// How often it has wrapped.
+    pub wraps: u64,
+    /// When it wrapped or unwrapped last, in milliseconds since 1970, to the second; none: not since the start.
+    pub last_ms: Option<u64>,
 }
 
 /// The open KEKs of a broker.
@@ -47,6 +78,8 @@ pub struct Keks {
 struct Open {
     keks: HashMap<(Keyspace, KeyId), (Arc<Kek>, u64)>,
     uses: u64,
+    /// Of every KEK that was open since the process started, also when it is wiped again.
+    used: HashMap<KeyId, Arc<Uses>>,
 }
 
 impl Keks {
@@ -166,6 +199,20 @@ impl Keks {
         }
     }
 
+    /// How a KEK was used since the process started.
+    #[must_use]
+    pub fn used(&self, id: KeyId) -> Used {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(uses) = open.used.get(&id) else {
+            return Used::default();
+        };
+        let last_s = uses.last_s.load(Ordering::Relaxed);
+        Used {
+            wraps: uses.wraps.load(Ordering::Relaxed),
+            last_ms: (last_s > 0).then(|| last_s.saturating_mul(1000)),
+        }
+    }
+
     /// Wipes an open KEK once nobody uses it any more.
     pub fn forget(&self, keyspace: &Keyspace, id: KeyId) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -218,9 +265,15 @@ impl Keks {
             id: body.kek,
             epoch,
             key,
+            uses: self.uses(body.kek),
         });
         self.keep(keyspace, Arc::clone(&kek));
         Ok(kek)
+    }
+
+    fn uses(&self, id: KeyId) -> Arc<Uses> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(open.used.entry(id).or_default())
     }
 
     fn keep(&self, keyspace: &Keyspace, kek: Arc<Kek>) {
@@ -246,6 +299,8 @@ impl Kek {
         binding: &DekBinding<'_>,
         dek: Dek<'_>,
     ) -> Result<WrappedKey, EnvelopeError> {
+        self.uses.wraps.fetch_add(1, Ordering::Relaxed);
+        self.uses.now();
         wrap::wrap_dek(
             &SystemRandom,
             key::Kek::new(self.key.expose()),
@@ -264,6 +319,7 @@ impl Kek {
         binding: &DekBinding<'_>,
         wrapped: &WrappedKey,
     ) -> Result<Key, KeysError> {
+        self.uses.now();
         keys.arena().key_with(|cell| {
             wrap::unwrap_dek(key::Kek::new(self.key.expose()), binding, wrapped, cell)
                 .map_err(KeysError::from)

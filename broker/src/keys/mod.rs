@@ -18,7 +18,7 @@ mod slots;
 
 pub use ca::{CaChange, CaEpochs, CaKey};
 pub use error::{CreateError, KeysError, SlotError, UnlockError};
-pub use kek::{Kek, Keks};
+pub use kek::{Kek, Keks, Used};
 pub use keyring::Keys;
 pub use opening::{OpenedBy, Opener, there, unverified_slots};
 pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::audit::{AuditLog, LogState};
 use crate::identity::{Authority, Directory};
+use crate::overdue::OverdueKeys;
 use crate::scrub::LastScrub;
 use crate::store::BrokerLedger;
 
@@ -36,6 +37,8 @@ pub struct Standing {
     pub credentials: Credentials,
     /// The nodes and operators.
     pub directory: Directory,
+    /// Keys that are past what their keyspace demands.
+    pub overdue: OverdueKeys,
     /// The CA.
     pub authority: Authority,
 }
@@ -103,6 +106,12 @@ impl Standing {
                 "Until the CA's certificate ends",
                 Some(Unit::Seconds),
                 left(self.authority.not_after()),
+            ),
+            (
+                "keys_overdue",
+                "Keyspaces' active keys that are past what is demanded of them, at the last look a minute ago at most",
+                None,
+                number(self.overdue.count()),
             ),
             (
                 "nodes",

@@ -40,6 +40,7 @@ use crate::{
     keys::Keys,
     metrics::{Metrics, Standing},
     mutation::Mutations,
+    overdue,
     registry::Registry,
     release::{Counters, Parts, Releases, sessions::Sessions},
     removal, retagging, retention, rotation,
@@ -236,6 +237,7 @@ impl Broker {
         self.tasks.spawn(removing.run(stop.clone()));
         self.tasks.spawn(pruning.run(stop.clone()));
         self.tasks.spawn(retagging.run(stop.clone()));
+        self.tasks.spawn(self.rotating().run(stop.clone()));
         let listening = listening(Some(grpc), enroll, metrics);
         server_certificate::publish(&self.config.store.listening(), listening.as_bytes())?;
         let ca = self.authority.pin();
@@ -320,6 +322,14 @@ impl Broker {
         retagging::Worker::new(vault, self.log.clone(), retagging)
     }
 
+    /// What rotates keys that are past what their keyspace demands.
+    fn rotating(&self) -> overdue::Worker {
+        let services = &self.services;
+        let (vault, background) = (Arc::clone(&services.vault), &services.background);
+        let (rotations, overdue) = (background.rotations.clone(), background.overdue.clone());
+        overdue::Worker::new(vault, self.log.clone(), rotations, overdue)
+    }
+
     /// Answers `GET /metrics` until `stop`, where the settings say so; answers where.
     fn tell_metrics(
         &self,
@@ -340,6 +350,7 @@ impl Broker {
             scrubbed: self.services.scrubbed.clone(),
             credentials: self.credentials.clone(),
             directory: self.services.gate.directory().clone(),
+            overdue: self.services.background.overdue.clone(),
             authority: self.authority.clone(),
         });
         let stop = stop.clone();

@@ -10,6 +10,7 @@ use attache_envelope::name::{KeyRef, Keyspace};
 
 use super::Vault;
 use super::error::VaultError;
+use super::key_policy::{ActiveKey, Overdue};
 use super::records::decoded;
 use crate::keys::{Kek, KeysError};
 use crate::store::{LedgerError, Store};
@@ -29,6 +30,14 @@ pub struct KeyView {
     pub changed_ms: u64,
     /// How many values it wraps, by the index.
     pub values: u64,
+    /// How often it has wrapped, as far as is known: its values, or since the process started where that is more.
+    pub wraps: u64,
+    /// When it wrapped or unwrapped last, in milliseconds since 1970; none: not since the process started.
+    pub last_used_ms: Option<u64>,
+    /// When the active key is too old, in milliseconds since 1970; none without such a limit.
+    pub due_ms: Option<u64>,
+    /// What the active key is past.
+    pub overdue: Option<Overdue>,
 }
 
 impl<S: Store> Vault<S> {
@@ -41,6 +50,7 @@ impl<S: Store> Vault<S> {
         keyspace: Option<&Keyspace>,
         after: Option<&KeyRef>,
         limit: usize,
+        now_ms: u64,
     ) -> Result<Vec<KeyView>, VaultError> {
         let prefix = match keyspace {
             Some(keyspace) => {
@@ -58,13 +68,30 @@ impl<S: Store> Vault<S> {
         for (row_key, row) in rows {
             let key = key_ref(&row_key)?;
             let kek = decoded(Table::Kek, &row_key, row, KekBody::decode)?.body;
+            let values = self.count_wrapped(kek.kek).await?;
+            let used = self.keks.used(kek.kek);
+            let phase = kek.state.phase();
+            let active = match phase {
+                KekPhase::Active => Some(ActiveKey {
+                    policy: self.known_keyspace(&key.keyspace).await?.body.policy,
+                    key: key.clone(),
+                    created_ms: kek.created_ms,
+                    values: Some(values),
+                    wraps: used.wraps,
+                }),
+                KekPhase::DecryptOnly | KekPhase::Retired | KekPhase::Destroyed => None,
+            };
             views.push(KeyView {
                 key,
                 id: kek.kek,
-                phase: kek.state.phase(),
+                phase,
                 created_ms: kek.created_ms,
                 changed_ms: kek.changed_ms,
-                values: self.count_wrapped(kek.kek).await?,
+                values,
+                wraps: used.wraps.max(values),
+                last_used_ms: used.last_ms,
+                due_ms: active.as_ref().and_then(ActiveKey::due_ms),
+                overdue: active.and_then(|it| it.overdue(now_ms)),
             });
         }
         Ok(views)

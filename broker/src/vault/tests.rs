@@ -30,7 +30,7 @@ use attache_mtls::spiffe::OperatorId;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-const NOW: u64 = 1_800_000_000_000;
+pub(crate) const NOW: u64 = 1_800_000_000_000;
 
 /// A keyspace that keeps all versions, and demands nothing of its keys.
 const KEEPS_ALL: KeyspaceSettings = KeyspaceSettings {
@@ -80,6 +80,11 @@ impl Bench {
 
     /// A new audit log of its store, in a folder that goes with what else is answered.
     pub(crate) fn log(&self) -> (AuditLog, TempDir) {
+        self.log_by(Clock::system())
+    }
+
+    /// The same, by a clock of the test.
+    pub(crate) fn log_by(&self, clock: Clock) -> (AuditLog, TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let options = LogOptions {
             dir: dir.path().join("audit"),
@@ -88,7 +93,7 @@ impl Bench {
             boot: self.vault.boot(),
             anchored: None,
             segment_bytes: 1024 * 1024,
-            clock: Clock::system(),
+            clock,
         };
         let (log, _) = AuditLog::open(options, Arc::clone(self.vault.keys())).unwrap();
         (log, dir)
@@ -111,6 +116,12 @@ impl Bench {
     pub(crate) async fn put(&self, to: &str, fields: &[(&str, &str)]) -> SecretVersion {
         let request = self.client(to, fields).await.seal();
         self.commit(request).await.unwrap()
+    }
+
+    /// Wraps the values of a put that is then left.
+    pub(crate) async fn put_is_prepared(&self, to: &str, fields: &[(&str, &str)]) {
+        let request = self.client(to, fields).await.seal();
+        let _left = self.prepare(request).await.unwrap();
     }
 
     async fn commit(&self, request: PutRequest) -> Result<SecretVersion, VaultError> {

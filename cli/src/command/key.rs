@@ -29,6 +29,14 @@ struct KeyJson {
     created: Option<String>,
     changed: Option<String>,
     values: u64,
+    /// How often it has wrapped, as far as the broker knows.
+    wraps: u64,
+    /// When it wrapped or unwrapped last; null: not since the broker's start.
+    last_used: Option<String>,
+    /// When the active key is too old; null without such a limit.
+    due: Option<String>,
+    /// What the active key is past.
+    overdue: Option<String>,
 }
 
 /// How the keys of one keyspace are.
@@ -39,6 +47,14 @@ struct StatusJson {
     key: Option<String>,
     created: Option<String>,
     values: u64,
+    /// How often the active one has wrapped, as far as the broker knows.
+    wraps: u64,
+    /// When it wrapped or unwrapped last; null: not since the broker's start.
+    last_used: Option<String>,
+    /// When it is too old; null without such a limit.
+    due: Option<String>,
+    /// What it is past.
+    overdue: Option<String>,
     /// Values of keys that are decrypt-only: still to be wrapped under the active one.
     behind: u64,
     /// How far those are.
@@ -91,12 +107,13 @@ pub async fn list(args: Of, shell: &Shell) -> Result<Report, Failure> {
                 age(view.created, now),
                 age(view.changed, now),
                 view.values.to_string(),
+                last_used(view, now),
             ]
         })
         .collect();
     let keys: Vec<_> = views.iter().map(key_json).collect();
     let names = views.iter().map(name).collect();
-    let heads = &["KEY", "STATE", "AGE", "IN STATE", "VALUES"];
+    let heads = &["KEY", "STATE", "AGE", "IN STATE", "VALUES", "LAST USED"];
     let human = Human::Table { heads, rows };
     Report::new(&serde_json::json!({ "keys": keys }), names, human)
 }
@@ -121,18 +138,24 @@ pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
     let mut ages = Vec::new();
     for of_one in views.chunk_by(|a, b| a.keyspace == b.keyspace) {
         let active = of_one.iter().find(|view| view.state == "active");
-        ages.push(age(active.and_then(|view| view.created), now));
+        let age = age(active.and_then(|view| view.created), now);
+        ages.push((
+            age,
+            active.map_or_else(|| "-".to_owned(), |it| due(it, now)),
+        ));
         keyspaces.push(status_json(of_one, active, &under_way));
     }
     let rows = keyspaces
         .iter()
         .zip(ages)
-        .map(|(status, age)| {
+        .map(|(status, (age, due))| {
             let rewraps: Vec<_> = status.rewraps.iter().map(ToString::to_string).collect();
             vec![
                 status.keyspace.clone(),
                 or_dash(status.key.as_deref()),
                 age,
+                due,
+                status.wraps.to_string(),
                 status.values.to_string(),
                 status.behind.to_string(),
                 or_dash(Some(&rewraps.join("; "))),
@@ -146,6 +169,8 @@ pub async fn status(args: Status, shell: &Shell) -> Result<Report, Failure> {
             "KEYSPACE",
             "ACTIVE KEY",
             "AGE",
+            "DUE",
+            "WRAPS",
             "VALUES",
             "BEHIND",
             "REWRAP",
@@ -312,6 +337,10 @@ fn status_json(
         keyspace,
         created: active.and_then(|view| time(view.created)),
         values: active.map(|view| view.values).unwrap_or_default(),
+        wraps: active.map(|view| view.wraps).unwrap_or_default(),
+        last_used: active.and_then(|view| time(view.last_used)),
+        due: active.and_then(|view| time(view.due)),
+        overdue: active.and_then(overdue),
         behind: in_state("decrypt-only").map(|view| view.values).sum(),
         retired: in_state("retired").map(name).collect(),
     }
@@ -327,7 +356,37 @@ fn key_json(view: &pb::KeyView) -> KeyJson {
         created: time(view.created),
         changed: time(view.changed),
         values: view.values,
+        wraps: view.wraps,
+        last_used: time(view.last_used),
+        due: time(view.due),
+        overdue: overdue(view),
     }
+}
+
+/// What the active key is past.
+fn overdue(view: &pb::KeyView) -> Option<String> {
+    Some(view.overdue.clone()).filter(|it| !it.is_empty())
+}
+
+/// How long ago a key wrapped or unwrapped; the broker knows that since its start.
+fn last_used(view: &pb::KeyView, now: Timestamp) -> String {
+    match view.last_used {
+        Some(at) => age(Some(at), now),
+        None => "not since start".to_owned(),
+    }
+}
+
+/// In how long a key is too old.
+fn due(view: &pb::KeyView, now: Timestamp) -> String {
+    if !view.overdue.is_empty() {
+        return "overdue".to_owned();
+    }
+    let at = view.due;
+    let at = at.and_then(|at| Timestamp::from_millisecond(at.unix_ms).ok());
+    at.map_or_else(
+        || "-".to_owned(),
+        |at| span(at.duration_since(now).as_secs()),
+    )
 }
 
 /// `KEYSPACE@EPOCH`
@@ -340,12 +399,16 @@ fn age(at: Option<pb::Time>, now: Timestamp) -> String {
     let Some(at) = at.and_then(|at| Timestamp::from_millisecond(at.unix_ms).ok()) else {
         return "-".to_owned();
     };
-    let seconds = now.duration_since(at).as_secs().max(0);
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}min", seconds / 60),
-        3_600..86_400 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
+    span(now.duration_since(at).as_secs())
+}
+
+/// A time in its largest unit; none is negative.
+fn span(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ ..60 => format!("{seconds}s"),
+        seconds @ 60..3_600 => format!("{}min", seconds / 60),
+        seconds @ 3_600..86_400 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
     }
 }
 
@@ -390,6 +453,23 @@ mod tests {
             ["0s", "59s", "1min", "2h", "2d"]
         );
         assert_eq!(age(None, now), "-");
+    }
+
+    #[test]
+    fn a_key_says_when_it_is_due_and_when_it_was_used() {
+        let now = Timestamp::from_millisecond(1_800_000_000_000).unwrap();
+        let at = |seconds: i64| {
+            let unix_ms = 1_800_000_000_000 + seconds * 1000;
+            Some(pb::Time { unix_ms })
+        };
+        let mut view = pb::KeyView::default();
+        assert_eq!(due(&view, now), "-");
+        assert_eq!(last_used(&view, now), "not since start");
+        (view.due, view.last_used) = (at(90 * 86_400), at(-61));
+        assert_eq!(due(&view, now), "90d");
+        assert_eq!(last_used(&view, now), "1min");
+        view.overdue = "it is 91 days old".into();
+        assert_eq!(due(&view, now), "overdue");
     }
 
     #[test]

@@ -514,6 +514,15 @@ events! {
         values: u64 = Count,
     }
 
+    /// A key of a keyspace is about to be rotated by the broker itself, as the keyspace's settings demand. What the store
+    /// refuses, since something has changed, is done and recorded once more if it still has to be.
+    Rotation = 22 "rotation" {
+        /// The key that wraps no more, such as `payments@1`.
+        key: String = Object,
+        /// What it is past.
+        reason: String = TrueReason,
+    }
+
     /// A broker that an operator had sealed was opened again: by whom and when it was sealed, as noted then, unsigned, in a file
     /// beside the store. What could not be read of it is absent.
     Sealing = 24 "operator-seal" {

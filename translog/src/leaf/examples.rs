@@ -58,6 +58,11 @@ fn process() -> Vec<Event> {
             values: 5_000,
         }
         .into(),
+        Rotation {
+            key: "payments@1".into(),
+            reason: "it is 91 days old, and is to wrap for 90 at most".into(),
+        }
+        .into(),
         Pruning {
             keyspace: "payments".into(),
             versions: vec!["payments/db@1".into(), "payments/db@2".into()],

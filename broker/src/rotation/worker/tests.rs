@@ -71,7 +71,7 @@ impl World {
     }
 
     async fn phases(&self) -> Vec<(KekPhase, u64)> {
-        let views = self.bench.vault.key_views(None, None, 10).await.unwrap();
+        let views = self.bench.vault.key_views(None, None, 10, 0).await.unwrap();
         views.iter().map(|view| (view.phase, view.values)).collect()
     }
 

@@ -127,7 +127,7 @@ async fn from_the_commit_on_nothing_of_it_opens_and_the_rest_goes_in_pages() {
         assert!(vault.secret(&one).await.is_err());
         let left = vault.secrets(None, None, 10).await.unwrap();
         assert_eq!(left.len(), 1, "{left:?}");
-        let phases = vault.key_views(Some(&PAYMENTS), None, 10).await.unwrap();
+        let phases = vault.key_views(Some(&PAYMENTS), None, 10, 0).await.unwrap();
         assert!(phases.iter().all(|it| it.phase == KekPhase::Destroyed));
 
         assert!(!end(&bench).await);

@@ -21,7 +21,7 @@ async fn keys_are_listed_with_what_they_wrap_by_keyspace_and_epoch() {
         .await;
     bench.put("payments/db", &[("password", "q")]).await;
     bench.put("a/b", &[("c", "d")]).await;
-    let all = bench.vault.key_views(None, None, 10).await.unwrap();
+    let all = bench.vault.key_views(None, None, 10, 0).await.unwrap();
     let active = |name: &str, values| (name.to_owned(), KekPhase::Active, values);
     assert_eq!(
         listed(all),
@@ -31,17 +31,24 @@ async fn keys_are_listed_with_what_they_wrap_by_keyspace_and_epoch() {
             active("payments-eu@1", 0)
         ]
     );
-    let first = bench.vault.key_views(None, None, 1).await.unwrap();
-    let rest = bench.vault.key_views(None, Some(&first[0].key), 10).await;
+    let first = bench.vault.key_views(None, None, 1, 0).await.unwrap();
+    let rest = bench
+        .vault
+        .key_views(None, Some(&first[0].key), 10, 0)
+        .await;
     assert_eq!(
         listed(rest.unwrap()),
         [active("payments@1", 3), active("payments-eu@1", 0)]
     );
     let one = "payments".parse().unwrap();
-    let one = bench.vault.key_views(Some(&one), None, 10).await.unwrap();
+    let one = bench
+        .vault
+        .key_views(Some(&one), None, 10, 0)
+        .await
+        .unwrap();
     assert_eq!(listed(one), [active("payments@1", 3)]);
     let absent = "web".parse().unwrap();
-    let none = bench.vault.key_views(Some(&absent), None, 10);
+    let none = bench.vault.key_views(Some(&absent), None, 10, 0);
     assert!(matches!(none.await, Err(VaultError::NoKeyspace(_))));
 }
 
@@ -56,7 +63,7 @@ async fn a_destroyed_key_stays_in_the_list() {
     let mut change = crate::store::Change::default();
     change.put(Table::Kek, row, kek.encode());
     bench.ledger().apply(change).await.unwrap();
-    let views = bench.vault.key_views(None, None, 10).await.unwrap();
+    let views = bench.vault.key_views(None, None, 10, 0).await.unwrap();
     assert_eq!(
         listed(views),
         [("payments@1".to_owned(), KekPhase::Destroyed, 0)]

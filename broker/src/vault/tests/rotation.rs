@@ -44,7 +44,7 @@ async fn rewrap<S: Store>(vault: &Vault<S>, old: &OldKey, limit: usize) {
 }
 
 async fn phases<S: Store>(vault: &Vault<S>) -> Vec<(String, KekPhase, u64)> {
-    let views = vault.key_views(None, None, 10).await.unwrap();
+    let views = vault.key_views(None, None, 10, 0).await.unwrap();
     let view = |it: KeyView| (it.key.to_string(), it.phase, it.values);
     views.into_iter().map(view).collect()
 }
