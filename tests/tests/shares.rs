@@ -193,7 +193,11 @@ fn a_share_is_known_by_its_slot_and_enough_of_them_open_it() {
     let another = verify("recovery", &[&of_another_store(&files[0])]);
     assert!(told(&another).contains("of another store"), "{another:?}");
     assert_eq!(verify("key-file", &[&files[0]]).status.code(), Some(2));
-    // One share shows nothing of the slot: the time in the list stays.
+    let one = ["slot", "verify", "recovery", "--share", &files[2]];
+    let one = bed.attache_json(&one).unwrap();
+    assert_eq!(one["shares_given"], json!([3]));
+    // One share shows nothing of the slot: nothing is changed, and the time in the list stays.
+    assert_eq!(one.get("request_id"), None);
     assert_eq!(slot(&bed, "recovery")["verified"], Json::Null);
     bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
     for given in [[&files[0], &files[2]], [&files[2], &files[1]]] {

@@ -551,6 +551,15 @@ mod tests {
     }
 
     #[test]
+    fn a_set_has_two_shares_at_least_and_32_at_most() {
+        let number = |text: &str| shares(text).ok();
+        assert_eq!(["2", "32"].map(number), [Some(2), Some(32)]);
+        for text in ["", "0", "1", "33", "256", "+2", "-2", " 2", "2.0", "two"] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn each_verb_takes_its_part_of_a_reference() {
         assert_eq!(
             secret("payments/eu/db").unwrap().to_string(),
