@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use attache_envelope::body::KeyspaceState;
 use attache_mtls::tls::Credentials;
 use attache_proto::attache::v1 as pb;
 use pb::status_server::Status as StatusRpc;
@@ -17,9 +16,6 @@ use crate::{
     audit::AuditLog, keys::SlotSet, overdue::OverdueKeys, release::Counters, removal::Removals,
     rotation::Rotations, scrub::LastScrub, vault::BrokerVault,
 };
-
-/// Keyspaces read at once while secrets are counted.
-const PAGE: usize = 256;
 
 /// The service.
 #[derive(Clone)]
@@ -76,27 +72,10 @@ impl StatusRpc for OverviewService {
             unchanged: counted.unchanged,
             server_certificate_not_after: time(not_after),
             findings: self.findings(not_after, &slots).await?,
-            secrets: self.secrets().await?,
+            secrets: self.vault.secrets_in_use().await.map_err(RpcError::from)?,
             nodes: u64::try_from(nodes).unwrap_or(u64::MAX),
             keyring_number: slots.keyring_number(),
             slots: u32::try_from(slots.slots().len()).unwrap_or(u32::MAX),
         }))
-    }
-}
-
-impl OverviewService {
-    async fn secrets(&self) -> Result<u64, RpcError> {
-        let (mut after, mut count) = (None, 0_u64);
-        loop {
-            let page = self.vault.keyspaces(after.as_ref(), PAGE).await?;
-            count = page
-                .iter()
-                .filter(|keyspace| keyspace.state == KeyspaceState::Active)
-                .fold(count, |sum, keyspace| sum.saturating_add(keyspace.secrets));
-            match page.into_iter().next_back() {
-                Some(last) => after = Some(last.name),
-                None => return Ok(count),
-            }
-        }
     }
 }

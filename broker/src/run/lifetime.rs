@@ -116,7 +116,7 @@ impl Lifetime {
         let mut opened = if by_operator.is_there() {
             tracing::warn!(
                 "sealed {}: what the settings name is not tried. Open it with attache broker unseal, or, on this machine, have it \
-                 try that with attache-broker unseal; {} is the seal's note, and a start without it is none of a sealed broker",
+                 try that with attache-broker unseal. The seal is in force while its note {} is there at a start",
                 by_operator.told(),
                 note.display()
             );

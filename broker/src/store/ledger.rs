@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use attache_envelope::Table;
 use attache_envelope::anchor::TableSum;
 use attache_envelope::id::{ChainId, StoreId, ValueId};
+use attache_envelope::row::RowTag;
 use attache_translog::AnchorNote;
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -47,6 +48,10 @@ const VERIFIED_AT_OPEN: [Table; 14] = [
     Table::Policy,
     Table::Slot,
 ];
+
+/// Of those, the tables of which a damaged row keeps no broker from starting: it is refused wherever it is read, and only its
+/// own keyspace stands on it. What a row of the others says, or that there is one, all of the broker stands on.
+const SERVED_BY_ROW: [Table; 2] = [Table::Kek, Table::Keyspace];
 
 /// The newest durable checkpoint of this broker's audit chain: chain, size, root.
 pub type AuditHead = Box<dyn Fn() -> Option<(ChainId, u64, [u8; 32])> + Send + Sync>;
@@ -538,7 +543,8 @@ fn compare(tip: &Tip, known: &AnchorNote, source_name: String) -> Result<(), Ope
     Ok(())
 }
 
-/// Reads a table whole: every tag, the count and the set hash.
+/// Reads a table whole: every tag, the count and the set hash. Where a damaged row may stay, the tag that it has must still be
+/// the one in the set: else another row may have been put back or taken out behind it.
 async fn verify_table<V: Snapshot>(
     codec: &RowCodec,
     snapshot: &V,
@@ -546,14 +552,26 @@ async fn verify_table<V: Snapshot>(
     anchored: TableSum,
 ) -> Result<(), OpenError> {
     let mut found = TableSum::EMPTY;
+    let mut damaged = None;
     let mut after: Option<Vec<u8>> = None;
     loop {
         let page = snapshot.scan(table, b"", after.as_deref(), PAGE).await?;
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
         for (key, stored) in page {
-            let row = codec.verify(table, &key, &stored).map_err(OpenError::Row)?;
-            let element = codec.element(table, &key, &row.tag);
+            let tag = match codec.verify(table, &key, &stored) {
+                Ok(row) => row.tag,
+                Err(error) => {
+                    let tag = stored
+                        .last_chunk()
+                        .filter(|_| SERVED_BY_ROW.contains(&table));
+                    let tag = tag.ok_or_else(|| OpenError::Row(error.clone()))?;
+                    tracing::error!(%error, "what stands on this record is not served, and the rest is");
+                    damaged.get_or_insert(error);
+                    RowTag::from_bytes(*tag)
+                }
+            };
+            let element = codec.element(table, &key, &tag);
             found
                 .insert(&element)
                 .map_err(|error| OpenError::Row(error.into()))?;
@@ -561,6 +579,9 @@ async fn verify_table<V: Snapshot>(
     }
     if found == anchored {
         return Ok(());
+    }
+    if let Some(error) = damaged {
+        return Err(OpenError::Row(error));
     }
     Err(OpenError::Set {
         table,

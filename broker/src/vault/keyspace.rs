@@ -7,7 +7,7 @@ use attache_mtls::spiffe::OperatorId;
 
 use super::Vault;
 use super::error::VaultError;
-use super::records::{Record, decoded};
+use super::records::{Found, Record, decoded};
 use crate::store::{Change, LedgerError, Store};
 
 /// The epoch of a keyspace's first KEK.
@@ -176,21 +176,41 @@ impl<S: Store> Vault<S> {
         Ok((change, settings))
     }
 
-    /// The names of all keyspaces whose records are `wanted`.
+    /// How many secrets the keyspaces in use have; those of one whose record is damaged are not counted.
+    ///
+    /// # Errors
+    /// [`VaultError::Ledger`].
+    pub async fn secrets_in_use(&self) -> Result<u64, VaultError> {
+        let mut count = 0_u64;
+        let active = self.keyspaces_that(|it| it.state == KeyspaceState::Active);
+        for name in active.await? {
+            let prefix = format!("{name}/");
+            let of_one = self.count(Table::Head, prefix.as_bytes()).await?;
+            count = count.saturating_add(of_one);
+        }
+        Ok(count)
+    }
+
+    /// The names of all keyspaces whose records are `wanted`. A damaged one is passed over: the start has named it.
     pub(super) async fn keyspaces_that(
         &self,
         wanted: impl Fn(&KeyspaceBody) -> bool,
     ) -> Result<Vec<Keyspace>, VaultError> {
         let mut found = Vec::new();
-        let mut after: Option<Keyspace> = None;
+        let mut after: Option<Vec<u8>> = None;
         loop {
-            let rows = self.keyspace_rows(after.as_ref(), PAGE).await?;
+            let decode = KeyspaceBody::decode;
+            let rows = self.each(Table::Keyspace, b"", after.as_deref(), PAGE, decode);
+            let rows = rows.await?;
             let Some((last, _)) = rows.last() else {
                 return Ok(found);
             };
             after = Some(last.clone());
-            let those = rows.into_iter().filter(|(_, it)| wanted(&it.body));
-            found.extend(those.map(|(name, _)| name));
+            for (key, row) in rows {
+                if matches!(&row, Found::Sound(it) if wanted(&it.body)) {
+                    found.push(keyspace_of(&key)?);
+                }
+            }
         }
     }
 

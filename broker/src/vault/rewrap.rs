@@ -19,7 +19,7 @@ use attache_envelope::{EnvelopeError, Table};
 use super::Vault;
 use super::error::VaultError;
 use super::key::key_ref;
-use super::records::{Record, decoded};
+use super::records::{Found, Record, decoded};
 use crate::keys::{Kek, KeysError};
 use crate::store::{Change, LedgerError, RowCodec, Rows, Snapshot, Store};
 
@@ -51,7 +51,8 @@ pub struct RewrapPage {
 }
 
 impl<S: Store> Vault<S> {
-    /// Every KEK that is decrypt-only, by keyspace and epoch.
+    /// Every KEK that is decrypt-only, by keyspace and epoch. A damaged one opens nothing, and is passed over: the
+    /// start has named it.
     ///
     /// # Errors
     /// [`VaultError::Ledger`].
@@ -59,16 +60,17 @@ impl<S: Store> Vault<S> {
         let mut old = Vec::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let rows = self.ledger.scan(Table::Kek, b"", after.as_deref(), PAGE);
-            let rows = rows.await?;
+            let rows = self
+                .each(Table::Kek, b"", after.as_deref(), PAGE, KekBody::decode)
+                .await?;
             let Some((last, _)) = rows.last() else {
                 return Ok(old);
             };
             after = Some(last.clone());
-            for (row_key, row) in rows {
-                let key = key_ref(&row_key)?;
-                let kek = decoded(Table::Kek, &row_key, row, KekBody::decode)?;
-                old.extend(old_key(key, &kek));
+            for (row_key, found) in rows {
+                if let Found::Sound(kek) = found {
+                    old.extend(old_key(key_ref(&row_key)?, &kek));
+                }
             }
         }
     }
