@@ -339,25 +339,56 @@ fn recover(bed: &mut Bed) {
     bed.attache_ok(&finish).unwrap();
 }
 
+/// A code with the CA that another one names: its last 32 bytes, in 43 characters.
+fn with_ca_of(code: &str, other: &str) -> String {
+    let at = code.len() - 43;
+    format!("{}{}", &code[..at], &other[at..])
+}
+
+/// Signs in by the code in a file, at a desk of one's own.
+fn sign_in(bed: &Bed, name: &str) -> Output {
+    let (grpc, enroll) = bed.broker_addresses().unwrap();
+    let (grpc, enroll) = (grpc.to_string(), enroll.to_string());
+    let source = format!("@{}", bed.dir.join(format!("etc/{name}.code")).display());
+    let mut command = bed.attache_command().unwrap();
+    command.env(
+        "ATTACHE_CONFIG",
+        bed.dir.join(format!("desk-{name}/config.toml")),
+    );
+    let words = [
+        "login", "--new", name, "--broker", &grpc, "--enroll", &enroll,
+    ];
+    run(command.args(words).args(["--code", &source])).unwrap()
+}
+
 /// In wrong hands, and nobody may learn of the new CA by what the old one signed: both in one commit.
 #[test]
 fn a_ca_in_wrong_hands_is_replaced_in_one_commit_and_everybody_comes_in_anew() {
     let mut scene = scene();
     let bed = &scene.bed;
     let now = ["key", "rotate", "--ca", "--now"];
+    let code = |bed: &Bed, name: &str| {
+        let code = bed.attache_ok(&["operator", "add", name]).unwrap();
+        let file = bed.dir.join(format!("etc/{name}.code"));
+        fs::write(&file, &code).unwrap();
+        code.trim().to_owned()
+    };
+    code(bed, "bob");
+    assert!(sign_in(bed, "bob").status.success());
+    let early = code(bed, "kim");
     let asked = bed.attache(&now).unwrap();
     assert_eq!(asked.status.code(), Some(2), "{}", said(&asked));
     let dry = bed
         .attache_ok(&[&now[..], &["--dry-run"]].concat())
         .unwrap();
     assert!(
-        dry.contains("would sign") && dry.contains("cut off: 2"),
+        dry.contains("would sign") && dry.contains("cut off: 3"),
         "{dry}"
     );
     assert_eq!(states(bed), [(1, "active".to_owned())]);
     let before = bundle(&bed.store_dir().join("trust-bundle.pem"));
     let told = bed.attache_json(&[&now[..], &["--yes"]].concat()).unwrap();
-    assert_eq!(told.pointer("/cut_off_count"), Some(&Value::from(2)));
+    assert_eq!(told.pointer("/cut_off_count"), Some(&Value::from(3)));
     let after = bundle(&bed.store_dir().join("trust-bundle.pem"));
     assert_eq!(after.certificates().count(), 1);
     assert_ne!(after, before);
@@ -380,6 +411,22 @@ fn a_ca_in_wrong_hands_is_replaced_in_one_commit_and_everybody_comes_in_anew() {
     scene.bed.join_node(NODE.0).unwrap();
     scene.bed.start_plugin().unwrap();
     publish(&scene, &pod).unwrap();
+    // Whoever was cut off comes back by a code, and one of before is none, whoever answers it names.
+    code(&scene.bed, "bob");
+    fs::remove_dir_all(scene.bed.dir.join("desk-bob")).unwrap();
+    let back = sign_in(&scene.bed, "bob");
+    assert!(back.status.success(), "{}", said(&back));
+    let late = code(&scene.bed, "zoe");
+    assert_eq!(early.len(), late.len());
+    let file = scene.bed.dir.join("etc/kim.code");
+    fs::write(file, with_ca_of(&early, &late)).unwrap();
+    let refused = sign_in(&scene.bed, "kim");
+    assert!(
+        said(&refused).contains("attache operator add"),
+        "{}",
+        said(&refused)
+    );
+    assert!(sign_in(&scene.bed, "zoe").status.success());
     scene.bed.attache_ok(&["audit", "verify"]).unwrap();
     let checked = scene.bed.check_store().unwrap();
     assert!(checked.contains(" 0 findings"), "{checked}");

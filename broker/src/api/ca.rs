@@ -94,7 +94,10 @@ impl KeyService {
                 cut_off,
                 cut_off_count,
             };
-            let (change, taken_up) = new.into_parts();
+            let (mut change, taken_up) = new.into_parts();
+            if now {
+                change.deletes.extend(gate.one_time_rows().await?);
+            }
             *prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken_up);
             Ok(Prepared { change, answer })
         };
@@ -144,7 +147,8 @@ impl KeyService {
         let prepared = Arc::clone(&kept);
         let prepare = async {
             let set = SlotSet::read(self.vault.ledger()).await?;
-            let (change, epochs, in_need) = gate.ca_end(&set, epoch)?.into_parts();
+            let (mut change, epochs, in_need) = gate.ca_end(&set, epoch)?.into_parts();
+            change.deletes.extend(gate.one_time_rows().await?);
             let (cut_off, cut_off_count) = named(&in_need);
             let kept = Some((epochs, in_need));
             *prepared.lock().unwrap_or_else(PoisonError::into_inner) = kept;

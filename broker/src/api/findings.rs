@@ -10,7 +10,9 @@ use rustix::fs::statvfs;
 use super::{overview::OverviewService, rpc_error::RpcError};
 use crate::{
     backup::{BackupRecord, Records},
+    causes::with_causes,
     keys::SlotSet,
+    retagging::Progress,
 };
 
 /// A server certificate that ends sooner than this is a finding.
@@ -75,7 +77,11 @@ impl OverviewService {
         findings.extend(rotations.filter_map(|(key, progress)| stalled(&key, progress.problem)));
         let now_ms = self.log.clock().now_ms();
         let overdue = self.overdue.findings(&self.vault, &self.rotations, now_ms);
-        findings.extend(overdue.await?);
+        findings.extend(overdue.await.unwrap_or_else(|error| {
+            let error = with_causes(&error);
+            vec![format!("the ages of keys cannot be looked at: {error}")]
+        }));
+        findings.extend(self.retagging.progress().and_then(not_retagged));
         let removals = self.removals.under_way(NAMED).into_iter();
         findings
             .extend(removals.filter_map(|(keyspace, progress)| left(&keyspace, progress.problem)));
@@ -194,6 +200,13 @@ fn stalled(key: &KeyRef, problem: Option<String>) -> Option<String> {
     Some(format!(
         "the values of {key} are not wrapped again: {}",
         problem?
+    ))
+}
+
+fn not_retagged(progress: Progress) -> Option<String> {
+    Some(format!(
+        "rows are not tagged anew, and the MAC key before stays: {}",
+        progress.problem?
     ))
 }
 

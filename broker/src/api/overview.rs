@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     audit::AuditLog, keys::SlotSet, overdue::OverdueKeys, release::Counters, removal::Removals,
-    rotation::Rotations, scrub::LastScrub, vault::BrokerVault,
+    retagging::Retagging, rotation::Rotations, scrub::LastScrub, vault::BrokerVault,
 };
 
 /// The service.
@@ -36,6 +36,8 @@ pub struct OverviewService {
     pub started_ms: u64,
     /// Keys whose values are wrapped again.
     pub rotations: Rotations,
+    /// Rows that are tagged anew.
+    pub retagging: Retagging,
     /// Destroyed keyspaces that are removed.
     pub removals: Removals,
     /// Keys that are past what their keyspace demands.

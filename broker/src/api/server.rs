@@ -453,6 +453,7 @@ fn overview(services: &Services, peers: &Peers) -> OverviewService {
         scrubbed: services.scrubbed.clone(),
         started_ms: services.started_ms,
         rotations: services.background.rotations.clone(),
+        retagging: services.background.retagging.clone(),
         removals: services.background.removals.clone(),
         overdue: services.background.overdue.clone(),
         disks: [services.audit_dir.clone(), services.store_file.clone()],

@@ -30,7 +30,7 @@ use super::error::{CreateError, KeysError, UnlockError};
 use super::opening::{Opened, OpenedBy, Opener, open_given, open_slot};
 use super::ring::{Changing, Ring};
 use super::slot_file;
-use crate::store::{Change, MakeSigner, RowCodec, Store};
+use crate::store::{Change, MakeSigner, RowCodec, Store, StoreError};
 
 /// The key of the keyring's row in the meta table.
 pub(super) const KEYRING_ROW: &[u8] = b"keyring";
@@ -229,10 +229,23 @@ impl Keys {
         Arc::clone(&self.codec)
     }
 
-    /// What verifies the rows of a snapshot that is taken from now on, for as long as that is read: keys of the rows' MACs
-    /// that are dropped meanwhile stay with it.
-    pub(crate) fn standing_codec(&self) -> RowCodec {
-        self.codec.standing()
+    /// A snapshot, and what verifies every row of it for as long as it is read: keys of the rows' MACs that are dropped
+    /// meanwhile stay with it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn standing<S: Store>(
+        &self,
+        store: &S,
+    ) -> Result<(RowCodec, S::Snapshot), StoreError> {
+        loop {
+            // First the keys, and once more: no row of the snapshot has a tag of one that came after them.
+            let codec = self.codec.standing();
+            let snapshot = store.snapshot().await?;
+            if codec.mac_epoch() == self.mac_epoch() {
+                return Ok((codec, snapshot));
+            }
+        }
     }
 
     /// Makes a signer for one copy of the anchor.

@@ -61,8 +61,9 @@ impl Attempts {
         if under_way {
             return Decision::UnderWay;
         }
-        let age_ms = now_ms.saturating_sub(key.created_ms);
-        let young = u128::from(age_ms) < FLOOR.as_millis();
+        // One whose date is ahead of the clock is not young: nobody knows how old it is.
+        let age_ms = now_ms.checked_sub(key.created_ms);
+        let young = age_ms.is_some_and(|age_ms| u128::from(age_ms) < FLOOR.as_millis());
         let tried = self.of.get(&key.key.keyspace);
         if tried.is_some_and(|it| now < it.not_before) || (young && key.key.epoch.get() > 1) {
             return Decision::Later;

@@ -150,7 +150,10 @@ impl<S: Store> Worker<S> {
                     | VaultError::NoKeyspace(_)
                     | VaultError::KeyspaceDestroyed(_),
                 ),
-            ) => Ok(false),
+            ) => {
+                self.attempts.failed(keyspace, Instant::now());
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! Look(table, after) ... -> the last table was empty -> rows were tagged: another pass
-//!                                                    -> none were, all could be read -> Drop -> over
-//!                                                    -> none were, one could not     -> Wait -> another pass
+//!                                                    -> none were            -> Drop -> over
 //! ```
-//! It keeps nothing that the store has not. The keys before go only after a pass that met no row with a tag of theirs: a commit
-//! that was being made when the new key was taken up is found by it.
+//! It keeps nothing that the store has not. The keys before go only after a pass that met no row with a good tag of theirs: a
+//! commit that was being made when the new key was taken up is found by it. A row that does not verify was looked at twice at
+//! least by then. It keeps no key: whoever can write a file could have a key that is in wrong hands stay for ever by it.
 
 use attache_envelope::Table;
 
@@ -17,8 +17,6 @@ pub(super) enum Step {
     Look(Table, Option<Vec<u8>>),
     /// Drop the keys before.
     Drop,
-    /// Wait before another pass: what is left cannot be read.
-    Wait,
     /// Nothing.
     Over,
 }
@@ -32,8 +30,6 @@ pub(super) enum Happened {
         looked: u64,
         /// How many were tagged anew.
         tagged: u64,
-        /// How many cannot be.
-        unreadable: u64,
         /// Its last row.
         last: Vec<u8>,
     },
@@ -41,8 +37,6 @@ pub(super) enum Happened {
     TableEnded,
     /// There is another active key, or another keyring, than what the drop stood on.
     Conflict,
-    /// The time to wait is over.
-    Waited,
     /// There are no keys before.
     Dropped,
 }
@@ -53,7 +47,6 @@ pub(super) struct Pass {
     state: State,
     looked: u64,
     tagged: u64,
-    unreadable: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +56,6 @@ enum State {
         after: Option<Vec<u8>>,
     },
     Dropping,
-    Waiting,
     Over,
 }
 
@@ -77,7 +69,6 @@ impl Pass {
             },
             looked: 0,
             tagged: 0,
-            unreadable: 0,
         }
     }
 
@@ -89,7 +80,6 @@ impl Pass {
                 None => Step::Drop,
             },
             State::Dropping => Step::Drop,
-            State::Waiting => Step::Wait,
             State::Over => Step::Over,
         }
     }
@@ -97,11 +87,6 @@ impl Pass {
     /// How many rows this pass has looked at.
     pub(super) const fn looked(&self) -> u64 {
         self.looked
-    }
-
-    /// How many rows of this pass cannot be read.
-    pub(super) const fn unreadable(&self) -> u64 {
-        self.unreadable
     }
 
     /// Takes in what has happened. What does not belong to the step changes nothing.
@@ -113,14 +98,12 @@ impl Pass {
                 Happened::Looked {
                     looked,
                     tagged,
-                    unreadable,
                     last,
                 },
             ) => {
                 *after = Some(last);
                 self.looked = self.looked.saturating_add(looked);
                 self.tagged = self.tagged.saturating_add(tagged);
-                self.unreadable = self.unreadable.saturating_add(unreadable);
             }
             (State::Looking { table, after }, Happened::TableEnded) => {
                 *table += 1;
@@ -129,18 +112,14 @@ impl Pass {
                     self.end();
                 }
             }
-            (State::Dropping, Happened::Conflict) | (State::Waiting, Happened::Waited) => {
-                *self = Self::new();
-            }
-            (State::Looking { .. } | State::Dropping | State::Waiting | State::Over, _) => {}
+            (State::Dropping, Happened::Conflict) => *self = Self::new(),
+            (State::Looking { .. } | State::Dropping | State::Over, _) => {}
         }
     }
 
     fn end(&mut self) {
         if self.tagged > 0 {
             *self = Self::new();
-        } else if self.unreadable > 0 {
-            self.state = State::Waiting;
         } else {
             self.state = State::Dropping;
         }

@@ -88,7 +88,6 @@ impl<S: Store> Worker<S> {
                 Ok(happened)
             }
             Step::Drop => self.drop_keys().await,
-            Step::Wait => Ok(Happened::Waited),
             Step::Over => Ok(Happened::Dropped),
         }
     }
@@ -97,13 +96,16 @@ impl<S: Store> Worker<S> {
         let Some(last) = page.last else {
             return Ok(Happened::TableEnded);
         };
+        for key in &page.unreadable {
+            tracing::warn!(table = %page.table, key = hex::encode(key),
+                "a row is damaged, and not tagged anew; attache-broker check-store names all of them");
+        }
         if page.rows > 0 {
             self.vault.ledger().apply(page.change).await?;
         }
         Ok(Happened::Looked {
             looked: page.looked,
             tagged: page.rows,
-            unreadable: u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX),
             last,
         })
     }
@@ -175,13 +177,6 @@ impl<S: Store> Task for Worker<S> {
                 // Behind those that have waited longer.
                 work.due = Instant::now();
                 work.pass.happened(happened);
-                if work.pass.step() == Step::Wait {
-                    let unreadable = work.pass.unreadable();
-                    work.problem = Some(format!(
-                        "{unreadable} rows cannot be read: they are damaged; attache-broker check-store names them"
-                    ));
-                    work.due = Instant::now() + RETRY;
-                }
             }
             Err(StepError::Apply(ApplyError::Conflict { .. })) => {
                 work.pass.happened(Happened::Conflict);

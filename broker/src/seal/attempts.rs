@@ -185,7 +185,8 @@ impl Attempts {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return none(),
             Err(error) => {
-                tracing::error!(file = %file.display(), %error, "{RECORD} cannot be read, and are begun anew");
+                let kept = fs::rename(file, file.with_extension("damaged")).is_ok();
+                tracing::error!(file = %file.display(), %error, kept, "{RECORD} cannot be read, and are begun anew");
                 return none();
             }
         };

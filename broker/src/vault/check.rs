@@ -101,9 +101,7 @@ enum Depth {
 }
 
 async fn look<S: Store>(store: &S, keys: &Keys, depth: Depth) -> Result<CheckReport, StoreError> {
-    // First the keys: whatever the snapshot has verifies under them until the look is over.
-    let codec = keys.standing_codec();
-    let snapshot = store.snapshot().await?;
+    let (codec, snapshot) = keys.standing(store).await?;
     let mut check = Check {
         snapshot: &snapshot,
         codec: &codec,

@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use attache_envelope::Table;
-use attache_envelope::body::{HeadBody, KekBody, KekPhase, KekState, ValueKeyBody, VersionBody};
+use attache_envelope::body::{
+    HeadBody, KekBody, KekPhase, KekState, KeyspaceBody, ValueKeyBody, VersionBody,
+};
 use attache_envelope::id::{KeyId, SecretId, ValueId};
 use attache_envelope::name::{FieldName, KeyRef, SecretPath, SecretRef};
 use jiff::Timestamp;
@@ -71,21 +73,25 @@ impl<S: Store> Vault<S> {
         now_ms: u64,
     ) -> Result<(), VaultError> {
         let found = self.retired(key).await?.body;
-        self.wait_for_backup_age(key, &found, now_ms).await
+        self.wait_for_backup_age(key, &found, now_ms)
+            .await
+            .map(drop)
     }
 
+    /// Answers the commit of the keyspace's row that says so.
     async fn wait_for_backup_age(
         &self,
         key: &KeyRef,
         retired: &KekBody,
         now_ms: u64,
-    ) -> Result<(), VaultError> {
-        let policy = self.keyspace(&key.keyspace).await?.body.policy;
+    ) -> Result<u64, VaultError> {
+        let keyspace = self.keyspace(&key.keyspace).await?;
+        let policy = keyspace.body.policy;
         let until_ms = retired
             .changed_ms
             .saturating_add(u64::from(policy.backup_age_s) * 1000);
         if policy.backup_age_s == 0 || until_ms <= now_ms {
-            return Ok(());
+            return Ok(keyspace.seq);
         }
         let from = i64::try_from(until_ms).ok();
         let from = from.and_then(|ms| Timestamp::from_millisecond(ms).ok());
@@ -139,8 +145,11 @@ impl<S: Store> Vault<S> {
         if id != unreferenced.id {
             return Err(VaultError::NoKey(key.clone()));
         }
+        let mut change = Change::default();
         if backup_age == BackupAge::Wait {
-            self.wait_for_backup_age(key, &found.body, now_ms).await?;
+            let seq = self.wait_for_backup_age(key, &found.body, now_ms).await?;
+            // Whoever demands more meanwhile is not passed by.
+            change.require_at(Table::Keyspace, KeyspaceBody::key(&key.keyspace), seq);
         }
         let body = KekBody {
             state: KekState::Destroyed,
@@ -148,7 +157,6 @@ impl<S: Store> Vault<S> {
             ..found.body
         };
         let row_key = KekBody::key(&key.keyspace, key.epoch.get());
-        let mut change = Change::default();
         change.require_at(Table::Kek, row_key.clone(), found.seq);
         change.put(Table::Kek, row_key, body.encode());
         Ok(PreparedDestruction {

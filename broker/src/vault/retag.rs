@@ -13,6 +13,8 @@ use crate::store::{Change, LedgerError, Store};
 /// A page of a table's rows.
 #[derive(Debug)]
 pub struct RetagPage {
+    /// The table.
+    pub table: Table,
     /// What commits those that have a tag of a key before.
     pub change: Change,
     /// How many they are.
@@ -21,7 +23,7 @@ pub struct RetagPage {
     pub looked: u64,
     /// The last one that was; none when there was none.
     pub last: Option<Vec<u8>>,
-    /// Those that do not verify, and name no key or one before.
+    /// Those that verify under no key.
     pub unreadable: Vec<Vec<u8>>,
 }
 
@@ -40,6 +42,7 @@ impl<S: Store> Vault<S> {
         let active = codec.mac_epoch();
         let rows = self.ledger.store().scan(table, b"", after, limit).await;
         let mut page = RetagPage {
+            table,
             change: Change::default(),
             rows: 0,
             looked: 0,

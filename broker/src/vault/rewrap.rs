@@ -127,8 +127,8 @@ impl<S: Store> Vault<S> {
         let prefix = KekIndexKey::prefix(old.id);
         let after = after.map(|value| KekIndexKey { kek: old.id, value }.encode());
         // One state for the whole page: what changes after it fails the page's commit.
-        let snapshot = self.ledger.store().snapshot().await;
-        let snapshot = snapshot.map_err(LedgerError::from)?;
+        let standing = self.keys().standing(self.ledger.store().as_ref()).await;
+        let (codec, snapshot) = standing.map_err(LedgerError::from)?;
         let rows = snapshot
             .scan(Table::KekIndex, &prefix, after.as_deref(), limit)
             .await
@@ -141,7 +141,6 @@ impl<S: Store> Vault<S> {
         };
         page.change
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
-        let codec = self.keys().row_codec();
         for (index_key, stored) in rows {
             let Ok(index) = KekIndexKey::decode(&index_key) else {
                 page.unreadable.push(ValueId::from_bytes([0; 16]));

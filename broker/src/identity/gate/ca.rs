@@ -258,6 +258,20 @@ impl Gate {
         all
     }
 
+    /// The rows of every join token and of every operator's code. What was made so far names the CA before, or was shown to
+    /// whoever that let stand in for the broker: with a CA that ends at once they end too.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn one_time_rows(&self) -> Result<Vec<(Table, Vec<u8>)>, LedgerError> {
+        let mut all = Vec::new();
+        for table in [Table::JoinToken, Table::OperatorCode] {
+            let rows = self.ledger.whole(table).await?.into_iter();
+            all.extend(rows.map(|(key, _)| (table, key)));
+        }
+        Ok(all)
+    }
+
     /// What else the end of the CA before waits for.
     ///
     /// # Errors

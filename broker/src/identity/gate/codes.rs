@@ -54,7 +54,7 @@ impl Gate {
     /// # Errors
     /// [`NameTaken`].
     pub fn is_free(&self, id: &OperatorId) -> Result<(), NameTaken> {
-        free(&self.directory.view(), id, self.now())
+        self.free(&self.directory.view(), id)
     }
 
     /// Makes a code; answers its text, its id and its row.
@@ -121,7 +121,7 @@ impl Gate {
         let mut events = Vec::new();
         match record.used {
             None => {
-                free(&view, id, self.now())?;
+                self.free(&view, id)?;
                 if known.is_some() {
                     let reason = format!(
                         "signed in anew by a code of {}; the earlier keys are no longer admitted",
@@ -162,19 +162,23 @@ impl Gate {
         }
         Ok((row.seq, record))
     }
-}
 
-fn free(view: &View, id: &OperatorId, now: Timestamp) -> Result<(), NameTaken> {
-    let name = id.name().to_owned();
-    if view.bans.contains_key(&id.to_string()) {
-        return Err(NameTaken::Banned { name });
-    }
-    match view.operators.get(&name) {
-        Some((_, operator)) if now <= operator.keys.not_after() => Err(NameTaken::SignedIn {
-            name,
-            until: operator.keys.not_after(),
-        }),
-        Some(_) | None => Ok(()),
+    /// Whether nobody is signed in by that name: by a certificate that is valid, of a CA that is trusted.
+    fn free(&self, view: &View, id: &OperatorId) -> Result<(), NameTaken> {
+        let name = id.name().to_owned();
+        if view.bans.contains_key(&id.to_string()) {
+            return Err(NameTaken::Banned { name });
+        }
+        let (cas, now) = (self.authority.cas(), self.now());
+        let keys = view.operators.get(&name).map(|(_, it)| &it.keys);
+        let live = keys
+            .into_iter()
+            .flat_map(|keys| [Some(&keys.current), keys.next.as_ref()]);
+        let trusted = live.flatten().filter(|key| cas.trusts(key.ca));
+        match trusted.map(|key| key.not_after).max() {
+            Some(until) if now <= until => Err(NameTaken::SignedIn { name, until }),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

@@ -119,10 +119,7 @@ async fn a_look_that_was_begun_before_a_drop_goes_on_under_the_dropped_key() {
     let fixture = Fixture::new().await;
     let (ledger, keys) = fixture.open().await;
     ledger.apply(put(LARGE, b"k", b"1")).await.unwrap();
-    let (standing, snapshot) = (
-        keys.standing_codec(),
-        ledger.store().snapshot().await.unwrap(),
-    );
+    let (standing, snapshot) = keys.standing(ledger.store().as_ref()).await.unwrap();
     rotate(&ledger, &keys).await;
     retag(&ledger).await;
     drop_old(&ledger, &keys).await;
