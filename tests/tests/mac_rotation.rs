@@ -97,7 +97,7 @@ fn every_row_is_tagged_anew_under_puts_and_releases_and_the_key_before_is_droppe
     assert!(puts > 0);
 
     // On record: who asked for it, and that the key before went by itself.
-    let log = scene.bed.attache_ok(&["audit", "tail", "--lines", "200"]);
+    let log = scene.bed.attache_ok(&["audit", "tail", "--lines", "10000"]);
     let log = log.unwrap();
     assert!(log.contains("key.rotate-mac"), "{log}");
     assert!(log.contains("row-mac@1"), "{log}");
