@@ -7,13 +7,15 @@
 //! ```
 //! A share that is wrong, of another set or there already changes nothing: neither what was given nor when it ends. A share
 //! whose attempt fails in the end is taken back, so that it can be given again. Nothing of it is ever stored: shares lie in
-//! the arena, and are wiped with the ceremony.
+//! the arena, and are wiped with the ceremony. One sending that comes twice, since its answer was lost, is one share: it is told
+//! from another by the sender's half of its HPKE setup, which is drawn anew for each.
 
 use std::time::{Duration, Instant};
 
 use attache_arena::{Arena, ArenaError, Key};
 use attache_envelope::EnvelopeError;
 use attache_envelope::shares::{SHARE_BYTES, ShareError, ShareSet};
+use attache_envelope::x25519::Enc;
 use thiserror::Error;
 
 use crate::keys::KeysError;
@@ -24,12 +26,19 @@ const LASTS: Duration = Duration::from_secs(15 * 60);
 /// The shares of one slot.
 pub(super) struct Ceremony {
     set: ShareSet,
-    /// By their numbers, in the order in which they came.
-    given: Vec<(u8, Key)>,
+    /// In the order in which they came.
+    given: Vec<Given>,
     /// When it ends, once there is a share.
     ends: Option<Instant>,
     /// When the last one ended that had too few.
     lapsed: Option<Instant>,
+}
+
+/// A share that was given.
+struct Given {
+    index: u8,
+    value: Key,
+    sending: Enc,
 }
 
 /// Where a ceremony stands.
@@ -100,7 +109,7 @@ impl Ceremony {
     }
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
-        let mut given: Vec<_> = self.given.iter().map(|(index, _)| *index).collect();
+        let mut given: Vec<_> = self.given.iter().map(|given| given.index).collect();
         given.sort_unstable();
         Standing {
             given,
@@ -109,23 +118,32 @@ impl Ceremony {
         }
     }
 
-    /// Takes a share, and answers its number.
+    /// Takes a share, and answers its number. The same sending of one that was taken is taken again and changes nothing.
     pub(super) fn take(
         &mut self,
         arena: &Arena,
         share: &[u8; SHARE_BYTES],
+        sending: Enc,
         now: Instant,
     ) -> Result<(u8, Taken), CeremonyError> {
         self.expire(now);
         let (index, value) = self.set.check_bytes(share)?;
-        if self.given.iter().any(|(known, _)| *known == index) {
-            return Err(ShareError::Twice { index }.into());
+        if let Some(known) = self.given.iter().find(|given| given.index == index) {
+            return if known.sending == sending {
+                Ok((index, Taken::Collected))
+            } else {
+                Err(ShareError::Twice { index }.into())
+            };
         }
         let value = arena.key_with(|cell| {
             cell.copy_from_slice(value);
             Ok::<(), ArenaError>(())
         })?;
-        self.given.push((index, value));
+        self.given.push(Given {
+            index,
+            value,
+            sending,
+        });
         self.ends.get_or_insert(now + LASTS);
         if self.given.len() < usize::from(self.set.threshold()) {
             return Ok((index, Taken::Collected));
@@ -141,7 +159,7 @@ impl Ceremony {
 
     /// Wipes one share, whose attempt came to nothing.
     pub(super) fn take_back(&mut self, index: u8) {
-        self.given.retain(|(known, _)| *known != index);
+        self.given.retain(|given| given.index != index);
         if self.given.is_empty() {
             self.ends = None;
         }
@@ -149,7 +167,8 @@ impl Ceremony {
 
     fn secret(&self, arena: &Arena) -> Result<Key, CeremonyError> {
         let shares = self.given.iter();
-        let shares: Vec<_> = shares.map(|(index, y)| (*index, y.expose())).collect();
+        let shares = shares.map(|given| (given.index, given.value.expose()));
+        let shares: Vec<_> = shares.collect();
         arena.key_with(|cell| -> Result<(), CeremonyError> { Ok(self.set.combine(&shares, cell)?) })
     }
 }

@@ -125,7 +125,7 @@ impl Sealed {
         let ceremony = ceremony.ok_or(UnsealError::NotSealed)?;
         let now = Instant::now();
         expire(sent.slot, ceremony, now);
-        match ceremony.take(&self.arena, share, now) {
+        match ceremony.take(&self.arena, share, sent.enc, now) {
             Ok((number, Taken::Whole(secret))) => Ok((number, Some(secret))),
             Ok((number, Taken::Collected)) => Ok((number, None)),
             Err(CeremonyError::Share(error)) => Err(error.into()),

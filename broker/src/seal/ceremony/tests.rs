@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use attache_envelope::SystemRandom;
 use attache_envelope::key::SlotSecret;
@@ -72,6 +73,34 @@ impl Model {
     }
 }
 
+/// One that no other share was sent by.
+fn sending() -> Enc {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    Enc::from_bytes(bytes)
+}
+
+/// An answer that was lost is asked for again by the same bytes; whoever has a copy of the share makes others of it.
+#[test]
+fn one_sending_is_one_share_however_often_it_comes() {
+    let arena = Arena::new_plain().unwrap();
+    let (set, shares) = drawn(2, 3);
+    let mut ceremony = Ceremony::new(set);
+    let (now, once) = (Instant::now(), sending());
+    for _ in 0..3 {
+        let taken = ceremony.take(&arena, &shares[1], once, now);
+        assert!(matches!(taken, Ok((2, Taken::Collected))));
+    }
+    assert_eq!(arena.keys(), 1);
+    let another = ceremony.take(&arena, &shares[1], sending(), now).err();
+    let twice = ShareError::Twice { index: 2 };
+    assert!(matches!(another, Some(CeremonyError::Share(it)) if it == twice));
+    // It opens nothing by itself.
+    let third = ceremony.take(&arena, &shares[2], once, now);
+    assert!(matches!(third, Ok((3, Taken::Whole(_)))));
+}
+
 /// Gives a share to both, and answers whether it made the ceremony whole.
 fn give(
     arena: &Arena,
@@ -80,7 +109,7 @@ fn give(
     now: Instant,
 ) -> Result<bool, TestCaseError> {
     let index = number(share);
-    let taken = ceremony.take(arena, share, now);
+    let taken = ceremony.take(arena, share, sending(), now);
     if model.given.contains(&index) {
         let twice = ShareError::Twice { index };
         prop_assert!(matches!(taken, Err(CeremonyError::Share(it)) if it == twice));
@@ -126,11 +155,11 @@ proptest! {
                     let mut share = of(&shares, at);
                     share[SHARE_BYTES - 1] ^= 1;
                     let wrong = ShareError::Wrong { index: number(&share) };
-                    let refused = ceremony.take(&arena, &share, now).err();
+                    let refused = ceremony.take(&arena, &share, sending(), now).err();
                     prop_assert!(matches!(refused, Some(CeremonyError::Share(it)) if it == wrong));
                 }
                 Step::Other(at) => {
-                    let refused = ceremony.take(&arena, &of(&others, at), now).err();
+                    let refused = ceremony.take(&arena, &of(&others, at), sending(), now).err();
                     prop_assert!(matches!(refused, Some(CeremonyError::Share(ShareError::OtherSet))));
                 }
                 Step::Fails(at) => {
@@ -169,11 +198,11 @@ fn a_share_that_is_taken_back_leaves_the_others_and_their_time() {
     let begun = Instant::now();
     let later = begun + Duration::from_secs(60);
     assert!(matches!(
-        ceremony.take(&arena, &shares[2], begun),
+        ceremony.take(&arena, &shares[2], sending(), begun),
         Ok((3, Taken::Collected))
     ));
     assert!(matches!(
-        ceremony.take(&arena, &shares[0], later),
+        ceremony.take(&arena, &shares[0], sending(), later),
         Ok((1, Taken::Whole(_)))
     ));
     ceremony.take_back(1);
