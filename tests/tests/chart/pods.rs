@@ -168,7 +168,15 @@ fn the_broker_is_told_of_what_opens_its_store_and_of_nothing_that_is_not_there()
     for absent in ["passphrase", "kms"] {
         assert!(!none.contains(absent), "{absent}: {none}");
     }
-    for wrong in ["kms.sock", "/kms.sock", "/run/kms/"] {
+    // A folder of all kinds of sockets is no plugin's own.
+    for wrong in [
+        "kms.sock",
+        "/kms.sock",
+        "/run/kms/",
+        "/run/kms.sock",
+        "/var/run/kms.sock",
+        "/run/kms/../docker.sock",
+    ] {
         let value = format!("broker.slot.kmsSocket={wrong}");
         assert!(!template(&NEW, &[&value]).status.success(), "{wrong}");
     }
