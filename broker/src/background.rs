@@ -14,14 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use attache_translog::Anchor;
+use attache_translog::{Anchor, Event};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::AuditLog;
+use crate::audit::{AuditError, AuditLog};
 use crate::store::{ApplyError, Change, Ledger, Store};
+use crate::vault::VaultError;
 
 /// After something failed, or when what is left cannot be read, it is tried again after this long.
 pub(crate) const RETRY: Duration = Duration::from_secs(30);
@@ -209,15 +210,37 @@ pub(crate) async fn run<T: Task>(
     }
 }
 
-/// Commits a change that the broker makes itself, and puts the store's new anchor on record.
+/// Why a step failed. The store has all or nothing of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("the {what} could not be put on record")]
+    Audit {
+        what: &'static str,
+        source: AuditError,
+    },
+    #[error("no thread can be had")]
+    Thread(#[from] io::Error),
+}
+
+/// Makes a change of the broker's own: what it is goes on record, then the change is committed, then the store's new anchor
+/// goes on record. One that the store refuses is done, and recorded, once more.
 ///
 /// # Errors
-/// As [`Ledger::apply`].
+/// [`StepError::Audit`]: then nothing is changed; [`StepError::Apply`].
 pub(crate) async fn apply_on_record<S: Store>(
     ledger: &Ledger<S>,
     log: &AuditLog,
+    (what, records): (&'static str, impl IntoIterator<Item = Event>),
     change: Change,
-) -> Result<(), ApplyError> {
+) -> Result<(), StepError> {
+    for record in records {
+        let recorded = log.append(record).await;
+        let _receipt = recorded.map_err(|source| StepError::Audit { what, source })?;
+    }
     let applied = ledger.apply(change).await?;
     let anchor = Anchor {
         incarnation: ledger.incarnation(),

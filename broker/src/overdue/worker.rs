@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use attache_translog::Rotation;
+use attache_translog::{Event, Rotation};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::OverdueKeys;
 use super::attempts::{Attempts, Decision};
-use crate::audit::{AuditError, AuditLog};
-use crate::background::{self, BUSY};
+use crate::audit::AuditLog;
+use crate::background::{self, BUSY, StepError};
 use crate::causes::with_causes;
 use crate::rotation::Rotations;
 use crate::store::{ApplyError, RedbStore, Store};
@@ -27,19 +27,6 @@ pub struct Worker<S: Store = RedbStore> {
     rotations: Rotations,
     overdue: OverdueKeys,
     attempts: Attempts,
-}
-
-/// Why a key was not rotated. The store has all or nothing of it.
-#[derive(Debug, thiserror::Error)]
-enum RotateError {
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    #[error("the rotation could not be put on record")]
-    Audit(#[from] AuditError),
-    #[error("no thread can be had")]
-    Thread(#[from] std::io::Error),
 }
 
 impl<S: Store> Worker<S> {
@@ -114,10 +101,7 @@ impl<S: Store> Worker<S> {
     }
 
     /// None when it was stopped. Done apart: it may count what keys wrap.
-    async fn active_keys(
-        &self,
-        stop: &CancellationToken,
-    ) -> Result<Option<ActiveKeys>, RotateError> {
+    async fn active_keys(&self, stop: &CancellationToken) -> Result<Option<ActiveKeys>, StepError> {
         let (vault, stop) = (Arc::clone(&self.vault), stop.clone());
         let looked = background::apart("key ages", async move {
             stop.run_until_cancelled(vault.active_keys()).await
@@ -126,7 +110,7 @@ impl<S: Store> Worker<S> {
     }
 
     /// Does about a key that is overdue what is to be done now; answers whether it is overdue no more.
-    async fn attend(&mut self, key: &ActiveKey, past: Overdue) -> Result<bool, RotateError> {
+    async fn attend(&mut self, key: &ActiveKey, past: Overdue) -> Result<bool, StepError> {
         let keyspace = &key.key.keyspace;
         let under_way = !self.rotations.under_way(Some(keyspace), None, 1).is_empty();
         let at = (self.log.clock().now_ms(), Instant::now());
@@ -144,8 +128,8 @@ impl<S: Store> Worker<S> {
             }
             // Somebody else changed it, or has the store's queue: the next look sees what there is.
             Err(
-                RotateError::Apply(ApplyError::Conflict { .. } | ApplyError::Busy)
-                | RotateError::Vault(
+                StepError::Apply(ApplyError::Conflict { .. } | ApplyError::Busy)
+                | StepError::Vault(
                     VaultError::KeyMoved { .. }
                     | VaultError::NoKeyspace(_)
                     | VaultError::KeyspaceDestroyed(_),
@@ -159,7 +143,7 @@ impl<S: Store> Worker<S> {
     }
 
     /// On record, then committed, then the store's new anchor on record: as every change that the broker makes itself.
-    async fn rotate(&self, key: &ActiveKey, past: Overdue) -> Result<(), RotateError> {
+    async fn rotate(&self, key: &ActiveKey, past: Overdue) -> Result<(), StepError> {
         let keyspace = &key.key.keyspace;
         let now_ms = self.log.clock().now_ms();
         let seen = Some(key.key.epoch);
@@ -169,8 +153,9 @@ impl<S: Store> Worker<S> {
             key: key.key.to_string(),
             reason: past.to_string(),
         };
-        let _receipt = self.log.append(record).await?;
-        background::apply_on_record(self.vault.ledger(), &self.log, rotation.change).await?;
+        let record = ("rotation", [Event::from(record)]);
+        background::apply_on_record(self.vault.ledger(), &self.log, record, rotation.change)
+            .await?;
         self.rotations.begin(rotation.previous, 0);
         Ok(())
     }

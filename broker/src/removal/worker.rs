@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use attache_envelope::name::Keyspace;
-use attache_translog::Removal;
+use attache_translog::{Event, Removal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Happened, Job, Step};
 use super::{Progress, Removals};
-use crate::audit::{AuditError, AuditLog};
-use crate::background::{self, BUSY, RETRY, TakenUp, Task};
+use crate::audit::AuditLog;
+use crate::background::{self, BUSY, RETRY, StepError, TakenUp, Task};
 use crate::causes::with_causes;
 use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{RemovalPage, Vault, VaultError};
@@ -31,19 +31,6 @@ pub(crate) struct Work {
     job: Job,
     due: Instant,
     problem: Option<String>,
-}
-
-/// Why a step failed. The store has all or nothing of it.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    #[error("the removal could not be put on record")]
-    Audit(#[from] AuditError),
-    #[error("no thread can be had")]
-    Thread(#[from] std::io::Error),
 }
 
 impl<S: Store> Worker<S> {
@@ -116,8 +103,8 @@ impl<S: Store> Worker<S> {
             keyspace: keyspace.to_string(),
             values,
         };
-        let _receipt = self.log.append(removal).await?;
-        background::apply_on_record(self.vault.ledger(), &self.log, change).await?;
+        let record = ("removal", [Event::from(removal)]);
+        background::apply_on_record(self.vault.ledger(), &self.log, record, change).await?;
         // A release that was under way at the end may have opened a key once more.
         self.vault.forget_keyspace(keyspace);
         tracing::info!(%keyspace, values, "a destroyed keyspace is removed: nothing is left of it but its name");

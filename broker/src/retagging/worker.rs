@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use attache_translog::Retirement;
+use attache_translog::{Event, Retirement};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pass::{Happened, Pass, Step};
 use super::{Progress, Retagging};
-use crate::audit::{AuditError, AuditLog};
-use crate::background::{self, BUSY, RETRY, TakenUp, Task};
+use crate::audit::AuditLog;
+use crate::background::{self, BUSY, RETRY, StepError, TakenUp, Task};
 use crate::causes::with_causes;
-use crate::keys::{KeysError, MacChange, SlotSet};
-use crate::store::{ApplyError, LedgerError, RedbStore, Store};
+use crate::keys::{MacChange, SlotSet};
+use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{RetagPage, Vault, VaultError};
 
 /// Rows in one commit: more save little, and hold up other callers' commits longer.
@@ -35,23 +35,6 @@ pub(crate) struct Work {
     tagged: u64,
     due: Instant,
     problem: Option<String>,
-}
-
-/// Why a step failed. The store has all or nothing of it.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    #[error(transparent)]
-    Slots(#[from] LedgerError),
-    #[error("the end of the keys before could not be put on record")]
-    Audit(#[from] AuditError),
-    #[error("no thread can be had")]
-    Thread(#[from] std::io::Error),
 }
 
 impl<S: Store> Worker<S> {
@@ -123,16 +106,17 @@ impl<S: Store> Worker<S> {
         if keys.mac_epoch() != active {
             return Ok(Happened::Conflict);
         }
-        let set = SlotSet::read(self.vault.ledger()).await?;
-        let MacChange { rekeyed, epochs } = keys.drop_macs(&set)?;
-        for epoch in &before {
-            let retirement = Retirement {
+        let set = SlotSet::read(self.vault.ledger()).await;
+        let set = set.map_err(VaultError::from)?;
+        let MacChange { rekeyed, epochs } = keys.drop_macs(&set).map_err(VaultError::from)?;
+        let retirements = before.clone().into_iter().map(|epoch| {
+            Event::from(Retirement {
                 key: format!("row-mac@{epoch}"),
                 values: 0,
-            };
-            let _receipt = self.log.append(retirement).await?;
-        }
-        background::apply_on_record(self.vault.ledger(), &self.log, rekeyed.change).await?;
+            })
+        });
+        let record = ("end of the keys before", retirements);
+        background::apply_on_record(self.vault.ledger(), &self.log, record, rekeyed.change).await?;
         keys.take_up_macs(epochs);
         tracing::info!(
             ?before,

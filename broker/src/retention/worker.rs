@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use attache_translog::Pruning;
+use attache_translog::{Event, Pruning};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Prunings;
-use crate::audit::{AuditError, AuditLog};
-use crate::background::{self, BUSY, RETRY, TakenUp, Task};
+use crate::audit::AuditLog;
+use crate::background::{self, BUSY, RETRY, StepError, TakenUp, Task};
 use crate::causes::with_causes;
 use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{PruneScope, Pruned, PruningPage, Vault, VaultError};
@@ -30,19 +30,6 @@ pub(crate) struct Work {
     over: bool,
     due: Instant,
     unreadable: u64,
-}
-
-/// Why a page was not pruned. The store has all or nothing of it.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    #[error("the pruning could not be put on record")]
-    Audit(#[from] AuditError),
-    #[error("no thread can be had")]
-    Thread(#[from] std::io::Error),
 }
 
 impl<S: Store> Worker<S> {
@@ -100,9 +87,8 @@ impl<S: Store> Worker<S> {
             versions: page.versions.iter().map(ToString::to_string).collect(),
             values: page.values,
         };
-        let _receipt = self.log.append(pruning).await?;
-        background::apply_on_record(self.vault.ledger(), &self.log, page.change).await?;
-        Ok(())
+        let record = ("pruning", [Event::from(pruning)]);
+        background::apply_on_record(self.vault.ledger(), &self.log, record, page.change).await
     }
 }
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use attache_envelope::id::ValueId;
 use attache_envelope::name::KeyRef;
-use attache_translog::Retirement;
+use attache_translog::{Event, Retirement};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Happened, Job, Step};
 use super::pace::Pace;
 use super::{Progress, Rotations};
-use crate::audit::{AuditError, AuditLog};
-use crate::background::{self, BUSY, RETRY, TakenUp, Task};
+use crate::audit::AuditLog;
+use crate::background::{self, BUSY, RETRY, StepError, TakenUp, Task};
 use crate::causes::with_causes;
 use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{OldKey, RewrapPage, Vault, VaultError};
@@ -37,19 +37,6 @@ pub(crate) struct Work {
 struct Ahead {
     after: ValueId,
     page: RewrapPage,
-}
-
-/// Why a step failed. The store has all or nothing of it.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    #[error("the retirement could not be put on record")]
-    Audit(#[from] AuditError),
-    #[error("no thread can be had")]
-    Thread(#[from] std::io::Error),
 }
 
 impl<S: Store> Worker<S> {
@@ -222,8 +209,8 @@ impl<S: Store> Worker<S> {
             key: key.to_string(),
             values: done,
         };
-        let _receipt = self.log.append(retirement).await?;
-        background::apply_on_record(self.vault.ledger(), &self.log, change).await?;
+        let record = ("retirement", [Event::from(retirement)]);
+        background::apply_on_record(self.vault.ledger(), &self.log, record, change).await?;
         self.vault.forget_key(key, work.old.id);
         tracing::info!(%key, values = done, "a key is retired: nothing refers to it by the index");
         Ok(Happened::Retired)
