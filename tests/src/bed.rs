@@ -500,6 +500,19 @@ impl Bed {
         Ok(vkey.context("audit_vkey")?.to_owned())
     }
 
+    /// Puts so many versions of `payments/db`: field `password`, values `p0`, `p1` and so on.
+    ///
+    /// # Errors
+    /// When a put fails.
+    pub fn put_versions(&self, count: u64) -> Result<()> {
+        for number in 0..count {
+            let value = format!("password=p{number}");
+            let put = ["secret", "put", "payments/db", "--quiet", "--literal"];
+            self.attache_ok(&[&put[..], &[&value]].concat())?;
+        }
+        Ok(())
+    }
+
     /// `attache-broker check-store`, which must find nothing; answers what it printed.
     ///
     /// # Errors

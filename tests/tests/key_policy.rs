@@ -183,19 +183,14 @@ fn until_retired(bed: &Bed, name: &str) {
     .unwrap();
 }
 
-fn put(bed: &Bed, count: u64) {
-    for number in 0..count {
-        let value = format!("password=p{number}");
-        let words = [
-            "secret",
-            "put",
-            "payments/db",
-            "--quiet",
-            "--literal",
-            &value,
-        ];
-        bed.attache_ok(&words).unwrap();
-    }
+/// Six versions are put, and the newest is kept: its key has wrapped eight times, and wraps two values.
+fn put_and_prune(bed: &Bed) {
+    bed.put_versions(6).unwrap();
+    set(bed, &["--max-versions", "1"]);
+    until(PATIENCE, "what is over is pruned", || {
+        (key(bed, "payments@1")["values"] == 2).then_some(())
+    })
+    .unwrap();
 }
 
 fn overdue_by_the_metric(bed: &Bed) -> bool {
@@ -208,12 +203,7 @@ fn overdue_by_the_metric(bed: &Bed) -> bool {
 fn a_key_that_has_wrapped_as_often_as_it_is_to_is_rotated_by_the_broker_and_everything_opens() {
     let scene = Scene::start().unwrap();
     let bed = &scene.bed;
-    put(bed, 6);
-    set(bed, &["--max-versions", "1"]);
-    until(PATIENCE, "what is over is pruned", || {
-        (key(bed, "payments@1")["values"] == 2).then_some(())
-    })
-    .unwrap();
+    put_and_prune(bed);
     // By hand it is only told, and rotated by hand it is told no more.
     let by_hand = ["--max-key-wraps", "5", "--rotate-automatically", "no"];
     set(bed, &by_hand);
@@ -254,17 +244,12 @@ fn a_key_that_has_wrapped_as_often_as_it_is_to_is_rotated_by_the_broker_and_ever
 fn by_itself_goes_a_key_of_few_wraps_under_puts_to_its_end() {
     let scene = Scene::start().unwrap();
     let bed = &scene.bed;
-    put(bed, 6);
-    set(bed, &["--max-versions", "1"]);
-    until(PATIENCE, "what is over is pruned", || {
-        (key(bed, "payments@1")["values"] == 2).then_some(())
-    })
-    .unwrap();
+    put_and_prune(bed);
     set(bed, &["--max-key-wraps", "5"]);
     until_retired(bed, "payments@1");
     assert_eq!(key(bed, "payments@2")["values"], 2);
     // Within the hour there is no other, however often it wraps.
-    put(bed, 6);
+    bed.put_versions(6).unwrap();
     set(bed, &["--max-key-wraps", "4"]);
     until(PATIENCE, "the keys are looked at", || {
         overdue_by_the_metric(bed).then_some(())

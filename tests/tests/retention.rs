@@ -38,21 +38,6 @@ fn until_versions(bed: &Bed, reference: &str, wanted: &[u64]) {
     .unwrap();
 }
 
-fn put(bed: &Bed, count: u64) {
-    for number in 0..count {
-        let value = format!("password=p{number}");
-        let words = [
-            "secret",
-            "put",
-            "payments/db",
-            "--quiet",
-            "--literal",
-            &value,
-        ];
-        bed.attache_ok(&words).unwrap();
-    }
-}
-
 fn keep(bed: &Bed, count: &str) -> Value {
     bed.attache_json(&["keyspace", "set", "payments", "--max-versions", count])
         .unwrap()
@@ -77,7 +62,7 @@ fn the_newest_versions_and_the_active_one_stay_and_pods_read_on() {
         json!([shown["state"], shown["max_versions"]]),
         json!(["active", 20])
     );
-    put(bed, 4);
+    bed.put_versions(4).unwrap();
     assert_eq!(versions(bed, "payments/db"), [5, 4, 3, 2, 1]);
     let planned = [
         "keyspace",
@@ -106,7 +91,7 @@ fn the_newest_versions_and_the_active_one_stay_and_pods_read_on() {
         .unwrap();
     assert_eq!(back.status.code(), Some(5), "{}", told(&back));
     // At once after a put, too; and no number comes back.
-    put(bed, 1);
+    bed.put_versions(1).unwrap();
     until_versions(bed, "payments/db", &[6, 5]);
     let audit = scene.audit().unwrap();
     for expected in [
@@ -124,7 +109,7 @@ fn the_newest_versions_and_the_active_one_stay_and_pods_read_on() {
     let shown = bed.attache_json(&["keyspace", "show", "payments"]).unwrap();
     assert_eq!(shown["max_versions"], 2);
     assert_eq!(keep(bed, "0")["max_versions"], Value::Null);
-    put(bed, 3);
+    bed.put_versions(3).unwrap();
     assert_eq!(versions(bed, "payments/db"), [9, 8, 7, 6, 5]);
     bed.check_store().unwrap();
     bed.attache_ok(&["audit", "verify"]).unwrap();
@@ -134,7 +119,7 @@ fn the_newest_versions_and_the_active_one_stay_and_pods_read_on() {
 fn a_start_prunes_what_a_kill_cut_off() {
     let mut scene = Scene::start().unwrap();
     scene.bed.pin_addresses().unwrap();
-    put(&scene.bed, 30);
+    scene.bed.put_versions(30).unwrap();
     // Twenty are kept unless it is said.
     let newest: Vec<u64> = (12..=31).rev().collect();
     until_versions(&scene.bed, "payments/db", &newest);
@@ -154,7 +139,7 @@ fn a_start_prunes_what_a_kill_cut_off() {
 fn an_old_key_comes_to_its_end_with_the_old_versions_pruned() {
     let scene = Scene::start().unwrap();
     let bed = &scene.bed;
-    put(bed, 9);
+    bed.put_versions(9).unwrap();
     assert_eq!(key(bed, "payments@1"), ("active".into(), 11));
     keep(bed, "3");
     until_versions(bed, "payments/db", &[10, 9, 8]);
@@ -165,7 +150,7 @@ fn an_old_key_comes_to_its_end_with_the_old_versions_pruned() {
     bed.attache_ok(&["key", "destroy", "payments@1", "--yes"])
         .unwrap();
     assert_eq!(key(bed, "payments@1"), ("destroyed".into(), 0));
-    put(bed, 3);
+    bed.put_versions(3).unwrap();
     until_versions(bed, "payments/db", &[13, 12, 11]);
     let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
     scene.publish(&pod).unwrap();

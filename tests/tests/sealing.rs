@@ -628,13 +628,18 @@ fn a_sealed_broker_whose_certificate_has_ended_is_known_by_its_recorded_key_and_
 
 /// A channel of anybody, from an address of this machine.
 fn anybody(bed: &Bed) -> Channel {
+    anybody_at(bed, enroll(bed))
+}
+
+/// A channel of anybody to where the broker is reached.
+fn anybody_at(bed: &Bed, address: SocketAddr) -> Channel {
     let bundle = fs::read(bed.store_dir().join("trust-bundle.pem")).unwrap();
     let bundle = Arc::new(TrustBundle::from_pem(&bundle).unwrap());
     let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0")
         .parse()
         .unwrap();
     let tls = anonymous_client_config(bundle, broker).unwrap();
-    wire::channel(Connector::new(tls, Duration::from_secs(5)), enroll(bed))
+    wire::channel(Connector::new(tls, Duration::from_secs(5)), address)
 }
 
 /// An attempt with this secret, sealed as it should be.
@@ -815,14 +820,7 @@ async fn from_elsewhere(bed: &Bed, key_file: &str) -> Result<bool, Status> {
             );
         }
     });
-    let bundle = fs::read(bed.store_dir().join("trust-bundle.pem")).unwrap();
-    let bundle = Arc::new(TrustBundle::from_pem(&bundle).unwrap());
-    let broker = format!("spiffe://{TRUST_DOMAIN}/broker/broker-0")
-        .parse()
-        .unwrap();
-    let tls = anonymous_client_config(bundle, broker).unwrap();
-    let channel = wire::channel(Connector::new(tls, Duration::from_secs(5)), here);
-    let mut client = UnsealingClient::new(channel);
+    let mut client = UnsealingClient::new(anybody_at(bed, here));
     let seal = client.get_seal(pb::GetSealRequest {}).await?.into_inner();
     let mut secret = [0; 32];
     attache_envelope::slot::parse_key_file(&fs::read(key_file).unwrap(), &mut secret).unwrap();

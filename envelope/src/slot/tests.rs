@@ -15,6 +15,28 @@ const SRK: [u8; 32] = [0x55; 32];
 /// Up to here everything of a key-file slot is under its own wrap and signature.
 const SEALED_BYTES: usize = 392;
 
+/// A slot of this source, which reads back as it is.
+fn opened_by(source: SlotSource, key: SlotSecret<'_>) -> Slot {
+    let rekey = SigningSeed::new(&REKEY);
+    let verifying = rekey.verifying_key().unwrap();
+    let identity = SlotIdentity::new(&SystemRandom, STORE, SLOT, &source, key, verifying).unwrap();
+    let seal = identity.seal_srk(&SystemRandom, STORE, 7, Srk::new(&SRK), rekey);
+    let slot = Slot {
+        identity,
+        seal: seal.unwrap(),
+        ..slot_of(STORE, 7)
+    };
+    assert_eq!(Slot::decode(&slot.encode()), Ok(slot.clone()));
+    assert_eq!(slot.identity.source(), Ok(source));
+    slot
+}
+
+/// The number of the keyring that the secret opens through a slot.
+fn number(slot: &Slot, key: SlotSecret<'_>) -> Result<u64, EnvelopeError> {
+    slot.open(STORE, key, &mut [0; 32])
+        .map(|opened| opened.number)
+}
+
 fn slot_of(store: StoreId, number: u64) -> Slot {
     let rekey = SigningSeed::new(&REKEY);
     let verifying = rekey.verifying_key().unwrap();
@@ -112,23 +134,9 @@ fn a_passphrase_slot_opens_by_what_its_own_parameters_make_of_the_passphrase() {
     parameters
         .derive(b"correct horse battery staple", &mut secret)
         .unwrap();
-    let rekey = SigningSeed::new(&REKEY);
-    let source = SlotSource::Passphrase(parameters);
     let key = SlotSecret::new(&secret);
-    let verifying = rekey.verifying_key().unwrap();
-    let identity = SlotIdentity::new(&SystemRandom, STORE, SLOT, &source, key, verifying).unwrap();
-    let seal = identity.seal_srk(&SystemRandom, STORE, 7, Srk::new(&SRK), rekey);
-    let mut slot = Slot {
-        identity,
-        seal: seal.unwrap(),
-        ..slot_of(STORE, 7)
-    };
-    assert_eq!(Slot::decode(&slot.encode()), Ok(slot.clone()));
-    assert_eq!(slot.identity.source(), Ok(source));
-    let open = |slot: &Slot| {
-        slot.open(STORE, key, &mut [0; 32])
-            .map(|opened| opened.number)
-    };
+    let mut slot = opened_by(SlotSource::Passphrase(parameters), key);
+    let open = |slot: &Slot| number(slot, key);
     assert_eq!(open(&slot), Ok(7));
     // Whoever makes the guess cheaper in the row has a slot that nothing opens.
     slot.identity.kdf_parameters[3] = 8;
@@ -140,22 +148,8 @@ fn a_slot_of_shares_has_its_set_in_the_row_and_another_threshold_there_opens_not
     let secret = [0x35; 32];
     let key = SlotSecret::new(&secret);
     let (set, _) = shares::split(&SystemRandom, key, 2, 3).unwrap();
-    let rekey = SigningSeed::new(&REKEY);
-    let source = SlotSource::Shares(set);
-    let verifying = rekey.verifying_key().unwrap();
-    let identity = SlotIdentity::new(&SystemRandom, STORE, SLOT, &source, key, verifying).unwrap();
-    let seal = identity.seal_srk(&SystemRandom, STORE, 7, Srk::new(&SRK), rekey);
-    let mut slot = Slot {
-        identity,
-        seal: seal.unwrap(),
-        ..slot_of(STORE, 7)
-    };
-    assert_eq!(Slot::decode(&slot.encode()), Ok(slot.clone()));
-    assert_eq!(slot.identity.source(), Ok(source));
-    let open = |slot: &Slot| {
-        slot.open(STORE, key, &mut [0; 32])
-            .map(|opened| opened.number)
-    };
+    let mut slot = opened_by(SlotSource::Shares(set), key);
+    let open = |slot: &Slot| number(slot, key);
     assert_eq!(open(&slot), Ok(7));
     // Threshold after the set's id: LP(16 bytes, u8, ..).
     slot.identity.kdf_parameters[24] = 3;
