@@ -22,7 +22,7 @@ use attache_tests::{
     bed::{AUDIENCE, CLUSTER, NODE, OTHER_NODE},
     kills::{Dice, say},
     pod::Pod,
-    process::{PATIENCE, bin, run, until},
+    process::{PATIENCE, bin, clock, run, until},
     scene::PASSWORD,
 };
 use serde_json::Value;
@@ -32,19 +32,6 @@ use tonic::Status;
 const BEHIND: &str = "-3560";
 /// How long a rotation may take: every certificate is renewed within forty seconds.
 const ROTATION: Duration = Duration::from_secs(180);
-
-/// What moves the clock of a process by so much.
-fn clock(shift: &str) -> Vec<(&'static str, String)> {
-    let words = ["-f", "+0", "printenv", "LD_PRELOAD"];
-    let library = run(Command::new("faketime").args(words)).unwrap();
-    assert!(library.status.success(), "{library:?}");
-    let library = String::from_utf8(library.stdout).unwrap();
-    vec![
-        ("LD_PRELOAD", library.trim().to_owned()),
-        ("FAKETIME", shift.to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ]
-}
 
 /// A broker whose clock is behind, a node that renews all the time, and a secret.
 fn scene() -> Scene {
