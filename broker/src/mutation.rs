@@ -124,6 +124,25 @@ pub struct Worked {
     pub made: Option<[u8; 32]>,
 }
 
+impl Worked {
+    /// A change, and what to answer.
+    ///
+    /// # Errors
+    /// [`MutationError::Record`] for an answer that no request row keeps.
+    pub fn of(change: Change, result: Vec<u8>) -> Result<Self, MutationError> {
+        if result.len() > MAX_RESULT_BYTES {
+            return Err(MutationError::Record(EnvelopeError::Rule(
+                "a result is longer than a request row keeps",
+            )));
+        }
+        Ok(Self {
+            change,
+            result,
+            made: None,
+        })
+    }
+}
+
 /// Why work before a change was broken off, for the caller and for the record.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
@@ -189,45 +208,16 @@ impl<S: Store> Mutations<S> {
         self.shared.answered(operator, request_id, digest).await
     }
 
-    /// Does `change` and keeps `result` for repeats, or answers what is kept. `take_up` is told the sequence right after
-    /// the commit; a repeat takes up nothing.
+    /// Does the change that `work` comes to, which is begun once the intent is on record, and keeps its result for repeats; or
+    /// answers what is kept. What breaks `work` off is the outcome's reason. `take_up` is told the sequence right after the
+    /// commit; a repeat takes up nothing.
     ///
     /// # Errors
     /// [`MutationError`]; each says whether anything was written.
     ///
     /// # Cancel safety
-    /// The change goes its way to the end in a task of its own, whether or not anybody waits.
+    /// The change goes its way to the end in a task of its own, whether or not anybody waits: `work` has to end by itself.
     pub async fn run(
-        &self,
-        mutation: Mutation,
-        change: Change,
-        result: Vec<u8>,
-        take_up: impl FnOnce(u64) + Send + 'static,
-    ) -> Result<Done, MutationError> {
-        requests::check_age(mutation.request_id, self.shared.log.clock().now_ms())?;
-        if result.len() > MAX_RESULT_BYTES {
-            return Err(MutationError::Record(EnvelopeError::Rule(
-                "a result is longer than a request row keeps",
-            )));
-        }
-        let worked = Worked {
-            change,
-            result,
-            made: None,
-        };
-        self.run_after(mutation, std::future::ready(Ok(worked)), take_up)
-            .await
-    }
-
-    /// As [`Mutations::run`], for a change that only `work` can build, which is begun once the intent is on record. What
-    /// breaks it off is the outcome's reason.
-    ///
-    /// # Errors
-    /// [`MutationError`], [`MutationError::BrokenOff`] among them.
-    ///
-    /// # Cancel safety
-    /// As [`Mutations::run`]: `work` has to end by itself when nobody waits for it any more.
-    pub async fn run_after(
         &self,
         mutation: Mutation,
         work: impl Future<Output = Result<Worked, BrokenOff>> + Send + 'static,

@@ -9,8 +9,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use attache_backup::{BackupError, EndError, Item, Reader, Sealed};
-use attache_translog::Verifier;
+use attache_backup::{BackupError, End, EndError, Item, Reader, Sealed};
+use attache_translog::{NoteError, Verifier};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, renameat_with};
 use rustix::io::Errno;
 
@@ -184,15 +184,15 @@ fn is_there(target: &Path) -> Failure {
 /// What a file came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
-    /// A whole backup of the key's store.
-    Whole(Sealed),
+    /// A whole backup of the keys' store, and which of them signed it, counted from zero.
+    Whole(Sealed, usize),
     /// It is not: from which byte on, and why.
     Broken(BackupError),
     /// Its end is not to be believed, so nothing of it is.
     Unsigned(EndError),
 }
 
-/// Reads a file to its end and holds it against the key that must have signed it; `read` is told how far it is.
+/// Reads a file to its end and holds it against the keys of which one must have signed it; `read` is told how far it is.
 ///
 /// # Errors
 /// [`Exit::Failed`] when it cannot be read, which is no finding.
@@ -201,7 +201,7 @@ pub enum Checked {
 /// May be dropped at any time.
 pub async fn check(
     path: &Path,
-    verifier: &Verifier,
+    verifiers: &[Verifier],
     mut read: impl FnMut(u64),
 ) -> Result<Checked, Failure> {
     let unread = |error: &io::Error| {
@@ -237,11 +237,21 @@ pub async fn check(
     }
     Ok(match reader.finish() {
         Err(error) => Checked::Broken(error),
-        Ok(end) => match end.verify(verifier) {
-            Ok(sealed) => Checked::Whole(sealed),
+        Ok(end) => match signed_by(&end, verifiers) {
+            Ok((sealed, by)) => Checked::Whole(sealed, by),
             Err(error) => Checked::Unsigned(error),
         },
     })
+}
+
+fn signed_by(end: &End, verifiers: &[Verifier]) -> Result<(Sealed, usize), EndError> {
+    let unsigned = Err(EndError::Note(NoteError::Unsigned));
+    let tried = verifiers.iter().map(|verifier| end.verify(verifier));
+    let (by, found) = tried
+        .enumerate()
+        .find(|(_, found)| *found != unsigned)
+        .unwrap_or((0, unsigned));
+    found.map(|sealed| (sealed, by))
 }
 
 impl Checked {
@@ -249,7 +259,7 @@ impl Checked {
     #[must_use]
     pub fn finding(&self) -> Option<(Option<u64>, String)> {
         match self {
-            Self::Whole(_) => None,
+            Self::Whole(..) => None,
             Self::Broken(error) => Some((Some(error.offset), error.found.to_string())),
             Self::Unsigned(error) => Some((None, error.to_string())),
         }

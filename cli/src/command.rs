@@ -174,6 +174,7 @@ async fn keys(verb: Key, shell: &Shell) -> Result<Report, Failure> {
         Key::List(args) => key::list(args, shell).await,
         Key::Status(args) if args.ca => key::ca::status(shell).await,
         Key::Status(args) if args.mac => key::mac::status(shell).await,
+        Key::Status(args) if args.audit => key::audit::status(shell).await,
         Key::Status(args) => key::status(args, shell).await,
         Key::Rotate(args) => match args.keyspace.clone() {
             _ if args.root && args.is_of_a_keyspace() => Err(Failure::usage(
@@ -182,6 +183,7 @@ async fn keys(verb: Key, shell: &Shell) -> Result<Report, Failure> {
             Some(keyspace) => key::rotate(keyspace, args, shell).await,
             None if args.ca => key::ca::rotate(args, shell).await,
             None if args.mac => key::mac::rotate(args, shell).await,
+            None if args.audit => key::audit::rotate(args, shell).await,
             None => slot::rotate_root(args, shell).await,
         },
         Key::Destroy(args) => key::destroy(args, shell).await,

@@ -4,10 +4,10 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
-use attache_broker::audit::{AuditLog, Clock, LogOptions, SigningSeed};
+use attache_broker::audit::{AuditLog, CheckpointKeys, Clock, LogOptions};
 use attache_envelope::id::{BootId, ChainId, StoreId};
 use attache_tests::measure::{self, load};
-use attache_translog::{Generation, Release, ReleasedValue};
+use attache_translog::{Generation, NoteError, Release, ReleasedValue, Signer};
 use tempfile::TempDir;
 
 /// Callers at one time, and leaves in all.
@@ -17,9 +17,13 @@ const LONE: u64 = 7_000;
 
 struct Seed;
 
-impl SigningSeed for Seed {
-    fn seed(&self) -> &[u8; 32] {
-        &[9; 32]
+impl CheckpointKeys for Seed {
+    fn signer(&self, name: &str) -> Result<Signer, NoteError> {
+        Signer::from_seed(name, &[9; 32])
+    }
+
+    fn public(&self) -> Result<Vec<[u8; 32]>, NoteError> {
+        Ok(vec![*self.signer("key")?.verifier().key()])
     }
 }
 

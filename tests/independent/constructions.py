@@ -9,7 +9,7 @@ from collections.abc import Callable
 import local_constructions
 import wire_constructions
 from attache_formats import (anchor, audit, backup, denial, generation, hpke, keyring, lp, note, put, release, renewal, row,
-                             shares, slot, value, wrap)
+                             shares, slot, succession, value, wrap)
 from attache_formats.primitives import Refused, ed25519_public, ed25519_sign, sha256
 from construction import Construction, Fields, h, s
 
@@ -402,6 +402,19 @@ def checkpoint_seal(f: Fields) -> Fields:
     return {"origin": origin, "text": text, **_note_out(text, origin, seed)}
 
 
+def audit_key_seal(f: Fields) -> Fields:
+    store, seed, after = h(f, "store", "seed", "after")
+    before = ed25519_public(seed)
+    return {"before": before.hex(), "statement": succession.statement(store, f["epoch"], before, after).hex(),
+            "endorsement": succession.endorse(store, f["epoch"], seed, after).hex()}
+
+
+def audit_key_open(f: Fields) -> Fields:
+    store, before, after, endorsement = h(f, "store", "before", "after", "endorsement")
+    succession.verify(store, f["epoch"], before, after, endorsement)
+    return {"after": after.hex()}
+
+
 def summary_seal(f: Fields) -> Fields:
     store, chain, seed = h(f, "store", "chain", "seed")
     origin, leaves = note.summary_origin(store, chain), _leaves(f)
@@ -501,6 +514,8 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "merkle-root": Construction("RFC 6962 root over SHA-256(0x00 || body), SHA-256(0x01 || l || r); empty = SHA-256('')", root_seal),
     "merkle-inclusion": Construction("RFC 6962 2.1.1, leaf side first", inclusion_seal, inclusion_open),
     "merkle-consistency": Construction("RFC 6962 2.1.2", consistency_seal, consistency_open),
+    "audit-key": Construction("LP('attache/audit-key/1', store, epoch u32, key before, key after), signed by the key before",
+                              audit_key_seal, audit_key_open),
     "signed-note": Construction(_NOTE, note_seal, note_open),
     "checkpoint": Construction("text = origin LF size LF base64(root) LF; origin = name = attache/<store>/<chain>; " + _NOTE, checkpoint_seal, checkpoint_open),
     "segment": Construction("'ATTAUDIT' || format u16 || suite u16 || store || chain || first index u64 || 0 x12 || (length u32 || kind u8 || body)*, kind 1 a leaf, 2 a checkpoint; zeros behind", segment_seal, segment_open),

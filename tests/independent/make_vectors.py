@@ -25,7 +25,7 @@ def build() -> dict[str, str]:
         "denial": exchange.denial_cases(), "generation": exchange.generation_cases(),
         "late-renewal": exchange.late_renewal_cases(), "audit-leaf": log.leaf_cases(),
         "merkle-root": log.root_cases(), "merkle-inclusion": log.inclusion_cases(),
-        "merkle-consistency": log.consistency_cases(), "signed-note": log.note_cases(),
+        "merkle-consistency": log.consistency_cases(), "signed-note": log.note_cases(), "audit-key": log.audit_key_cases(),
         "checkpoint": log.checkpoint_cases(), "anchor-note": log.anchor_note_cases(),
         "segment": log.segment_cases(), "summary": log.summary_cases(), "chain-id": log.chain_id_cases(),
         "backup": log.backup_cases(),

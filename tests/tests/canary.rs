@@ -148,7 +148,7 @@ fn keys_of(scene: &Scene) -> Vec<(&'static str, [u8; 32])> {
         Keys::open(&arena, &store, &file).await.unwrap()
     });
     vec![
-        ("the audit log's key", *keys.audit_seed()),
+        ("the audit log's key", *keys.audit_key().seed()),
         ("the CA's key", *keys.ca_key().seed()),
     ]
 }

@@ -61,7 +61,7 @@ struct Verb {
     settle: fn(&Bed, u32),
 }
 
-const VERBS: [Verb; 12] = [
+const VERBS: [Verb; 13] = [
     Verb {
         name: "rotate",
         prepare: |_, _| words("key rotate payments"),
@@ -94,6 +94,14 @@ const VERBS: [Verb; 12] = [
             retagged(bed);
             ok(bed, "key rotate --mac");
             retagged(bed);
+        },
+    },
+    Verb {
+        name: "rotate the audit key",
+        prepare: |_, _| words("key rotate --audit"),
+        settle: |bed, _| {
+            ok(bed, "key rotate --audit");
+            ok(bed, "audit verify");
         },
     },
     Verb {

@@ -58,6 +58,23 @@ impl Checkpoint {
     /// [`CheckpointError`].
     pub fn open(note: &str, verifier: &Verifier) -> Result<Self, CheckpointError> {
         let [size, root] = open_lines(note, verifier)?;
+        Self::parse(size, root)
+    }
+
+    /// Reads what a note claims, whoever signed it: to know where to look before the key is known.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Malformed`].
+    pub fn claimed(note: &str) -> Result<Self, CheckpointError> {
+        let (text, _) = note.split_once("\n\n").ok_or(CheckpointError::Malformed)?;
+        let lines: Vec<&str> = text.split('\n').collect();
+        let [_origin, size, root] = lines[..] else {
+            return Err(CheckpointError::Malformed);
+        };
+        Self::parse(size, root)
+    }
+
+    fn parse(size: &str, root: &str) -> Result<Self, CheckpointError> {
         Ok(Self {
             size: parse_number(size)?,
             root: parse_hash(root)?,

@@ -16,12 +16,13 @@ mod value;
 pub use event::{
     Alarm, Anchor, Attempts, Ban, Bootstrap, Cut, Denial, Enrollment, Event, Intent, Opening,
     Outcome, Pruning, Refusals, Release, Removal, Renewal, Retirement, Rotation, Sealing, Start,
-    Stop, Tag,
+    Stop, Succession, Tag,
 };
 pub use tlv::{Items, LeafError, MAX_LEAF_BYTES};
 pub use value::{Ending, Generation, ReleasedValue};
 
 use crate::tree::{Hash, leaf_hash};
+pub(crate) use tlv::put_field;
 use tlv::{Reader, Writer};
 use value::Field;
 

@@ -10,6 +10,7 @@ mod checkpoint;
 mod leaf;
 mod note;
 mod segment;
+mod succession;
 mod tree;
 mod verify;
 
@@ -18,13 +19,14 @@ pub use leaf::{
     Alarm, Anchor, Attempts, Ban, Bootstrap, Cut, Denial, EncodedLeaf, Ending, Enrollment, Event,
     Generation, Intent, Items, Leaf, LeafError, MAX_LEAF_BYTES, Opening, Outcome, Pruning,
     Refusals, Release, ReleasedValue, Removal, Renewal, Retirement, Rotation, Sealing, Start, Stop,
-    Tag,
+    Succession, Tag,
 };
 pub use note::{NoteError, Signer, Verifier};
 pub use segment::{
     Batch, HEADER_BYTES, Header, Record, Records, SealedBatch, SegmentError, push_checkpoint,
     push_leaf,
 };
+pub use succession::LogKeys;
 pub use tree::{
     Frontier, Hash, ProofError, consistency_proof, empty_root, inclusion_proof, leaf_hash,
     node_hash, verify_consistency, verify_inclusion,

@@ -70,6 +70,18 @@ impl Signer {
         &self.verifier
     }
 
+    /// Signs bytes that can be no note's text: an LP begins with a zero.
+    pub(crate) fn sign_statement(
+        &self,
+        statement: &[u8],
+    ) -> Result<[u8; SIGNATURE_BYTES], NoteError> {
+        let signature = self.pair.sign(statement);
+        signature
+            .as_ref()
+            .try_into()
+            .map_err(|_| NoteError::Signature)
+    }
+
     /// Signs `text`, which ends in a newline, and answers the whole note.
     ///
     /// # Errors
@@ -145,6 +157,12 @@ impl Verifier {
         Self::new(name, self.key)
     }
 
+    /// The public key (RFC 8032, section 5.1.5).
+    #[must_use]
+    pub fn key(&self) -> &[u8; 32] {
+        &self.key
+    }
+
     /// The key as text.
     #[must_use]
     pub fn vkey(&self) -> String {
@@ -202,8 +220,12 @@ impl Verifier {
         if signature.len() != SIGNATURE_BYTES {
             return Err(NoteError::Signature);
         }
+        self.check_statement(text.as_bytes(), signature)
+    }
+
+    pub(crate) fn check_statement(&self, signed: &[u8], signature: &[u8]) -> Result<(), NoteError> {
         let key = UnparsedPublicKey::new(&ED25519, &self.key);
-        key.verify(text.as_bytes(), signature)
+        key.verify(signed, signature)
             .map_err(|_| NoteError::Signature)
     }
 }

@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, log_ids};
 use crate::leaf::Leaf;
-use crate::note::Verifier;
 use crate::segment::{HEADER_BYTES, Header, Record, Records, SegmentError};
+use crate::succession::LogKeys;
 use crate::tree::{Frontier, Hash, leaf_hash};
 
 /// What was found in a log.
@@ -70,7 +70,7 @@ pub enum Found {
     /// The records cannot be read on.
     #[error("damaged record: {0}")]
     Record(SegmentError),
-    /// The checkpoint is not one that the key signed for this log.
+    /// The checkpoint is not one that a key of the log, whose turn it was, signed for this log.
     #[error("the checkpoint is not as it was signed: {0}")]
     Checkpoint(CheckpointError),
     /// The checkpoint is for another number of leaves than precede it.
@@ -79,6 +79,9 @@ pub enum Found {
         /// The size that was signed.
         signed: u64,
     },
+    /// No checkpoint is signed by the known key, or by one that follows from it: the log may be of whoever had a key before.
+    #[error("no checkpoint is signed by the key that is known, or by one after it")]
+    NotVouched,
     /// A checkpoint that covers no new leaf.
     #[error("the checkpoint is there twice")]
     Repeated,
@@ -147,7 +150,11 @@ impl Report {
 
 /// A verification in progress: feed it the segments in order.
 pub struct Audit<'k> {
-    verifier: &'k Verifier,
+    keys: &'k LogKeys,
+    /// The place of the key that signed last: no key before it signs again.
+    signed_by: usize,
+    /// The place of the key of the last checkpoint up to which all is well.
+    verified_by: Option<usize>,
     store: [u8; 16],
     chain: [u8; 16],
     kept: Option<Checkpoint>,
@@ -171,22 +178,22 @@ struct BatchRead {
 }
 
 impl<'k> Audit<'k> {
-    /// Begins at the first segment of the log that the key is named after. `kept`: a checkpoint that was kept
+    /// Begins at the first segment of the log that the keys are named after. `kept`: a checkpoint that was kept
     /// elsewhere, which the log must continue.
     ///
     /// # Errors
-    /// [`CheckpointError::Origin`] when the key's name is no log's.
-    pub fn new(verifier: &'k Verifier, kept: Option<Checkpoint>) -> Result<Self, CheckpointError> {
-        Self::resume(verifier, kept, Frontier::new())
+    /// [`CheckpointError::Origin`] when the keys' name is no log's.
+    pub fn new(keys: &'k LogKeys, kept: Option<Checkpoint>) -> Result<Self, CheckpointError> {
+        Self::resume(keys, kept, Frontier::new())
     }
 
     /// Begins at a later segment, behind the leaves of `frontier`.
     fn resume(
-        verifier: &'k Verifier,
+        keys: &'k LogKeys,
         kept: Option<Checkpoint>,
         frontier: Frontier,
     ) -> Result<Self, CheckpointError> {
-        let (store, chain) = log_ids(verifier.name()).ok_or(CheckpointError::Origin)?;
+        let (store, chain) = log_ids(keys.name()).ok_or(CheckpointError::Origin)?;
         let index = frontier.size();
         let report = Report {
             segments: 0,
@@ -197,7 +204,9 @@ impl<'k> Audit<'k> {
             findings: Vec::new(),
         };
         let mut audit = Self {
-            verifier,
+            keys,
+            signed_by: 0,
+            verified_by: None,
             store,
             chain,
             kept,
@@ -242,6 +251,13 @@ impl<'k> Audit<'k> {
     /// Ends the verification.
     #[must_use]
     pub fn finish(mut self) -> Report {
+        if self
+            .verified_by
+            .is_some_and(|place| !self.keys.vouches(place))
+        {
+            self.find_at_end(Found::NotVouched);
+            self.report.verified = None;
+        }
         if let Some(kept) = self.kept {
             match self.kept_root {
                 Some(root) if root == kept.root => {}
@@ -271,8 +287,7 @@ impl<'k> Audit<'k> {
                 Err(error) => {
                     self.find(offset, Found::Record(error));
                     // Read on at the next checkpoint, which tells again how many leaves there are.
-                    let Some(next) = next_checkpoint(segment, offset + 1, self.verifier.name())
-                    else {
+                    let Some(next) = next_checkpoint(segment, offset + 1, self.keys.name()) else {
                         return;
                     };
                     records = Records::from_offset(segment, next);
@@ -294,10 +309,12 @@ impl<'k> Audit<'k> {
 
     fn checkpoint(&mut self, offset: usize, note: &[u8]) {
         let opened = std::str::from_utf8(note).map_err(|_| CheckpointError::Malformed);
-        let signed = match opened.and_then(|note| Checkpoint::open(note, self.verifier)) {
-            Ok(signed) => signed,
+        let opened = opened.and_then(|note| self.keys.open_from(self.signed_by, note));
+        let (signed, signed_by) = match opened {
+            Ok(opened) => opened,
             Err(error) => return self.find(offset, Found::Checkpoint(error)),
         };
+        self.signed_by = signed_by;
         let clean = self.report.is_clean();
         if clean && signed.size != self.index {
             self.find(
@@ -321,6 +338,7 @@ impl<'k> Audit<'k> {
             );
         } else if clean {
             self.report.verified = Some(signed);
+            self.verified_by = Some(signed_by);
         }
         self.report.checkpoints += 1;
         self.index = signed.size;

@@ -9,9 +9,9 @@
 )]
 
 use attache_translog::{
-    AnchorNote, Checkpoint, Frontier, Hash, Header, Items, Record, Records, Signer, Verifier,
-    anchor_origin, consistency_proof, inclusion_proof, leaf_hash, log_origin, verify_consistency,
-    verify_inclusion,
+    AnchorNote, Checkpoint, Frontier, Hash, Header, Items, LogKeys, Record, Records, Signer,
+    Succession, Verifier, anchor_origin, consistency_proof, inclusion_proof, leaf_hash, log_origin,
+    verify_consistency, verify_inclusion,
 };
 use serde_json::{Value, json};
 
@@ -185,6 +185,36 @@ fn signed_notes() {
         |given| {
             let verifier = Verifier::parse(text(&given["vkey"]));
             verifier.is_ok_and(|verifier| verifier.open(text(&given["note"])).is_ok())
+        },
+    );
+}
+
+#[test]
+fn endorsements_of_audit_keys() {
+    let log = |store: &Value| log_origin(&array(store), &[0xc4; 16]);
+    run(
+        "audit-key",
+        |given, out| {
+            let signer = Signer::from_seed(&log(&given["store"]), &array(&given["seed"])).unwrap();
+            let (store, after) = (array(&given["store"]), array(&given["after"]));
+            let epoch = number(&given["epoch"]).try_into().unwrap();
+            let told = Succession::endorse(&store, &signer, epoch, after).unwrap();
+            assert_eq!(told.before, array(&out["before"]));
+            assert_eq!(told.endorsement, array(&out["endorsement"]));
+            let keys = LogKeys::follow(signer.verifier().clone(), &[told]).unwrap();
+            assert!(keys.vouch_for(&Verifier::new(keys.name(), after).unwrap()));
+        },
+        |given| {
+            let before = Verifier::new(&log(&given["store"]), array(&given["before"])).unwrap();
+            let told = Succession {
+                epoch: number(&given["epoch"]).try_into().unwrap(),
+                before: array(&given["before"]),
+                after: array(&given["after"]),
+                endorsement: array(&given["endorsement"]),
+            };
+            let after = Verifier::new(before.name(), told.after).unwrap();
+            let keys = LogKeys::follow(before.clone(), &[told]).unwrap();
+            after != before && keys.vouch_for(&after)
         },
     );
 }

@@ -41,13 +41,10 @@ impl Audit for AuditService {
         request: Request<pb::LatestCheckpointRequest>,
     ) -> Result<Response<pb::LatestCheckpointResponse>, Status> {
         self.peers.operator(request.extensions()).await?;
-        let (checkpoint, vkey) = (
-            self.log.head().checkpoint.to_string(),
-            self.log.vkey().to_owned(),
-        );
+        let head = self.log.head();
         Ok(Response::new(pb::LatestCheckpointResponse {
-            checkpoint,
-            vkey,
+            checkpoint: head.checkpoint.to_string(),
+            vkey: head.vkey.to_string(),
         }))
     }
 

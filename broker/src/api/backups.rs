@@ -5,12 +5,13 @@
 
 use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use attache_backup::{AuditHead, Sealed};
+use attache_backup::{AuditHead, Sealed, WriteError};
 use attache_envelope::{
     SystemRandom,
     id::{BackupId, RequestId},
 };
 use attache_proto::attache::v1 as pb;
+use attache_translog::log_origin;
 use pb::{backups_server::Backups, create_backup_response::Part};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -192,7 +193,7 @@ impl BackupService {
             id: backup.as_bytes().to_vec(),
             seq: self.vault.ledger().seq(),
             about_bytes: size,
-            vkey: self.log.vkey().to_owned(),
+            vkey: self.log.head().vkey.to_string(),
         })
     }
 }
@@ -212,9 +213,7 @@ impl Creation {
     async fn run(self, mut mutation: Mutation, begun: Part) {
         mutation.object = self.backup.to_string();
         let (send, mutations) = (self.send.clone(), self.service.mutations.clone());
-        let done = mutations
-            .run_after(mutation, self.work(begun), |_| ())
-            .await;
+        let done = mutations.run(mutation, self.work(begun), |_| ()).await;
         let made = done.map_err(RpcError::from).and_then(|done| {
             if done.repeated {
                 return Err(made_already());
@@ -272,10 +271,17 @@ impl Creation {
                 root: head.root,
             },
         };
-        let writing = Writing::of(vault.ledger(), moment).await?;
+        let writing = Writing::of(vault.ledger(), vault.keys(), moment).await?;
+        let origin = log_origin(
+            vault.ledger().store_id().as_bytes(),
+            self.service.log.chain().as_bytes(),
+        );
+        let signer = writing.signer().verifier(&origin);
+        let signer = signer.map_err(|error| WriteError::Sign(error.into()))?;
         let begun = match begun {
             Part::Begun(begun) => Part::Begun(pb::BackupBegun {
                 seq: writing.head().seq,
+                vkey: signer.vkey(),
                 ..begun
             }),
             other @ (Part::Piece(_) | Part::Made(_)) => other,
@@ -283,7 +289,7 @@ impl Creation {
         self.hand_on(begun).await.map_err(BackupWriteError::Gone)?;
         let mut pieces = 0_u32;
         writing
-            .write(vault.keys(), async |piece: Vec<u8>| {
+            .write(async |piece: Vec<u8>| {
                 pieces = pieces.wrapping_add(1);
                 if pieces.is_multiple_of(ASK_EVERY) {
                     self.ask_again().await?;

@@ -20,7 +20,7 @@ use super::{
     rpc_error::RpcError,
 };
 use crate::{
-    audit::Clock,
+    audit::AuditLog,
     backup::Records,
     mutation::Mutations,
     retagging::Retagging,
@@ -49,8 +49,8 @@ pub struct KeyService {
     pub looks: Looks,
     /// Changes.
     pub mutations: Mutations,
-    /// The time on record.
-    pub clock: Clock,
+    /// The audit log.
+    pub log: AuditLog,
 }
 
 #[tonic::async_trait]
@@ -70,7 +70,7 @@ impl Keys for KeyService {
                 keyspace.as_ref(),
                 after.as_ref(),
                 page.size + 1,
-                self.clock.now_ms(),
+                self.log.clock().now_ms(),
             )
             .await
             .map_err(RpcError::from)?;
@@ -99,7 +99,7 @@ impl Keys for KeyService {
         let prepare = async {
             let rotation = self
                 .vault
-                .prepare_rotation(&keyspace, expected, asked.rate, self.clock.now_ms())
+                .prepare_rotation(&keyspace, expected, asked.rate, self.log.clock().now_ms())
                 .await?;
             let answer = pb::RotateKeyResponse {
                 committed: None,
@@ -169,6 +169,20 @@ impl Keys for KeyService {
         Ok(Response::new(self.new_mac(request).await?))
     }
 
+    async fn show_audit_keys(
+        &self,
+        request: Request<pb::ShowAuditKeysRequest>,
+    ) -> Result<Response<pb::ShowAuditKeysResponse>, Status> {
+        Ok(Response::new(self.audit_keys(request).await?))
+    }
+
+    async fn rotate_audit_key(
+        &self,
+        request: Request<pb::RotateAuditKeyRequest>,
+    ) -> Result<Response<pb::RotateAuditKeyResponse>, Status> {
+        Ok(Response::new(self.new_audit_key(request).await?))
+    }
+
     async fn destroy_key(
         &self,
         request: Request<pb::DestroyKeyRequest>,
@@ -193,7 +207,7 @@ impl Keys for KeyService {
         let prepare = async {
             if backup_age == BackupAge::Wait {
                 // Said before every value is looked at.
-                let now_ms = self.clock.now_ms();
+                let now_ms = self.log.clock().now_ms();
                 self.vault.refuse_within_backup_age(&key, now_ms).await?;
             }
             let unreferenced = match self.looks.join(&self.vault, &key, LOOK).await? {
@@ -208,7 +222,7 @@ impl Keys for KeyService {
             };
             let vault = &self.vault;
             let destruction = vault
-                .prepare_destruction(&unreferenced, backup_age, self.clock.now_ms())
+                .prepare_destruction(&unreferenced, backup_age, self.log.clock().now_ms())
                 .await?;
             *lock(&prepared) = Some(destruction.id);
             let records = Records(self.vault.ledger());

@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod approvals;
 pub mod audit;
+mod audit_key;
 mod backups;
 mod ca;
 pub mod calls;

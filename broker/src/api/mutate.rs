@@ -13,7 +13,7 @@ use super::{
     rpc_error::RpcError,
 };
 use crate::{
-    mutation::{Mutation, Mutations},
+    mutation::{BrokenOff, Mutation, Mutations, Worked},
     store::Change,
 };
 
@@ -71,6 +71,26 @@ where
     A: Message + Default + 'static,
     P: Future<Output = Result<Prepared<A>, RpcError>>,
 {
+    let nothing = std::future::ready(Ok(()));
+    mutate_after(mutations, asked, prepare, nothing, take_up).await
+}
+
+/// As [`mutate`], with `before` done between the intent on record and the commit, in the change's own task; what breaks it
+/// off is the outcome's reason. A repeat does it no more than the change.
+///
+/// # Errors
+/// As [`mutate`].
+pub async fn mutate_after<A, P>(
+    mutations: &Mutations,
+    asked: Asked,
+    prepare: P,
+    before: impl Future<Output = Result<(), BrokenOff>> + Send + 'static,
+    take_up: impl FnOnce(u64) + Send + 'static,
+) -> Result<(A, pb::Committed), RpcError>
+where
+    A: Message + Default + 'static,
+    P: Future<Output = Result<Prepared<A>, RpcError>>,
+{
     let mutation = required("mutation", asked.mutation)?;
     let request_id =
         RequestId::from_bytes(fixed::<16>("mutation.request_id", &mutation.request_id)?);
@@ -112,10 +132,12 @@ where
         digest: asked.digest,
         reason: Some(asked.reason).filter(|reason| !reason.is_empty()),
     };
-    let result = prepared.answer.encode_to_vec();
-    let done = mutations
-        .run(what, prepared.change, result, take_up)
-        .await?;
+    let worked = Worked::of(prepared.change, prepared.answer.encode_to_vec())?;
+    let work = async {
+        before.await?;
+        Ok(worked)
+    };
+    let done = mutations.run(what, work, take_up).await?;
     answer(&done.result, done.seq, done.repeated)
 }
 

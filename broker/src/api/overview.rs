@@ -68,7 +68,7 @@ impl StatusRpc for OverviewService {
             engine: "redb".to_owned(),
             key_memory: self.vault.keys().arena().protection().to_string(),
             audit_size: self.log.head().size,
-            audit_vkey: self.log.vkey().to_owned(),
+            audit_vkey: self.log.head().vkey.to_string(),
             releases: counted.releases,
             refusals: counted.refusals,
             unchanged: counted.unchanged,

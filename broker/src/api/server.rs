@@ -398,7 +398,7 @@ fn keys(services: &Services, peers: &Peers) -> KeyService {
         retagging: services.background.retagging.clone(),
         looks: Looks::new(services.seal.clone()),
         mutations: services.mutations.clone(),
-        clock: services.clock.clone(),
+        log: services.log.clone(),
     }
 }
 

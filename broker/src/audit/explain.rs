@@ -66,6 +66,7 @@ impl Index {
             | Event::Alarm(_)
             | Event::Anchor(_)
             | Event::Retirement(_)
+            | Event::Succession(_)
             | Event::Rotation(_)
             | Event::Removal(_)
             | Event::Opening(_)

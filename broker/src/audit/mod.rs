@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use attache_envelope::id::{BootId, ChainId, StoreId};
-use attache_translog::{Event, Hash, Leaf};
+use attache_translog::{Event, Hash, Leaf, NoteError, Signer};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::keys::Keys;
@@ -63,10 +63,19 @@ pub struct LogOptions {
     pub clock: Clock,
 }
 
-/// Holds the 32-byte Ed25519 seed (RFC 8032) that checkpoints are signed with; it is borrowed once a batch.
-pub trait SigningSeed: Send + Sync + 'static {
-    /// The seed, where it lies.
-    fn seed(&self) -> &[u8; 32];
+/// The Ed25519 keys of checkpoints (RFC 8032): one signs, those before it have signed.
+pub trait CheckpointKeys: Send + Sync + 'static {
+    /// Signs notes of that name, by the key that signs now; asked for once a batch.
+    ///
+    /// # Errors
+    /// [`NoteError`].
+    fn signer(&self, name: &str) -> Result<Signer, NoteError>;
+
+    /// Their public halves, ascending: the last one signs.
+    ///
+    /// # Errors
+    /// [`NoteError`].
+    fn public(&self) -> Result<Vec<[u8; 32]>, NoteError>;
 }
 
 /// The newest durable checkpoint.
@@ -78,6 +87,8 @@ pub struct Head {
     pub root: Hash,
     /// The signed note that says so.
     pub checkpoint: Arc<str>,
+    /// The public key that it verifies under, as a C2SP vkey.
+    pub vkey: Arc<str>,
 }
 
 /// Whether the log takes leaves.
@@ -98,7 +109,6 @@ pub struct AuditLog {
     head: watch::Receiver<Head>,
     state: watch::Receiver<LogState>,
     catalog: Arc<Catalog>,
-    vkey: Arc<str>,
     options: Arc<LogOptions>,
 }
 
@@ -115,9 +125,14 @@ impl LogOptions {
     pub const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 }
 
-impl SigningSeed for Arc<Keys> {
-    fn seed(&self) -> &[u8; 32] {
-        self.audit_seed()
+impl CheckpointKeys for Arc<Keys> {
+    fn signer(&self, name: &str) -> Result<Signer, NoteError> {
+        self.audit_key().signer(name)
+    }
+
+    fn public(&self) -> Result<Vec<[u8; 32]>, NoteError> {
+        let epochs = self.audit_epochs().map_err(|_| NoteError::Signature)?;
+        Ok(epochs.into_iter().map(|it| it.public).collect())
     }
 }
 
@@ -127,13 +142,13 @@ impl AuditLog {
     /// What a crash left behind the last checkpoint is cut, and the cut is on record before this answers.
     ///
     /// # Errors
-    /// [`OpenError`]; a log that does not verify under this key as this store's, or that lacks the checkpoint that the
+    /// [`OpenError`]; a log that does not verify under these keys as this store's, or that lacks the checkpoint that the
     /// store's anchor knows, is never written to.
     pub fn open(
         options: LogOptions,
-        seed: impl SigningSeed,
+        keys: impl CheckpointKeys,
     ) -> Result<(Self, Recovered), OpenError> {
-        recover::open(options, Box::new(seed))
+        recover::open(options, Box::new(keys))
     }
 
     /// Makes a leaf of what happens now in this process.
@@ -196,12 +211,6 @@ impl AuditLog {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<LogState> {
         self.state.clone()
-    }
-
-    /// The public key that checkpoints verify under, as a C2SP vkey.
-    #[must_use]
-    pub fn vkey(&self) -> &str {
-        &self.vkey
     }
 
     /// This broker's chain.

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use attache_mtls::public_file::read_public;
 use attache_translog::{
-    AnchorNote, Checkpoint, Cut, Event, Frontier, HEADER_BYTES, Hash, Header, Leaf, Record,
-    Records, RecoveryError, Signer, Verifier, leaf_hash, log_origin, recover,
+    AnchorNote, Checkpoint, Cut, Event, Frontier, HEADER_BYTES, Hash, Header, Leaf, LogKeys,
+    Record, Records, RecoveryError, Verifier, leaf_hash, log_origin, recover,
 };
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -33,10 +33,10 @@ use super::explain::Index;
 use super::read::Catalog;
 use super::segment_file::{SegmentFile, list_segments, segment_path, spare_path};
 use super::spare::Spares;
-use super::summary::Summary;
+use super::summary::{Summary, key_name};
 use super::torn::{self, Torn};
 use super::writer::{Carried, Mark, Writer, is_disk_full};
-use super::{AuditLog, Head, LogOptions, LogState, QUEUE, SigningSeed};
+use super::{AuditLog, CheckpointKeys, Head, LogOptions, LogState, QUEUE};
 
 /// How long the folder's lock is waited for: a broker that was killed, and a child between fork and exec, hold it for
 /// some more milliseconds.
@@ -80,6 +80,8 @@ pub struct OpenIntent {
 struct Taken {
     file: Option<SegmentFile>,
     header: Header,
+    /// The key of the last checkpoint.
+    signed_by: Option<Verifier>,
     offset: u64,
     frontier: Frontier,
     carried: Carried,
@@ -94,14 +96,14 @@ struct Taken {
 struct Expected<'a> {
     options: &'a LogOptions,
     header: Header,
-    origin: String,
-    seed: &'a dyn SigningSeed,
-    verifier: Verifier,
+    keys: LogKeys,
+    /// What summaries verify under: the key that signs.
+    summaries: Verifier,
 }
 
 pub(super) fn open(
     options: LogOptions,
-    seed: Box<dyn SigningSeed>,
+    keys: Box<dyn CheckpointKeys>,
 ) -> Result<(AuditLog, Recovered), OpenError> {
     let dir = options.dir.clone();
     let lock = lock_folder(&dir)?;
@@ -111,13 +113,13 @@ pub(super) fn open(
         first_index: 0,
     };
     let origin = log_origin(&header.store, &header.chain);
-    let signer = Signer::from_seed(&origin, seed.seed()).map_err(|_| AuditError::Closed)?;
+    let signer = keys.signer(&origin).map_err(|_| AuditError::Closed)?;
+    let summaries = signer.verifier().named(&key_name(&origin));
     let expected = Expected {
         options: &options,
         header,
-        origin: origin.clone(),
-        seed: seed.as_ref(),
-        verifier: signer.verifier().clone(),
+        keys: known_keys(keys.as_ref(), &origin).ok_or(AuditError::Closed)?,
+        summaries: summaries.map_err(|_| AuditError::Closed)?,
     };
     let segments = list_segments(&dir).map_err(|e| io_error("read", &dir, e))?;
     let mut taken = expected.take_up(&segments)?;
@@ -128,8 +130,8 @@ pub(super) fn open(
         root: taken.frontier.root(),
     };
     let note = checkpoint.sign(&signer).map_err(|_| AuditError::Closed)?;
+    let vkey = signer.verifier().vkey().into();
     drop(signer);
-    let vkey = expected.verifier.vkey().into();
     let catalog = Arc::new(Catalog::new(dir.clone(), &segments));
     let cuts = taken.make_cuts(&dir)?;
     let recovered = Recovered {
@@ -146,6 +148,7 @@ pub(super) fn open(
         size: checkpoint.size,
         root: checkpoint.root,
         checkpoint: note.into(),
+        vkey,
     });
     let (state, states) = watch::channel(LogState::Writing);
     let mut writer = Writer {
@@ -156,7 +159,8 @@ pub(super) fn open(
         dir: dir.clone(),
         header: taken.header,
         origin,
-        seed,
+        keys,
+        signed_by: taken.signed_by,
         file: taken.file,
         offset: taken.offset,
         frontier: taken.frontier,
@@ -171,7 +175,6 @@ pub(super) fn open(
         head: heads,
         state: states,
         catalog,
-        vkey,
         options: Arc::new(options),
     };
     put_on_record(cuts, &mut writer, &log)?;
@@ -208,6 +211,7 @@ impl Expected<'_> {
             return Ok(Taken {
                 file: None,
                 header: self.header,
+                signed_by: None,
                 offset: 0,
                 frontier: Frontier::new(),
                 carried: Carried::default(),
@@ -239,6 +243,7 @@ impl Expected<'_> {
                 first_index,
                 ..self.header
             },
+            signed_by: Some(end.signed_by),
             offset: end.offset as u64,
             frontier: end.frontier,
             carried,
@@ -293,9 +298,9 @@ impl Expected<'_> {
         before: &[u64],
         decisions: &mut Index,
     ) -> Result<(Frontier, Carried), OpenError> {
-        let (dir, seed) = (&self.options.dir, self.seed.seed());
+        let dir = &self.options.dir;
         if first_index > 0
-            && let Some(summary) = Summary::load(dir, first_index, &self.origin, seed)
+            && let Some(summary) = Summary::load(dir, first_index, &self.summaries)
             && let Some((frontier, carried)) = summary.resume()
         {
             return Ok((frontier, carried));
@@ -344,11 +349,13 @@ impl Expected<'_> {
                 ..self.header
             };
             let end = [&header.encode(), bytes.get(*from..).unwrap_or_default()].concat();
-            let found = match recover(&[&end], &self.verifier, frontier.clone()) {
-                Ok(found) if found.checkpoint.is_some() => found,
-                Ok(_) => continue,
+            let found = match recover(&[&end], &self.keys, frontier.clone()) {
+                Ok(found) => found,
                 Err(_) if *from != HEADER_BYTES => continue,
                 Err(error) => return Err(refuse(path, &error)),
+            };
+            let Some(signed_by) = found.signed_by else {
+                continue;
             };
             let offset = found.offset - HEADER_BYTES + from;
             let size = found.frontier.size();
@@ -358,6 +365,7 @@ impl Expected<'_> {
             return Ok(End {
                 offset,
                 frontier: found.frontier,
+                signed_by,
                 cut,
             });
         }
@@ -446,6 +454,7 @@ impl Expected<'_> {
 struct End {
     offset: usize,
     frontier: Frontier,
+    signed_by: Verifier,
     cut: Option<Cut>,
 }
 
@@ -564,6 +573,12 @@ fn remove_drafts(dir: &Path) -> Result<(), OpenError> {
         fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;
     }
     Ok(())
+}
+
+fn known_keys(keys: &dyn CheckpointKeys, origin: &str) -> Option<LogKeys> {
+    let keys = keys.public().ok()?.into_iter();
+    let keys: Result<_, _> = keys.map(|key| Verifier::new(origin, key)).collect();
+    LogKeys::all_known(keys.ok()?)
 }
 
 fn refuse(path: PathBuf, error: &RecoveryError) -> OpenError {

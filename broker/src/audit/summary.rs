@@ -49,20 +49,18 @@ impl Summary {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn store(&self, dir: &Path, origin: &str, seed: &[u8; 32]) -> io::Result<()> {
+    pub(super) fn store(&self, dir: &Path, signer: &Signer) -> io::Result<()> {
         let path = summary_path(dir, self.size);
-        let name = key_name(origin);
-        let note = Signer::from_seed(&name, seed)
-            .and_then(|signer| signer.sign(&self.text(&name)))
+        let note = signer
+            .sign(&self.text(signer.verifier().name()))
             .map_err(io::Error::other)?;
         write_public(&path, note.as_bytes(), 0o644)
     }
 
     /// Reads the summary of the segment that begins with leaf `size`; `None` when there is none that verifies.
-    pub(super) fn load(dir: &Path, size: u64, origin: &str, seed: &[u8; 32]) -> Option<Self> {
+    pub(super) fn load(dir: &Path, size: u64, verifier: &Verifier) -> Option<Self> {
         let note = std::fs::read_to_string(summary_path(dir, size)).ok()?;
-        let signer = Signer::from_seed(&key_name(origin), seed).ok()?;
-        Self::parse(&note, signer.verifier()).filter(|summary| summary.size == size)
+        Self::parse(&note, verifier).filter(|summary| summary.size == size)
     }
 
     /// Whether a file of that name is one that [`Summary::store`] had not finished.
@@ -133,7 +131,8 @@ impl Summary {
     }
 }
 
-fn key_name(origin: &str) -> String {
+/// What a log's key is named as where it signs summaries.
+pub(super) fn key_name(origin: &str) -> String {
     format!("{origin}/summary")
 }
 
@@ -181,10 +180,11 @@ mod tests {
         let (dir, seed) = (tempfile::tempdir().unwrap(), given.array("seed"));
         let (store, chain) = (given.array("store"), given.array("chain"));
         let origin = attache_translog::log_origin(&store, &chain);
-        summary.store(dir.path(), &origin, &seed).unwrap();
+        let signer = Signer::from_seed(&key_name(&origin), &seed).unwrap();
+        summary.store(dir.path(), &signer).unwrap();
         let note = std::fs::read_to_string(summary_path(dir.path(), frontier.size())).unwrap();
         assert_eq!(note, out.text("note"));
-        let read = Summary::load(dir.path(), frontier.size(), &origin, &seed).unwrap();
+        let read = Summary::load(dir.path(), frontier.size(), signer.verifier()).unwrap();
         assert_eq!(read, summary);
         let (resumed, again) = read.resume().unwrap();
         assert_eq!((resumed.root(), again), (frontier.root(), carried));

@@ -5,6 +5,7 @@ mod appending;
 mod cutting;
 mod recovery;
 mod refusing;
+mod rotated;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use attache_envelope::id::{BootId, ChainId, StoreId};
 use attache_translog::{
-    Ban, Denial, Frontier, HEADER_BYTES, Intent, Leaf, Outcome, Record, Records, Report, Verifier,
+    Ban, Denial, Frontier, HEADER_BYTES, Intent, Leaf, LogKeys, Outcome, Record, Records, Report,
+    Verifier,
 };
 
 use super::segment_file::{list_segments, segment_path, written_length};
@@ -27,9 +29,13 @@ const SEGMENT_BYTES: u64 = 64 * 1024;
 
 struct TestSeed([u8; 32]);
 
-impl SigningSeed for TestSeed {
-    fn seed(&self) -> &[u8; 32] {
-        &self.0
+impl CheckpointKeys for TestSeed {
+    fn signer(&self, name: &str) -> Result<Signer, NoteError> {
+        Signer::from_seed(name, &self.0)
+    }
+
+    fn public(&self) -> Result<Vec<[u8; 32]>, NoteError> {
+        Ok(vec![*self.signer("key")?.verifier().key()])
     }
 }
 
@@ -133,9 +139,11 @@ pub(super) fn denial(actor: &str, id: Option<[u8; 4]>, public: &str, true_reason
 
 /// What the offline verifier says of the whole folder.
 fn verify(dir: &Path, log: &AuditLog) -> Report {
-    let verifier = Verifier::parse(log.vkey()).unwrap();
-    let kept = attache_translog::Checkpoint::open(&log.head().checkpoint, &verifier).unwrap();
-    let mut audit = attache_translog::Audit::new(&verifier, Some(kept)).unwrap();
+    let head = log.head();
+    let verifier = Verifier::parse(&head.vkey).unwrap();
+    let kept = attache_translog::Checkpoint::open(&head.checkpoint, &verifier).unwrap();
+    let keys = LogKeys::one(verifier);
+    let mut audit = attache_translog::Audit::new(&keys, Some(kept)).unwrap();
     for first in list_segments(dir).unwrap() {
         audit.segment(&std::fs::read(segment_path(dir, first)).unwrap());
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use attache_translog::{
     AnchorNote, Batch, EncodedLeaf, Event, Frontier, Header, Leaf, MAX_LEAF_BYTES, SealedBatch,
-    Signer,
+    Signer, Verifier,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,8 +23,8 @@ use super::read::Catalog;
 use super::receipt::AuditReceipt;
 use super::segment_file::{SegmentFile, segment_path};
 use super::spare::Spares;
-use super::summary::Summary;
-use super::{Head, LogState, SigningSeed};
+use super::summary::{Summary, key_name};
+use super::{CheckpointKeys, Head, LogState};
 
 /// What one batch may hold of leaves, so that a torn end is short and nobody waits for a long write.
 const BATCH_BYTES: u64 = 1024 * 1024;
@@ -85,7 +85,9 @@ pub(super) struct Writer {
     pub(super) dir: PathBuf,
     pub(super) header: Header,
     pub(super) origin: String,
-    pub(super) seed: Box<dyn SigningSeed>,
+    pub(super) keys: Box<dyn CheckpointKeys>,
+    /// The key that signed the last checkpoint in the segment: another one begins another segment.
+    pub(super) signed_by: Option<Verifier>,
     /// The segment that is written to; none before the first batch of a log.
     pub(super) file: Option<SegmentFile>,
     /// Where in it the next record goes.
@@ -163,6 +165,7 @@ impl Mark {
             | Event::Ban(_)
             | Event::Alarm(_)
             | Event::Retirement(_)
+            | Event::Succession(_)
             | Event::Rotation(_)
             | Event::Removal(_)
             | Event::Opening(_)
@@ -307,10 +310,12 @@ impl Writer {
         for append in batch {
             building.push(&append.leaf);
         }
-        let sealed = self.seal(building)?;
+        let signer = self.signer()?;
+        let sealed = self.seal(building, &signer)?;
         let end = self.offset + sealed.bytes.len() as u64;
+        let same_key = self.signed_by.as_ref() == Some(signer.verifier());
         match &self.file {
-            Some(file) if end <= file.size_bytes() => {
+            Some(file) if same_key && end <= file.size_bytes() => {
                 if let Err(error) = file.write_durable(self.offset, &sealed.bytes) {
                     return Err(self.poison("write", &error));
                 }
@@ -323,28 +328,37 @@ impl Writer {
         for (append, index) in batch.iter().zip(first_index..) {
             self.carried.take(index, append.mark);
         }
-        self.publish(sealed);
+        self.publish(sealed, signer.verifier());
         if self.offset > self.segment_bytes / 2 {
             self.spares.ask();
         }
         Ok(first_index)
     }
 
-    /// Signs with a pair that lives for this batch: it is built from the arena's seed and not wiped by its library.
-    fn seal(&mut self, batch: Batch) -> Result<SealedBatch, Failure> {
-        let signer = Signer::from_seed(&self.origin, self.seed.seed());
-        match signer.ok().and_then(|signer| batch.seal(&signer).ok()) {
-            Some(sealed) => Ok(sealed),
-            None => Err(self.poison("sign", &io::Error::other("the audit key does not sign"))),
-        }
+    /// A pair that lives for one batch: it is built from the arena's seed and not wiped by its library.
+    fn signer(&mut self) -> Result<Signer, Failure> {
+        let signer = self.keys.signer(&self.origin);
+        signer.map_err(|error| self.poison("sign", &io::Error::other(error)))
     }
 
-    fn publish(&mut self, sealed: SealedBatch) {
+    fn seal(&mut self, batch: Batch, signer: &Signer) -> Result<SealedBatch, Failure> {
+        let sealed = batch.seal(signer);
+        sealed.map_err(|error| self.poison("sign", &io::Error::other(error)))
+    }
+
+    fn publish(&mut self, sealed: SealedBatch, signed_by: &Verifier) {
+        let vkey = if self.signed_by.as_ref() == Some(signed_by) {
+            Arc::clone(&self.head.borrow().vkey)
+        } else {
+            self.signed_by = Some(signed_by.clone());
+            signed_by.vkey().into()
+        };
         self.frontier = sealed.frontier;
         self.head.send_replace(Head {
             size: sealed.checkpoint.size,
             root: sealed.checkpoint.root,
             checkpoint: sealed.note.into(),
+            vkey,
         });
         self.stands(LogState::Writing);
     }
@@ -409,11 +423,9 @@ impl Writer {
     fn prepare(&mut self, first_index: u64) -> io::Result<(SegmentFile, File)> {
         let file = self.spares.take()?;
         if first_index > 0 {
-            Summary::of(&self.frontier, &self.carried).store(
-                &self.dir,
-                &self.origin,
-                self.seed.seed(),
-            )?;
+            let signer = self.keys.signer(&key_name(&self.origin));
+            let signer = signer.map_err(io::Error::other)?;
+            Summary::of(&self.frontier, &self.carried).store(&self.dir, &signer)?;
         }
         Ok((file, File::open(&self.dir)?))
     }

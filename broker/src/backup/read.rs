@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use attache_arena::Arena;
-use attache_backup::{BackupError, End, EndError, Item, Reader, Sealed};
+use attache_backup::{BackupError, End, EndError, Item, Reader, Sealed, backup_origin};
 use attache_envelope::Table;
 use thiserror::Error;
 
@@ -77,7 +77,8 @@ impl Opened {
     ) -> Result<Self, RestoreError> {
         let (store, end) = load(file, into)?;
         let keys = Keys::open_by(arena, &store, openers).await?;
-        let verifier = keys.backup_verifier().map_err(EndError::from)?;
+        let verifier = keys.audit_key().verifier(&backup_origin(keys.store_id()));
+        let verifier = verifier.map_err(EndError::from)?;
         let sealed = end.verify(&verifier)?;
         let tip = open_tip(&keys.row_codec(), &store).await;
         let tip = tip.map_err(|error| match error {

@@ -3,12 +3,12 @@
 //! Reads block on the disk and hash every byte: all of this runs on a thread of its own, and holds one page and one piece
 //! in memory. While the snapshot is held, the store's file does not reuse the pages of that state.
 
-use attache_backup::{AuditHead, Head, Sealed, WriteError, Writer};
+use attache_backup::{AuditHead, Head, Sealed, WriteError, Writer, backup_origin};
 use attache_envelope::Table;
 use attache_envelope::id::BackupId;
 use thiserror::Error;
 
-use crate::keys::Keys;
+use crate::keys::{AuditKey, Keys};
 use crate::store::{Ledger, LedgerError, RedbStore, Rows, Store, StoreError};
 
 /// Rows read at once.
@@ -50,6 +50,7 @@ pub enum BackupWriteError {
 pub struct Writing<S: Store = RedbStore> {
     snapshot: S::Snapshot,
     head: Head,
+    signer: AuditKey,
 }
 
 impl<S: Store> Writing<S> {
@@ -57,8 +58,16 @@ impl<S: Store> Writing<S> {
     ///
     /// # Errors
     /// [`BackupWriteError::Store`], [`BackupWriteError::Ledger`].
-    pub async fn of(ledger: &Ledger<S>, moment: Moment) -> Result<Self, BackupWriteError> {
+    pub async fn of(
+        ledger: &Ledger<S>,
+        keys: &Keys,
+        moment: Moment,
+    ) -> Result<Self, BackupWriteError> {
+        // The key that signs its end has to be the one that its own keyring has.
+        let unchanged = keys.changing().await;
         let (snapshot, tip) = ledger.snapshot().await?;
+        let signer = keys.audit_key();
+        drop(unchanged);
         let head = Head {
             store: ledger.store_id(),
             backup: moment.backup,
@@ -68,7 +77,17 @@ impl<S: Store> Writing<S> {
             anchor_t: *tip.t.as_bytes(),
             audit: moment.audit,
         };
-        Ok(Self { snapshot, head })
+        Ok(Self {
+            snapshot,
+            head,
+            signer,
+        })
+    }
+
+    /// The key that signs it.
+    #[must_use]
+    pub fn signer(&self) -> &AuditKey {
+        &self.signer
     }
 
     /// What it will say of itself.
@@ -83,7 +102,6 @@ impl<S: Store> Writing<S> {
     /// [`BackupWriteError`].
     pub async fn write(
         self,
-        keys: &Keys,
         mut send: impl AsyncFnMut(Vec<u8>) -> Result<(), &'static str>,
     ) -> Result<Sealed, BackupWriteError> {
         let mut piece = Vec::with_capacity(2 * PIECE_BYTES);
@@ -116,7 +134,7 @@ impl<S: Store> Writing<S> {
                 }
             }
         }
-        let signer = keys.backup_signer();
+        let signer = self.signer.signer(&backup_origin(self.head.store));
         let signer = signer.map_err(|error| WriteError::Sign(error.into()))?;
         let sealed = writer.finish(&signer, &mut piece)?;
         send(piece).await.map_err(BackupWriteError::Gone)?;

@@ -11,7 +11,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use attache_arena::{Arena, Key, LockedBuf};
-use attache_backup::backup_origin;
 use attache_envelope::id::{KeyId, SlotId, StoreId};
 use attache_envelope::key::{DenialKey, SigningSeed, SlotSecret, Srk};
 use attache_envelope::keyring::{
@@ -19,7 +18,6 @@ use attache_envelope::keyring::{
     write_record,
 };
 use attache_envelope::row::UnverifiedRow;
-use attache_envelope::sign::VerifyingKey;
 use attache_envelope::slot::{Slot, SlotAbout, SlotIdentity};
 use attache_envelope::{EnvelopeError, SystemRandom, Table};
 use attache_translog::{CheckpointError, NoteError, Signer, Verifier, anchor_origin};
@@ -48,7 +46,6 @@ pub struct Keys {
     /// Held by whoever changes the keyring, from the reading of it until what was committed is here.
     changing: Arc<Mutex<()>>,
     codec: Arc<RowCodec>,
-    audit_public: VerifyingKey,
 }
 
 impl Keys {
@@ -152,8 +149,7 @@ impl Keys {
         if holds.ok() != Some(rekey) {
             return Err(UnlockError::Keyring);
         }
-        Self::assemble(arena, store.id(), sealed.number(), by, ring)
-            .map_err(|_| UnlockError::Keyring)
+        Ok(Self::assemble(arena, store.id(), sealed.number(), by, ring))
     }
 
     /// The store that the keys are of.
@@ -185,18 +181,6 @@ impl Keys {
     #[must_use]
     pub fn arena(&self) -> &Arena {
         &self.arena
-    }
-
-    /// The Ed25519 seed that signs checkpoints and anchors. Build a pair for a batch, and drop it.
-    #[must_use]
-    pub fn audit_seed(&self) -> &[u8; 32] {
-        self.ring.audit_signing.active().key.expose()
-    }
-
-    /// The public half of [`Keys::audit_seed`].
-    #[must_use]
-    pub fn audit_public(&self) -> [u8; 32] {
-        *self.audit_public.as_bytes()
     }
 
     /// The keys that change while a broker runs, as they are now.
@@ -253,26 +237,18 @@ impl Keys {
         let origin = anchor_origin(self.store.as_bytes());
         let ring = Arc::clone(&self.ring);
         Box::new(move || {
-            let seed = ring.audit_signing.active().key.expose();
-            Signer::from_seed(&origin, seed).map_err(CheckpointError::from)
+            let key = ring.changing.load().audit_signing.share_active();
+            Signer::from_seed(&origin, key.key.expose()).map_err(CheckpointError::from)
         })
     }
 
-    /// Signs the end of one backup.
-    pub(crate) fn backup_signer(&self) -> Result<Signer, NoteError> {
-        let seed = self.ring.audit_signing.active().key.expose();
-        Signer::from_seed(&backup_origin(self.store), seed)
-    }
-
-    /// What the end of a backup must verify under.
-    pub(crate) fn backup_verifier(&self) -> Result<Verifier, NoteError> {
-        Verifier::new(&backup_origin(self.store), self.audit_public())
-    }
-
-    /// What a copy of the anchor must verify under.
-    pub(crate) fn anchor_verifier(&self) -> Result<Verifier, CheckpointError> {
+    /// What verifies a copy of the anchor: any of the keys that have signed one, the newest last.
+    pub(crate) fn anchor_verifiers(&self) -> Result<Vec<Verifier>, KeysError> {
         let origin = anchor_origin(self.store.as_bytes());
-        Ok(Verifier::new(&origin, self.audit_public())?)
+        let epochs = self.audit_epochs()?.into_iter();
+        let verifiers = epochs.map(|it| Verifier::new(&origin, it.public));
+        let verifiers: Result<_, NoteError> = verifiers.collect();
+        verifiers.map_err(|_| EnvelopeError::Refused.into())
     }
 
     fn draw(arena: &Arena, store: StoreId, secret: &Key) -> Result<(Self, Change), KeysError> {
@@ -323,7 +299,7 @@ impl Keys {
         let mut rows = Change::default();
         rows.put(Table::Meta, KEYRING_ROW, sealed.encode());
         rows.put(Table::Slot, *slot.as_bytes(), row.encode());
-        Ok((Self::assemble(arena, store, FIRST, by, ring)?, rows))
+        Ok((Self::assemble(arena, store, FIRST, by, ring), rows))
     }
 
     fn assemble(
@@ -332,11 +308,9 @@ impl Keys {
         number: u64,
         opened_by: OpenedBy,
         ring: Ring,
-    ) -> Result<Self, EnvelopeError> {
+    ) -> Self {
         let ring = Arc::new(ring);
-        let audit = SigningSeed::new(ring.audit_signing.active().key.expose());
-        let audit_public = audit.verifying_key()?;
-        Ok(Self {
+        Self {
             store,
             number,
             opened_by,
@@ -344,8 +318,7 @@ impl Keys {
             codec: Arc::new(RowCodec::new(store, Arc::clone(&ring))),
             ring,
             changing: Arc::default(),
-            audit_public,
-        })
+        }
     }
 }
 

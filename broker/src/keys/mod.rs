@@ -4,6 +4,7 @@
 //! is borrowed for a call. The store root key is wiped as soon as the keyring is open. Nothing here may write a key
 //! anywhere but into a cell of the arena, and nothing may print one.
 
+mod audit_key;
 mod ca;
 mod error;
 mod kek;
@@ -16,6 +17,7 @@ mod sent;
 mod slot_file;
 mod slots;
 
+pub use audit_key::{AuditChange, AuditEpoch, AuditEpochs, AuditKey};
 pub use ca::{CaChange, CaEpochs, CaKey};
 pub use error::{CreateError, KeysError, SlotError, UnlockError};
 pub use kek::{Kek, Keks, Used};

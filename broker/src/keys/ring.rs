@@ -1,7 +1,8 @@
 //! The keyring's keys in the arena, by purpose.
 //!
 //! Each purpose has exactly one active key, which makes new things; older ones only open and verify. The format
-//! guarantees it; here it becomes a type. The CA's keys and those of the rows' MACs change while a broker runs, and stand apart.
+//! guarantees it; here it becomes a type. The keys of the CA, of the rows' MACs and of the audit change while a broker runs,
+//! and stand apart. Of an audit key that signs no more the ring has the public half alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(crate) struct Epochs {
 pub(crate) struct Changing {
     pub(crate) row_mac: Arc<Epochs>,
     pub(crate) ca: Arc<Epochs>,
+    pub(crate) audit_signing: Arc<Epochs>,
 }
 
 /// The opened keyring.
@@ -40,7 +42,6 @@ pub(crate) struct Ring {
     pub(crate) anchor_mac: Epochs,
     pub(crate) denial: Epochs,
     pub(crate) kek_wrap: Epochs,
-    pub(crate) audit_signing: Epochs,
     pub(crate) rekey: Epochs,
 }
 
@@ -59,6 +60,18 @@ impl Epochs {
         Self {
             active: Arc::clone(&self.active),
             old: Vec::new(),
+        }
+    }
+
+    /// These, with that one in the place of the old one of its epoch, and of the old ones the newest, at most so many.
+    pub(crate) fn with_old(&self, other: RingKey, most: usize) -> Self {
+        let mut old = self.old.clone();
+        old.retain(|key| key.epoch != other.epoch);
+        old.push(Arc::new(other));
+        old.sort_unstable_by_key(|key| key.epoch);
+        Self {
+            active: Arc::clone(&self.active),
+            old: old.split_off(old.len().saturating_sub(most)),
         }
     }
 
@@ -158,7 +171,7 @@ impl Ring {
             Purpose::AnchorMac => &self.anchor_mac,
             Purpose::Denial => &self.denial,
             Purpose::KekWrap => &self.kek_wrap,
-            Purpose::AuditSigning => &self.audit_signing,
+            Purpose::AuditSigning => &changing.audit_signing,
             Purpose::Ca => &changing.ca,
             Purpose::Rekey => &self.rekey,
         }
@@ -168,6 +181,7 @@ impl Ring {
         let changing = Changing {
             row_mac: Arc::new(epochs(Purpose::RowMac)?),
             ca: Arc::new(epochs(Purpose::Ca)?),
+            audit_signing: Arc::new(epochs(Purpose::AuditSigning)?),
         };
         Some(Self {
             changing: ArcSwap::from_pointee(changing),
@@ -176,7 +190,6 @@ impl Ring {
             anchor_mac: epochs(Purpose::AnchorMac)?,
             denial: epochs(Purpose::Denial)?,
             kek_wrap: epochs(Purpose::KekWrap)?,
-            audit_signing: epochs(Purpose::AuditSigning)?,
             rekey: epochs(Purpose::Rekey)?,
         })
     }

@@ -112,9 +112,16 @@ impl Broker {
 
     async fn run(&self, id: RequestId, digest: u8, change: Change) -> Result<Done, MutationError> {
         self.mutations
-            .run(mutation(id, digest), change, vec![digest], |_| ())
+            .run(mutation(id, digest), worked(change, vec![digest]), |_| ())
             .await
     }
+}
+
+fn worked(
+    change: Change,
+    result: Vec<u8>,
+) -> impl Future<Output = Result<Worked, BrokenOff>> + Send + 'static {
+    std::future::ready(Ok(Worked::of(change, result).unwrap()))
 }
 
 fn request(made_ms: u64) -> RequestId {
@@ -219,7 +226,7 @@ async fn an_id_with_another_digest_is_refused_and_another_operator_has_ids_of_th
     assert!(
         !broker
             .mutations
-            .run(other, add("api"), Vec::new(), |_| ())
+            .run(other, worked(add("api"), Vec::new()), |_| ())
             .await
             .unwrap()
             .repeated
@@ -237,7 +244,7 @@ async fn the_same_request_sixty_four_times_at_once_is_done_once() {
         let mutations = broker.mutations.clone();
         tasks.push(tokio::spawn(async move {
             mutations
-                .run(mutation(id, 1), add("web"), vec![1], |_| ())
+                .run(mutation(id, 1), worked(add("web"), vec![1]), |_| ())
                 .await
                 .unwrap()
         }));
@@ -400,7 +407,7 @@ async fn what_is_committed_is_taken_up_once_also_when_its_outcome_is_not_on_reco
     };
     let lost = broker
         .mutations
-        .run(mutation(id, 1), add("web"), vec![1], breaks)
+        .run(mutation(id, 1), worked(add("web"), vec![1]), breaks)
         .await
         .unwrap_err();
     assert!(matches!(lost, MutationError::Outcome(_)), "{lost}");
@@ -408,7 +415,7 @@ async fn what_is_committed_is_taken_up_once_also_when_its_outcome_is_not_on_reco
     let again = Arc::clone(&taken_up);
     let repeat = broker
         .mutations
-        .run(mutation(id, 1), add("web"), vec![1], move |_| {
+        .run(mutation(id, 1), worked(add("web"), vec![1]), move |_| {
             again.store(0, Ordering::Relaxed);
         })
         .await
@@ -547,7 +554,7 @@ async fn what_breaks_work_off_is_its_outcome_and_the_request_can_be_made_again()
     let work = async { Err(BrokenOff("the caller went away".into())) };
     let broken_off = broker
         .mutations
-        .run_after(mutation(id, 1), work, |_| panic!("nothing was committed"))
+        .run(mutation(id, 1), work, |_| panic!("nothing was committed"))
         .await;
     assert!(matches!(broken_off, Err(MutationError::BrokenOff(_))));
     assert_eq!(broker.ledger.seq(), seq);
@@ -565,7 +572,7 @@ async fn what_breaks_work_off_is_its_outcome_and_the_request_can_be_made_again()
     };
     let done = broker
         .mutations
-        .run_after(mutation(id, 1), work, |_| ())
+        .run(mutation(id, 1), work, |_| ())
         .await
         .unwrap();
     assert!(!done.repeated);

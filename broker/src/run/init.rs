@@ -22,7 +22,6 @@ use attache_translog::Anchor;
 use jiff::Timestamp;
 
 use super::{
-    AuditSeed,
     beginning::{Beginning, private_folder},
     block_on, chain_id, meta, server_certificate,
 };
@@ -257,7 +256,7 @@ async fn begin_log(config: &Config, keys: &Arc<Keys>, applied: Applied) -> Resul
         segment_bytes: LogOptions::SEGMENT_BYTES,
         clock: Clock::system(),
     };
-    let (log, _recovered) = AuditLog::open(options, AuditSeed(Arc::clone(keys)))?;
+    let (log, _recovered) = AuditLog::open(options, Arc::clone(keys))?;
     let _receipt = log
         .append(Anchor {
             incarnation: FIRST_INCARNATION,
@@ -265,7 +264,7 @@ async fn begin_log(config: &Config, keys: &Arc<Keys>, applied: Applied) -> Resul
             t: applied.anchor_t,
         })
         .await?;
-    let vkey = log.vkey().to_owned();
+    let vkey = log.head().vkey.to_string();
     log.close().await;
     Ok(vkey)
 }

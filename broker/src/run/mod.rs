@@ -30,8 +30,6 @@ pub use restore::restore;
 pub use unseal::unseal;
 pub use volumes_in_use::volumes_in_use;
 
-use std::sync::Arc;
-
 use attache_envelope::{
     id::{ChainId, StoreId},
     lp::Lp,
@@ -39,16 +37,7 @@ use attache_envelope::{
 use attache_mtls::spiffe::BrokerId;
 use sha2::{Digest, Sha256};
 
-use crate::{audit::SigningSeed, config::Config, keys::Keys};
-
-/// The audit seed, borrowed from the keyring for each batch.
-struct AuditSeed(Arc<Keys>);
-
-impl SigningSeed for AuditSeed {
-    fn seed(&self) -> &[u8; 32] {
-        self.0.audit_seed()
-    }
-}
+use crate::config::Config;
 
 /// The audit chain of a broker: the first 16 bytes of SHA-256(LP("attache/chain/1", store, broker id)). It is the same at
 /// every start, and another one for every broker of a store.

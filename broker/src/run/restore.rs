@@ -25,7 +25,6 @@ use attache_mtls::public_file::{read_public, write_public};
 use attache_translog::{Alarm, AnchorNote};
 
 use super::{
-    AuditSeed,
     beginning::{Beginning, private_folder},
     block_on, chain_id,
     incarnation::{self, Cause},
@@ -199,7 +198,7 @@ async fn make(
     ledger.close().await;
     bundle?;
     incarnation::on_record(&log, next, applied).await?;
-    let vkey = log.vkey().to_owned();
+    let vkey = log.head().vkey.to_string();
     log.close().await;
     Ok(Made {
         opened,
@@ -304,21 +303,23 @@ fn take_up_log(
         clock: Clock::system(),
     };
     private_folder(&config.audit_dir)?;
-    let opened = AuditLog::open(options, AuditSeed(Arc::clone(keys)));
+    let opened = AuditLog::open(options, Arc::clone(keys));
     opened.map_err(|error| {
         let other = matches!(
             error,
             audit::OpenError::Behind { .. }
                 | audit::OpenError::Forked { .. }
                 | audit::OpenError::OtherLog { .. }
+                | audit::OpenError::Unverifiable { .. }
         );
         let error = anyhow::Error::from(error);
         if !other {
             return error;
         }
         error.context(format!(
-            "the log in {} (audit.dir) does not have the {} records that the backup knows: put the store's own log back, or, \
-             where that is lost, move this one away and begin another one with --new-log",
+            "the log in {} (audit.dir) does not have the {} records that the backup knows, as its keys have signed them: put \
+             the store's own log back, or, where that is lost or was signed by a key that came after the backup, move this one \
+             away and begin another one with --new-log",
             config.audit_dir.display(),
             head.audit.size
         ))

@@ -23,7 +23,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AuditSeed, chain_id,
+    chain_id,
     lifetime::{Reloadable, Signalled, Signals},
     meta, open, server_certificate,
     sockets::{Sockets, bind, listening},
@@ -475,7 +475,7 @@ pub(super) async fn open_log(
         segment_bytes: LogOptions::SEGMENT_BYTES,
         clock: Clock::system(),
     };
-    let (log, recovered) = AuditLog::open(options, AuditSeed(Arc::clone(keys)))?;
+    let (log, recovered) = AuditLog::open(options, Arc::clone(keys))?;
     if recovered.size == 0 {
         bail!(
             "the audit folder {} has no segment, and the log of this store began with init: put it back, or name the right \

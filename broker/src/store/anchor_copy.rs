@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use attache_mtls::public_file::{read_public, write_public};
-use attache_translog::{AnchorNote, CheckpointError, Signer, Verifier};
+use attache_translog::{AnchorNote, CheckpointError, NoteError, Signer, Verifier};
 
 use crate::keys::Keys;
 
@@ -135,8 +135,18 @@ pub(crate) fn beside(
     path: &Path,
     keys: &Keys,
 ) -> io::Result<Option<Result<AnchorNote, CheckpointError>>> {
-    let verifier = keys.anchor_verifier().map_err(io::Error::other)?;
-    read(path, &verifier)
+    let verifiers = keys.anchor_verifiers().map_err(io::Error::other)?;
+    read(path, &verifiers)
+}
+
+/// By whichever of the keys it is signed.
+fn open(note: &str, verifiers: &[Verifier]) -> Result<AnchorNote, CheckpointError> {
+    let unsigned = CheckpointError::Note(NoteError::Unsigned);
+    let opened = verifiers.iter().map(|it| AnchorNote::open(note, it));
+    opened
+        .rev()
+        .find(|it| *it != Err(unsigned))
+        .unwrap_or(Err(unsigned))
 }
 
 /// Reads the copy, if there is one.
@@ -145,7 +155,7 @@ pub(crate) fn beside(
 /// `Ok(Err(..))` for a file that is no copy of this store's anchor; `Err` for a file that cannot be read.
 pub(crate) fn read(
     path: &Path,
-    verifier: &Verifier,
+    verifiers: &[Verifier],
 ) -> io::Result<Option<Result<AnchorNote, CheckpointError>>> {
     let bytes = match read_public(path, MAX_NOTE_BYTES) {
         Ok(bytes) => bytes,
@@ -156,5 +166,5 @@ pub(crate) fn read(
         Err(error) => return Err(error),
     };
     let note = std::str::from_utf8(&bytes).map_err(|_| CheckpointError::Malformed);
-    Ok(Some(note.and_then(|note| AnchorNote::open(note, verifier))))
+    Ok(Some(note.and_then(|note| open(note, verifiers))))
 }

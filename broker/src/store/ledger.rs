@@ -498,8 +498,8 @@ async fn open_tip<V: Snapshot>(codec: &RowCodec, snapshot: &V) -> Result<Tip, Op
 /// Holds the store's anchor against the copy beside it and against the audit log.
 fn compare_with_copies(tip: &Tip, keys: &Keys, options: &LedgerOptions) -> Result<(), OpenError> {
     let path = &options.anchor_note;
-    let verifier = keys.anchor_verifier().map_err(|_| OpenError::Anchor)?;
-    let copy = anchor_copy::read(path, &verifier).map_err(|source| OpenError::Copy {
+    let verifiers = keys.anchor_verifiers().map_err(|_| OpenError::Anchor)?;
+    let copy = anchor_copy::read(path, &verifiers).map_err(|source| OpenError::Copy {
         path: path.display().to_string(),
         source,
     })?;

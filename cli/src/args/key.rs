@@ -14,7 +14,7 @@ pub enum Key {
     List(Of),
     /// Show how each keyspace's keys are, and how far a rotation is
     Status(Status),
-    /// Give a keyspace a new key, and wrap its values again under it; or the store a new root key or MAC key; or the broker a new CA
+    /// Give a keyspace a new key, and wrap its values again under it; or the store a new root, MAC or audit key; or the broker a new CA
     Rotate(Rotate),
     /// Destroy a retired key for good, after a look at every value
     Destroy(Destroy),
@@ -43,13 +43,17 @@ pub struct Status {
     /// The key of the rows' MACs instead: how far a rotation of it is
     #[arg(long, conflicts_with_all = ["keyspace", "wait", "ca"])]
     pub mac: bool,
+    /// The keys that sign the audit log instead, with what verifies them
+    #[arg(long, conflicts_with_all = ["keyspace", "wait", "ca", "mac"])]
+    pub audit: bool,
 }
 
-/// `attache key rotate KEYSPACE`, `attache key rotate --root`, `attache key rotate --ca [--drop EPOCH | --now]`, `attache key rotate --mac`
+/// `attache key rotate KEYSPACE`, `attache key rotate --root`, `attache key rotate --ca [--drop EPOCH | --now]`, `attache key rotate --mac`,
+/// `attache key rotate --audit`
 #[derive(Debug, Clone, Args)]
 pub struct Rotate {
     /// Whose key
-    #[arg(value_name = "KEYSPACE", required_unless_present_any = ["root", "ca", "mac"], value_parser = parse::word(parse::keyspace))]
+    #[arg(value_name = "KEYSPACE", required_unless_present_any = ["root", "ca", "mac", "audit"], value_parser = parse::word(parse::keyspace))]
     pub keyspace: Option<Keyspace>,
     /// The store root key: a new one, sealed to every slot; no slot's key file is needed
     #[arg(long)]
@@ -60,6 +64,9 @@ pub struct Rotate {
     /// The key of the rows' MACs: every row is tagged anew under another one, and the one before is then dropped
     #[arg(long, conflicts_with_all = ["root", "ca", "keyspace", "rate", "no_wait", "wait"])]
     pub mac: bool,
+    /// The key that signs the audit log: another one signs from now on, and the one before can sign no more
+    #[arg(long, conflicts_with_all = ["root", "ca", "mac", "keyspace", "rate", "no_wait", "wait"])]
+    pub audit: bool,
     /// Drop the CA of this epoch at once instead, as one in wrong hands: who knows no other is cut off
     #[arg(long, value_name = "EPOCH", requires = "ca", value_parser = parse::word(parse::rate))]
     pub drop: Option<u32>,

@@ -6,7 +6,7 @@ use attache_backup::{Sealed, verifier_of};
 use attache_proto::attache::v1::{self as pb, backups_client::BackupsClient};
 use attache_translog::Verifier;
 use indicatif::ProgressBar;
-use pb::{audit_client::AuditClient, create_backup_response::Part as Answer};
+use pb::{create_backup_response::Part as Answer, keys_client::KeysClient};
 use serde::Serialize;
 use tonic::Streaming;
 use uuid::Uuid;
@@ -62,7 +62,7 @@ struct WouldJson {
 struct VerifyJson {
     clean: bool,
     file: String,
-    vkey: String,
+    vkey: Option<String>,
     backup: Option<HeadJson>,
     recorded: bool,
     findings: Vec<FindingJson>,
@@ -177,11 +177,11 @@ async fn receive(
         let why = "the key that the broker names is none of an audit log";
         incoming.failed(why)
     })?;
-    let checked = check(part.path(), &verifier, |_| ()).await?;
+    let checked = check(part.path(), &[verifier], |_| ()).await?;
     let backup: BackupJson = made.backup.unwrap_or_default().into();
     match checked {
-        Checked::Whole(sealed) if is_of(&sealed, &backup) => {}
-        Checked::Whole(_) => {
+        Checked::Whole(sealed, _) if is_of(&sealed, &backup) => {}
+        Checked::Whole(..) => {
             return Err(incoming.failed("what came is not the backup that the broker made"));
         }
         Checked::Broken(error) => {
@@ -309,40 +309,49 @@ pub async fn verify(args: Verify, shell: &Shell) -> Result<Report, Failure> {
         false => Some(shell.session().await?),
     };
     let audit = match (args.vkey, &session) {
-        (Some(pinned), _) => pinned,
+        (Some(pinned), _) => vec![pinned],
         (None, Some(session)) => {
             shell
                 .console
                 .hint("the key is the broker's own word; --vkey pins it");
-            own_key(session).await?
+            own_keys(session).await?
         }
         (None, None) => return Err(Failure::usage(NOT_VERIFIED).mend("give --vkey")),
     };
-    let verifier = verifier_of(&audit).ok_or_else(|| {
+    let verifiers: Option<Vec<_>> = audit.iter().map(verifier_of).collect();
+    let verifiers = verifiers.ok_or_else(|| {
         Failure::usage(NOT_VERIFIED)
             .because("the key is none of an audit log")
             .mend("give the key that attache status shows as audit key")
     })?;
     let size = std::fs::metadata(&args.file).map_or(0, |found| found.len());
     let mut progress = Progress::new(&shell.console, "read", size);
-    let checked = check(&args.file, &verifier, |done| progress.at(done)).await?;
+    let checked = check(&args.file, &verifiers, |done| progress.at(done)).await?;
     progress.finish();
     let recorded = match (&checked, &session) {
-        (Checked::Whole(sealed), Some(session)) => record(sealed, session, &shell.console).await?,
+        (Checked::Whole(sealed, _), Some(session)) => {
+            record(sealed, session, &shell.console).await?
+        }
         _ => false,
     };
     report(&args.file.display().to_string(), &audit, &checked, recorded)
 }
 
-async fn own_key(session: &Session) -> Result<Verifier, Failure> {
-    let request = pb::LatestCheckpointRequest {};
-    let newest: pb::LatestCheckpointResponse = session
+/// The keys that the broker knows, the one that signs now first.
+async fn own_keys(session: &Session) -> Result<Vec<Verifier>, Failure> {
+    let request = pb::ShowAuditKeysRequest {};
+    let shown: pb::ShowAuditKeysResponse = session
         .read(NOT_VERIFIED, &request, |channel, request| async move {
-            AuditClient::new(channel).latest_checkpoint(request).await
+            KeysClient::new(channel).show_audit_keys(request).await
         })
         .await?;
-    Verifier::parse(&newest.vkey).map_err(|error| {
-        Failure::new(Exit::Failed, NOT_VERIFIED).because(format!("the broker's key: {error}"))
+    let keys: Result<_, _> = shown
+        .keys
+        .iter()
+        .map(|key| Verifier::parse(&key.vkey))
+        .collect();
+    keys.map_err(|error| {
+        Failure::new(Exit::Failed, NOT_VERIFIED).because(format!("the broker's keys: {error}"))
     })
 }
 
@@ -375,13 +384,13 @@ async fn record(sealed: &Sealed, session: &Session, console: &Console) -> Result
 
 fn report(
     file: &str,
-    audit: &Verifier,
+    audit: &[Verifier],
     checked: &Checked,
     recorded: bool,
 ) -> Result<Report, Failure> {
     let finding = checked.finding();
     let (head, line) = match (checked, &finding) {
-        (Checked::Whole(sealed), _) => {
+        (Checked::Whole(sealed, _), _) => {
             let head = sealed.head;
             let line = format!(
                 "verified: {file} is backup {} of store {} at sequence {}, whole and as it was signed: {} rows, {}",
@@ -401,10 +410,14 @@ fn report(
             (None, format!("found: {file}: {found}"))
         }
     };
+    let by = match checked {
+        Checked::Whole(_, by) => *by,
+        Checked::Broken(_) | Checked::Unsigned(_) => 0,
+    };
     let data = VerifyJson {
         clean: finding.is_none(),
         file: file.to_owned(),
-        vkey: audit.vkey(),
+        vkey: audit.get(by).or(audit.first()).map(Verifier::vkey),
         backup: head,
         recorded,
         findings: finding

@@ -1,5 +1,6 @@
 //! `attache key`.
 
+pub mod audit;
 pub mod ca;
 mod follow;
 pub mod mac;

@@ -4,7 +4,8 @@
 //! in the signed checkpoint. Offline the segment files of an audit folder are read as an enemy would have left them.
 //! Either way a log alone does not show that its end is missing or that there are two of it: `--at-least` does, with a
 //! checkpoint that was kept elsewhere by `--save`, which never replaces one that the log does not continue. And a key that comes from the broker itself proves only that the
-//! broker agrees with itself: `--vkey` pins it.
+//! broker agrees with itself: `--vkey` pins it. The pinned key may be any that the log was signed with: each endorses the next, on
+//! record.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use attache_mtls::private_file::write_private;
 use attache_mtls::public_file::read_public;
 use attache_proto::attache::v1::{self as pb, audit_client::AuditClient};
 use attache_translog::{
-    Audit, Checkpoint, CheckpointError, Frontier, Hash, Leaf, NoteError, Record, Records,
-    Report as LogReport, Verifier, leaf_hash,
+    Audit, Checkpoint, CheckpointError, Event, Frontier, Hash, Leaf, LogKeys, NoteError, Record,
+    Records, Report as LogReport, Succession, Verifier, leaf_hash,
 };
 use serde::Serialize;
 
@@ -159,9 +160,15 @@ fn report(verdict: Verdict) -> Result<Report, Failure> {
 /// Reads the segments of a folder in the order of their names, which is that of their first leaves.
 fn offline(dir: &Path, verifier: &Verifier, kept: Option<&str>) -> Result<Verdict, Failure> {
     let files = segments(dir)?;
-    let (kept, mut findings) = open_kept(kept, verifier)?;
-    let mut audit =
-        Audit::new(verifier, kept).map_err(|error| Failure::usage(WHAT).caused_by(&error))?;
+    let mut told = Vec::new();
+    for file in &files {
+        let bytes = read_limited(file, SEGMENT_LIMIT_BYTES)?;
+        told.extend(Records::new(&bytes).leaves().filter_map(LogKeys::told_by));
+    }
+    let no_log = |error: CheckpointError| Failure::usage(WHAT).caused_by(&error);
+    let keys = LogKeys::follow(verifier.clone(), &told).map_err(no_log)?;
+    let (kept, mut findings) = open_kept(kept, &keys)?;
+    let mut audit = Audit::new(&keys, kept).map_err(no_log)?;
     let mut notes = Vec::new();
     for file in &files {
         let bytes = read_limited(file, SEGMENT_LIMIT_BYTES)?;
@@ -184,7 +191,7 @@ fn offline(dir: &Path, verifier: &Verifier, kept: Option<&str>) -> Result<Verdic
             finding: finding.found.to_string(),
         }
     }));
-    let signed = |note: &String| Checkpoint::open(note, verifier).ok() == verified;
+    let signed = |note: &String| keys.open(note).ok() == verified;
     let checkpoint =
         verified.and_then(|checkpoint| Some((checkpoint, notes.into_iter().rev().find(signed)?)));
     Ok(Verdict {
@@ -243,28 +250,40 @@ async fn online(
     let own = Verifier::parse(&newest.vkey).map_err(|error| {
         Failure::new(Exit::Failed, WHAT).because(format!("the broker's key: {error}"))
     })?;
-    let verifier = pinned.cloned().unwrap_or(own);
-    let (kept, mut findings) = open_kept(kept, &verifier)?;
-    let signed = match Checkpoint::open(&newest.checkpoint, &verifier) {
+    let verifier = pinned.unwrap_or(&own).clone();
+    let opened = if own.name() == verifier.name() {
+        Checkpoint::open(&newest.checkpoint, &own)
+    } else {
+        Err(CheckpointError::Origin)
+    };
+    let signed = match opened {
         Ok(signed) => signed,
         Err(error) => {
-            findings.push(finding(
-                0,
-                format!(
-                    "the newest checkpoint is not signed by the log's key: {}",
-                    chain(&error)
-                ),
-            ));
+            let not = format!(
+                "the newest checkpoint is not signed by the log's key: {}",
+                chain(&error)
+            );
             return Ok(Verdict {
                 verifier,
                 leaves: 0,
                 checkpoint: None,
-                findings,
+                findings: vec![finding(0, not)],
             });
         }
     };
-    let mut tree = Recomputed::new(kept);
+    let claimed = kept.map(Checkpoint::claimed).transpose();
+    let mut tree = Recomputed::new(claimed.map_err(|error| unusable(&error))?);
     read_leaves(session, signed.size, &mut tree, shell).await?;
+    let keys = LogKeys::follow(verifier.clone(), &tree.told)
+        .map_err(|error| Failure::usage(WHAT).caused_by(&error))?;
+    let (kept, mut findings) = open_kept(kept, &keys)?;
+    if !keys.vouch_for(&own) {
+        findings.push(finding(
+            0,
+            "the newest checkpoint is not signed by the log's key, nor by one that it endorsed, each the next"
+                .to_owned(),
+        ));
+    }
     findings.extend(tree.findings(&signed, kept));
     let checkpoint = findings.is_empty().then_some((signed, newest.checkpoint));
     Ok(Verdict {
@@ -309,6 +328,8 @@ struct Recomputed {
     frontier: Frontier,
     kept_size: Option<u64>,
     kept_root: Option<Hash>,
+    /// What its leaves tell of the keys that sign it.
+    told: Vec<Succession>,
     malformed: Vec<FindingJson>,
 }
 
@@ -318,6 +339,7 @@ impl Recomputed {
             frontier: Frontier::new(),
             kept_size: kept.map(|kept| kept.size),
             kept_root: None,
+            told: Vec::new(),
             malformed: Vec::new(),
         };
         tree.meet_kept();
@@ -332,9 +354,12 @@ impl Recomputed {
                 format!("the broker sent record {} in its place", leaf.index),
             ));
         }
-        if let Err(error) = Leaf::parse(&leaf.body) {
-            self.malformed
-                .push(finding(index, format!("the record is malformed: {error}")));
+        match Leaf::parse(&leaf.body).map(|leaf| leaf.event) {
+            Ok(Event::Succession(told)) => self.told.push(told),
+            Ok(_) => {}
+            Err(error) => self
+                .malformed
+                .push(finding(index, format!("the record is malformed: {error}"))),
         }
         self.frontier.append(leaf_hash(&leaf.body));
         self.meet_kept();
@@ -376,15 +401,15 @@ impl Recomputed {
 /// Opens a kept checkpoint; one that the log's key has not signed is a finding: it, or the log, is another.
 fn open_kept(
     note: Option<&str>,
-    verifier: &Verifier,
+    keys: &LogKeys,
 ) -> Result<(Option<Checkpoint>, Vec<FindingJson>), Failure> {
     let Some(note) = note else {
         return Ok((None, Vec::new()));
     };
-    match Checkpoint::open(note, verifier) {
+    match keys.open(note) {
         Ok(kept) => Ok((Some(kept), Vec::new())),
         Err(error @ (CheckpointError::Malformed | CheckpointError::Note(NoteError::Malformed))) => {
-            Err(Failure::new(Exit::Failed, "the kept checkpoint cannot be used").caused_by(&error))
+            Err(unusable(&error))
         }
         Err(error) => Ok((
             None,
@@ -397,6 +422,10 @@ fn open_kept(
             )],
         )),
     }
+}
+
+fn unusable(error: &CheckpointError) -> Failure {
+    Failure::new(Exit::Failed, "the kept checkpoint cannot be used").caused_by(error)
 }
 
 fn read_note(file: &Path) -> Result<String, Failure> {

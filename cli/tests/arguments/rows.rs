@@ -91,10 +91,12 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("key status", "wait", Flag),
     ("key status", "ca", Flag),
     ("key status", "mac", Flag),
+    ("key status", "audit", Flag),
     ("key rotate", "keyspace", Keyspace),
     ("key rotate", "root", Flag),
     ("key rotate", "ca", Flag),
     ("key rotate", "mac", Flag),
+    ("key rotate", "audit", Flag),
     ("key rotate", "drop", Rate),
     ("key rotate", "now", Flag),
     ("key rotate", "yes", Flag),
@@ -277,7 +279,7 @@ pub(crate) fn beside(path: &str, id: &str) -> Vec<(&'static str, &'static str)> 
                 ),
             ]
         }
-        ("key rotate", "mac") => vec![],
+        ("key rotate", "mac" | "audit") => vec![],
         ("key rotate", "ca" | "drop") => vec![("ca", GIVEN), ("drop", "1")],
         ("key rotate", "now") => vec![("ca", GIVEN)],
         ("cluster add", "in_cluster") => vec![("name", "local"), ("audience", "attache")],

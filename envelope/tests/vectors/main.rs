@@ -50,6 +50,7 @@ const OURS: &[&str] = &[
 
 /// Checked by the crate of the audit log.
 const OF_THE_AUDIT_LOG: &[&str] = &[
+    "audit-key",
     "anchor-note",
     "audit-leaf",
     "checkpoint",

@@ -7,7 +7,7 @@ from attache_formats.primitives import ed25519_public, sha256
 from constructions import Fields
 
 from .common import (BROKER, Case, NEWLINE, OTHER_STORE, STORE, U32_MAX, U64_MAX, flip, negative, opening, positive, rand,
-                     uuid)
+                     swaps, uuid)
 
 
 def leaf_cases() -> list[Case]:
@@ -101,6 +101,18 @@ def note_cases() -> list[Case]:
         negative("no newline at the end", "malformed", base, note=base["note"][:-1]),
         negative("vkey with another key id", "vkey", base, vkey=f"{name}+00000000+" + vkey.split("+", 2)[2]),
         negative("vkey of another algorithm", "vkey", base, vkey=vkey_of_type_2),
+    ]
+
+
+def audit_key_cases() -> list[Case]:
+    after = ed25519_public(bytes.fromhex(rand("audit seed after"))).hex()
+    in_: Fields = {"store": STORE, "epoch": 2, "seed": rand("audit seed"), "after": after}
+    case = positive("audit-key", "the first rotation", in_)
+    base = opening(case, ["seed"], ["before", "endorsement"])
+    return [
+        case, positive("audit-key", "largest epoch", in_ | {"epoch": U32_MAX}),
+        *swaps(base, "signature", store=OTHER_STORE, epoch=3, before=after, after=base["before"]),
+        negative("flipped signature", "signature", base, endorsement=flip(base["endorsement"], 0)),
     ]
 
 

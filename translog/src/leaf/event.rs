@@ -131,6 +131,14 @@ tags! {
     KeyMemory = 49 "key-memory",
     /// u64: how many leaves the log had.
     Size = 50 "size",
+    /// u32: the epoch of a key.
+    Epoch = 51 "epoch",
+    /// 32 bytes: the Ed25519 public key that signed until then.
+    KeyBefore = 52 "public-key-before",
+    /// 32 bytes: the Ed25519 public key that signs from then on.
+    KeyAfter = 53 "public-key",
+    /// 64 bytes: the signature of the key before over what names the key after it.
+    Endorsement = 54 "endorsement",
 }
 
 /// Whether each tag is greater than the one before it, and all come after the three that every leaf has.
@@ -512,6 +520,18 @@ events! {
         versions: Vec<String> = References,
         /// How many values go with them.
         values: u64 = Count,
+    }
+
+    /// The key that signs the log is about to be another. What the store refuses is recorded once more, with another key.
+    Succession = 20 "audit-key" {
+        /// The epoch of the key after.
+        epoch: u32 = Epoch,
+        /// The public key before.
+        before: [u8; 32] = KeyBefore,
+        /// The public key after.
+        after: [u8; 32] = KeyAfter,
+        /// What the key before signed: see [`Succession::endorse`](crate::Succession::endorse).
+        endorsement: [u8; 64] = Endorsement,
     }
 
     /// A key of a keyspace is about to be rotated by the broker itself, as the keyspace's settings demand. What the store

@@ -63,6 +63,13 @@ fn process() -> Vec<Event> {
             reason: "it is 91 days old, and is to wrap for 90 at most".into(),
         }
         .into(),
+        Succession {
+            epoch: 2,
+            before: [16; 32],
+            after: [17; 32],
+            endorsement: [18; 64],
+        }
+        .into(),
         Pruning {
             keyspace: "payments".into(),
             versions: vec!["payments/db@1".into(), "payments/db@2".into()],

@@ -179,7 +179,7 @@ impl<'b> Reader<'b> {
 }
 
 /// Appends `bytes` behind their length, u32 big-endian.
-pub(super) fn put_field(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_field(out: &mut Vec<u8>, bytes: &[u8]) {
     // A body past 1 MiB is refused whole when it is finished, so a length that saturates is never used.
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     out.extend_from_slice(&length.to_be_bytes());

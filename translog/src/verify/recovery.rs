@@ -6,10 +6,11 @@
 
 use thiserror::Error;
 
-use super::{Audit, Found, next_checkpoint};
+use super::{Audit, Finding, Found, next_checkpoint};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::note::{NoteError, Verifier};
 use crate::segment::{HEADER_BYTES, Records, SegmentError};
+use crate::succession::LogKeys;
 use crate::tree::Frontier;
 
 /// Where a log goes on.
@@ -19,6 +20,8 @@ pub struct Recovered {
     pub frontier: Frontier,
     /// The last good checkpoint; none in a log without any.
     pub checkpoint: Option<Checkpoint>,
+    /// The key that signed it.
+    pub signed_by: Option<Verifier>,
     /// The segment that it goes on in, counted from zero as they were given. Later ones are to be removed.
     pub segment: usize,
     /// The byte in that segment at which the next batch goes. From there on it is to be zeroed first if torn.
@@ -81,10 +84,10 @@ pub enum RecoveryError {
 /// [`RecoveryError`] for whatever one torn last write does not explain.
 pub fn recover(
     segments: &[&[u8]],
-    verifier: &Verifier,
+    keys: &LogKeys,
     start: Frontier,
 ) -> Result<Recovered, RecoveryError> {
-    let mut audit = Audit::resume(verifier, None, start.clone())?;
+    let mut audit = Audit::resume(keys, None, start.clone())?;
     // A segment that holds nothing but zeros was made and never begun.
     let begun = segments
         .iter()
@@ -100,6 +103,7 @@ pub fn recover(
         None => (start, (0, HEADER_BYTES)),
     };
     let checkpoint = audit.report.verified;
+    let signed_by = audit.verified_by.and_then(|place| keys.at(place)).cloned();
     let findings = &audit.report.findings;
     if findings.is_empty() {
         // The last segment may have been begun without a batch: go on there.
@@ -112,6 +116,7 @@ pub fn recover(
         return Ok(Recovered {
             frontier,
             checkpoint,
+            signed_by,
             segment,
             offset,
             torn: None,
@@ -122,6 +127,31 @@ pub fn recover(
         offset,
         size: frontier.size(),
     };
+    check_findings(findings, &damaged)?;
+    // One batch is in one segment, the last; the one before it may have ended in order.
+    let (torn_segment, torn_offset) = match findings.first() {
+        Some(first) if first.segment > segment => (first.segment, HEADER_BYTES),
+        _ => (segment, offset),
+    };
+    let Some(bytes) = segments
+        .get(torn_segment)
+        .filter(|_| torn_segment + 1 == segments.len())
+    else {
+        return Err(damaged);
+    };
+    let torn = torn_tail(bytes, torn_offset, keys.name()).ok_or(damaged)?;
+    Ok(Recovered {
+        frontier,
+        checkpoint,
+        signed_by,
+        segment: torn_segment,
+        offset: torn_offset,
+        torn: Some(torn),
+    })
+}
+
+/// Refuses what is found in no torn write.
+fn check_findings(findings: &[Finding], damaged: &RecoveryError) -> Result<(), RecoveryError> {
     for finding in findings {
         let segment = finding.segment;
         match &finding.found {
@@ -134,10 +164,11 @@ pub fn recover(
             Found::OtherLog | Found::Checkpoint(CheckpointError::Note(NoteError::Unsigned)) => {
                 return Err(RecoveryError::OtherLog { segment });
             }
-            Found::Gap { .. } => return Err(damaged),
+            Found::Gap { .. } => return Err(damaged.clone()),
             Found::Record(_)
             | Found::Checkpoint(_)
             | Found::Size { .. }
+            | Found::NotVouched
             | Found::Repeated
             | Found::Root { .. }
             | Found::Unsigned { .. }
@@ -145,25 +176,7 @@ pub fn recover(
             | Found::Forked { .. } => {}
         }
     }
-    // One batch is in one segment, the last; the one before it may have ended in order.
-    let (torn_segment, torn_offset) = match findings.first() {
-        Some(first) if first.segment > segment => (first.segment, HEADER_BYTES),
-        _ => (segment, offset),
-    };
-    let Some(bytes) = segments
-        .get(torn_segment)
-        .filter(|_| torn_segment + 1 == segments.len())
-    else {
-        return Err(damaged);
-    };
-    let torn = torn_tail(bytes, torn_offset, verifier.name()).ok_or(damaged)?;
-    Ok(Recovered {
-        frontier,
-        checkpoint,
-        segment: torn_segment,
-        offset: torn_offset,
-        torn: Some(torn),
-    })
+    Ok(())
 }
 
 /// Measures what is behind `offset`; `None` when it is more than one batch.

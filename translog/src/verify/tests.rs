@@ -19,6 +19,10 @@ pub(super) fn signer() -> Signer {
     Signer::from_seed(&log_origin(&STORE, &CHAIN), &[0x5e; 32]).unwrap()
 }
 
+pub(super) fn keys() -> LogKeys {
+    LogKeys::one(signer().verifier().clone())
+}
+
 /// Leaves of every kind, no two alike.
 pub(super) fn leaf(number: u64) -> EncodedLeaf {
     let examples = examples();
@@ -95,8 +99,8 @@ impl Log {
 }
 
 fn verify(segments: &[Vec<u8>], kept: Option<Checkpoint>) -> Report {
-    let signer = signer();
-    let mut audit = Audit::new(signer.verifier(), kept).unwrap();
+    let keys = keys();
+    let mut audit = Audit::new(&keys, kept).unwrap();
     segments.iter().for_each(|segment| audit.segment(segment));
     audit.finish()
 }
@@ -403,7 +407,8 @@ fn missing_swapped_and_foreign_segments_are_reported() {
 #[test]
 fn a_log_signed_by_another_key_is_reported_at_every_checkpoint() {
     let other = Signer::from_seed(&log_origin(&STORE, &CHAIN), &[0x0f; 32]).unwrap();
-    let mut audit = Audit::new(other.verifier(), None).unwrap();
+    let others = LogKeys::one(other.verifier().clone());
+    let mut audit = Audit::new(&others, None).unwrap();
     FIFTY
         .segments
         .iter()
@@ -412,7 +417,8 @@ fn a_log_signed_by_another_key_is_reported_at_every_checkpoint() {
     assert_eq!(report.findings.len(), 9);
     assert_eq!((report.verified, report.checkpoints), (None, 0));
     let unnamed = Signer::from_seed("example.org/log", &[0x5e; 32]).unwrap();
-    assert!(Audit::new(unnamed.verifier(), None).is_err());
+    let unnamed = LogKeys::one(unnamed.verifier().clone());
+    assert!(Audit::new(&unnamed, None).is_err());
 }
 
 #[test]

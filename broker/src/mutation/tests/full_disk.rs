@@ -41,7 +41,7 @@ async fn a_committed_change_is_in_effect_though_its_outcome_found_no_room_and_is
     let take_up = move |seq| seen.store(seq == 2, Ordering::SeqCst);
     let id = request(NOW_MS);
     let error = mutations
-        .run(mutation(id, 1), add("web"), vec![1], take_up)
+        .run(mutation(id, 1), worked(add("web"), vec![1]), take_up)
         .await
         .unwrap_err();
     assert!(matches!(error, MutationError::Outcome(_)), "{error}");
@@ -50,7 +50,7 @@ async fn a_committed_change_is_in_effect_though_its_outcome_found_no_room_and_is
     assert_eq!(known.map(|done| (done.repeated, done.seq)), Some((true, 2)));
 
     // Also the request itself, once more, waits for no outcome.
-    let again = mutations.run(mutation(id, 1), add("web"), vec![1], |_| ());
+    let again = mutations.run(mutation(id, 1), worked(add("web"), vec![1]), |_| ());
     assert!(again.await.unwrap().repeated);
 
     let full = log.head().size;

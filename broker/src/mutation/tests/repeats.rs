@@ -37,7 +37,9 @@ async fn a_repeat_gets_the_answer_of_the_first_that_ends_while_it_is_prepared() 
     let id = request(NOW_MS);
     let prepare = async {
         let first = mutation(id, 1);
-        let run = broker.mutations.run(first, add("web"), Vec::new(), |_| ());
+        let run = broker
+            .mutations
+            .run(first, worked(add("web"), Vec::new()), |_| ());
         run.await.unwrap();
         Err::<Prepared<pb::BanResponse>, _>(exists())
     };

@@ -1,6 +1,6 @@
 //! Logs as a broker writes them, and as somebody else left them.
 
-use attache_translog::{Batch, EncodedLeaf, Event, Header, Signer, Stop};
+use attache_translog::{Batch, EncodedLeaf, Header, Signer, Stop};
 
 use super::*;
 

@@ -307,6 +307,11 @@ fn of_keys(name: &str) -> Vec<u8> {
             epoch: 1,
             now: false,
         }),
+        "ShowAuditKeys" => bytes(pb::ShowAuditKeysRequest {}),
+        "RotateAuditKey" => bytes(pb::RotateAuditKeyRequest {
+            mutation: mutation(),
+            reason: String::new(),
+        }),
         "ShowMac" => bytes(pb::ShowMacRequest {}),
         "RotateMac" => bytes(pb::RotateMacRequest {
             mutation: mutation(),

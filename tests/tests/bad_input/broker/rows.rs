@@ -266,6 +266,8 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("BanNodeRequest.mutation", part),
     ("BanNodeRequest.spiffe_id", name),
     ("BanNodeRequest.reason", text),
+    ("RotateAuditKeyRequest.mutation", part),
+    ("RotateAuditKeyRequest.reason", text),
     ("RotateMacRequest.mutation", part),
     ("RotateMacRequest.reason", text),
     ("RotateCaRequest.mutation", part),

@@ -2,14 +2,14 @@
 
 use proptest::prelude::*;
 
-use super::super::tests::{CHAIN, Log, STORE, leaf, signer};
+use super::super::tests::{CHAIN, Log, STORE, keys, leaf, signer};
 use super::*;
 use crate::segment::{Header, push_leaf};
 use crate::tree::Hash;
 
 fn recovered(segments: &[Vec<u8>]) -> Result<Recovered, RecoveryError> {
     let segments: Vec<&[u8]> = segments.iter().map(Vec::as_slice).collect();
-    recover(&segments, signer().verifier(), Frontier::new())
+    recover(&segments, &keys(), Frontier::new())
 }
 
 /// Cuts as the broker does, and goes on: the result must be a whole log again.
@@ -21,8 +21,8 @@ fn cut_and_go_on(segments: &[Vec<u8>], recovered: &Recovered) {
     segment.truncate(recovered.offset);
     log.frontier = recovered.frontier.clone();
     log.append(2);
-    let signer = signer();
-    let mut audit = Audit::new(signer.verifier(), None).unwrap();
+    let keys = keys();
+    let mut audit = Audit::new(&keys, None).unwrap();
     log.segments
         .iter()
         .for_each(|segment| audit.segment(segment));
@@ -39,6 +39,7 @@ fn a_log_that_was_closed_in_order_goes_on_where_it_ended() {
     let expected = Recovered {
         frontier: log.frontier.clone(),
         checkpoint: log.checkpoints.last().copied(),
+        signed_by: Some(signer().verifier().clone()),
         segment: 1,
         offset: log.segments[1].len(),
         torn: None,
@@ -69,6 +70,7 @@ fn a_new_log_begins_behind_its_header() {
     let expected = Recovered {
         frontier: Frontier::new(),
         checkpoint: None,
+        signed_by: None,
         segment: 0,
         offset: HEADER_BYTES,
         torn: None,
@@ -182,11 +184,19 @@ fn another_log_another_key_and_unknown_headers_are_refused() {
     let segments: Vec<&[u8]> = log.segments.iter().map(Vec::as_slice).collect();
     let name = signer().verifier().name().to_owned();
     let other_key = crate::note::Signer::from_seed(&name, &[1; 32]).unwrap();
-    let refused = recover(&segments[..1], other_key.verifier(), Frontier::new());
+    let refused = recover(
+        &segments[..1],
+        &LogKeys::one(other_key.verifier().clone()),
+        Frontier::new(),
+    );
     assert_eq!(refused, Err(RecoveryError::OtherLog { segment: 0 }));
     let other_name = crate::checkpoint::log_origin(&CHAIN, &STORE);
     let other_log = crate::note::Signer::from_seed(&other_name, &[0x5e; 32]).unwrap();
-    let refused = recover(&segments, other_log.verifier(), Frontier::new());
+    let refused = recover(
+        &segments,
+        &LogKeys::one(other_log.verifier().clone()),
+        Frontier::new(),
+    );
     assert_eq!(refused, Err(RecoveryError::OtherLog { segment: 0 }));
 
     let mut newer = log.segments.clone();
@@ -209,7 +219,7 @@ fn recovery_goes_on_from_a_kept_frontier() {
     (0..4).for_each(|number| before.append(*leaf(number).hash()));
     let peaks: Vec<Hash> = before.peaks().to_vec();
     let kept = Frontier::resume(boundary.size, peaks, &boundary.root).unwrap();
-    let recovered = recover(&[&log.segments[1]], signer().verifier(), kept).unwrap();
+    let recovered = recover(&[&log.segments[1]], &keys(), kept).unwrap();
     assert_eq!(recovered.frontier, log.frontier);
     assert_eq!(
         (recovered.segment, recovered.offset),

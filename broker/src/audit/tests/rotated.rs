@@ -1,0 +1,118 @@
+//! Another key signs: a segment of its own, and starts that know both, or the one.
+
+use std::sync::Mutex;
+
+use attache_translog::{Audit, Succession, log_origin};
+
+use super::*;
+
+/// Seeds, ascending: the last one signs.
+#[derive(Clone)]
+struct Seeds(Arc<Mutex<Vec<[u8; 32]>>>);
+
+impl CheckpointKeys for Seeds {
+    fn signer(&self, name: &str) -> Result<Signer, NoteError> {
+        Signer::from_seed(name, self.0.lock().unwrap().last().unwrap())
+    }
+
+    fn public(&self) -> Result<Vec<[u8; 32]>, NoteError> {
+        let seeds = self.0.lock().unwrap().clone();
+        let public = seeds.iter().map(|seed| Ok(*signer(seed)?.verifier().key()));
+        public.collect()
+    }
+}
+
+fn signer(seed: &[u8; 32]) -> Result<Signer, NoteError> {
+    Signer::from_seed(&log_origin(&STORE, &CHAIN), seed)
+}
+
+fn knows(seeds: &[u8]) -> Seeds {
+    Seeds(Arc::new(Mutex::new(
+        seeds.iter().map(|seed| [*seed; 32]).collect(),
+    )))
+}
+
+/// Two leaves under 1, its endorsement of 2, and two leaves under 2.
+async fn rotated(dir: &Path) -> AuditLog {
+    let keys = knows(&[1]);
+    let (log, _) = AuditLog::open(options(dir), keys.clone()).unwrap();
+    for number in 0..2 {
+        let _receipt = log.append(ban(number)).await.unwrap();
+    }
+    let after = *signer(&[2; 32]).unwrap().verifier().key();
+    let told = Succession::endorse(&STORE, &signer(&[1; 32]).unwrap(), 2, after).unwrap();
+    let _receipt = log.append(told).await.unwrap();
+    let before = log.head();
+    assert_eq!(*before.vkey, signer(&[1; 32]).unwrap().verifier().vkey());
+    keys.0.lock().unwrap().push([2; 32]);
+    for number in 3..5 {
+        let _receipt = log.append(ban(number)).await.unwrap();
+    }
+    log
+}
+
+fn findings(dir: &Path, known: u8) -> usize {
+    let segments = list_segments(dir).unwrap();
+    let read = |first: &u64| std::fs::read(segment_path(dir, *first)).unwrap();
+    let segments: Vec<_> = segments.iter().map(read).collect();
+    let leaves = segments.iter().flat_map(|it| Records::new(it).leaves());
+    let told: Vec<_> = leaves.filter_map(LogKeys::told_by).collect();
+    let known = signer(&[known; 32]).unwrap().verifier().clone();
+    let keys = LogKeys::follow(known, &told).unwrap();
+    let mut audit = Audit::new(&keys, None).unwrap();
+    segments.iter().for_each(|it| audit.segment(it));
+    audit.finish().findings.len()
+}
+
+#[tokio::test]
+async fn another_key_begins_another_segment_and_the_log_verifies_by_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = rotated(dir.path()).await;
+    assert_eq!(list_segments(dir.path()).unwrap(), [0, 3]);
+    let head = log.head();
+    assert_eq!(
+        (head.size, &*head.vkey),
+        (5, &*signer(&[2; 32]).unwrap().verifier().vkey())
+    );
+    assert_eq!(parsed(&log, 0, 10).await.len(), 5);
+    log.close().await;
+    assert_eq!((findings(dir.path(), 1), findings(dir.path(), 2)), (0, 0));
+
+    // The same key goes on in the same segment.
+    let (log, recovered) = AuditLog::open(options(dir.path()), knows(&[1, 2])).unwrap();
+    assert_eq!((recovered.size, recovered.cut), (5, None));
+    let _receipt = log.append(ban(5)).await.unwrap();
+    log.close().await;
+    assert_eq!(list_segments(dir.path()).unwrap(), [0, 3]);
+    assert_eq!((findings(dir.path(), 1), findings(dir.path(), 2)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_crash_before_the_new_key_has_signed_is_gone_on_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = AuditLog::open(options(dir.path()), knows(&[1])).unwrap();
+    let _receipt = log.append(intent(1)).await.unwrap();
+    log.close().await;
+    let (log, recovered) = AuditLog::open(options(dir.path()), knows(&[1, 2])).unwrap();
+    assert_eq!((recovered.size, recovered.open_intents.len()), (1, 1));
+    let _receipt = log.append(ban(1)).await.unwrap();
+    log.close().await;
+    assert_eq!(list_segments(dir.path()).unwrap(), [0, 1]);
+    // What the first segment left open is still known from the second one's summary.
+    let (log, recovered) = AuditLog::open(options(dir.path()), knows(&[1, 2])).unwrap();
+    assert_eq!((recovered.size, recovered.open_intents.len()), (2, 1));
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_start_without_the_key_that_signed_last_takes_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    rotated(dir.path()).await.close().await;
+    for seeds in [[1], [3]] {
+        let opened = AuditLog::open(options(dir.path()), knows(&seeds)).map(drop);
+        let unverifiable = matches!(opened, Err(OpenError::Unverifiable { .. }));
+        assert!(unverifiable, "{seeds:?}: {opened:?}");
+    }
+    let (log, _) = AuditLog::open(options(dir.path()), knows(&[1, 2])).unwrap();
+    log.close().await;
+}
