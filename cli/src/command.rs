@@ -108,6 +108,8 @@ pub async fn carry_out(cli: Cli, shell: &Shell) -> Result<Report, Failure> {
             secret_args::Secret::Show(args) => secret::show(args, shell).await,
             secret_args::Secret::Versions(args) => secret::versions(args, shell).await,
             secret_args::Secret::Rollback(args) => secret::rollback(args, shell).await,
+            secret_args::Secret::Pin(args) => secret::pin(args, shell).await,
+            secret_args::Secret::Unpin(args) => secret::unpin(args, shell).await,
             secret_args::Secret::Destroy(args) => secret::destroy(args, shell).await,
         },
         Command::Keyspace(verb) => match verb {

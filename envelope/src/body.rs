@@ -17,7 +17,7 @@ pub use keys::{KekIndexKey, KeyPolicy, KeyspaceBody, KeyspaceState, ValueKeyBody
 pub use secrets::{HeadBody, HeadState, RequestBody, VersionBody, request_key, request_prefix};
 
 use crate::error::EnvelopeError;
-use crate::lp::{Malformed, Reader};
+use crate::lp::{Fault, Malformed, Reader};
 
 /// The most bytes of a SPIFFE ID; SPIFFE-ID, section 2.3.
 pub const MAX_SPIFFE_ID_BYTES: usize = 2048;
@@ -37,6 +37,15 @@ fn decode<'a, T>(
         .finish("the record")
         .map_err(EnvelopeError::malformed(record))?;
     Ok(body)
+}
+
+/// One byte that is 0 or 1.
+fn flag(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, Malformed> {
+    match reader.u8(field)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed::new(field, Fault::Unknown)),
+    }
 }
 
 #[cfg(test)]

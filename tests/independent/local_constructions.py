@@ -10,7 +10,7 @@ from construction import Construction, Fields, h, s
 
 BODIES = {
     "head": (body.head, "s:keyspace s:name h:secret s:state s:active s:latest s:created s:changed s:who"),
-    "version": (body.version, "h:secret s:number f:fields s:created s:who s:note"),
+    "version": (body.version, "h:secret s:number f:fields s:created s:who s:note s:pinned"),
     "value-key": (body.value_key, "h:value h:secret h:key_id h:ct_hash s:ct_bytes h:wrapped"),
     "kek": (body.kek, "s:keyspace s:epoch h:kek_id s:state h:wrap_key_id h:wrapped s:created s:changed s:rate s:values"),
     "kek-index": (body.kek_index, "h:kek_id h:value"),

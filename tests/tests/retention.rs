@@ -1,5 +1,5 @@
-//! What a keyspace keeps: versions over go in the background, no value that a kept version needs goes with them, and old
-//! keys come to their end because of it.
+//! What a keyspace keeps: versions over go in the background, but for those that are pinned; no value that a kept
+//! version needs goes with them, and old keys come to their end because of it.
 
 #![expect(
     clippy::unwrap_used,
@@ -156,4 +156,104 @@ fn an_old_key_comes_to_its_end_with_the_old_versions_pruned() {
     scene.publish(&pod).unwrap();
     assert_eq!(scene.read(&pod, "db/username").unwrap(), USERNAME);
     bed.check_store().unwrap();
+}
+
+/// What the CLI refuses, of a state that does not allow it.
+fn refused(bed: &Bed, args: &[&str]) -> String {
+    let output = bed.attache(args).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{args:?}");
+    told(&output)
+}
+
+/// Of versions 4 and 2 the second is pinned.
+fn assert_pinned_is_told(bed: &Bed) {
+    let shown = bed
+        .attache_json(&["secret", "show", "payments/db"])
+        .unwrap();
+    assert_eq!(
+        json!([shown["pinned_versions"], shown["pinned_count"]]),
+        json!([[2], 1])
+    );
+    let listed = bed
+        .attache_json(&["secret", "versions", "payments/db"])
+        .unwrap();
+    let all = listed["versions"].as_array().unwrap().iter();
+    let all: Vec<_> = all
+        .map(|it| json!([it["version"], it["active"], it["pinned"]]))
+        .collect();
+    assert_eq!(json!(all), json!([[4, true, false], [2, false, true]]));
+    let table = bed
+        .attache_ok(&["secret", "versions", "payments/db"])
+        .unwrap();
+    assert!(table.contains("pinned"), "{table}");
+}
+
+#[test]
+fn a_pinned_version_stays_until_it_is_unpinned() {
+    let mut scene = Scene::start().unwrap();
+    scene.bed.pin_addresses().unwrap();
+    let bed = &scene.bed;
+    bed.put_versions(3).unwrap();
+    let planned = bed
+        .attache_json(&["secret", "pin", "payments/db@2", "--dry-run"])
+        .unwrap();
+    assert_eq!(planned["pinned"], true);
+    let pin = [
+        "secret",
+        "pin",
+        "payments/db@2",
+        "--reason",
+        "the last good one",
+    ];
+    let pinned = bed.attache_json(&pin).unwrap();
+    assert_eq!(
+        json!([pinned["reference"], pinned["pinned"]]),
+        json!(["payments/db@2", true])
+    );
+    let again = refused(bed, &pin);
+    assert!(
+        again.contains("version 2 of payments/db is pinned already"),
+        "{again}"
+    );
+    keep(bed, "1");
+    until_versions(bed, "payments/db", &[4, 2]);
+    let gone = refused(bed, &["secret", "pin", "payments/db@3"]);
+    assert!(gone.contains("there is no version 3"), "{gone}");
+    assert!(
+        gone.contains("attache secret versions payments/db"),
+        "{gone}"
+    );
+
+    // It is told, and stays that through a start, another key and a destruction that does not say that it is meant.
+    let key = ["key", "rotate", "payments"];
+    bed.attache_ok(&key).unwrap();
+    bed.attache_ok(&["key", "destroy", "payments@1", "--yes"])
+        .unwrap();
+    scene.bed.restart_broker().unwrap();
+    let bed = &scene.bed;
+    assert_pinned_is_told(bed);
+    let kept = refused(bed, &["secret", "destroy", "payments/db@2", "--yes"]);
+    assert!(
+        kept.contains("attache secret unpin payments/db@2"),
+        "{kept}"
+    );
+    let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db@2");
+    scene.publish(&pod).unwrap();
+    assert_eq!(scene.read(&pod, "db/password").unwrap(), "p0");
+    scene.unpublish(&pod).unwrap();
+
+    bed.attache_ok(&["secret", "unpin", "payments/db@2"])
+        .unwrap();
+    until_versions(bed, "payments/db", &[4]);
+    let again = refused(bed, &["secret", "unpin", "payments/db@4"]);
+    assert!(
+        again.contains("version 4 of payments/db is not pinned"),
+        "{again}"
+    );
+    let audit = scene.audit().unwrap();
+    for expected in ["\"secret.pin\"", "the last good one", "\"secret.unpin\""] {
+        assert!(audit.contains(expected), "{expected}");
+    }
+    bed.check_store().unwrap();
+    bed.attache_ok(&["audit", "verify"]).unwrap();
 }

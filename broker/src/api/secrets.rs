@@ -28,10 +28,13 @@ use crate::{
     mutation::Mutations,
     retention::Prunings,
     vault::{
-        BrokerVault, DestroyRequest, PreparedDestroy, PruneScope, PutRequest, PutValue,
+        BrokerVault, DestroyRequest, PinRequest, PreparedDestroy, PruneScope, PutRequest, PutValue,
         RollbackRequest, SecretView, VaultError, VersionView,
     },
 };
+
+/// How many pinned versions an answer names.
+const PINNED: usize = 32;
 
 /// The service.
 #[derive(Clone)]
@@ -149,7 +152,14 @@ impl Secrets for SecretService {
         self.peers.operator(request.extensions()).await?;
         let path = path(request.into_inner().path)?;
         let view = self.vault.secret(&path).await.map_err(RpcError::from)?;
-        Ok(Response::new(secret_view(view)))
+        let pinned = self.vault.pinned(view.secret, PINNED).await;
+        let pinned = pinned.map_err(RpcError::from)?;
+        let newest = pinned.newest.iter().map(|it| it.number());
+        Ok(Response::new(pb::SecretView {
+            pinned_versions: newest.collect(),
+            pinned_count: pinned.count,
+            ..secret_view(view)
+        }))
     }
 
     async fn list_versions(
@@ -214,6 +224,65 @@ impl Secrets for SecretService {
         Ok(Response::new(pb::RollbackResponse {
             committed: Some(committed),
             ..answer
+        }))
+    }
+
+    async fn pin_version(
+        &self,
+        request: Request<pb::PinVersionRequest>,
+    ) -> Result<Response<pb::PinVersionResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("secret.pin", &asked);
+        let pin = pin_request(asked.path, asked.version, true)?;
+        let asked = Asked {
+            peer,
+            verb: "secret.pin",
+            object: pin.reference().to_string(),
+            mutation,
+            digest,
+            reason: note("reason", asked.reason)?,
+        };
+        let prepare = async {
+            let change = self.vault.prepare_pin(&pin).await?;
+            let answer = pb::PinVersionResponse { committed: None };
+            Ok(Prepared { change, answer })
+        };
+        let (_, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
+        Ok(Response::new(pb::PinVersionResponse {
+            committed: Some(committed),
+        }))
+    }
+
+    async fn unpin_version(
+        &self,
+        request: Request<pb::UnpinVersionRequest>,
+    ) -> Result<Response<pb::UnpinVersionResponse>, Status> {
+        let peer = self.peers.operator(request.extensions()).await?;
+        let mut asked = request.into_inner();
+        let mutation = asked.mutation.take();
+        let digest = digest("secret.unpin", &asked);
+        let unpin = pin_request(asked.path, asked.version, false)?;
+        let asked = Asked {
+            peer,
+            verb: "secret.unpin",
+            object: unpin.reference().to_string(),
+            mutation,
+            digest,
+            reason: note("reason", asked.reason)?,
+        };
+        let prepare = async {
+            let change = self.vault.prepare_pin(&unpin).await?;
+            let answer = pb::UnpinVersionResponse { committed: None };
+            Ok(Prepared { change, answer })
+        };
+        // It may be over, now that nothing keeps it.
+        let (prunings, path) = (self.prunings.clone(), unpin.path.clone());
+        let take_up = move |_| prunings.begin(PruneScope::Secret(path));
+        let (_, committed) = mutate(&self.mutations, asked, prepare, take_up).await?;
+        Ok(Response::new(pb::UnpinVersionResponse {
+            committed: Some(committed),
         }))
     }
 
@@ -339,6 +408,19 @@ pub(super) fn path(path: Option<pb::SecretPath>) -> Result<SecretPath, RpcError>
     })
 }
 
+/// A pin, or its end. Which version it is has to be said.
+fn pin_request(
+    of: Option<pb::SecretPath>,
+    version: u64,
+    pinned: bool,
+) -> Result<PinRequest, RpcError> {
+    Ok(PinRequest {
+        path: path(of)?,
+        version: SecretVersion::new(version).ok_or_else(|| missing("version"))?,
+        pinned,
+    })
+}
+
 /// What the audit calls it.
 fn destroyed(request: &DestroyRequest) -> String {
     let reference = SecretRef {
@@ -363,6 +445,8 @@ fn secret_view(view: SecretView) -> pb::SecretView {
         changed: time_ms(view.changed_ms),
         changed_by: view.changed_by,
         state: view.state.name().to_owned(),
+        pinned_versions: Vec::new(),
+        pinned_count: 0,
     }
 }
 
@@ -379,5 +463,6 @@ fn version_view(view: VersionView) -> pb::VersionView {
         created: time_ms(view.created_ms),
         created_by: view.created_by,
         note: view.note,
+        pinned: view.pinned,
     }
 }

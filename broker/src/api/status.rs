@@ -380,11 +380,18 @@ impl From<VaultError> for RpcError {
             VaultError::AlreadyActive { .. } => {
                 Self::new(Code::FailedPrecondition, "ALREADY_ACTIVE", told)
             }
+            VaultError::PinnedAlready { .. } => {
+                Self::new(Code::FailedPrecondition, "PINNED_ALREADY", told)
+            }
+            VaultError::NotPinned { .. } => Self::new(Code::FailedPrecondition, "NOT_PINNED", told),
             VaultError::NoEarlierVersion { .. } => {
                 Self::new(Code::FailedPrecondition, "NO_EARLIER_VERSION", told)
             }
             VaultError::DestroysActive { .. } => {
                 Self::new(Code::FailedPrecondition, "VERSION_ACTIVE", told)
+            }
+            VaultError::DestroysPinned { .. } => {
+                Self::new(Code::FailedPrecondition, "VERSION_PINNED", told)
             }
             VaultError::DestroysTooMuch { .. } => {
                 Self::new(Code::FailedPrecondition, "TOO_MANY_VALUES", told)

@@ -1,7 +1,7 @@
 //! Versions beyond what their keyspace keeps, pruned in the background.
 //!
 //! ```text
-//! start, and keyspace set: a keyspace        put that has one over: the secret
+//! start, and keyspace set: a keyspace        put that has one over, and unpin: the secret
 //!   -> a page (vault) -> pruning on record, with what goes -> one commit -> anchor on record -> ... -> over
 //! ```
 //! Nothing is kept of a pass: what a crash cut off, the next start's pass finds. Passes take turns, a page each, in a room of

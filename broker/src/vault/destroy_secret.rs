@@ -56,7 +56,8 @@ impl<S: Store> Vault<S> {
     /// Prepares to destroy one version, or the whole secret, whose name and numbers stay taken.
     ///
     /// # Errors
-    /// [`VaultError::Absent`], [`VaultError::DestroysActive`], [`VaultError::DestroysTooMuch`], [`VaultError::Ledger`].
+    /// [`VaultError::Absent`], [`VaultError::DestroysActive`], [`VaultError::DestroysPinned`], [`VaultError::DestroysTooMuch`],
+    /// [`VaultError::Ledger`].
     pub async fn prepare_destroy(
         &self,
         request: &DestroyRequest,
@@ -83,6 +84,12 @@ impl<S: Store> Vault<S> {
             Some(version) => {
                 let found = stay.remove(&version);
                 let found = found.ok_or_else(|| absent(Absence::Version(version)))?;
+                if found.body.pinned {
+                    return Err(VaultError::DestroysPinned {
+                        path: path.clone(),
+                        version,
+                    });
+                }
                 BTreeMap::from([(version, found)])
             }
         };
@@ -187,6 +194,7 @@ fn tombstone(version: &VersionBody) -> VersionBody {
     VersionBody {
         fields: BTreeMap::new(),
         note: String::new(),
+        pinned: false,
         ..version.clone()
     }
 }

@@ -106,6 +106,22 @@ pub enum VaultError {
         /// The version.
         version: SecretVersion,
     },
+    /// The version to pin is pinned.
+    #[error("version {version} of {path} is pinned already")]
+    PinnedAlready {
+        /// Which secret.
+        path: SecretPath,
+        /// The version.
+        version: SecretVersion,
+    },
+    /// The version to unpin is not pinned.
+    #[error("version {version} of {path} is not pinned")]
+    NotPinned {
+        /// Which secret.
+        path: SecretPath,
+        /// The version.
+        version: SecretVersion,
+    },
     /// There is no version before the active one.
     #[error("{path} has no version before the active one")]
     NoEarlierVersion {
@@ -117,6 +133,17 @@ pub enum VaultError {
         "version {version} of {path} is the active one: put or roll back to another one first, or destroy {path} as a whole"
     )]
     DestroysActive {
+        /// Which secret.
+        path: SecretPath,
+        /// The version.
+        version: SecretVersion,
+    },
+    /// Somebody wants it kept.
+    #[error(
+        "version {version} of {path} is pinned: unpin it first, with attache secret unpin {path}@{version}, or destroy \
+         {path} as a whole"
+    )]
+    DestroysPinned {
         /// Which secret.
         path: SecretPath,
         /// The version.

@@ -1,7 +1,8 @@
 //! Versions that a keyspace does not keep: taken out of the store a page at a time.
 //!
 //! ```text
-//! a secret's versions by number: [ ... the rest ... | the newest, as many as the keyspace keeps ]     active: kept wherever it is
+//! a secret's versions by number: [ ... the rest ... | the newest, as many as the keyspace keeps ]
+//!                                  active, pinned: kept wherever they are
 //! ```
 //! A value goes only when no version that stays has it. Every page stands on the keyspace's row, on each head, version and
 //! value as it was read, so that no rollback or put meanwhile needs what goes. The row of a first version stays, without
@@ -183,10 +184,10 @@ impl<S: Store> Vault<S> {
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
         let over = stay.len().saturating_sub(keep);
         let old: Vec<SecretVersion> = stay
-            .keys()
+            .iter()
             .take(over)
-            .copied()
-            .filter(|it| body.active != Some(*it))
+            .filter(|(number, version)| body.active != Some(**number) && !version.body.pinned)
+            .map(|(number, _)| *number)
             .collect();
         let go: Versions = old
             .iter()

@@ -48,6 +48,8 @@ pub struct VersionView {
     pub created_by: String,
     /// Why, in their words.
     pub note: String,
+    /// Whether it stays however many versions its keyspace keeps.
+    pub pinned: bool,
 }
 
 /// A field of a version, without its value.
@@ -197,6 +199,7 @@ impl<S: Store> Vault<S> {
             created_ms: version.created_ms,
             created_by: version.created_by,
             note: version.note,
+            pinned: version.pinned,
         })
     }
 }

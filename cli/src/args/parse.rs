@@ -83,6 +83,17 @@ pub fn secret_version(text: &str) -> Result<SecretRef, Problem> {
     Ok(reference)
 }
 
+/// `KEYSPACE/NAME@VERSION`.
+pub fn one_version(text: &str) -> Result<SecretRef, Problem> {
+    let reference = secret_version(text)?;
+    if reference.version.is_none() {
+        return Err(Problem::new(
+            "this verb is about one version: write KEYSPACE/NAME@VERSION",
+        ));
+    }
+    Ok(reference)
+}
+
 /// `KEYSPACE/NAME[#FIELD]`.
 pub fn secret_field(text: &str) -> Result<SecretRef, Problem> {
     let reference = reference(text)?;
@@ -582,6 +593,13 @@ mod tests {
             "payments/db@3"
         );
         assert!(secret_version("payments/db#x").is_err());
+        assert_eq!(
+            one_version("payments/db@3").unwrap().to_string(),
+            "payments/db@3"
+        );
+        for bad in ["payments/db", "payments/db@0", "payments/db@3#x"] {
+            assert!(one_version(bad).is_err(), "{bad}");
+        }
         assert_eq!(
             secret_field("payments/db#x").unwrap().to_string(),
             "payments/db#x"

@@ -28,6 +28,10 @@ pub enum Secret {
     Versions(One),
     /// Make an earlier version the active one
     Rollback(Rollback),
+    /// Keep a version, however many its keyspace keeps
+    Pin(Pin),
+    /// Let a pinned version go when its keyspace does not keep it
+    Unpin(Pin),
     /// Take a version, or a whole secret, out of the store for good
     Destroy(Destroy),
 }
@@ -88,6 +92,20 @@ pub struct Rollback {
     pub dry_run: DryRun,
 }
 
+/// `attache secret pin REF@VERSION`, and `unpin`
+#[derive(Debug, Clone, Args)]
+pub struct Pin {
+    /// KEYSPACE/NAME@VERSION
+    #[arg(value_name = "REF@VERSION", value_parser = parse::word(parse::one_version))]
+    pub reference: SecretRef,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", value_parser = parse::word(parse::reason))]
+    pub reason: Option<String>,
+    /// Change nothing.
+    #[command(flatten)]
+    pub dry_run: DryRun,
+}
+
 /// `attache secret destroy REF[@VERSION]`
 #[derive(Debug, Clone, Args)]
 pub struct Destroy {
@@ -123,7 +141,7 @@ pub struct Create {
     /// The first segment of its secrets' names
     #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
     pub name: KeyspaceName,
-    /// Keep so many versions of a secret, the newest, beside the active one; 0 keeps all [default: 20]
+    /// Keep so many versions of a secret, the newest, beside the active and pinned ones; 0 keeps all [default: 20]
     #[arg(long, value_name = "N", value_parser = parse::word(parse::max_versions))]
     pub max_versions: Option<u32>,
     /// What is demanded of its keys.
@@ -188,7 +206,7 @@ pub struct SetKeyspace {
     /// The keyspace
     #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
     pub name: KeyspaceName,
-    /// Keep so many versions of a secret, the newest, beside the active one; 0 keeps all. Those over go for good
+    /// Keep so many versions of a secret, the newest, beside the active and pinned ones; 0 keeps all. The rest goes
     #[arg(long, value_name = "N", required_unless_present_any = SETTINGS, value_parser = parse::word(parse::max_versions))]
     pub max_versions: Option<u32>,
     /// What is demanded of its keys.

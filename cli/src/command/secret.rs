@@ -1,8 +1,10 @@
 //! `attache secret`: names, versions and fields. No value passes through here but on its way into [`crate::put`].
 
 mod destroy;
+mod pin;
 
 pub use destroy::destroy;
+pub use pin::{pin, unpin};
 
 use attache_proto::attache::v1::{self as pb, secrets_client::SecretsClient};
 use serde::Serialize;
@@ -50,10 +52,20 @@ impl From<pb::SecretView> for SecretJson {
     }
 }
 
+/// What `secret show` says beside what a list says.
+#[derive(Debug, Serialize)]
+struct ShownJson {
+    #[serde(flatten)]
+    secret: SecretJson,
+    pinned_versions: Vec<u64>,
+    pinned_count: u64,
+}
+
 #[derive(Debug, Serialize)]
 struct VersionJson {
     version: u64,
     active: bool,
+    pinned: bool,
     fields: Vec<FieldJson>,
     created: Option<String>,
     created_by: String,
@@ -73,6 +85,7 @@ impl From<pb::VersionView> for VersionJson {
         Self {
             version: view.version,
             active: view.active,
+            pinned: view.pinned,
             fields: fields
                 .map(|field| FieldJson {
                     field: field.field,
@@ -223,22 +236,43 @@ pub async fn show(args: One, shell: &Shell) -> Result<Report, Failure> {
             SecretsClient::new(channel).show_secret(request).await
         })
         .await;
-    let secret = match shown {
-        Ok(view) => SecretJson::from(view),
+    let mut view = match shown {
+        Ok(view) => view,
         Err(failure) => return Err(near_secret(failure, &args, &session).await),
     };
+    let (pinned_versions, pinned_count) =
+        (std::mem::take(&mut view.pinned_versions), view.pinned_count);
+    let secret = SecretJson::from(view);
     let human = Human::Card(vec![
         ("secret", secret.reference.clone()),
         ("state", secret.state.clone()),
         ("active version", secret.active_version.to_string()),
         ("latest version", secret.latest_version.to_string()),
+        ("pinned versions", pinned(&pinned_versions, pinned_count)),
         ("fields", secret.fields.join(", ")),
         ("created", or_dash(secret.created.as_deref())),
         ("changed", or_dash(secret.changed.as_deref())),
         ("changed by", or_dash(Some(&secret.changed_by))),
         ("id", secret.secret.clone()),
     ]);
-    Report::new(&secret, vec![secret.reference.clone()], human)
+    let names = vec![secret.reference.clone()];
+    let shown = ShownJson {
+        secret,
+        pinned_versions,
+        pinned_count,
+    };
+    Report::new(&shown, names, human)
+}
+
+/// The pinned versions that were named, and how many more there are.
+fn pinned(versions: &[u64], count: u64) -> String {
+    let named: Vec<String> = versions.iter().map(ToString::to_string).collect();
+    let more = count.saturating_sub(named.len() as u64);
+    match (named.is_empty(), more) {
+        (true, _) => or_dash(None),
+        (false, 0) => named.join(", "),
+        (false, more) => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 /// Shows a secret's versions, newest first.
@@ -278,11 +312,13 @@ pub async fn versions(args: One, shell: &Shell) -> Result<Report, Failure> {
                 .map(|field| format!("{} ({} B)", field.field, field.size_bytes));
             vec![
                 version.version.to_string(),
-                if version.active {
-                    "active".to_owned()
-                } else {
-                    String::new()
-                },
+                match (version.active, version.pinned) {
+                    (true, true) => "active, pinned",
+                    (true, false) => "active",
+                    (false, true) => "pinned",
+                    (false, false) => "",
+                }
+                .to_owned(),
                 fields.collect::<Vec<_>>().join(", "),
                 or_dash(version.created.as_deref()),
                 or_dash(Some(&version.created_by)),

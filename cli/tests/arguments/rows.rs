@@ -10,6 +10,7 @@ const VKEY: &str = "attache/fc76c060-32de-4792-b985-c807f06a78b6/909be3f9-a05b-6
 pub(crate) enum Kind {
     Secret,
     SecretVersion,
+    OneVersion,
     SecretField,
     Keyspace,
     Key,
@@ -65,6 +66,12 @@ pub(crate) const ROWS: &[(&str, &str, Kind)] = &[
     ("secret rollback", "reference", SecretVersion),
     ("secret rollback", "expect_version", Number),
     ("secret rollback", "dry_run", Flag),
+    ("secret pin", "reference", OneVersion),
+    ("secret pin", "reason", Reason),
+    ("secret pin", "dry_run", Flag),
+    ("secret unpin", "reference", OneVersion),
+    ("secret unpin", "reason", Reason),
+    ("secret unpin", "dry_run", Flag),
     ("secret destroy", "reference", SecretVersion),
     ("secret destroy", "yes", Flag),
     ("secret destroy", "dry_run", Flag),
@@ -227,6 +234,7 @@ pub(crate) fn required(path: &str) -> Vec<(&'static str, &'static str)> {
         "secret put" => vec![("path", "payments/db"), ("fields", "password")],
         "secret show" | "secret versions" => vec![("path", "payments/db")],
         "secret rollback" | "secret destroy" => vec![("reference", "payments/db")],
+        "secret pin" | "secret unpin" => vec![("reference", "payments/db@3")],
         "keyspace set" => vec![("name", "payments"), ("max_versions", "3")],
         "keyspace create" | "keyspace show" | "keyspace destroy" => vec![("name", "payments")],
         "key rotate" => vec![("keyspace", "payments")],
@@ -316,6 +324,7 @@ fn bad(text: &str) -> Input {
 pub(crate) fn good(kind: Kind, id: &str) -> &'static str {
     match kind {
         Secret | SecretVersion => "payments/eu/db",
+        OneVersion => "payments/eu/db@3",
         SecretField => "payments/db#password",
         Keyspace => "payments",
         Key => "payments@12",
@@ -365,6 +374,7 @@ pub(crate) fn inputs(kind: Kind) -> Vec<(&'static str, Input)> {
         ApiServer => bad(&format!("https://{long}")),
         Account => bad(&format!("attache-system/{long}")),
         Secret | SecretVersion | SecretField => bad(&format!("payments/{long}")),
+        OneVersion => bad(&format!("payments/{long}@3")),
         Key => bad(&format!("{long}@1")),
         Workload => bad(&format!("local/shop/web/{long}")),
         Node => bad(&format!("local/{long}")),
@@ -379,6 +389,7 @@ pub(crate) fn inputs(kind: Kind) -> Vec<(&'static str, Input)> {
     let wrong_type = match kind {
         Secret => bad("payments/db@3"),
         SecretVersion => bad("payments/db@x"),
+        OneVersion => bad("payments/db"),
         SecretField => bad("payments/db@3#x"),
         Keyspace | Grant | Cluster | Slot => bad("Not A Name"),
         Key => bad("payments"),

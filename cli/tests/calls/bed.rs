@@ -203,6 +203,20 @@ impl Secrets for Broker {
         Err(Status::unimplemented("no"))
     }
 
+    async fn pin_version(
+        &self,
+        _: Request<pb::PinVersionRequest>,
+    ) -> Result<Response<pb::PinVersionResponse>, Status> {
+        Err(Status::unimplemented("no"))
+    }
+
+    async fn unpin_version(
+        &self,
+        _: Request<pb::UnpinVersionRequest>,
+    ) -> Result<Response<pb::UnpinVersionResponse>, Status> {
+        Err(Status::unimplemented("no"))
+    }
+
     async fn destroy_secret(
         &self,
         _: Request<pb::DestroySecretRequest>,

@@ -1,6 +1,6 @@
 //! Keyspaces, wrapped data keys and their index.
 
-use super::{MAX_SPIFFE_ID_BYTES, decode};
+use super::{MAX_SPIFFE_ID_BYTES, decode, flag};
 use crate::error::EnvelopeError;
 use crate::id::{ID_BYTES, KeyId, SecretId, ValueId};
 use crate::lp::{Fault, Lp, Malformed, Reader};
@@ -261,13 +261,5 @@ fn epoch(reader: &mut Reader<'_>, field: &'static str) -> Result<u32, Malformed>
     match reader.u32(field)? {
         0 => Err(Malformed::new(field, Fault::Unknown)),
         epoch => Ok(epoch),
-    }
-}
-
-fn flag(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, Malformed> {
-    match reader.u8(field)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(Malformed::new(field, Fault::Unknown)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{MAX_RESULT_BYTES, MAX_SPIFFE_ID_BYTES, decode};
+use super::{MAX_RESULT_BYTES, MAX_SPIFFE_ID_BYTES, decode, flag};
 use crate::MAX_FIELDS;
 use crate::error::EnvelopeError;
 use crate::id::{RequestId, SecretId, ValueId};
@@ -119,7 +119,7 @@ impl HeadBody {
     }
 }
 
-/// Table `version`: `LP(number u64, [(field, value)] by field, created u64, who, note)`.
+/// Table `version`: `LP(number u64, [(field, value)] by field, created u64, who, note, pinned u8)`.
 ///
 /// Key: `secret 16 || number u64 big-endian`, so that a secret's versions lie together and in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +134,8 @@ pub struct VersionBody {
     pub created_by: String,
     /// Why, in their words.
     pub note: String,
+    /// Whether it stays however many versions its keyspace keeps; a destroyed one does not.
+    pub pinned: bool,
 }
 
 impl VersionBody {
@@ -164,6 +166,7 @@ impl VersionBody {
             .u64(self.created_ms)
             .str(&self.created_by)
             .str(&self.note)
+            .u8(self.pinned.into())
             .into_bytes()
     }
 
@@ -171,16 +174,21 @@ impl VersionBody {
     ///
     /// # Errors
     /// [`EnvelopeError::Format`], [`EnvelopeError::Suite`], [`EnvelopeError::Malformed`]; fields out of order or
-    /// twice are [`Fault::Order`].
+    /// twice are [`Fault::Order`], a destroyed version that is pinned is [`Fault::Conflict`].
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         decode(Self::RECORD, bytes, |reader| {
-            Ok(Self {
+            let body = Self {
                 number: version(reader, "number")?,
                 fields: fields(reader)?,
                 created_ms: reader.u64("created")?,
                 created_by: reader.str("who", MAX_SPIFFE_ID_BYTES)?.to_owned(),
                 note: reader.str("note", MAX_NOTE_BYTES)?.to_owned(),
-            })
+                pinned: flag(reader, "pinned")?,
+            };
+            if body.pinned && body.is_destroyed() {
+                return Err(Malformed::new("pinned", Fault::Conflict));
+            }
+            Ok(body)
         })
     }
 }

@@ -69,13 +69,14 @@ proptest! {
     #[test]
     fn versions_read_back(
         number in version(), created_ms: u64, created_by: String, note in ".{0,80}",
-        fields in prop::collection::btree_map(field(), any::<[u8; 16]>(), 0..=64),
+        fields in prop::collection::btree_map(field(), any::<[u8; 16]>(), 0..=64), pinned: bool,
     ) {
+        let pinned = pinned && !fields.is_empty();
         let fields = fields
             .into_iter()
             .map(|(field, value)| (name::<FieldName>(&field), ValueId::from_bytes(value)))
             .collect();
-        let body = VersionBody { number, fields, created_ms, created_by, note };
+        let body = VersionBody { number, fields, created_ms, created_by, note, pinned };
         prop_assert_eq!(VersionBody::decode(&body.encode()), Ok(body));
     }
 
@@ -211,11 +212,15 @@ fn malformed_heads_are_refused_by_field() {
 }
 
 fn version_lp(number: u64, fields: &[&str], note: &str) -> Vec<u8> {
+    pinned_lp(number, fields, note, 0)
+}
+
+fn pinned_lp(number: u64, fields: &[&str], note: &str, pinned: u8) -> Vec<u8> {
     let fields = fields
         .iter()
         .map(|field| Lp::new().str(field).id(ValueId::from_bytes([1; 16])));
     let lp = Lp::record().u64(number).list(fields);
-    lp.u64(1).str("who").str(note).into_bytes()
+    lp.u64(1).str("who").str(note).u8(pinned).into_bytes()
 }
 
 #[test]
@@ -247,6 +252,16 @@ fn malformed_versions_are_refused_by_field() {
     assert_eq!(
         fault(decode(&version_lp(1, &names, ""))),
         ("fields", Fault::TooLong)
+    );
+    whole_or_nothing(pinned_lp(1, &["a"], "", 1), decode);
+    assert_eq!(
+        fault(decode(&pinned_lp(1, &["a"], "", 2))),
+        ("pinned", Fault::Unknown)
+    );
+    // Nothing of a destroyed version is there to be kept.
+    assert_eq!(
+        fault(decode(&pinned_lp(1, &[], "", 1))),
+        ("pinned", Fault::Conflict)
     );
 }
 

@@ -83,6 +83,7 @@ fn version(given: &Fields, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         created_ms: given.u64("created"),
         created_by: given.text("who").to_owned(),
         note: given.text("note").to_owned(),
+        pinned: given.u32("pinned") == 1,
     };
     assert_eq!(VersionBody::decode(body).unwrap(), version);
     let key = VersionBody::key(given.id("secret"), version.number);

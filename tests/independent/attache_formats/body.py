@@ -24,9 +24,10 @@ def head(keyspace: str, name: str, secret: bytes, state: int, active: int, lates
                                                  u64(changed), who)
 
 
-def version(secret: bytes, number: int, fields: list[tuple[str, bytes]], created: int, who: str, note: str) -> Bytes2:
+def version(secret: bytes, number: int, fields: list[tuple[str, bytes]], created: int, who: str, note: str,
+            pinned: int) -> Bytes2:
     by_field = sorted(fields, key=lambda f: f[0].encode())
-    return secret + u64(number), record(u64(number), by_field, u64(created), who, note)
+    return secret + u64(number), record(u64(number), by_field, u64(created), who, note, _u8(pinned))
 
 
 def value_key(value: bytes, secret: bytes, key_id: bytes, ct_hash: bytes, ct_bytes: int, wrapped: bytes) -> Bytes2:

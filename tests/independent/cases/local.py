@@ -20,12 +20,15 @@ def body_cases() -> list[Case]:
     kek: Fields = {"keyspace": "payments", "epoch": 1, "kek_id": "55" * 16, "state": 1, "wrap_key_id": "66" * 16,
                    "wrapped": wrapped, "created": CREATED, "changed": CREATED, "rate": 0, "values": 0}
     policy: Fields = {"max_age": 7_776_000, "max_wraps": 1 << 32, "automatic": 1, "backup_age": 0}
+    version: Fields = {"secret": "11" * 16, "number": 3, "created": CREATED, "who": ALICE, "note": "rotated", "pinned": 0, "fields": [
+        {"field": "username", "value": "33" * 16}, {"field": "password", "value": "22" * 16}]}
     backup: Fields = {"id": "66" * 16, "incarnation": 1, "seq": 42, "hash": "44" * 32, "size": 306, "verified": None} | by
     return rows("body", {
         "head": {"keyspace": "payments", "name": "db", "secret": "11" * 16, "state": 1, "active": 2, "latest": 3,
                  "created": CREATED, "changed": CHANGED, "who": ALICE},
-        "version": {"secret": "11" * 16, "number": 3, "created": CREATED, "who": ALICE, "note": "rotated", "fields": [
-            {"field": "username", "value": "33" * 16}, {"field": "password", "value": "22" * 16}]},
+        "version": version,
+        "version, pinned": version | {"pinned": 1},
+        "version, destroyed": version | {"number": 1, "note": "", "fields": []},
         "value-key": {"value": "22" * 16, "secret": "11" * 16, "key_id": "55" * 16, "ct_hash": "88" * 32,
                       "ct_bytes": 44, "wrapped": wrapped},
         "kek": kek,

@@ -429,7 +429,7 @@ type Spoiled = (&'static str, fn(&Path), &'static str);
 fn a_file_that_is_no_store_or_a_newer_one_is_refused() {
     let mut store = Store::stopped();
     let spoiled: [Spoiled; 7] = [
-        ("of a newer format", |file| set_format(file, 4), "format 4"),
+        ("of a newer format", |file| set_format(file, 5), "format 5"),
         ("of an older format", |file| set_format(file, 1), "format 1"),
         ("empty", |file| fs::write(file, "").unwrap(), "empty"),
         (
@@ -468,9 +468,9 @@ fn a_file_that_is_no_store_or_a_newer_one_is_refused() {
     }
     // Nothing was lost by the refusal: the newer program that wrote it can still read it.
     store.restore();
-    set_format(&store.file(), 4);
+    set_format(&store.file(), 5);
     assert!(store.start().is_err());
-    set_format(&store.file(), 3);
+    set_format(&store.file(), 4);
     store.start().unwrap();
     assert_eq!(store.publish().unwrap(), PASSWORD);
 }

@@ -61,6 +61,7 @@ pub(super) fn add_version(
         created_ms: now_ms,
         created_by: by.clone(),
         note: request.note.clone(),
+        pinned: false,
     };
     let head_key = HeadBody::key(&request.path);
     let head = HeadBody {

@@ -1,4 +1,4 @@
-//! Pruning: the newest versions and the active one stay, with every value that one of them has.
+//! Pruning: the newest versions, the active one and those that are pinned stay, with every value that one of them has.
 
 use attache_envelope::Table;
 use attache_envelope::body::VersionBody;
@@ -6,7 +6,7 @@ use attache_envelope::name::Keyspace;
 
 use super::*;
 use crate::store::{ApplyError, Change, RedbStore};
-use crate::vault::{PruneScope, Pruned, PruningPage, RollbackRequest};
+use crate::vault::{DestroyRequest, PinRequest, PruneScope, Pruned, PruningPage, RollbackRequest};
 
 fn payments() -> PruneScope {
     PruneScope::Keyspace("payments".parse().unwrap())
@@ -65,6 +65,23 @@ async fn rollback(bench: &Bench, of: &str, to: u64) -> Change {
     };
     let prepared = bench.vault.prepare_rollback(&request).await;
     prepared.unwrap().change
+}
+
+async fn pin(bench: &Bench, of: &str, number: u64, pinned: bool) -> Result<Change, VaultError> {
+    let request = PinRequest {
+        path: path(of),
+        version: version(number),
+        pinned,
+    };
+    bench.vault.prepare_pin(&request).await
+}
+
+/// Pins these, or unpins them.
+async fn pins(bench: &Bench, of: &str, numbers: &[u64], pinned: bool) {
+    for number in numbers {
+        let change = pin(bench, of, *number, pinned).await.unwrap();
+        bench.ledger().apply(change).await.unwrap();
+    }
 }
 
 async fn sound(bench: Bench) {
@@ -210,4 +227,140 @@ async fn a_secret_with_something_damaged_stays_as_it_is_and_stops_no_other() {
         assert_eq!(pruned, ["payments/other@1", "payments/other@2"], "{table}");
         assert_eq!((values, unreadable), (2, 1), "{table}");
     }
+}
+
+#[tokio::test]
+async fn a_pinned_version_stays_beside_the_newest_until_it_is_unpinned() {
+    for limit in [1, 2, 100] {
+        let bench = bench().await;
+        pins(&bench, "payments/db", &[2, 6], true).await;
+        keep(&bench, 2).await;
+        let (pruned, values, _) = pass(&bench, &payments(), limit).await;
+        assert_eq!(pruned, ["payments/db@1", "payments/db@3", "payments/db@4"]);
+        assert_eq!(values, 3);
+        let views = bench.vault.versions(&path("payments/db"), None, 10).await;
+        let views = views.unwrap();
+        let told: Vec<_> = views
+            .iter()
+            .map(|it| (it.number.number(), it.pinned))
+            .collect();
+        assert_eq!(told, [(6, true), (5, false), (2, true)]);
+        let secret = bench
+            .vault
+            .secret(&path("payments/db"))
+            .await
+            .unwrap()
+            .secret;
+        let pinned = bench.vault.pinned(secret, 1).await.unwrap();
+        assert_eq!((pinned.newest, pinned.count), (vec![version(6)], 2));
+        let kept = opened(&bench.vault, "payments/db", Some(version(2))).await;
+        assert_eq!(kept, pairs(&[("password", "2"), ("username", "u")]));
+        pins(&bench, "payments/db", &[2, 6], false).await;
+        let pruned = pass(&bench, &payments(), limit).await.0;
+        assert_eq!(pruned, ["payments/db@2"]);
+        assert_eq!(numbers(&bench, "payments/db").await, [6, 5]);
+        sound(bench).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pass_comes_to_its_end_where_everything_is_pinned() {
+    for limit in [1, 2, 100] {
+        let bench = bench().await;
+        for number in 2..=4 {
+            let value = number.to_string();
+            bench.put("payments/other", &[("a", &value)]).await;
+        }
+        keep(&bench, 1).await;
+        pins(&bench, "payments/db", &[1, 2, 3, 4, 5], true).await;
+        let (pruned, ..) = pass(&bench, &payments(), limit).await;
+        assert_eq!(
+            pruned,
+            ["payments/other@1", "payments/other@2", "payments/other@3"]
+        );
+        assert_eq!(numbers(&bench, "payments/db").await, [6, 5, 4, 3, 2, 1]);
+        sound(bench).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_pin_and_a_pruning_or_destruction_at_once_one_conflicts() {
+    let bench = bench().await;
+    keep(&bench, 2).await;
+    let pruning = page(&bench, &payments(), None, 100).await;
+    pins(&bench, "payments/db", &[2], true).await;
+    let late = bench.ledger().apply(pruning.change).await;
+    assert!(matches!(late, Err(ApplyError::Conflict { .. })), "{late:?}");
+    let pinning = pin(&bench, "payments/db", 3, true).await.unwrap();
+    let pruning = page(&bench, &payments(), None, 100).await;
+    bench.ledger().apply(pruning.change).await.unwrap();
+    let late = bench.ledger().apply(pinning).await;
+    assert!(matches!(late, Err(ApplyError::Conflict { .. })), "{late:?}");
+    assert_eq!(numbers(&bench, "payments/db").await, [6, 5, 2]);
+    sound(bench).await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_or_so_already_is_not_pinned_and_a_pinned_version_is_destroyed_with_its_secret_alone()
+ {
+    let bench = bench().await;
+    let refused = async |of: &str, number, pinned| {
+        let refused = pin(&bench, of, number, pinned).await.unwrap_err();
+        refused.to_string()
+    };
+    let destroy = async |number: Option<u64>| {
+        let request = DestroyRequest {
+            path: path("payments/db"),
+            version: number.map(version),
+            by: operator(),
+            now_ms: NOW,
+        };
+        bench.vault.prepare_destroy(&request).await
+    };
+    pins(&bench, "payments/db", &[1, 2], true).await;
+    for (of, number, pinned, told) in [
+        (
+            "payments/none",
+            1,
+            true,
+            "payments/none: there is no such secret",
+        ),
+        ("payments/db", 7, true, "payments/db: there is no version 7"),
+        (
+            "payments/db",
+            7,
+            false,
+            "payments/db: there is no version 7",
+        ),
+        (
+            "payments/db",
+            2,
+            true,
+            "version 2 of payments/db is pinned already",
+        ),
+        (
+            "payments/db",
+            3,
+            false,
+            "version 3 of payments/db is not pinned",
+        ),
+    ] {
+        assert_eq!(refused(of, number, pinned).await, told);
+    }
+    let told = destroy(Some(2)).await.unwrap_err().to_string();
+    assert!(
+        told.contains("attache secret unpin payments/db@2"),
+        "{told}"
+    );
+    let one = destroy(Some(3)).await.unwrap();
+    bench.ledger().apply(one.change).await.unwrap();
+    let told = refused("payments/db", 3, true).await;
+    assert_eq!(told, "payments/db: there is no version 3");
+    let whole = destroy(None).await.unwrap();
+    bench.ledger().apply(whole.change).await.unwrap();
+    for number in [1, 2] {
+        let told = refused("payments/db", number, true).await;
+        assert_eq!(told, "payments/db: it is destroyed");
+    }
+    sound(bench).await;
 }

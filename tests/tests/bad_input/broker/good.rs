@@ -76,6 +76,18 @@ impl Good {
                 path,
                 ..Default::default()
             }),
+            "PinVersion" => bytes(pb::PinVersionRequest {
+                mutation,
+                path,
+                version: 2,
+                reason: String::new(),
+            }),
+            "UnpinVersion" => bytes(pb::UnpinVersionRequest {
+                mutation,
+                path,
+                version: 1,
+                reason: String::new(),
+            }),
             "DestroySecret" => bytes(pb::DestroySecretRequest {
                 mutation,
                 path,
@@ -501,9 +513,13 @@ fn returning(scene: &Scene) -> String {
     id.to_owned()
 }
 
-/// Everything that the good requests are about: two versions, a refusal, a banned node and one that may join.
+/// Everything that the good requests are about: two versions, the first of them pinned, a refusal, a banned node and one that may join.
 pub(crate) fn furnish(scene: &Scene, operator: &Channel) -> Good {
     scene.put("payments/db", &[("username", PASSWORD)]).unwrap();
+    scene
+        .bed
+        .attache_ok(&["secret", "pin", "payments/db@1"])
+        .unwrap();
     let refused = Pod::new("shop", "web-9", "web", NODE, "payments/absent");
     let token = scene.bed.token(&refused).unwrap();
     let refusal = scene.refused(&refused, AUDIENCE, &token).unwrap();

@@ -112,6 +112,14 @@ fn number(kind: Kind) -> Expect {
     }
 }
 
+/// A version of a secret that has one; 0 is none.
+fn one_version(kind: Kind) -> Expect {
+    match kind {
+        Kind::Largest => Says(NotFound, "version"),
+        _ => name(kind),
+    }
+}
+
 /// A time in seconds of which 0 says "none", and no more than ten years is meant.
 fn seconds(kind: Kind) -> Expect {
     match kind {
@@ -327,6 +335,14 @@ pub(crate) const ROWS: &[(&str, Take)] = &[
     ("ShowSecretRequest.path", part),
     ("ListVersionsRequest.path", part),
     ("ListVersionsRequest.page", optional),
+    ("PinVersionRequest.mutation", part),
+    ("PinVersionRequest.path", part),
+    ("PinVersionRequest.version", one_version),
+    ("PinVersionRequest.reason", text),
+    ("UnpinVersionRequest.mutation", part),
+    ("UnpinVersionRequest.path", part),
+    ("UnpinVersionRequest.version", one_version),
+    ("UnpinVersionRequest.reason", text),
     ("DestroySecretRequest.mutation", part),
     ("DestroySecretRequest.path", part),
     ("DestroySecretRequest.version", number),
