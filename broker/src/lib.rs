@@ -1,7 +1,7 @@
 //! The broker: keeps sealed secrets, attests workloads, decides, audits and releases.
 //!
 //! ```text
-//! api -> release -> {attest, policy, vault, audit}     {rotation, overdue, retagging, scrub} -> vault -> {keys, store}     api -> {identity, registry, mutation}
+//! api -> release -> {attest, policy, vault, audit}     {rotation, retention, overdue, retagging, scrub} -> vault -> {keys, store}     api -> {identity, registry, mutation}
 //! ```
 
 pub mod api;
@@ -16,6 +16,7 @@ pub mod keys;
 pub mod kms;
 pub mod kubernetes;
 pub mod metrics;
+pub mod mounted;
 pub mod mutation;
 pub mod overdue;
 pub mod policy;

@@ -601,6 +601,8 @@ metrics = "127.0.0.1:0"
 
 [store]
 dir = "{dir}/broker"
+# So soon after a start, and after a pod has gone, versions over are pruned.
+mounted_window_s = 1
 
 [keys]
 slot_file = "{dir}/etc/slot.key"

@@ -1,4 +1,4 @@
-//! What a keyspace keeps: versions over go in the background, but for those that are pinned; no value that a kept
+//! What a keyspace keeps: versions over go in the background, but for those that are pinned or mounted; no value that a kept
 //! version needs goes with them, and old keys come to their end because of it.
 
 #![expect(
@@ -7,14 +7,14 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::process::Output;
+use std::{fs, process::Output};
 
 use attache_tests::{
     Bed, Scene,
     bed::NODE,
     pod::Pod,
     process::{PATIENCE, until},
-    scene::USERNAME,
+    scene::{PASSWORD, USERNAME},
 };
 use serde_json::{Value, json};
 
@@ -256,4 +256,64 @@ fn a_pinned_version_stays_until_it_is_unpinned() {
     }
     bed.check_store().unwrap();
     bed.attache_ok(&["audit", "verify"]).unwrap();
+}
+
+#[test]
+fn a_version_that_a_volume_names_stays_as_long_as_nodes_ask_for_it() {
+    let bed = Bed::new().unwrap();
+    let settings = fs::read_to_string(bed.broker_config()).unwrap();
+    let longer = settings.replace("mounted_window_s = 1\n", "mounted_window_s = 10\n");
+    assert_ne!(longer, settings);
+    fs::write(bed.broker_config(), longer).unwrap();
+    let scene = Scene::on(bed).unwrap();
+    let bed = &scene.bed;
+    let first = Pod::new("shop", "web-0", "web", NODE, "payments/db@1");
+    scene.publish(&first).unwrap();
+    keep(bed, "1");
+    // Kubelet asks for the volume again and again, and the node with it.
+    let until_left = |pods: &[&Pod], wanted: &[u64]| {
+        until(
+            2 * PATIENCE,
+            "what is over and not mounted is pruned",
+            || {
+                for pod in pods {
+                    scene.publish(pod).unwrap();
+                }
+                let left = versions(bed, "payments/db");
+                assert!(left.contains(&1), "{left:?}");
+                (left == wanted).then_some(())
+            },
+        )
+        .unwrap();
+    };
+    for _ in 0..4 {
+        bed.put_versions(1).unwrap();
+        scene.publish(&first).unwrap();
+    }
+    until_left(&[&first], &[5, 1]);
+    assert_eq!(scene.read(&first, "db/password").unwrap(), PASSWORD);
+
+    // The pod is made anew, and another one beside it.
+    scene.unpublish(&first).unwrap();
+    scene.publish(&first).unwrap();
+    let second = Pod::new("shop", "web-1", "web", NODE, "payments/db@1");
+    scene.publish(&second).unwrap();
+    bed.put_versions(1).unwrap();
+    until_left(&[&first, &second], &[6, 1]);
+    for pod in [&first, &second] {
+        assert_eq!(scene.read(pod, "db/password").unwrap(), PASSWORD);
+        assert_eq!(scene.read(pod, "db/username").unwrap(), USERNAME);
+        scene.unpublish(pod).unwrap();
+    }
+    assert!(
+        scene
+            .logs()
+            .contains("as long as volumes of pods name them")
+    );
+    until(2 * PATIENCE, "nobody names it any more", || {
+        (versions(bed, "payments/db") == [6]).then_some(())
+    })
+    .unwrap();
+    scene.publish(&first).unwrap_err();
+    bed.check_store().unwrap();
 }

@@ -69,6 +69,15 @@ const KEYS: &[Key] = &[
         help: "after the scrub at the start, every row of the store is looked at again so long after the last time",
     },
     Key {
+        path: "store.mounted_window_s",
+        kind: Kind::Integer {
+            min: 1,
+            max: 31 * 24 * 3600,
+        },
+        fallback: Fallback::Default("900"),
+        help: "a version that a pod names by number is not pruned so long after it was last handed out; nodes ask every 60 to 90 s",
+    },
+    Key {
         path: "keys.slot_file",
         kind: Kind::Path,
         fallback: Fallback::Absent,
@@ -221,6 +230,8 @@ pub struct Config {
     pub store: StorePaths,
     /// From the end of one scrub of the store to the next.
     pub scrub_interval: Duration,
+    /// For how long a version counts as mounted after a volume that names it was answered.
+    pub mounted_window: Duration,
     /// How it comes by its keys.
     pub keys: KeySettings,
     /// Folder of the audit log.
@@ -418,6 +429,7 @@ impl Config {
                 dir: settings.path("store.dir")?,
             },
             scrub_interval: settings.seconds("store.scrub_interval_s")?,
+            mounted_window: settings.seconds("store.mounted_window_s")?,
             keys: KeySettings {
                 openers: openers(settings)?,
                 danger_plain_key_arena: settings.flag("keys.danger_plain_key_arena")?,

@@ -38,6 +38,7 @@ pub use sealed::{Released, ReleasedAnswer, ReleasedField, ReleasedFile};
 use crate::attest::{AttestRequest, AttestedWorkload, Attestor, Refusal};
 use crate::audit::{AuditError, AuditLog, Refusals, RefuseError};
 use crate::identity::{Directory, NotAdmitted};
+use crate::mounted::{Mounted, Named};
 use crate::policy::PolicySet;
 use crate::store::{RedbStore, Store};
 use crate::vault::{Vault, VaultError};
@@ -126,6 +127,8 @@ pub struct Parts<S: Store = RedbStore> {
     pub refusals: Refusals,
     /// Counts.
     pub counters: Arc<Counters>,
+    /// Knows which versions volumes name.
+    pub mounted: Mounted,
     /// Sessions with node plugins, also for whoever ends them.
     pub sessions: Sessions,
     /// What a shutdown waits for.
@@ -142,8 +145,8 @@ const READINGS: usize = 4;
 
 /// A decided request.
 enum Decided {
-    /// The volume has what it may have.
-    Unchanged(Generation),
+    /// The volume has what it may have, and names these versions.
+    Unchanged(Generation, Vec<Named>),
     /// It gets this, as long as the policy is still the one that granted it.
     Granted(Box<Opened>, Arc<PolicySet>),
 }
@@ -171,6 +174,12 @@ impl<S: Store> Releases<S> {
         Self {
             parts: Arc::new(parts),
         }
+    }
+
+    /// Which versions volumes name.
+    #[must_use]
+    pub fn mounted(&self) -> &Mounted {
+        &self.parts.mounted
     }
 
     /// Attests, decides, puts on record and seals; or refuses, once that is on record. `slot` is dropped when all of
@@ -217,13 +226,16 @@ impl<S: Store> Parts<S> {
         let workload = Arc::new(workload);
         for _ in 0..READINGS {
             match self.decide(asked.held, &workload).await {
-                Ok(Decided::Unchanged(held)) => {
+                Ok(Decided::Unchanged(held, named)) => {
                     self.counters.unchanged();
+                    self.answered(&named);
                     return Ok(Delivered::Unchanged(held));
                 }
                 Ok(Decided::Granted(opened, policies)) => {
+                    let named = opened.named();
                     if let Some(released) = self.seal(&asked, *opened, &policies).await? {
                         self.counters.released();
+                        self.answered(&named);
                         return Ok(Delivered::Released(Box::new(released)));
                     }
                 }
@@ -251,7 +263,7 @@ impl<S: Store> Parts<S> {
         let same =
             |held: &Generation| held.incarnation == new.incarnation && held.digest == new.digest;
         if let Some(held) = held.filter(same) {
-            return Ok(Decided::Unchanged(held));
+            return Ok(Decided::Unchanged(held, volume.named()));
         }
         let opened = Opened::open(&self.vault, volume).await?;
         Ok(Decided::Granted(Box::new(opened), policies))
@@ -315,6 +327,13 @@ impl<S: Store> Parts<S> {
         );
         let receipt = queued.durable().await?;
         Ok(Some(Released::new(sealed?, receipt)?))
+    }
+
+    /// What a volume names is mounted once it is answered, and not before.
+    fn answered(&self, named: &[Named]) {
+        for version in named {
+            self.mounted.named(version);
+        }
     }
 
     async fn refuse(&self, caller: &Caller, refusal: &Refusal) -> ReleaseError {

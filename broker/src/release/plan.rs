@@ -14,6 +14,7 @@ use attache_envelope::name::{FieldName, SecretRef, SecretVersion};
 use thiserror::Error;
 
 use crate::attest::{AttestedWorkload, Available, FilePlan, Refusal, WantedFiles, plan_files};
+use crate::mounted::Named;
 use crate::policy::{Decision, FieldRef, PolicySet};
 use crate::store::Store;
 use crate::vault::{Lookup, Resolved, Vault, VaultError};
@@ -47,6 +48,8 @@ pub(super) struct GrantedSecret {
     pub(super) resolved: Resolved,
     /// In the order of their values; none twice in a volume.
     pub(super) fields: Vec<FieldName>,
+    /// Whether the pod names the version by its number, and gets something of it.
+    by_number: bool,
 }
 
 /// One file of the volume.
@@ -61,6 +64,8 @@ pub(super) struct GrantedFile {
 /// What a reference turned out to mean.
 struct Meaning {
     resolved: Option<Resolved>,
+    /// Whether the reference names a version.
+    by_number: bool,
     available: Available,
 }
 
@@ -159,6 +164,7 @@ fn decide(
         };
         meanings.push(Meaning {
             resolved,
+            by_number: reference.version.is_some(),
             available,
         });
     }
@@ -230,6 +236,7 @@ fn number_values(meanings: Vec<Meaning>) -> (Vec<GrantedSecret>, Vec<Numbered>) 
     let mut numbered = Vec::with_capacity(meanings.len());
     for Meaning {
         resolved,
+        by_number,
         available,
     } in meanings
     {
@@ -248,7 +255,11 @@ fn number_values(meanings: Vec<Meaning>) -> (Vec<GrantedSecret>, Vec<Numbered>) 
                 });
                 of_reference.insert(field, number);
             }
-            secrets.push(GrantedSecret { resolved, fields });
+            secrets.push(GrantedSecret {
+                resolved,
+                fields,
+                by_number: by_number && !of_reference.is_empty(),
+            });
         }
         numbered.push(of_reference);
     }
@@ -262,6 +273,17 @@ impl GrantedVolume {
 
     pub(super) fn secrets(&self) -> &[GrantedSecret] {
         &self.secrets
+    }
+
+    /// The versions that the pod names by their numbers.
+    pub(super) fn named(&self) -> Vec<Named> {
+        let named = self.secrets.iter().filter(|it| it.by_number);
+        let named = named.map(|GrantedSecret { resolved, .. }| Named {
+            keyspace: resolved.path.keyspace.clone(),
+            secret: resolved.secret,
+            version: resolved.version,
+        });
+        named.collect()
     }
 
     pub(super) fn files(&self) -> &[GrantedFile] {

@@ -20,6 +20,7 @@ use super::plan::{GrantedFile, GrantedVolume, NotPlanned};
 use super::sessions::PluginSession;
 use crate::attest::{AttestedWorkload, PublicReason, Refusal};
 use crate::audit::AuditReceipt;
+use crate::mounted::Named;
 use crate::store::Store;
 use crate::vault::{Lookup, Vault};
 
@@ -163,6 +164,11 @@ impl Opened {
             payloads,
             keys,
         })
+    }
+
+    /// The versions that the pod names by their numbers.
+    pub(super) fn named(&self) -> Vec<Named> {
+        self.volume.named()
     }
 
     /// What goes on record. Nothing of it is decided later.

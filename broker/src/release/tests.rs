@@ -4,11 +4,12 @@ mod bounds;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use attache_envelope::generation::GenerationDigest;
 use attache_envelope::id::{BootId, ChainId};
 use attache_envelope::key::{Dek, SecretKey};
-use attache_envelope::name::VolumeId;
+use attache_envelope::name::{SecretPath, SecretVersion, VolumeId};
 use attache_envelope::release::{ReleaseBinding, Session, SessionBinding};
 use attache_envelope::value::ValueBinding;
 use attache_mtls::identity::SpkiSha256;
@@ -27,6 +28,7 @@ use crate::policy::{Condition, GrantSpec, GuardrailSpec};
 use crate::vault::tests::{Bench, broker};
 
 const AGENT_SECRET: [u8; 32] = [7; 32];
+const WINDOW: Duration = Duration::from_secs(900);
 
 /// A broker with `payments/db` in its store, a cluster in a folder, and one pod.
 struct World {
@@ -94,6 +96,7 @@ impl World {
             log,
             refusals,
             counters: Arc::default(),
+            mounted: Mounted::new(WINDOW),
             directory: Directory::default(),
             tasks: TaskTracker::new(),
         });
@@ -634,7 +637,7 @@ async fn a_caller_who_goes_away_leaves_a_whole_record() {
     let world = World::new(WHOLE).await;
     let deliver = world.deliver(world.ask(&[]));
     // The request is under way and its handler gone after a moment.
-    let gone = tokio::time::timeout(std::time::Duration::ZERO, deliver).await;
+    let gone = tokio::time::timeout(Duration::ZERO, deliver).await;
     drop(gone);
     world.parts.tasks.close();
     world.parts.tasks.wait().await;
@@ -655,4 +658,54 @@ async fn a_boot_of_another_process_is_another_session() {
     let key = SecretKey::new(&AGENT_SECRET).public_key().unwrap();
     let session = other.session(&node_id(NODE_UID), key).await.unwrap();
     assert_ne!(session.id, first.session);
+}
+
+/// Moves the clock that windows are counted by, and no other.
+async fn pass_time(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_version_is_mounted_when_a_volume_that_names_its_number_was_answered_and_not_before() {
+    let world = World::new(&[]).await;
+    pass_time(WINDOW).await;
+    let path: SecretPath = "payments/db".parse().unwrap();
+    let secret = world.bench.vault.secret(&path).await.unwrap().secret;
+    let mounted = || {
+        let (keyspace, version) = (&path.keyspace, SecretVersion::FIRST);
+        world.parts.mounted.until(keyspace, secret, version)
+    };
+    let by_number = [("secrets", "payments/db@1")];
+    world.wants(&by_number);
+    world.refused(world.ask(&by_number)).await;
+    assert_eq!(mounted(), None, "it was refused");
+    world.grant(&[("web", "payments/db", &[])]);
+    world.wants(&[("secrets", "payments/db")]);
+    world.released(world.ask(&[])).await;
+    assert_eq!(mounted(), None, "it was not named");
+    world.wants(&by_number);
+    let held = world.released(world.ask(&by_number)).await.generation;
+    let first = mounted().unwrap();
+    pass_time(WINDOW / 2).await;
+    let again = Ask {
+        held: Some(held),
+        ..world.ask(&by_number)
+    };
+    let unchanged = world.deliver(again).await.unwrap();
+    assert!(matches!(unchanged, Delivered::Unchanged(_)));
+    assert!(mounted().unwrap() >= first + WINDOW / 2);
+    // An optional reference that is not granted is left out, and is not mounted.
+    pass_time(WINDOW).await;
+    assert_eq!(mounted(), None);
+    world.bench.put("payments/api", &[("token", "t")]).await;
+    world.grant(&[("web", "payments/api", &[])]);
+    let files = "- {path: t, ref: payments/api@1#token}\n\
+                 - {path: p, ref: payments/db@1#password, optional: true}\n";
+    let optional = [("files", files)];
+    world.wants(&optional);
+    let answer = world.released(world.ask(&optional)).await;
+    assert_eq!(answer.missing, ["payments/db@1#password"]);
+    assert_eq!(mounted(), None, "it was left out");
 }

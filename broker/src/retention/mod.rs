@@ -3,11 +3,15 @@
 //! ```text
 //! start, and keyspace set: a keyspace        put that has one over, and unpin: the secret
 //!   -> a page (vault) -> pruning on record, with what goes -> one commit -> anchor on record -> ... -> over
+//!      what is mounted stays, and is gone through again once nobody may have named it for the window: later
 //! ```
 //! Nothing is kept of a pass: what a crash cut off, the next start's pass finds. Passes take turns, a page each, in a room of
 //! the `background`.
 
+mod later;
 mod worker;
+
+use later::Later;
 
 use crate::background::UnderWay;
 use crate::vault::PruneScope;
@@ -17,6 +21,7 @@ pub use worker::Worker;
 #[derive(Debug, Clone, Default)]
 pub struct Prunings {
     under_way: UnderWay<PruneScope, ()>,
+    later: Later,
 }
 
 impl Prunings {

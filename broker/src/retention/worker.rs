@@ -10,6 +10,7 @@ use super::Prunings;
 use crate::audit::AuditLog;
 use crate::background::{self, BUSY, RETRY, StepError, TakenUp, Task};
 use crate::causes::with_causes;
+use crate::mounted::Mounted;
 use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{PruneScope, Pruned, PruningPage, Vault, VaultError};
 
@@ -21,6 +22,7 @@ pub struct Worker<S: Store = RedbStore> {
     vault: Arc<Vault<S>>,
     log: AuditLog,
     prunings: Prunings,
+    mounted: Mounted,
 }
 
 /// One pass, and what belongs to it.
@@ -30,6 +32,8 @@ pub(crate) struct Work {
     over: bool,
     due: Instant,
     unreadable: u64,
+    mounted: u64,
+    mounted_until: Option<Instant>,
 }
 
 impl<S: Store> Worker<S> {
@@ -41,6 +45,7 @@ impl<S: Store> Worker<S> {
         vault: Arc<Vault<S>>,
         log: AuditLog,
         prunings: Prunings,
+        mounted: Mounted,
     ) -> Result<Self, VaultError> {
         for keyspace in vault.keyspaces_to_prune().await? {
             prunings.begin(PruneScope::Keyspace(keyspace));
@@ -49,30 +54,35 @@ impl<S: Store> Worker<S> {
             vault,
             log,
             prunings,
+            mounted,
         })
     }
 
     /// Works until `stop`. A page that was begun is ended first.
     pub async fn run(self, stop: CancellationToken) {
-        let under_way = self.prunings.under_way.clone();
-        background::run(self, under_way, stop).await;
+        let (under_way, later) = (self.prunings.under_way.clone(), self.prunings.later.clone());
+        let waiting = later.run(&stop, |scope| under_way.begin(scope, ()));
+        let working = background::run(self, under_way.clone(), stop.clone());
+        tokio::join!(waiting, working);
     }
 
     async fn step(&self, work: &mut Work) -> Result<(), StepError> {
-        let (vault, scope, passed) = (
-            Arc::clone(&self.vault),
-            work.scope.clone(),
-            work.passed.clone(),
-        );
+        let (vault, mounted) = (Arc::clone(&self.vault), self.mounted.clone());
+        let (scope, passed) = (work.scope.clone(), work.passed.clone());
         let made = background::apart("pruning", async move {
-            vault.prepare_pruning(&scope, passed.as_ref(), PAGE).await
+            vault
+                .prepare_pruning(&scope, passed.as_ref(), PAGE, &mounted)
+                .await
         });
         let page = made.await??;
         let (unreadable, passed) = (page.unreadable, page.passed.clone());
+        let (mounted, mounted_until) = (page.mounted, page.mounted_until);
         if !page.versions.is_empty() {
             self.prune(page).await?;
         }
         work.unreadable += unreadable;
+        work.mounted += mounted;
+        work.mounted_until = work.mounted_until.into_iter().chain(mounted_until).min();
         work.over = passed.is_none();
         work.passed = passed;
         Ok(())
@@ -98,12 +108,20 @@ impl<S: Store> Task for Worker<S> {
     type Work = Work;
 
     async fn take_up(&self, scope: &PruneScope) -> TakenUp<Work> {
+        // Whatever is over may be mounted: its keyspace is gone through once that is known.
+        if let Some(end) = self.mounted.unknown_until() {
+            let keyspace = PruneScope::Keyspace(scope.keyspace().clone());
+            self.prunings.later.add(keyspace, end);
+            return TakenUp::Over;
+        }
         TakenUp::Begun(Work {
             scope: scope.clone(),
             passed: None,
             over: false,
             due: Instant::now(),
             unreadable: 0,
+            mounted: 0,
+            mounted_until: None,
         })
     }
 
@@ -115,6 +133,16 @@ impl<S: Store> Task for Worker<S> {
                 if work.over && work.unreadable > 0 {
                     tracing::warn!(scope = %work.scope, secrets = work.unreadable,
                         "secrets keep all of their versions: something of them is damaged; attache-broker check-store names it");
+                }
+                if work.over
+                    && let Some(end) = work.mounted_until
+                {
+                    tracing::info!(scope = %work.scope, versions = work.mounted,
+                        "versions over are kept as long as volumes of pods name them");
+                    let soonest = Instant::now() + self.mounted.spacing();
+                    self.prunings
+                        .later
+                        .add(work.scope.clone(), end.max(soonest));
                 }
             }
             Err(StepError::Apply(ApplyError::Conflict { .. })) => {}

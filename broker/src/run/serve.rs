@@ -39,6 +39,7 @@ use crate::{
     },
     keys::Keys,
     metrics::{Metrics, Standing},
+    mounted::Mounted,
     mutation::Mutations,
     overdue,
     registry::Registry,
@@ -99,9 +100,7 @@ impl Broker {
         let (log, mut recovered) = open_log(&config, store.as_ref(), &keys, boot).await?;
         let ledger = open_ledger(&config, store, &keys, &log, &recovered).await?;
         let tasks = TaskTracker::new();
-        let intents = std::mem::take(&mut recovered.open_intents);
-        let mutations = Mutations::open(log.clone(), ledger.clone(), intents, tasks.clone());
-        let mutations = mutations.await?;
+        let mutations = take_mutations(&log, &ledger, &mut recovered, &tasks).await?;
         let refusals = Refusals::new(log.clone(), &mut recovered);
         start_on_record(&config, &keys, &log, &ledger).await?;
 
@@ -135,6 +134,7 @@ impl Broker {
             log: log.clone(),
             refusals: refusals.clone(),
             counters: Arc::clone(&counters),
+            mounted: Mounted::new(config.mounted_window),
             sessions: sessions.clone(),
             tasks: tasks.clone(),
         });
@@ -309,7 +309,8 @@ impl Broker {
             Arc::clone(&services.vault),
             services.background.prunings.clone(),
         );
-        Ok(retention::Worker::new(vault, self.log.clone(), prunings).await?)
+        let mounted = services.releases.mounted().clone();
+        Ok(retention::Worker::new(vault, self.log.clone(), prunings, mounted).await?)
     }
 
     /// What goes on with the rows that a start finds with tags of a key before.
@@ -503,6 +504,17 @@ async fn open_ledger(
         audited: recovered.audited,
     };
     Ok(Ledger::open(store, keys, options).await?)
+}
+
+/// Takes operators' changes, once what a crash left open of them is closed.
+async fn take_mutations(
+    log: &AuditLog,
+    ledger: &BrokerLedger,
+    recovered: &mut Recovered,
+    tasks: &TaskTracker,
+) -> Result<Mutations> {
+    let intents = std::mem::take(&mut recovered.open_intents);
+    Ok(Mutations::open(log.clone(), ledger.clone(), intents, tasks.clone()).await?)
 }
 
 /// The start of this process, with where the store stands, and what came before it opened.

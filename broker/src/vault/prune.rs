@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a secret's versions by number: [ ... the rest ... | the newest, as many as the keyspace keeps ]
-//!                                  active, pinned: kept wherever they are
+//!                                  active, pinned, mounted: kept wherever they are
 //! ```
 //! A value goes only when no version that stays has it. Every page stands on the keyspace's row, on each head, version and
 //! value as it was read, so that no rollback or put meanwhile needs what goes. The row of a first version stays, without
@@ -13,12 +13,15 @@ use std::fmt;
 use attache_envelope::Table;
 use attache_envelope::body::{HeadBody, HeadState, KeyspaceBody, KeyspaceState, VersionBody};
 use attache_envelope::id::SecretId;
-use attache_envelope::name::{Keyspace, SecretPath, SecretRef, SecretVersion};
+use attache_envelope::name::{Keyspace, SecretPath, SecretRef};
+
+use tokio::time::Instant;
 
 use super::Vault;
 use super::destroy_secret::{Versions, values};
 use super::error::VaultError;
 use super::records::{Found, Record};
+use crate::mounted::Mounted;
 use crate::store::{Change, LedgerError, Store};
 
 /// Heads read at once.
@@ -56,6 +59,10 @@ pub struct PruningPage {
     pub values: u64,
     /// Secrets that stay as they are, since something of them cannot be read.
     pub unreadable: u64,
+    /// Versions that stay because volumes name them, of secrets that were gone through to the end.
+    pub mounted: u64,
+    /// When the first of them may go, if nobody names it meanwhile.
+    pub mounted_until: Option<Instant>,
     /// How far it goes; none when there is nothing more.
     pub passed: Option<Pruned>,
 }
@@ -91,7 +98,8 @@ impl<S: Store> Vault<S> {
     }
 
     /// The next part of what a keyspace does not keep, of at most `limit` versions. A pass whose keyspace has changed
-    /// meanwhile begins anew.
+    /// meanwhile begins anew. What comes to be mounted between this and the commit goes all the same: nobody had named it
+    /// for the window.
     ///
     /// # Errors
     /// [`VaultError::Ledger`] when the store cannot be read.
@@ -100,6 +108,7 @@ impl<S: Store> Vault<S> {
         scope: &PruneScope,
         passed: Option<&Pruned>,
         limit: usize,
+        mounted: &Mounted,
     ) -> Result<PruningPage, VaultError> {
         let mut page = PruningPage::default();
         let keyspace = match self.keyspace(scope.keyspace()).await {
@@ -122,7 +131,8 @@ impl<S: Store> Vault<S> {
             let whole = match (path, head) {
                 (Some(path), Found::Sound(head)) => {
                     let left = limit.saturating_sub(page.versions.len());
-                    self.prune(&path, &head, (keep, left), &mut page).await?
+                    self.prune(&path, &head, (keep, left), mounted, &mut page)
+                        .await?
                 }
                 _ => {
                     page.unreadable += 1;
@@ -171,6 +181,7 @@ impl<S: Store> Vault<S> {
         path: &SecretPath,
         head: &Record<HeadBody>,
         (keep, limit): (u32, usize),
+        mounted: &Mounted,
         page: &mut PruningPage,
     ) -> Result<bool, VaultError> {
         let body = &head.body;
@@ -183,19 +194,29 @@ impl<S: Store> Vault<S> {
         };
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
         let over = stay.len().saturating_sub(keep);
-        let old: Vec<SecretVersion> = stay
-            .iter()
-            .take(over)
-            .filter(|(number, version)| body.active != Some(**number) && !version.body.pinned)
-            .map(|(number, _)| *number)
-            .collect();
+        let (mut old, mut held) = (Vec::new(), Vec::new());
+        for (number, version) in stay.iter().take(over) {
+            if body.active == Some(*number) || version.body.pinned {
+                continue;
+            }
+            match mounted.until(&path.keyspace, body.secret, *number) {
+                Some(end) => held.push(end),
+                None => old.push(*number),
+            }
+        }
+        let whole = old.len() <= limit;
+        if whole {
+            page.mounted += held.len() as u64;
+            let ends = held.into_iter().chain(page.mounted_until);
+            page.mounted_until = ends.min();
+        }
         let go: Versions = old
             .iter()
             .take(limit)
             .filter_map(|number| stay.remove_entry(number))
             .collect();
         if go.is_empty() {
-            return Ok(old.is_empty());
+            return Ok(whole);
         }
         let (had, needed) = (values(&go), values(&stay));
         let mut change = Change::default();
@@ -212,7 +233,7 @@ impl<S: Store> Vault<S> {
                     version: Some(*number),
                     field: None,
                 }));
-                Ok(go.len() == old.len())
+                Ok(whole)
             }
             Err(VaultError::Ledger(LedgerError::Damaged { .. })) => {
                 page.unreadable += 1;

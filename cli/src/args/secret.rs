@@ -141,7 +141,7 @@ pub struct Create {
     /// The first segment of its secrets' names
     #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
     pub name: KeyspaceName,
-    /// Keep so many versions of a secret, the newest, beside the active and pinned ones; 0 keeps all [default: 20]
+    /// Keep so many versions of a secret, the newest, beside the active, pinned and mounted ones; 0 keeps all [default: 20]
     #[arg(long, value_name = "N", value_parser = parse::word(parse::max_versions))]
     pub max_versions: Option<u32>,
     /// What is demanded of its keys.
@@ -206,7 +206,7 @@ pub struct SetKeyspace {
     /// The keyspace
     #[arg(value_name = "NAME", value_parser = parse::word(parse::keyspace))]
     pub name: KeyspaceName,
-    /// Keep so many versions of a secret, the newest, beside the active and pinned ones; 0 keeps all. The rest goes
+    /// Keep so many versions of a secret, the newest, beside the active, pinned and mounted ones; 0 keeps all. The rest goes
     #[arg(long, value_name = "N", required_unless_present_any = SETTINGS, value_parser = parse::word(parse::max_versions))]
     pub max_versions: Option<u32>,
     /// What is demanded of its keys.

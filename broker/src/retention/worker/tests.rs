@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::mounted::Named;
 use crate::vault::SetSettings;
 use crate::vault::tests::Bench;
 
@@ -15,10 +16,16 @@ struct World {
     bench: Bench,
     log: AuditLog,
     prunings: Prunings,
+    mounted: Mounted,
 }
 
 impl World {
+    /// In which nothing counts as mounted.
     async fn new() -> Self {
+        Self::beside(Mounted::new(Duration::ZERO)).await
+    }
+
+    async fn beside(mounted: Mounted) -> Self {
         let bench = Bench::new().await;
         let (log, dir) = bench.log();
         Self {
@@ -26,6 +33,7 @@ impl World {
             bench,
             log,
             prunings: Prunings::default(),
+            mounted,
         }
     }
 
@@ -50,7 +58,8 @@ impl World {
     async fn work(&self) -> (JoinHandle<()>, CancellationToken) {
         let stop = CancellationToken::new();
         let (vault, log) = (Arc::clone(&self.bench.vault), self.log.clone());
-        let worker = Worker::new(vault, log, self.prunings.clone()).await;
+        let (prunings, mounted) = (self.prunings.clone(), self.mounted.clone());
+        let worker = Worker::new(vault, log, prunings, mounted).await;
         (tokio::spawn(worker.unwrap().run(stop.clone())), stop)
     }
 
@@ -62,6 +71,21 @@ impl World {
         };
         let looked = tokio::time::timeout(Duration::from_secs(20), looking).await;
         assert!(looked.is_ok(), "{:?}", self.prunings);
+    }
+
+    /// Until so many prunings are on record.
+    async fn until_pruned(&self, count: usize) -> Vec<String> {
+        let looking = async {
+            loop {
+                let found = self.on_record().await;
+                if found.len() == count {
+                    return found.into_iter().flat_map(|it| it.1).collect();
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let looked = tokio::time::timeout(Duration::from_secs(20), looking).await;
+        looked.unwrap()
     }
 
     async fn on_record(&self) -> Vec<(String, Vec<String>, u64)> {
@@ -114,6 +138,69 @@ async fn what_comes_again_while_it_is_under_way_is_gone_through_again() {
     world.until_over().await;
     let versions: usize = world.on_record().await.iter().map(|it| it.1.len()).sum();
     assert_eq!(versions, 3);
+    stop.cancel();
+    worker.await.unwrap();
+}
+
+/// Moves the clock that windows are counted by, and no other.
+async fn pass_time(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn nothing_is_pruned_before_nodes_have_had_the_time_to_ask() {
+    const WINDOW: Duration = Duration::from_secs(3600);
+    let world = World::beside(Mounted::new(WINDOW)).await;
+    world.put(3).await;
+    world.keep(1).await;
+    let (worker, stop) = world.work().await;
+    world.until_over().await;
+    // A put's secret is gone through with its keyspace.
+    world.put(1).await;
+    let path = "payments/db".parse().unwrap();
+    world.prunings.begin(PruneScope::Secret(path));
+    world.until_over().await;
+    assert_eq!(world.on_record().await, []);
+    assert_eq!(world.prunings.later.count(), 1);
+    pass_time(WINDOW).await;
+    let pruned = world.until_pruned(1).await;
+    assert_eq!(pruned, ["payments/db@1", "payments/db@2", "payments/db@3"]);
+    world.until_over().await;
+    assert_eq!(world.prunings.later.count(), 0);
+    stop.cancel();
+    worker.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_mounted_is_pruned_once_its_window_is_over() {
+    const WINDOW: Duration = Duration::from_secs(3600);
+    let world = World::beside(Mounted::new(WINDOW)).await;
+    pass_time(WINDOW).await;
+    world.put(4).await;
+    world.keep(1).await;
+    let path = "payments/db".parse().unwrap();
+    let secret = world.bench.vault.secret(&path).await.unwrap().secret;
+    let second = Named {
+        keyspace: "payments".parse().unwrap(),
+        secret,
+        version: "2".parse().unwrap(),
+    };
+    world.mounted.named(&second);
+    let (worker, stop) = world.work().await;
+    world.until_over().await;
+    let others = ["payments/db@1", "payments/db@3"];
+    assert_eq!(world.until_pruned(1).await, others);
+    // It is named again, and the look that was due finds it mounted still.
+    pass_time(WINDOW / 2).await;
+    world.mounted.named(&second);
+    pass_time(WINDOW / 2).await;
+    world.until_over().await;
+    assert_eq!(world.until_pruned(1).await, others);
+    pass_time(WINDOW).await;
+    let all = world.until_pruned(2).await;
+    assert_eq!(all, ["payments/db@1", "payments/db@3", "payments/db@2"]);
     stop.cancel();
     worker.await.unwrap();
 }

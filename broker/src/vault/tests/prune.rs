@@ -1,10 +1,13 @@
-//! Pruning: the newest versions, the active one and those that are pinned stay, with every value that one of them has.
+//! Pruning: the newest versions, the active one and those that are pinned or mounted stay, with every value that one of them has.
 
 use attache_envelope::Table;
 use attache_envelope::body::VersionBody;
 use attache_envelope::name::Keyspace;
 
+use std::time::Duration;
+
 use super::*;
+use crate::mounted::{Mounted, Named};
 use crate::store::{ApplyError, Change, RedbStore};
 use crate::vault::{DestroyRequest, PinRequest, PruneScope, Pruned, PruningPage, RollbackRequest};
 
@@ -28,15 +31,53 @@ async fn page(
     passed: Option<&Pruned>,
     limit: usize,
 ) -> PruningPage {
-    let page = bench.vault.prepare_pruning(scope, passed, limit);
-    page.await.unwrap()
+    page_beside(bench, scope, passed, (limit, &nothing_mounted())).await
+}
+
+async fn page_beside(
+    bench: &Bench,
+    scope: &PruneScope,
+    passed: Option<&Pruned>,
+    (limit, mounted): (usize, &Mounted),
+) -> PruningPage {
+    let page = bench
+        .vault
+        .prepare_pruning(scope, passed, limit, mounted)
+        .await;
+    page.unwrap()
+}
+
+fn nothing_mounted() -> Mounted {
+    Mounted::new(Duration::ZERO)
+}
+
+/// Moves the clock that windows are counted by, and no other.
+async fn pass_time(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 /// One pass in pages of `limit` versions; answers versions, values and secrets that cannot be read.
 async fn pass(bench: &Bench, scope: &PruneScope, limit: usize) -> (Vec<String>, u64, u64) {
+    let (pruned, values, unreadable, _) =
+        pass_beside(bench, scope, limit, &nothing_mounted()).await;
+    (pruned, values, unreadable)
+}
+
+/// As [`pass`], and how many versions stay because they are mounted.
+async fn pass_beside(
+    bench: &Bench,
+    scope: &PruneScope,
+    limit: usize,
+    mounted: &Mounted,
+) -> (Vec<String>, u64, u64, u64) {
     let (mut passed, mut pruned, mut values, mut unreadable) = (None, Vec::new(), 0, 0);
+    let mut held = 0;
     for _ in 0..100 {
-        let page = page(bench, scope, passed.as_ref(), limit).await;
+        let page = page_beside(bench, scope, passed.as_ref(), (limit, mounted)).await;
+        held += page.mounted;
+        assert_eq!(page.mounted > 0, page.mounted_until.is_some());
         assert!(page.versions.len() <= limit);
         pruned.extend(page.versions.iter().map(ToString::to_string));
         values += page.values;
@@ -44,7 +85,7 @@ async fn pass(bench: &Bench, scope: &PruneScope, limit: usize) -> (Vec<String>, 
         bench.ledger().apply(page.change).await.unwrap();
         match page.passed {
             Some(next) => passed = Some(next),
-            None => return (pruned, values, unreadable),
+            None => return (pruned, values, unreadable, held),
         }
     }
     panic!("the pass does not end: {passed:?}");
@@ -81,6 +122,15 @@ async fn pins(bench: &Bench, of: &str, numbers: &[u64], pinned: bool) {
     for number in numbers {
         let change = pin(bench, of, *number, pinned).await.unwrap();
         bench.ledger().apply(change).await.unwrap();
+    }
+}
+
+async fn named(bench: &Bench, of: &str, number: u64) -> Named {
+    let secret = bench.vault.secret(&path(of)).await.unwrap().secret;
+    Named {
+        keyspace: "payments".parse().unwrap(),
+        secret,
+        version: version(number),
     }
 }
 
@@ -264,7 +314,7 @@ async fn a_pinned_version_stays_beside_the_newest_until_it_is_unpinned() {
 }
 
 #[tokio::test]
-async fn a_pass_comes_to_its_end_where_everything_is_pinned() {
+async fn a_pass_comes_to_its_end_where_everything_is_pinned_or_mounted() {
     for limit in [1, 2, 100] {
         let bench = bench().await;
         for number in 2..=4 {
@@ -278,7 +328,42 @@ async fn a_pass_comes_to_its_end_where_everything_is_pinned() {
             pruned,
             ["payments/other@1", "payments/other@2", "payments/other@3"]
         );
+        pins(&bench, "payments/db", &[1, 2, 3, 4, 5], false).await;
+        // Nothing is known yet of what is mounted.
+        let mounted = Mounted::new(Duration::from_secs(900));
+        let (pruned, _, _, held) = pass_beside(&bench, &payments(), limit, &mounted).await;
+        assert_eq!((pruned.len(), held), (0, 5));
         assert_eq!(numbers(&bench, "payments/db").await, [6, 5, 4, 3, 2, 1]);
+        sound(bench).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mounted_version_stays_until_nobody_has_named_it_for_the_window() {
+    const WINDOW: Duration = Duration::from_secs(900);
+    for limit in [1, 2, 100] {
+        let bench = bench().await;
+        keep(&bench, 2).await;
+        let mounted = Mounted::new(WINDOW);
+        pass_time(WINDOW).await;
+        mounted.named(&named(&bench, "payments/db", 3).await);
+        // Of another secret it says nothing, and what is kept in any case is not counted.
+        mounted.named(&named(&bench, "payments/other", 1).await);
+        mounted.named(&named(&bench, "payments/db", 6).await);
+        let (pruned, values, _, held) = pass_beside(&bench, &payments(), limit, &mounted).await;
+        assert_eq!(pruned, ["payments/db@1", "payments/db@2", "payments/db@4"]);
+        assert_eq!((values, held), (3, 1));
+        let kept = opened(&bench.vault, "payments/db", Some(version(3))).await;
+        assert_eq!(kept, pairs(&[("password", "3"), ("username", "u")]));
+        pass_time(WINDOW / 2).await;
+        mounted.named(&named(&bench, "payments/db", 3).await);
+        pass_time(WINDOW / 2).await;
+        let (pruned, _, _, held) = pass_beside(&bench, &payments(), limit, &mounted).await;
+        assert_eq!((pruned.len(), held), (0, 1));
+        pass_time(WINDOW / 2).await;
+        let (pruned, _, _, held) = pass_beside(&bench, &payments(), limit, &mounted).await;
+        assert_eq!((pruned, held), (vec!["payments/db@3".to_owned()], 0));
+        assert_eq!(numbers(&bench, "payments/db").await, [6, 5]);
         sound(bench).await;
     }
 }
