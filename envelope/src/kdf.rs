@@ -18,11 +18,24 @@ pub(crate) fn expand(
 }
 
 /// `HMAC-SHA256(key, message)`; RFC 2104.
-#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
 pub(crate) fn hmac(key: &[u8; KEY_BYTES], message: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(message);
-    mac.finalize().into_bytes().into()
+    Keyed::new(key).hmac(message)
+}
+
+/// A key of HMAC-SHA256 after its two blocks, for many messages. It is as good as the key, and is wiped like it.
+pub(crate) struct Keyed(Hmac<Sha256>);
+
+impl Keyed {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+    pub(crate) fn new(key: &[u8; KEY_BYTES]) -> Self {
+        Self(Hmac::new_from_slice(key).expect("HMAC takes keys of any length"))
+    }
+
+    pub(crate) fn hmac(&self, message: &[u8]) -> [u8; 32] {
+        let mut mac = self.0.clone();
+        mac.update(message);
+        mac.finalize().into_bytes().into()
+    }
 }
 
 /// `SHA-256(bytes)`; FIPS 180-4.

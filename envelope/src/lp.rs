@@ -30,8 +30,8 @@ impl Lp {
 
     /// LP whose first field is a domain label, such as `attache/row/1`.
     pub fn labelled(label: &str) -> Self {
-        // Most of ours are a few ids and a name or two.
-        let bytes = Vec::with_capacity(256);
+        // Most of ours are a few ids and a name or two; a value's key row is the longest of those that come by the million.
+        let bytes = Vec::with_capacity(384);
         Self { bytes }.str(label)
     }
 

@@ -13,9 +13,10 @@ use subtle::ConstantTimeEq as _;
 
 use crate::error::EnvelopeError;
 use crate::id::StoreId;
+use crate::kdf::Keyed;
 use crate::key::{RowMacKey, SetHashKey};
 use crate::lp::{Fault, Lp, Malformed};
-use crate::{FORMAT, Table, kdf};
+use crate::{FORMAT, Table};
 
 /// Bytes before the body: format, mac_epoch, seq.
 pub const HEAD_BYTES: usize = 14;
@@ -78,14 +79,77 @@ pub fn seal(
     seq: u64,
     body: &[u8],
 ) -> SealedRow {
-    let tag = tag(key, mac_epoch, name, seq, body);
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len() + TAG_BYTES);
-    bytes.extend_from_slice(&FORMAT.to_be_bytes());
-    bytes.extend_from_slice(&mac_epoch.to_be_bytes());
-    bytes.extend_from_slice(&seq.to_be_bytes());
-    bytes.extend_from_slice(body);
-    bytes.extend_from_slice(&tag.0);
-    SealedRow { bytes, tag }
+    RowMac::new(key, mac_epoch).seal(name, seq, body)
+}
+
+/// A key of rows' MACs, prepared for the rows of one page or batch: of a short row's MAC the key is a third of the work.
+///
+/// What it holds is as good as the key. It is wiped when it is dropped, and must not outlive the call that made it.
+pub struct RowMac {
+    keyed: Keyed,
+    epoch: u32,
+}
+
+impl RowMac {
+    /// Prepares the key of an epoch.
+    #[must_use]
+    pub fn new(key: RowMacKey<'_>, epoch: u32) -> Self {
+        let keyed = Keyed::new(key.bytes());
+        Self { keyed, epoch }
+    }
+
+    /// The key's epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Builds a row for the commit `seq`.
+    #[must_use]
+    pub fn seal(&self, name: &RowName<'_>, seq: u64, body: &[u8]) -> SealedRow {
+        let tag = self.tag(name, seq, body);
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len() + TAG_BYTES);
+        bytes.extend_from_slice(&FORMAT.to_be_bytes());
+        bytes.extend_from_slice(&self.epoch.to_be_bytes());
+        bytes.extend_from_slice(&seq.to_be_bytes());
+        bytes.extend_from_slice(body);
+        bytes.extend_from_slice(&tag.0);
+        SealedRow { bytes, tag }
+    }
+
+    fn tag(&self, name: &RowName<'_>, seq: u64, body: &[u8]) -> RowTag {
+        let input = Lp::labelled("attache/row/1")
+            .u16(FORMAT)
+            .u32(self.epoch)
+            .id(name.store)
+            .str(name.table.name())
+            .bytes(name.key)
+            .u64(seq)
+            .bytes(body);
+        RowTag(self.keyed.hmac(input.as_bytes()))
+    }
+}
+
+/// The key of the set hashes, prepared as [`RowMac`] is, and under the same rule.
+pub struct SetMac(Keyed);
+
+impl SetMac {
+    /// Prepares the key.
+    #[must_use]
+    pub fn new(key: SetHashKey<'_>) -> Self {
+        Self(Keyed::new(key.bytes()))
+    }
+
+    /// The element of a row in its table's set hash: `HMAC(K_set, LP("attache/set/1", store, table, key, tag))`.
+    #[must_use]
+    pub fn element(&self, name: &RowName<'_>, tag: &RowTag) -> SetElement {
+        let input = Lp::labelled("attache/set/1")
+            .id(name.store)
+            .str(name.table.name())
+            .bytes(name.key)
+            .bytes(&tag.0);
+        SetElement(self.0.hmac(input.as_bytes()))
+    }
 }
 
 /// A row as the store gave it: nothing in it is to be believed but which key to try.
@@ -157,7 +221,18 @@ impl<'a> UnverifiedRow<'a> {
     /// # Errors
     /// [`EnvelopeError::Refused`].
     pub fn verify(self, key: RowMacKey<'_>, name: &RowName<'_>) -> Result<Row<'a>, EnvelopeError> {
-        let expected = tag(key, self.mac_epoch, name, self.seq, self.body);
+        self.verify_with(&RowMac::new(key, self.mac_epoch), name)
+    }
+
+    /// Checks the MAC with a prepared key; that of another epoch refuses it.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Refused`].
+    pub fn verify_with(self, key: &RowMac, name: &RowName<'_>) -> Result<Row<'a>, EnvelopeError> {
+        if key.epoch != self.mac_epoch {
+            return Err(EnvelopeError::Refused);
+        }
+        let expected = key.tag(name, self.seq, self.body);
         if !bool::from(expected.0.ct_eq(&self.tag.0)) {
             return Err(EnvelopeError::Refused);
         }
@@ -170,15 +245,10 @@ impl<'a> UnverifiedRow<'a> {
     }
 }
 
-/// The element of a row in its table's set hash: `HMAC(K_set, LP("attache/set/1", store, table, key, tag))`.
+/// The element of a row in its table's set hash, as [`SetMac::element`] has it.
 #[must_use]
 pub fn set_element(key: SetHashKey<'_>, name: &RowName<'_>, tag: &RowTag) -> SetElement {
-    let input = Lp::labelled("attache/set/1")
-        .id(name.store)
-        .str(name.table.name())
-        .bytes(name.key)
-        .bytes(&tag.0);
-    SetElement(kdf::hmac(key.bytes(), input.as_bytes()))
+    SetMac::new(key).element(name, tag)
 }
 
 /// What one row adds to its table's set hash.
@@ -189,18 +259,6 @@ impl SetElement {
     pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
-}
-
-fn tag(key: RowMacKey<'_>, mac_epoch: u32, name: &RowName<'_>, seq: u64, body: &[u8]) -> RowTag {
-    let input = Lp::labelled("attache/row/1")
-        .u16(FORMAT)
-        .u32(mac_epoch)
-        .id(name.store)
-        .str(name.table.name())
-        .bytes(name.key)
-        .u64(seq)
-        .bytes(body);
-    RowTag(kdf::hmac(key.bytes(), input.as_bytes()))
 }
 
 #[cfg(test)]
