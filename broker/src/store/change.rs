@@ -8,6 +8,7 @@ use attache_envelope::{EnvelopeError, Table};
 use bytes::Bytes;
 
 use super::engine::StoreError;
+use super::rows::ReadRow;
 
 /// Rows and payloads to write together, if the conditions hold.
 ///
@@ -47,6 +48,9 @@ pub enum Condition {
     Absent(Table, Vec<u8>),
     /// The row is there and was last written by the commit of this number.
     AtSeq(Table, Vec<u8>, u64),
+    /// The row is there and was last written by the commit that wrote this one. What was found out about it when it was
+    /// read is not found out again while it is the same to the byte.
+    AsRead(ReadRow),
 }
 
 /// A row that was read and whose tag was right.
@@ -88,6 +92,11 @@ impl Change {
             .push(Condition::AtSeq(table, key.into(), seq));
     }
 
+    /// Requires that the row is still the one that was read, and spares the commit to verify it again.
+    pub(crate) fn require_as_read(&mut self, row: ReadRow) {
+        self.conditions.push(Condition::AsRead(row));
+    }
+
     /// Adds everything of `other`: conditions, rows, payloads and removals of both.
     pub fn merge(&mut self, other: Self) {
         self.conditions.extend(other.conditions);
@@ -105,6 +114,15 @@ impl Condition {
     pub fn row(&self) -> (Table, &[u8]) {
         match self {
             Self::Absent(table, key) | Self::AtSeq(table, key, _) => (*table, key),
+            Self::AsRead(row) => row.name(),
+        }
+    }
+
+    /// The row as it was read, where that is known.
+    pub(crate) fn read(&self) -> Option<&ReadRow> {
+        match self {
+            Self::AsRead(row) => Some(row),
+            Self::Absent(..) | Self::AtSeq(..) => None,
         }
     }
 }

@@ -46,18 +46,20 @@ enum Check {
     StaleExpectWritesNothing,
     SnapshotStandsStill,
     ScanPages,
+    ShowsAsGetFinds,
     TablesAreApart,
     EveryByteStringIsAKey,
     WatchWakes,
     WritersRace,
 }
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 10] = [
     Check::StartsEmpty,
     Check::CommitIsWhole,
     Check::StaleExpectWritesNothing,
     Check::SnapshotStandsStill,
     Check::ScanPages,
+    Check::ShowsAsGetFinds,
     Check::TablesAreApart,
     Check::EveryByteStringIsAKey,
     Check::WatchWakes,
@@ -72,6 +74,7 @@ impl Check {
             Self::StaleExpectWritesNothing => stale_expect_writes_nothing(&*store).await,
             Self::SnapshotStandsStill => snapshot_stands_still(&*store).await,
             Self::ScanPages => scan_pages(&*store).await,
+            Self::ShowsAsGetFinds => shows_as_get_finds(&*store).await,
             Self::TablesAreApart => tables_are_apart(&*store).await,
             Self::EveryByteStringIsAKey => every_byte_string_is_a_key(&*store).await,
             Self::WatchWakes => watch_wakes(store).await,
@@ -152,6 +155,46 @@ async fn snapshot_stands_still<S: Store>(store: &S) {
     assert_eq!(before.get(HEADS, b"a").await.unwrap().unwrap(), "1");
     assert_eq!(before.scan(HEADS, b"", None, 10).await.unwrap().len(), 1);
     assert_eq!(store.snapshot().await.unwrap().seq(), AnchorSeq(3));
+}
+
+/// Keys that lie together, far apart, before the first, after the last, and between two that are there.
+async fn shows_as_get_finds<S: Store>(store: &S) {
+    let puts = (0..500u16).filter(|n| n % 3 != 0).map(|n| {
+        (
+            HEADS,
+            n.to_be_bytes().to_vec(),
+            Bytes::from(vec![u8::try_from(n % 251).unwrap(); 40]),
+        )
+    });
+    let batch = Batch {
+        puts: puts.collect(),
+        deletes: Vec::new(),
+    };
+    commit(store, batch).await;
+    let snapshot = store.snapshot().await.unwrap();
+    for every in [1, 2, 7, 13, 100, 499, 600] {
+        let keys: Vec<_> = (0..600u16).step_by(every).map(u16::to_be_bytes).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(<[u8; 2]>::as_slice).collect();
+        let mut shown = Vec::new();
+        let each = |value: Option<&[u8]>| shown.push(value.map(Bytes::copy_from_slice));
+        snapshot.show(HEADS, &keys, each).await.unwrap();
+        let mut found = Vec::new();
+        for key in &keys {
+            found.push(snapshot.get(HEADS, key).await.unwrap());
+        }
+        assert_eq!(shown, found, "every {every}");
+    }
+    snapshot
+        .show(HEADS, &[], |_| panic!("nothing was asked for"))
+        .await
+        .unwrap();
+    let mut absent = 0;
+    let each = |value: Option<&[u8]>| absent += u32::from(value.is_none());
+    snapshot
+        .show(Table::Grant, &[b"a", b"b"], each)
+        .await
+        .unwrap();
+    assert_eq!(absent, 2);
 }
 
 async fn scan_pages<S: Store>(store: &S) {

@@ -9,18 +9,19 @@ use std::collections::{HashMap, HashSet};
 use attache_envelope::Table;
 use attache_envelope::anchor::{Anchor, TableSum};
 use attache_envelope::id::ValueId;
+use attache_envelope::row::SetElement;
 use bytes::Bytes;
 
 use super::change::{ApplyError, Change, Condition, LedgerError, shown};
 use super::engine::{Batch, Snapshot};
-use super::rows::{RowCodec, StoredRow};
+use super::rows::{ReadRow, RowCodec, StoredRow};
 
 /// A batch over one snapshot.
 pub(crate) struct Draft<'a, V: Snapshot> {
     codec: &'a RowCodec,
     snapshot: &'a V,
     /// Every row that was looked at.
-    rows: HashMap<(Table, &'a [u8]), Drafted<'a>>,
+    rows: HashMap<Name<'a>, Drafted<'a>>,
     payloads: Vec<(ValueId, Bytes)>,
     dropped_payloads: Vec<ValueId>,
     admitted: usize,
@@ -29,8 +30,13 @@ pub(crate) struct Draft<'a, V: Snapshot> {
 /// A row as it stands at `expect`, its tag verified, and what the batch makes of it.
 struct Drafted<'a> {
     before: Option<StoredRow>,
+    /// Of `before`, where it is known.
+    element: Option<SetElement>,
     becomes: Becomes<'a>,
 }
+
+/// Table and key.
+type Name<'a> = (Table, &'a [u8]);
 
 #[derive(Clone, Copy)]
 enum Becomes<'a> {
@@ -63,13 +69,14 @@ impl<'a, V: Snapshot> Draft<'a, V> {
     /// Takes the change in whole, or leaves the batch as it was.
     pub(crate) async fn admit(&mut self, change: &'a Change) -> Result<(), ApplyError> {
         refuse_ambiguous(change)?;
+        let conditions = change.conditions.iter();
+        self.look(conditions.map(|it| (it.row(), it.read())))
+            .await?;
         for condition in &change.conditions {
-            self.check(condition).await?;
+            self.check(condition)?;
         }
         // The rows that will be replaced are read before anything is changed: their tags are in the sets.
-        for (table, key) in written(change) {
-            self.look(table, key).await?;
-        }
+        self.look(written(change).map(|name| (name, None))).await?;
         for put in &change.puts {
             self.becomes(put.table, &put.key, Becomes::Body(&put.body));
         }
@@ -92,6 +99,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         // By table and key: the engine is faster with those that lie together.
         rows.sort_unstable_by_key(|(name, _)| *name);
         let mut batch = Batch::default();
+        let codec = self.codec.prepared();
         for ((table, key), row) in rows {
             let (seq, body) = match (row.becomes, &row.before) {
                 (Becomes::Itself, _) | (Becomes::Retagged, None) => continue,
@@ -101,12 +109,13 @@ impl<'a, V: Snapshot> Draft<'a, V> {
             };
             let sum = anchor.tables.entry(table).or_insert(TableSum::EMPTY);
             if let Some(before) = &row.before {
-                sum.remove(&self.codec.element(table, key, &before.tag))?;
+                let known = row.element;
+                sum.remove(&known.unwrap_or_else(|| codec.element(table, key, &before.tag)))?;
             }
             match body {
                 Some(body) => {
-                    let (row, tag) = self.codec.seal(table, key, seq, body);
-                    sum.insert(&self.codec.element(table, key, &tag))?;
+                    let (row, element) = codec.seal(table, key, seq, body);
+                    sum.insert(&element)?;
                     batch.puts.push((table, key.to_vec(), row));
                 }
                 None => batch.deletes.push((table, key.to_vec())),
@@ -125,18 +134,19 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         Ok(batch)
     }
 
-    async fn check(&mut self, condition: &'a Condition) -> Result<(), ApplyError> {
+    /// Of a row that was looked at.
+    fn check(&self, condition: &Condition) -> Result<(), ApplyError> {
         let (table, key) = condition.row();
-        let row = self.look(table, key).await?;
+        let row = self.rows.get(&(table, key));
+        let row = row.ok_or_else(|| LedgerError::damaged(table, key))?;
+        let at = |seq| row.before.as_ref().is_some_and(|before| before.seq == seq);
         let holds = match (row.becomes, condition) {
             // Written in this batch: newer than anything that a caller can have read.
             (Becomes::Body(_), _) => false,
             (Becomes::Removed, _) => matches!(condition, Condition::Absent(..)),
             (Becomes::Itself | Becomes::Retagged, Condition::Absent(..)) => row.before.is_none(),
-            (Becomes::Itself | Becomes::Retagged, Condition::AtSeq(_, _, seq)) => {
-                let before = row.before.as_ref();
-                before.is_some_and(|before| before.seq == *seq)
-            }
+            (Becomes::Itself | Becomes::Retagged, Condition::AtSeq(_, _, seq)) => at(*seq),
+            (Becomes::Itself | Becomes::Retagged, Condition::AsRead(read)) => at(read.row().seq),
         };
         if holds {
             return Ok(());
@@ -147,19 +157,60 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         })
     }
 
-    /// The row, which is read once and its tag verified.
-    async fn look(&mut self, table: Table, key: &'a [u8]) -> Result<&Drafted<'a>, LedgerError> {
-        let name = (table, key);
-        if !self.rows.contains_key(&name) {
-            let stored = self.snapshot.get(table, key).await?;
-            let before = stored
-                .map(|stored| self.codec.verify(table, key, &stored))
-                .transpose()?;
-            let becomes = Becomes::Itself;
-            self.rows.insert(name, Drafted { before, becomes });
+    /// Reads these rows, each once, and verifies their tags, but of those that are as a caller has read them.
+    async fn look(
+        &mut self,
+        names: impl Iterator<Item = (Name<'a>, Option<&'a ReadRow>)>,
+    ) -> Result<(), LedgerError> {
+        let mut names: Vec<_> = names
+            .filter(|(name, _)| !self.rows.contains_key(name))
+            .collect();
+        names.sort_unstable_by_key(|(name, _)| *name);
+        names.dedup_by_key(|(name, _)| *name);
+        for of_table in names.chunk_by(|a, b| a.0.0 == b.0.0) {
+            let Some(((table, _), _)) = of_table.first() else {
+                continue;
+            };
+            let keys: Vec<_> = of_table.iter().map(|((_, key), _)| *key).collect();
+            let mut found = Vec::with_capacity(keys.len());
+            let mut asked = of_table.iter();
+            let each = |stored: Option<&[u8]>| {
+                found.extend(asked.next().map(|ask| self.drafted(ask, stored)));
+            };
+            self.snapshot.show(*table, &keys, each).await?;
+            for ((name, _), row) in of_table.iter().zip(found) {
+                self.rows.insert(*name, row?);
+            }
         }
-        let absent = || LedgerError::damaged(table, key);
-        self.rows.get(&name).ok_or_else(absent)
+        Ok(())
+    }
+
+    fn drafted(
+        &self,
+        ((table, key), read): &(Name<'a>, Option<&'a ReadRow>),
+        stored: Option<&[u8]>,
+    ) -> Result<Drafted<'a>, LedgerError> {
+        let becomes = Becomes::Itself;
+        let Some(stored) = stored else {
+            return Ok(Drafted {
+                before: None,
+                element: None,
+                becomes,
+            });
+        };
+        if let Some(read) = read.filter(|read| read.is(stored)) {
+            return Ok(Drafted {
+                before: Some(read.row().clone()),
+                element: Some(*read.element()),
+                becomes,
+            });
+        }
+        let stored = Bytes::copy_from_slice(stored);
+        Ok(Drafted {
+            before: Some(self.codec.verify(*table, key, &stored)?),
+            element: None,
+            becomes,
+        })
     }
 
     /// Of a row that was looked at. What is written or removed stays so, whatever tag it had.
@@ -174,7 +225,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 }
 
 /// Every row that a change writes, removes or tags anew.
-fn written(change: &Change) -> impl Iterator<Item = (Table, &[u8])> {
+fn written(change: &Change) -> impl Iterator<Item = Name<'_>> {
     let puts = change
         .puts
         .iter()

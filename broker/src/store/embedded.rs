@@ -31,6 +31,9 @@ pub const STORE_FORMAT: u16 = 4;
 /// Pages that redb keeps in memory.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
+/// Rows that are passed by on the way to one, before it is looked up, which takes as long as some of them.
+const STEPS: u32 = 8;
+
 const HEADER: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("attache");
 /// u16 big-endian.
@@ -322,6 +325,15 @@ impl Snapshot for RedbSnapshot {
     fn seq(&self) -> AnchorSeq {
         self.seq
     }
+
+    fn show(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        each: impl FnMut(Option<&[u8]>) + Send,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(guarded(|| several(self.table(table)?, keys, each)))
+    }
 }
 
 struct Header {
@@ -385,6 +397,33 @@ fn one(rows: Option<&OpenTable>, key: &[u8]) -> Result<Option<Bytes>, redb::Erro
     };
     let value = rows.get(key)?;
     Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+}
+
+/// Walks from each key to the next, and looks up those that are further away.
+fn several(
+    rows: Option<&OpenTable>,
+    keys: &[&[u8]],
+    mut each: impl FnMut(Option<&[u8]>),
+) -> Result<(), redb::Error> {
+    let (Some(rows), [first, .., last] | [first @ last]) = (rows, keys) else {
+        keys.iter().for_each(|_| each(None));
+        return Ok(());
+    };
+    let mut walk = rows.range::<&[u8]>(*first..=*last)?;
+    let mut at = walk.next().transpose()?;
+    for key in keys {
+        let mut steps = 0;
+        while at.as_ref().is_some_and(|(found, _)| found.value() < *key) {
+            if steps == STEPS {
+                walk = rows.range::<&[u8]>(*key..=*last)?;
+            }
+            steps += 1;
+            at = walk.next().transpose()?;
+        }
+        let found = at.as_ref().filter(|(found, _)| found.value() == *key);
+        each(found.map(|(_, value)| value.value()));
+    }
+    Ok(())
 }
 
 fn range(

@@ -114,6 +114,18 @@ pub trait Store: Rows + 'static {
 pub trait Snapshot: Rows {
     /// The commit that this state was made by.
     fn seq(&self) -> AnchorSeq;
+
+    /// Shows what is under each of `keys`, one after the other, as [`Rows::get`] finds it. They ascend; those that lie
+    /// together are read together.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the engine cannot read; some may have been shown by then.
+    fn show(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        each: impl FnMut(Option<&[u8]>) + Send,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// Why an engine could not do it.

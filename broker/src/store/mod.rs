@@ -28,7 +28,8 @@ pub use embedded::{Loading, RedbSnapshot, RedbStore, STORE_FORMAT};
 pub use engine::{AnchorSeq, Batch, Entry, Health, Outcome, Rows, Snapshot, Store, StoreError};
 pub(crate) use ledger::open_tip_of as open_tip;
 pub use ledger::{AuditHead, Ledger, LedgerOptions, OpenError, anchored_head};
-pub(crate) use rows::{RowCodec, Tip};
+pub use rows::ReadRow;
+pub(crate) use rows::{PreparedCodec, RowCodec, Tip};
 
 pub use attache_envelope::Table;
 

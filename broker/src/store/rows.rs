@@ -2,13 +2,14 @@
 //!
 //! The formats are `attache_envelope`'s; here they meet the keys. A row must never leave here unverified.
 
+use std::fmt;
 use std::sync::Arc;
 
 use attache_envelope::anchor::{Anchor, AnchorTag, AuditHead, SealedAnchor};
 use attache_envelope::id::{ChainId, StoreId};
 use attache_envelope::key::{AnchorMacKey, AnchorSealKey, RowMacKey, SetHashKey};
 use attache_envelope::row::{
-    self, HEAD_BYTES, RowName, RowTag, SetElement, TAG_BYTES, UnverifiedRow,
+    self, HEAD_BYTES, RowMac, RowName, RowTag, SetElement, SetMac, TAG_BYTES, UnverifiedRow,
 };
 use attache_envelope::{EnvelopeError, SystemRandom, Table};
 use bytes::Bytes;
@@ -28,11 +29,30 @@ pub(crate) struct RowCodec {
     standing: Option<Arc<Epochs>>,
 }
 
+/// A [`RowCodec`] for the rows of one page or batch. It has what is as good as keys, and must not outlive the call that made it.
+pub(crate) struct PreparedCodec<'a> {
+    codec: &'a RowCodec,
+    mac: RowMac,
+    set: SetMac,
+}
+
 /// A row of the engine whose tag was right.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct StoredRow {
     pub(crate) seq: u64,
     pub(crate) tag: RowTag,
     pub(crate) body: Bytes,
+}
+
+/// A row whose tag was right, with its name, its bytes in the engine and its element in the set hash: what a commit that
+/// replaces it needs to know of it. Made by [`PreparedCodec::read`] alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReadRow {
+    table: Table,
+    key: Vec<u8>,
+    stored: Bytes,
+    row: StoredRow,
+    element: SetElement,
 }
 
 /// Where the store stands: an anchor, and the T that it gives.
@@ -65,20 +85,6 @@ impl RowCodec {
         self.row_macs().active().epoch
     }
 
-    /// Builds a row for the commit `seq`: its bytes and its tag.
-    pub(crate) fn seal(&self, table: Table, key: &[u8], seq: u64, body: &[u8]) -> (Bytes, RowTag) {
-        let macs = self.row_macs();
-        let mac = macs.active();
-        let row = row::seal(
-            RowMacKey::new(mac.key.expose()),
-            mac.epoch,
-            &self.name(table, key),
-            seq,
-            body,
-        );
-        (row.bytes.into(), row.tag)
-    }
-
     /// Verifies what the engine gave for `key`.
     pub(crate) fn verify(
         &self,
@@ -88,6 +94,17 @@ impl RowCodec {
     ) -> Result<StoredRow, LedgerError> {
         self.try_verify(table, key, stored)
             .map_err(|_| LedgerError::damaged(table, key))
+    }
+
+    /// This one with its active keys prepared, for the rows of one page or batch.
+    pub(crate) fn prepared(&self) -> PreparedCodec<'_> {
+        let macs = self.row_macs();
+        let mac = macs.active();
+        PreparedCodec {
+            codec: self,
+            mac: RowMac::new(RowMacKey::new(mac.key.expose()), mac.epoch),
+            set: SetMac::new(SetHashKey::new(self.ring.set_hash.active().key.expose())),
+        }
     }
 
     /// The row's element in the set hash of its table.
@@ -140,11 +157,7 @@ impl RowCodec {
         let mac = macs.of_epoch(row.mac_epoch());
         let mac = mac.ok_or(EnvelopeError::Refused)?;
         let row = row.verify(RowMacKey::new(mac.key.expose()), &self.name(table, key))?;
-        Ok(StoredRow {
-            seq: row.seq,
-            tag: row.tag,
-            body: stored.slice(HEAD_BYTES..stored.len().saturating_sub(TAG_BYTES)),
-        })
+        Ok(StoredRow::of(&row, stored))
     }
 
     fn row_macs(&self) -> Arc<Epochs> {
@@ -163,7 +176,86 @@ impl RowCodec {
     }
 }
 
+impl PreparedCodec<'_> {
+    /// Builds a row for the commit `seq`: its bytes, and its element in the set hash of its table.
+    pub(crate) fn seal(
+        &self,
+        table: Table,
+        key: &[u8],
+        seq: u64,
+        body: &[u8],
+    ) -> (Bytes, SetElement) {
+        let name = self.codec.name(table, key);
+        let row = self.mac.seal(&name, seq, body);
+        (row.bytes.into(), self.set.element(&name, &row.tag))
+    }
+
+    /// As [`RowCodec::element`].
+    pub(crate) fn element(&self, table: Table, key: &[u8], tag: &RowTag) -> SetElement {
+        self.set.element(&self.codec.name(table, key), tag)
+    }
+
+    /// Verifies what the engine gave for `key`, for a commit that will replace it.
+    pub(crate) fn read(
+        &self,
+        table: Table,
+        key: &[u8],
+        stored: Bytes,
+    ) -> Result<ReadRow, LedgerError> {
+        let name = self.codec.name(table, key);
+        let active = UnverifiedRow::parse(&stored)
+            .ok()
+            .filter(|row| row.mac_epoch() == self.mac.epoch());
+        let row = match active.map(|row| row.verify_with(&self.mac, &name)) {
+            Some(Ok(row)) => StoredRow::of(&row, &stored),
+            Some(Err(_)) => return Err(LedgerError::damaged(table, key)),
+            None => self.codec.verify(table, key, &stored)?,
+        };
+        let element = self.set.element(&name, &row.tag);
+        Ok(ReadRow {
+            table,
+            key: key.to_vec(),
+            stored,
+            row,
+            element,
+        })
+    }
+}
+
+impl ReadRow {
+    pub(crate) fn name(&self) -> (Table, &[u8]) {
+        (self.table, &self.key)
+    }
+
+    pub(crate) fn row(&self) -> &StoredRow {
+        &self.row
+    }
+
+    pub(crate) fn element(&self) -> &SetElement {
+        &self.element
+    }
+
+    /// Whether these are its bytes.
+    pub(crate) fn is(&self, stored: &[u8]) -> bool {
+        self.stored == stored
+    }
+}
+
+impl fmt::Debug for ReadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadRow({})", self.row.seq)
+    }
+}
+
 impl StoredRow {
+    fn of(row: &row::Row<'_>, stored: &Bytes) -> Self {
+        Self {
+            seq: row.seq,
+            tag: row.tag,
+            body: stored.slice(HEAD_BYTES..stored.len().saturating_sub(TAG_BYTES)),
+        }
+    }
+
     pub(crate) fn into_row(self) -> Row {
         Row {
             seq: self.seq,

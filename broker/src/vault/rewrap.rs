@@ -15,13 +15,14 @@ use attache_envelope::key::Dek;
 use attache_envelope::name::{KeyRef, Keyspace};
 use attache_envelope::wrap::DekBinding;
 use attache_envelope::{EnvelopeError, Table};
+use bytes::Bytes;
 
 use super::Vault;
 use super::error::VaultError;
 use super::key::key_ref;
 use super::records::{Found, Record, decoded};
 use crate::keys::{Kek, KeysError};
-use crate::store::{Change, LedgerError, RowCodec, Rows, Snapshot, Store};
+use crate::store::{Change, LedgerError, PreparedCodec, ReadRow, Rows, Snapshot, Store};
 
 /// Rows of the KEK table read at once.
 const PAGE: usize = 512;
@@ -141,6 +142,8 @@ impl<S: Store> Vault<S> {
         };
         page.change
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
+        let reading = codec.prepared();
+        let mut named = Vec::with_capacity(rows.len());
         for (index_key, stored) in rows {
             let Ok(index) = KekIndexKey::decode(&index_key) else {
                 page.unreadable.push(ValueId::from_bytes([0; 16]));
@@ -148,18 +151,21 @@ impl<S: Store> Vault<S> {
             };
             page.last = Some(index.value);
             // One that is damaged would fail the commit of all of them.
-            if codec.verify(Table::KekIndex, &index_key, &stored).is_err() {
-                page.unreadable.push(index.value);
-                continue;
+            match reading.read(Table::KekIndex, &index_key, stored) {
+                Ok(row) => named.push((index, row)),
+                Err(_) => page.unreadable.push(index.value),
             }
-            let Some(found) = value_of(&snapshot, &codec, index).await? else {
+        }
+        let values = values_of(&snapshot, &reading, &named).await?;
+        drop(reading);
+        for ((index, index_row), found) in named.into_iter().zip(values) {
+            let Some((value_row, found)) = found else {
                 page.unreadable.push(index.value);
                 continue;
             };
-            let again =
-                self.wrapped_again(keyspace, index.value, &found.body, &unwrapping, &active);
+            let again = self.wrapped_again(keyspace, index.value, &found, &unwrapping, &active);
             match again {
-                Ok(body) => page.replace(index, found.seq, &body),
+                Ok(body) => page.replace(index, index_row, value_row, &body),
                 Err(KeysError::Envelope(EnvelopeError::Refused)) => {
                     page.unreadable.push(index.value);
                 }
@@ -241,15 +247,21 @@ impl<S: Store> Vault<S> {
 }
 
 impl RewrapPage {
-    fn replace(&mut self, old: KekIndexKey, seq: u64, body: &ValueKeyBody) {
-        let row_key = ValueKeyBody::key(old.value);
+    fn replace(
+        &mut self,
+        old: KekIndexKey,
+        old_row: ReadRow,
+        value_row: ReadRow,
+        body: &ValueKeyBody,
+    ) {
         let new = KekIndexKey {
             kek: body.kek,
             value: old.value,
         };
+        self.change.require_as_read(value_row);
+        self.change.require_as_read(old_row);
         self.change
-            .require_at(Table::ValueKey, row_key.clone(), seq);
-        self.change.put(Table::ValueKey, row_key, body.encode());
+            .put(Table::ValueKey, ValueKeyBody::key(old.value), body.encode());
         self.change
             .put(Table::KekIndex, new.encode(), KekIndexKey::body());
         self.change.deletes.push((Table::KekIndex, old.encode()));
@@ -257,26 +269,32 @@ impl RewrapPage {
     }
 }
 
-/// The key row of a value that the index names; none when it is damaged, absent, or names another KEK.
-async fn value_of<V: Snapshot>(
+/// The key rows of the values that the index names, as read and as they decode; none for one that is damaged, absent, or
+/// names another KEK.
+async fn values_of<V: Snapshot>(
     snapshot: &V,
-    codec: &RowCodec,
-    index: KekIndexKey,
-) -> Result<Option<Record<ValueKeyBody>>, VaultError> {
-    let row_key = ValueKeyBody::key(index.value);
-    let stored = snapshot.get(Table::ValueKey, &row_key).await;
-    let stored = stored.map_err(LedgerError::from)?;
-    let row = stored.and_then(|stored| codec.verify(Table::ValueKey, &row_key, &stored).ok());
-    let found = row.and_then(|row| {
-        decoded(
-            Table::ValueKey,
-            &row_key,
-            row.into_row(),
-            ValueKeyBody::decode,
-        )
-        .ok()
-    });
-    Ok(found.filter(|found| found.body.kek == index.kek))
+    codec: &PreparedCodec<'_>,
+    named: &[(KekIndexKey, ReadRow)],
+) -> Result<Vec<Option<(ReadRow, ValueKeyBody)>>, VaultError> {
+    let keys = named
+        .iter()
+        .map(|(index, _)| index.value.as_bytes().as_slice());
+    let keys: Vec<_> = keys.collect();
+    let mut found = Vec::with_capacity(keys.len());
+    let mut asked = named.iter();
+    let each = |stored: Option<&[u8]>| {
+        let value = asked.next().and_then(|(index, _)| {
+            let stored = Bytes::copy_from_slice(stored?);
+            let row = codec.read(Table::ValueKey, index.value.as_bytes(), stored);
+            let row = row.ok()?;
+            let body = ValueKeyBody::decode(&row.row().body).ok()?;
+            (body.kek == index.kek).then_some((row, body))
+        });
+        found.push(value);
+    };
+    let shown = snapshot.show(Table::ValueKey, &keys, each).await;
+    shown.map_err(LedgerError::from)?;
+    Ok(found)
 }
 
 fn old_key(key: KeyRef, kek: &Record<KekBody>) -> Option<OldKey> {
