@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::keys::{Keys, SlotSet};
-use crate::store::Rows;
+use crate::store::{ReadRow, Rows};
 
 /// A change of the keys of the rows' MACs, committed.
 async fn rotate(ledger: &BrokerLedger, keys: &Keys) {
@@ -126,4 +126,47 @@ async fn a_look_that_was_begun_before_a_drop_goes_on_under_the_dropped_key() {
     let stored = snapshot.get(LARGE, b"k").await.unwrap().unwrap();
     assert!(keys.row_codec().verify(LARGE, b"k", &stored).is_err());
     assert!(standing.verify(LARGE, b"k", &stored).is_ok());
+}
+
+#[tokio::test]
+async fn what_was_read_may_be_replaced_unless_it_was_written_since() {
+    let fixture = Fixture::new().await;
+    let (ledger, keys) = fixture.open().await;
+    let read = async |key: &[u8]| {
+        let stored = ledger.store().get(LARGE, key).await.unwrap().unwrap();
+        let codec = keys.row_codec();
+        codec.prepared().read(LARGE, key, stored).unwrap()
+    };
+    let replaced = |row: ReadRow| {
+        let mut change = put(LARGE, row.name().1, b"2");
+        change.require_as_read(row);
+        change
+    };
+    for key in [b"same", b"tags", b"gone", b"over"] {
+        ledger.apply(put(LARGE, key, b"1")).await.unwrap();
+    }
+    let same = read(b"same").await;
+    ledger.apply(replaced(same)).await.unwrap();
+    let (tags, gone, over) = (
+        read(b"tags").await,
+        read(b"gone").await,
+        read(b"over").await,
+    );
+    rotate(&ledger, &keys).await;
+    retag(&ledger).await;
+    ledger.apply(replaced(tags)).await.unwrap();
+    let mut remove = Change::default();
+    remove.deletes.push((LARGE, b"gone".to_vec()));
+    ledger.apply(remove).await.unwrap();
+    ledger.apply(put(LARGE, b"over", b"1")).await.unwrap();
+    for late in [gone, over] {
+        let refused = ledger.apply(replaced(late)).await;
+        let conflict = matches!(refused, Err(ApplyError::Conflict { .. }));
+        assert!(conflict, "{refused:?}");
+    }
+    assert_eq!(body(&ledger, LARGE, b"same").await.unwrap(), "2");
+    assert_eq!(body(&ledger, LARGE, b"tags").await.unwrap(), "2");
+    assert_eq!(body(&ledger, LARGE, b"over").await.unwrap(), "1");
+    let report = scrub_store(ledger.store().as_ref(), &keys).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
 }
