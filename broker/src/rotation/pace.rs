@@ -7,6 +7,9 @@ use tokio::time::Instant;
 /// Values in one commit: more save little, and hold up other callers' commits longer.
 pub(super) const BATCH: usize = 2048;
 
+/// Values in one commit while others are served: it takes a core from them for a millisecond or two.
+const BESIDE_OTHERS: usize = 256;
+
 /// Commits in a second while there is a limit: a slow rate goes in even steps.
 const STEPS_PER_SECOND: u32 = 4;
 
@@ -19,6 +22,8 @@ pub(super) struct Pace {
     due: Instant,
     began: Instant,
     values: u64,
+    /// Whether others were served while the last page was made, or since the one before it.
+    others: bool,
 }
 
 impl Pace {
@@ -28,12 +33,13 @@ impl Pace {
             due: now,
             began: now,
             values: 0,
+            others: false,
         }
     }
 
     /// Whether as many as go may go.
     pub(super) const fn is_free(&self) -> bool {
-        self.limit == 0
+        self.limit == 0 && !self.others
     }
 
     /// When the next step may be done.
@@ -43,21 +49,27 @@ impl Pace {
 
     /// How many values the next page has at most.
     pub(super) fn page(&self) -> usize {
-        if self.is_free() {
-            return BATCH;
+        match (self.limit, self.others) {
+            (0, true) => return BESIDE_OTHERS,
+            (0, false) => return BATCH,
+            (1.., _) => {}
         }
         let page = self.limit.div_ceil(STEPS_PER_SECOND);
         usize::try_from(page).unwrap_or(BATCH).clamp(1, BATCH)
     }
 
-    /// Takes a page into account that has just become durable.
-    pub(super) fn took(&mut self, values: u64, now: Instant) {
+    /// Takes a page into account that was begun at `begun` and has just become durable, and whether others were served
+    /// since the one before. Without a limit, they then have the machine to themselves for as long as the page took.
+    pub(super) fn took(&mut self, values: u64, begun: Instant, now: Instant, others: bool) {
         self.values = self.values.saturating_add(values);
+        self.others = others;
         if self.limit > 0 {
             let values = u32::try_from(values).unwrap_or(u32::MAX);
             let pause = Duration::from_secs(1).saturating_mul(values) / self.limit;
             // From when it was due, so that the time of the commits is no part of the pause; but nothing is made up for.
             self.due = (self.due + pause).max(now);
+        } else if others {
+            self.due = now + now.saturating_duration_since(begun);
         } else {
             // Behind those that have waited longer.
             self.due = now;
@@ -86,10 +98,10 @@ mod tests {
         let begin = Instant::now();
         let mut pace = Pace::new(100, begin);
         assert_eq!((pace.page(), pace.due()), (25, begin));
-        pace.took(25, begin + Duration::from_millis(40));
+        pace.took(25, begin, begin + Duration::from_millis(40), false);
         assert_eq!(pace.due(), begin + Duration::from_millis(250));
         let late = begin + Duration::from_secs(9);
-        pace.took(25, late);
+        pace.took(25, begin, late, true);
         assert_eq!(pace.due(), late);
         assert_eq!(pace.per_second(begin + Duration::from_secs(10)), 5);
     }
@@ -99,13 +111,30 @@ mod tests {
         let begin = Instant::now();
         let mut slow = Pace::new(1, begin);
         assert_eq!(slow.page(), 1);
-        slow.took(1, begin);
+        slow.took(1, begin, begin, false);
         assert_eq!(slow.due(), begin + Duration::from_secs(1));
         assert_eq!(Pace::new(u32::MAX, begin).page(), BATCH);
         let mut free = Pace::new(0, begin);
         assert_eq!(free.page(), BATCH);
-        free.took(2048, begin + Duration::from_secs(1));
+        free.took(2048, begin, begin + Duration::from_secs(1), false);
         // At once, but behind those that have waited longer.
         assert_eq!(free.due(), begin + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_that_are_served_have_as_long_as_a_page_took() {
+        let begin = Instant::now();
+        let mut free = Pace::new(0, begin);
+        let after = |ms| begin + Duration::from_millis(ms);
+        free.took(2048, begin, after(20), true);
+        assert_eq!((free.page(), free.is_free()), (BESIDE_OTHERS, false));
+        assert_eq!(free.due(), after(40));
+        free.took(256, after(40), after(43), false);
+        assert_eq!((free.page(), free.is_free()), (BATCH, true));
+        assert_eq!(free.due(), after(43));
+        // A limit says all there is to say.
+        let mut limited = Pace::new(1000, begin);
+        limited.took(250, begin, after(40), true);
+        assert_eq!((limited.page(), limited.due()), (250, after(250)));
     }
 }

@@ -1,5 +1,6 @@
 //! The task that carries out the jobs: the only one that wraps values again and retires keys.
 
+use std::mem;
 use std::sync::Arc;
 
 use attache_envelope::id::ValueId;
@@ -31,6 +32,8 @@ pub(crate) struct Work {
     pace: Pace,
     /// The page after the one that was committed last, wrapped again while that was committed.
     ahead: Option<Ahead>,
+    /// How long the audit log was after the last page.
+    leaves: u64,
     problem: Option<String>,
 }
 
@@ -75,7 +78,7 @@ impl<S: Store> Task for Worker<S> {
         match self.vault.old_key(key).await {
             Ok(Some(old)) => {
                 tracing::info!(%key, limit = old.rewrap.rate, "wrapping a key's values again");
-                TakenUp::Begun(Work::new(old))
+                TakenUp::Begun(Work::new(old, self.log.head().size))
             }
             Ok(None) => TakenUp::Over,
             Err(error) => {
@@ -148,6 +151,7 @@ impl<S: Store> Worker<S> {
 
     /// Commits one page. Without a limit the next one is made meanwhile.
     async fn rewrap(&self, work: &mut Work, after: Option<ValueId>) -> Result<Happened, StepError> {
+        let begun = Instant::now();
         let page = match work.ahead.take() {
             Some(ahead) if Some(ahead.after) == after => ahead.page,
             Some(_) | None => self.page(work, after).await?,
@@ -173,7 +177,10 @@ impl<S: Store> Worker<S> {
         let (applied, ahead) = tokio::join!(self.commit(page), ahead);
         work.ahead = ahead.map(|page| Ahead { after: last, page });
         let values = applied?;
-        work.pace.took(values, Instant::now());
+        // Whatever is served is on record.
+        let leaves = self.log.head().size;
+        let others = mem::replace(&mut work.leaves, leaves) != leaves;
+        work.pace.took(values, begun, Instant::now(), others);
         Ok(happened)
     }
 
@@ -218,8 +225,9 @@ impl<S: Store> Worker<S> {
 }
 
 impl Work {
-    fn new(old: OldKey) -> Self {
+    fn new(old: OldKey, leaves: u64) -> Self {
         Self {
+            leaves,
             pace: Pace::new(old.rewrap.rate, Instant::now()),
             job: Job::new(),
             ahead: None,
