@@ -61,7 +61,7 @@ pub(super) fn of_note(config: &Config, keys: &Keys) -> Result<Option<AnchorNote>
         None => Ok(None),
         Some(Ok(note)) => Ok(Some(note)),
         Some(Err(_)) => bail!(
-            "{} is of another store, or damaged: it does not verify under this store's keys; move it away",
+            "{} is of another store, damaged, or signed by a key that came later: it does not verify under this store's keys; move it away",
             path.display()
         ),
     }
