@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, log_ids};
 use crate::leaf::Leaf;
+use crate::note::Verifier;
 use crate::segment::{HEADER_BYTES, Header, Record, Records, SegmentError};
 use crate::succession::LogKeys;
 use crate::tree::{Frontier, Hash, leaf_hash};
@@ -33,6 +34,8 @@ pub struct Report {
     pub checkpoints: u64,
     /// The last checkpoint up to which all is as it was signed.
     pub verified: Option<Checkpoint>,
+    /// The key that signed it.
+    pub signed_by: Option<Verifier>,
     /// The place behind it, as segment and byte: nothing before it was changed.
     pub verified_to: (usize, usize),
     /// What is wrong, in the order of the log.
@@ -151,8 +154,8 @@ impl Report {
 /// A verification in progress: feed it the segments in order.
 pub struct Audit<'k> {
     keys: &'k LogKeys,
-    /// The place of the key that signed last: no key before it signs again.
-    signed_by: usize,
+    /// The place of the key that signed last: it signs next, or one that it endorsed.
+    signed_by: Option<usize>,
     /// The place of the key of the last checkpoint up to which all is well.
     verified_by: Option<usize>,
     store: [u8; 16],
@@ -200,12 +203,13 @@ impl<'k> Audit<'k> {
             leaves: index,
             checkpoints: 0,
             verified: None,
+            signed_by: None,
             verified_to: (0, 0),
             findings: Vec::new(),
         };
         let mut audit = Self {
             keys,
-            signed_by: 0,
+            signed_by: None,
             verified_by: None,
             store,
             chain,
@@ -266,6 +270,8 @@ impl<'k> Audit<'k> {
             }
         }
         self.report.leaves = self.index;
+        let signed_by = self.verified_by.and_then(|place| self.keys.at(place));
+        self.report.signed_by = signed_by.cloned();
         self.report
     }
 
@@ -309,12 +315,12 @@ impl<'k> Audit<'k> {
 
     fn checkpoint(&mut self, offset: usize, note: &[u8]) {
         let opened = std::str::from_utf8(note).map_err(|_| CheckpointError::Malformed);
-        let opened = opened.and_then(|note| self.keys.open_from(self.signed_by, note));
+        let opened = opened.and_then(|note| self.keys.open_after(self.signed_by, note));
         let (signed, signed_by) = match opened {
             Ok(opened) => opened,
             Err(error) => return self.find(offset, Found::Checkpoint(error)),
         };
-        self.signed_by = signed_by;
+        self.signed_by = Some(signed_by);
         let clean = self.report.is_clean();
         if clean && signed.size != self.index {
             self.find(
@@ -386,7 +392,7 @@ impl<'k> Audit<'k> {
 /// The offset, from `from` on, of the next record that looks like a checkpoint of this log: a length that a note has,
 /// the kind, and the origin. Nothing in a leaf can look so: texts hold no control characters, as the kind is one, and
 /// other items are shorter than an origin.
-fn next_checkpoint(segment: &[u8], from: usize, origin: &str) -> Option<usize> {
+pub(crate) fn next_checkpoint(segment: &[u8], from: usize, origin: &str) -> Option<usize> {
     const HEAD: usize = 5;
     const KIND: u8 = 2;
     let pattern = [&[KIND], origin.as_bytes(), b"\n"].concat();

@@ -35,6 +35,7 @@ impl KeyService {
         let peer = self.peers.operator(request.extensions()).await?;
         let mut asked = request.into_inner();
         let mutation = asked.mutation.take();
+        let dry_run = mutation.as_ref().is_some_and(|it| it.dry_run);
         let digest = digest("key.rotate-audit", &asked);
         let reason = note("reason", asked.reason)?;
         let changing = self.vault.keys().changing().await;
@@ -51,9 +52,14 @@ impl KeyService {
                 epoch: succession.epoch,
                 public: succession.after,
             };
+            let mut key = self.view(key)?;
+            if dry_run {
+                // Another one is drawn then.
+                key.vkey.clear();
+            }
             let answer = pb::RotateAuditKeyResponse {
                 committed: None,
-                key: Some(self.view(key)?),
+                key: Some(key),
                 keyring_number: rekeyed.number,
             };
             *prepared.lock().unwrap_or_else(PoisonError::into_inner) =

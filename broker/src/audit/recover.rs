@@ -97,6 +97,8 @@ struct Expected<'a> {
     options: &'a LogOptions,
     header: Header,
     keys: LogKeys,
+    /// The key that signs.
+    active: Verifier,
     /// What summaries verify under: the key that signs.
     summaries: Verifier,
 }
@@ -119,6 +121,7 @@ pub(super) fn open(
         options: &options,
         header,
         keys: known_keys(keys.as_ref(), &origin).ok_or(AuditError::Closed)?,
+        active: signer.verifier().clone(),
         summaries: summaries.map_err(|_| AuditError::Closed)?,
     };
     let segments = list_segments(&dir).map_err(|e| io_error("read", &dir, e))?;
@@ -225,6 +228,7 @@ impl Expected<'_> {
         let mut decisions = Index::default();
         let (start, carried) = self.state_before(first_index, before, &mut decisions)?;
         let end = self.verify_end(first_index, &bytes, start.clone())?;
+        self.check_key(&end.signed_by, segments)?;
         self.check_length(end.frontier.size())?;
         let good = bytes.get(..end.offset).unwrap_or_default();
         self.check_history(segments, (first_index, &start, good))?;
@@ -254,6 +258,27 @@ impl Expected<'_> {
             }),
             pending,
         })
+    }
+
+    /// Refuses a log in which the key before signed last although the one that signs now has signed already: whoever has the
+    /// one before may have added to it.
+    fn check_key(&self, last: &Verifier, segments: &[u64]) -> Result<(), OpenError> {
+        if *last == self.active {
+            return Ok(());
+        }
+        for &segment in segments {
+            let path = segment_path(&self.options.dir, segment);
+            let bytes = self.read_segment(&path, segment)?;
+            let signed = Records::new(&bytes).any(|(_, record)| match record {
+                Ok(Record::Checkpoint(note)) => std::str::from_utf8(note)
+                    .is_ok_and(|note| Checkpoint::open(note, &self.active).is_ok()),
+                Ok(Record::Leaf(_)) | Err(_) => false,
+            });
+            if signed {
+                return Err(OpenError::Unverifiable { path });
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a log that ends before the checkpoint that the store's anchor knows.
@@ -576,8 +601,13 @@ fn remove_drafts(dir: &Path) -> Result<(), OpenError> {
 }
 
 fn known_keys(keys: &dyn CheckpointKeys, origin: &str) -> Option<LogKeys> {
-    let keys = keys.public().ok()?.into_iter();
-    let keys: Result<_, _> = keys.map(|key| Verifier::new(origin, key)).collect();
+    // The last checkpoint is of the key that signs, or of the one before it.
+    let public = keys.public().ok()?;
+    let last_two = public.get(public.len().saturating_sub(2)..)?.iter();
+    let keys: Result<_, _> = last_two
+        .copied()
+        .map(|key| Verifier::new(origin, key))
+        .collect();
     LogKeys::all_known(keys.ok()?)
 }
 

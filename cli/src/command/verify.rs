@@ -163,10 +163,11 @@ fn offline(dir: &Path, verifier: &Verifier, kept: Option<&str>) -> Result<Verdic
     let mut told = Vec::new();
     for file in &files {
         let bytes = read_limited(file, SEGMENT_LIMIT_BYTES)?;
-        told.extend(Records::new(&bytes).leaves().filter_map(LogKeys::told_by));
+        told.extend(LogKeys::told_in(&bytes, verifier.name()));
     }
     let no_log = |error: CheckpointError| Failure::usage(WHAT).caused_by(&error);
     let keys = LogKeys::follow(verifier.clone(), &told).map_err(no_log)?;
+    let note = kept;
     let (kept, mut findings) = open_kept(kept, &keys)?;
     let mut audit = Audit::new(&keys, kept).map_err(no_log)?;
     let mut notes = Vec::new();
@@ -178,9 +179,11 @@ fn offline(dir: &Path, verifier: &Verifier, kept: Option<&str>) -> Result<Verdic
     let LogReport {
         leaves,
         verified,
+        signed_by,
         findings: found,
         ..
     } = audit.finish();
+    findings.extend(not_gone_on(&keys, note, signed_by.as_ref()));
     findings.extend(found.into_iter().map(|finding| {
         FindingJson {
             file: files
@@ -276,7 +279,9 @@ async fn online(
     read_leaves(session, signed.size, &mut tree, shell).await?;
     let keys = LogKeys::follow(verifier.clone(), &tree.told)
         .map_err(|error| Failure::usage(WHAT).caused_by(&error))?;
+    let note = kept;
     let (kept, mut findings) = open_kept(kept, &keys)?;
+    findings.extend(not_gone_on(&keys, note, Some(&own)));
     if !keys.vouch_for(&own) {
         findings.push(finding(
             0,
@@ -422,6 +427,16 @@ fn open_kept(
             )],
         )),
     }
+}
+
+/// Whether the log was signed on with a key that does not follow from the one of the kept checkpoint.
+fn not_gone_on(keys: &LogKeys, kept: Option<&str>, last: Option<&Verifier>) -> Option<FindingJson> {
+    // One that is not signed by the log's keys is a finding already.
+    let (kept, last) = kept.filter(|note| keys.open(note).is_ok()).zip(last)?;
+    (!keys.go_on_from(kept, last)).then(|| {
+        let what = "the log's last key does not follow from the one that signed the kept checkpoint: the log was rewritten";
+        finding(0, what.to_owned())
+    })
 }
 
 fn unusable(error: &CheckpointError) -> Failure {

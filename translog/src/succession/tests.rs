@@ -1,7 +1,7 @@
 use super::*;
 use crate::checkpoint::log_origin;
 use crate::leaf::Stop;
-use crate::segment::{Batch, Header};
+use crate::segment::{Batch, HEADER_BYTES, Header};
 use crate::tree::Frontier;
 use crate::verify::{Audit, Found, Report};
 
@@ -62,7 +62,7 @@ fn rotated_twice() -> Vec<u8> {
 }
 
 fn told(segment: &[u8]) -> Vec<Succession> {
-    let leaves = crate::segment::Records::new(segment).leaves();
+    let leaves = Records::new(segment).leaves();
     leaves.filter_map(LogKeys::told_by).collect()
 }
 
@@ -133,8 +133,41 @@ fn an_old_key_cannot_bring_another_one_in_behind_the_known_one() {
         (plain(), 7),
     ]);
     let unsigned = Found::Checkpoint(CheckpointError::Note(NoteError::Unsigned));
-    assert_eq!(found(&usurped, 3), [unsigned]);
-    assert_eq!(verify(&usurped, 3).verified.unwrap().size, 3);
+    for known in [1, 3] {
+        assert_eq!(found(&usurped, known), std::slice::from_ref(&unsigned), "by {known}");
+        assert_eq!(verify(&usurped, known).verified.unwrap().size, 3);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_a_later_key_signed_is_not_gone_on_from_under_another_heir_of_the_key_before() {
+    let told = [endorse(1, 2, 3), endorse(1, 2, 7), endorse(3, 3, 4)];
+    let keys = LogKeys::follow(key(1), &told).unwrap();
+    let root = [5; 32];
+    let kept = |by| Checkpoint { size: 9, root }.sign(&signer(by)).unwrap();
+    for (by, last, goes_on) in [
+        (3, 3, true),
+        (3, 4, true),
+        (1, 4, true),
+        (3, 7, false),
+        (3, 1, false),
+        (4, 3, false),
+        (9, 3, false),
+    ] {
+        let found = keys.go_on_from(&kept(by), &key(last));
+        assert_eq!(found, goes_on, "{by} then {last}");
+    }
+}
+
+#[test]
+fn successions_behind_damage_are_found() {
+    let mut segment = rotated_twice();
+    let whole = LogKeys::told_in(&segment, key(1).name());
+    assert_eq!(whole, told(&segment));
+    assert_eq!(whole.len(), 3);
+    segment[HEADER_BYTES] ^= 1;
+    assert_eq!(told(&segment), []);
+    assert_eq!(LogKeys::told_in(&segment, key(1).name()), whole);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use attache_translog::{Audit, Succession, log_origin};
+use attache_translog::{Audit, Batch, Header, Succession, leaf_hash, log_origin};
 
 use super::*;
 
@@ -113,6 +113,36 @@ async fn a_start_without_the_key_that_signed_last_takes_nothing_up() {
         let unverifiable = matches!(opened, Err(OpenError::Unverifiable { .. }));
         assert!(unverifiable, "{seeds:?}: {opened:?}");
     }
+    let (log, _) = AuditLog::open(options(dir.path()), knows(&[1, 2])).unwrap();
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_log_that_the_key_before_was_made_to_sign_on_is_not_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = rotated(dir.path()).await;
+    let mut frontier = Frontier::new();
+    for leaf in log.read(0, 10).await.unwrap() {
+        frontier.append(leaf_hash(&leaf.body));
+    }
+    log.close().await;
+    // As whoever stole the key before, and can write the folder: one more segment.
+    let first_index = frontier.size();
+    let mut batch = Batch::new(&frontier);
+    batch.push(&log.leaf(ban(9)).encode().unwrap());
+    let sealed = batch.seal(&signer(&[1; 32]).unwrap()).unwrap();
+    let header = Header {
+        store: STORE,
+        chain: CHAIN,
+        first_index,
+    };
+    let segment = [&header.encode()[..], &sealed.bytes].concat();
+    std::fs::write(segment_path(dir.path(), first_index), segment).unwrap();
+    let opened = AuditLog::open(options(dir.path()), knows(&[1, 2])).map(drop);
+    assert!(matches!(opened, Err(OpenError::Unverifiable { .. })));
+    // Whoever knows either key finds it.
+    assert_eq!((findings(dir.path(), 1), findings(dir.path(), 2)), (1, 1));
+    std::fs::remove_file(segment_path(dir.path(), first_index)).unwrap();
     let (log, _) = AuditLog::open(options(dir.path()), knows(&[1, 2])).unwrap();
     log.close().await;
 }

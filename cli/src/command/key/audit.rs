@@ -95,7 +95,7 @@ pub async fn rotate(args: Rotate, shell: &Shell) -> Result<Report, Failure> {
     let key = answer.key.unwrap_or_default();
     let data = RotatedJson {
         epoch: key.epoch,
-        vkey: (!dry_run).then_some(key.vkey),
+        vkey: Some(key.vkey).filter(|vkey| !vkey.is_empty()),
         keyring_number: answer.keyring_number,
         changed: Changed::new(id, answer.committed, dry_run),
     };
@@ -103,7 +103,7 @@ pub async fn rotate(args: Rotate, shell: &Shell) -> Result<Report, Failure> {
     let text = match &data.vkey {
         None => format!("{name} would sign the audit log"),
         Some(vkey) => format!(
-            "{name} signs the audit log, and the key before can sign no more; keep this one elsewhere, as the one before: {vkey}"
+            "{name} signs the audit log, and of the key before only the public half is left here; keep this one elsewhere, as the one before: {vkey}"
         ),
     };
     Report::new(&data, vec![name], Human::Text(text))
