@@ -198,7 +198,8 @@ impl<'a, V: Snapshot> Draft<'a, V> {
                 becomes,
             });
         };
-        if let Some(read) = read.filter(|read| read.is(stored)) {
+        // One whose key was dropped since is damaged, as for whoever reads it now.
+        if let Some(read) = read.filter(|read| read.is(stored) && self.codec.has_key_of(stored)) {
             return Ok(Drafted {
                 before: Some(read.row().clone()),
                 element: Some(*read.element()),

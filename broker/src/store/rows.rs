@@ -160,6 +160,12 @@ impl RowCodec {
         Ok(StoredRow::of(&row, stored))
     }
 
+    /// Whether a row's tag is of a key that is still there.
+    pub(crate) fn has_key_of(&self, stored: &[u8]) -> bool {
+        let row = UnverifiedRow::parse(stored);
+        row.is_ok_and(|row| self.row_macs().of_epoch(row.mac_epoch()).is_some())
+    }
+
     fn row_macs(&self) -> Arc<Epochs> {
         match &self.standing {
             Some(standing) => Arc::clone(standing),
