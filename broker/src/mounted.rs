@@ -6,7 +6,7 @@
 //! ```
 //! Nodes ask for each volume again and again, so that a version in use is named every minute or two; one that nobody has
 //! named for the window is mounted nowhere. Nothing of it is in the store: for one window after a start everything counts
-//! as mounted, since nodes have not asked yet. What finds no room keeps all of its keyspace: nothing is forgotten.
+//! as mounted, since nodes have not asked yet; and so it does after an ask that could be neither answered nor refused. What finds no room keeps all of its keyspace: nothing is forgotten.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -46,6 +46,8 @@ pub struct Named {
 #[derive(Debug)]
 struct Shared {
     begun: Instant,
+    /// When it was last not known what is mounted.
+    unknown: AtomicU64,
     window: Duration,
     capacity: usize,
     named: RwLock<HashMap<(SecretId, SecretVersion), AtomicU64>>,
@@ -65,6 +67,7 @@ impl Mounted {
         Self {
             shared: Arc::new(Shared {
                 begun: Instant::now(),
+                unknown: AtomicU64::new(0),
                 window,
                 capacity,
                 named: RwLock::default(),
@@ -91,10 +94,17 @@ impl Mounted {
         }
     }
 
+    /// Takes down that a node asked for a volume and got no answer, for a reason that is not the pod's: what it names is not
+    /// known.
+    pub fn unanswered(&self) {
+        let now = self.shared.now();
+        self.shared.unknown.fetch_max(now, Ordering::Relaxed);
+    }
+
     /// Until when every version counts as mounted; none: it is known what is.
     #[must_use]
     pub fn unknown_until(&self) -> Option<Instant> {
-        self.shared.end_of(0)
+        self.shared.end_of(self.shared.unknown())
     }
 
     /// Until when this version counts as mounted, if nobody names it meanwhile; none: it is mounted nowhere.
@@ -113,7 +123,8 @@ impl Mounted {
         let known = shared.named.read().unwrap_or_else(PoisonError::into_inner);
         let last = known.get(&(secret, version));
         let last = last.map(|it| it.load(Ordering::Relaxed));
-        shared.end_of(last.max(full_at).unwrap_or_default())
+        let known = last.max(full_at).unwrap_or_default();
+        shared.end_of(known.max(shared.unknown()))
     }
 
     /// The least time between two looks at what was mounted.
@@ -126,6 +137,10 @@ impl Mounted {
 impl Shared {
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn unknown(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
     }
 
     fn spacing(&self) -> Duration {
@@ -202,6 +217,20 @@ mod tests {
         advance(WINDOW - Duration::from_millis(1)).await;
         assert_eq!(until(&mounted, &named("a", 1, 1)), Some(end));
         advance(Duration::from_millis(1)).await;
+        assert_eq!(mounted.unknown_until(), None);
+        assert_eq!(until(&mounted, &named("a", 1, 1)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_counts_as_mounted_again_after_an_ask_that_was_not_answered() {
+        let mounted = Mounted::new(WINDOW);
+        advance(WINDOW).await;
+        assert_eq!(mounted.unknown_until(), None);
+        mounted.unanswered();
+        let end = Instant::now() + WINDOW;
+        assert_eq!(mounted.unknown_until(), Some(end));
+        assert_eq!(until(&mounted, &named("a", 1, 1)), Some(end));
+        advance(WINDOW).await;
         assert_eq!(mounted.unknown_until(), None);
         assert_eq!(until(&mounted, &named("a", 1, 1)), None);
     }

@@ -35,7 +35,7 @@ pub use counters::{Counted, Counters};
 pub use refused::Refused;
 pub use sealed::{Released, ReleasedAnswer, ReleasedField, ReleasedFile};
 
-use crate::attest::{AttestRequest, AttestedWorkload, Attestor, Refusal};
+use crate::attest::{AttestRequest, AttestedWorkload, Attestor, Refusal, RefusalKind};
 use crate::audit::{AuditError, AuditLog, Refusals, RefuseError};
 use crate::identity::{Directory, NotAdmitted};
 use crate::mounted::{Mounted, Named};
@@ -209,8 +209,13 @@ impl<S: Store> Releases<S> {
         let task = self.parts.tasks.spawn(async move {
             let _slot = slot;
             match attested {
-                Ok(workload) => parts.release(asked, workload).await,
-                Err(refusal) => Err(parts.refuse(&asked.caller, &refusal).await),
+                Ok(workload) => parts.release_or_note(asked, workload).await,
+                Err(refusal) => {
+                    if refusal.kind() == RefusalKind::Unavailable {
+                        parts.mounted.unanswered();
+                    }
+                    Err(parts.refuse(&asked.caller, &refusal).await)
+                }
             }
         });
         task.await.unwrap_or(Err(ReleaseError::Stopping))
@@ -218,6 +223,20 @@ impl<S: Store> Releases<S> {
 }
 
 impl<S: Store> Parts<S> {
+    /// As [`Parts::release`]; where it fails for a reason of the broker's, the volume's versions are mounted all the same.
+    async fn release_or_note(
+        &self,
+        asked: Asked,
+        workload: AttestedWorkload,
+    ) -> Result<Delivered, ReleaseError> {
+        let released = self.release(asked, workload).await;
+        match &released {
+            Ok(_) | Err(ReleaseError::Refused(_) | ReleaseError::Withdrawn(_)) => {}
+            Err(_) => self.mounted.unanswered(),
+        }
+        released
+    }
+
     async fn release(
         &self,
         asked: Asked,

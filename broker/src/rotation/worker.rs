@@ -177,7 +177,7 @@ impl<S: Store> Worker<S> {
         let (applied, ahead) = tokio::join!(self.commit(page), ahead);
         work.ahead = ahead.map(|page| Ahead { after: last, page });
         let values = applied?;
-        // Whatever is served is on record.
+        // Whatever is released or refused is on record; a volume that has what it may have is not.
         let leaves = self.log.head().size;
         let others = mem::replace(&mut work.leaves, leaves) != leaves;
         work.pace.took(values, begun, Instant::now(), others);

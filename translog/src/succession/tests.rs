@@ -134,7 +134,11 @@ fn an_old_key_cannot_bring_another_one_in_behind_the_known_one() {
     ]);
     let unsigned = Found::Checkpoint(CheckpointError::Note(NoteError::Unsigned));
     for known in [1, 3] {
-        assert_eq!(found(&usurped, known), std::slice::from_ref(&unsigned), "by {known}");
+        assert_eq!(
+            found(&usurped, known),
+            std::slice::from_ref(&unsigned),
+            "by {known}"
+        );
         assert_eq!(verify(&usurped, known).verified.unwrap().size, 3);
     }
 }
