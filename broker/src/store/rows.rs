@@ -45,7 +45,7 @@ pub(crate) struct StoredRow {
 }
 
 /// A row whose tag was right, with its name, its bytes in the engine and its element in the set hash: what a commit that
-/// replaces it needs to know of it. Made by [`PreparedCodec::read`] alone.
+/// replaces it needs to know of it. Made by `PreparedCodec::read` alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReadRow {
     table: Table,
