@@ -189,10 +189,17 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::advance;
+pub(crate) mod tests {
+    use tokio::time::{advance, pause, resume};
 
     use super::*;
+
+    /// Moves the clock that windows are counted by, and no other.
+    pub(crate) async fn pass_time(time: Duration) {
+        pause();
+        advance(time).await;
+        resume();
+    }
 
     const WINDOW: Duration = Duration::from_secs(900);
 

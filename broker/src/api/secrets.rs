@@ -244,14 +244,8 @@ impl Secrets for SecretService {
             digest,
             reason: note("reason", asked.reason)?,
         };
-        let prepare = async {
-            let change = self.vault.prepare_pin(&pin).await?;
-            let answer = pb::PinVersionResponse { committed: None };
-            Ok(Prepared { change, answer })
-        };
-        let (_, committed) = mutate(&self.mutations, asked, prepare, |_| ()).await?;
         Ok(Response::new(pb::PinVersionResponse {
-            committed: Some(committed),
+            committed: Some(self.change_pin(asked, pin).await?),
         }))
     }
 
@@ -272,17 +266,8 @@ impl Secrets for SecretService {
             digest,
             reason: note("reason", asked.reason)?,
         };
-        let prepare = async {
-            let change = self.vault.prepare_pin(&unpin).await?;
-            let answer = pb::UnpinVersionResponse { committed: None };
-            Ok(Prepared { change, answer })
-        };
-        // It may be over, now that nothing keeps it.
-        let (prunings, path) = (self.prunings.clone(), unpin.path.clone());
-        let take_up = move |_| prunings.begin(PruneScope::Secret(path));
-        let (_, committed) = mutate(&self.mutations, asked, prepare, take_up).await?;
         Ok(Response::new(pb::UnpinVersionResponse {
-            committed: Some(committed),
+            committed: Some(self.change_pin(asked, unpin).await?),
         }))
     }
 
@@ -330,6 +315,25 @@ impl Secrets for SecretService {
 }
 
 impl SecretService {
+    /// Pins a version, or unpins it: the answers to both have the same one field.
+    async fn change_pin(&self, asked: Asked, pin: PinRequest) -> Result<pb::Committed, RpcError> {
+        let prepare = async {
+            let change = self.vault.prepare_pin(&pin).await?;
+            let answer = pb::PinVersionResponse { committed: None };
+            Ok(Prepared { change, answer })
+        };
+        let (prunings, path) = (self.prunings.clone(), pin.path.clone());
+        let unpinned = !pin.pinned;
+        let take_up = move |_| {
+            if unpinned {
+                // It may be over, now that nothing keeps it.
+                prunings.begin(PruneScope::Secret(path));
+            }
+        };
+        let (_, committed) = mutate(&self.mutations, asked, prepare, take_up).await?;
+        Ok(committed)
+    }
+
     /// Reads versions and values where that holds up nobody's IO.
     async fn prepare_destroy(&self, destroy: DestroyRequest) -> Result<PreparedDestroy, RpcError> {
         let vault = Arc::clone(&self.vault);

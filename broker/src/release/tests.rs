@@ -24,6 +24,7 @@ use crate::attest::testdata::{
 use crate::attest::{ClusterRegistry, ClusterSpec, RefusalKind};
 use crate::audit::{Clock, LogOptions};
 use crate::identity::{NodeRecord, RecordedKey, RecordedKeys};
+use crate::mounted::tests::pass_time;
 use crate::policy::{Condition, GrantSpec, GuardrailSpec};
 use crate::vault::tests::{Bench, broker};
 
@@ -658,13 +659,6 @@ async fn a_boot_of_another_process_is_another_session() {
     let key = SecretKey::new(&AGENT_SECRET).public_key().unwrap();
     let session = other.session(&node_id(NODE_UID), key).await.unwrap();
     assert_ne!(session.id, first.session);
-}
-
-/// Moves the clock that windows are counted by, and no other.
-async fn pass_time(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 #[tokio::test]

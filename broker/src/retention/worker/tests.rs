@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::mounted::Named;
+use crate::mounted::{Named, tests::pass_time};
 use crate::vault::SetSettings;
 use crate::vault::tests::Bench;
 
@@ -140,13 +140,6 @@ async fn what_comes_again_while_it_is_under_way_is_gone_through_again() {
     assert_eq!(versions, 3);
     stop.cancel();
     worker.await.unwrap();
-}
-
-/// Moves the clock that windows are counted by, and no other.
-async fn pass_time(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 #[tokio::test]

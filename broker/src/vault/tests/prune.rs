@@ -7,7 +7,7 @@ use attache_envelope::name::Keyspace;
 use std::time::Duration;
 
 use super::*;
-use crate::mounted::{Mounted, Named};
+use crate::mounted::{Mounted, Named, tests::pass_time};
 use crate::store::{ApplyError, Change, RedbStore};
 use crate::vault::{DestroyRequest, PinRequest, PruneScope, Pruned, PruningPage, RollbackRequest};
 
@@ -49,13 +49,6 @@ async fn page_beside(
 
 fn nothing_mounted() -> Mounted {
     Mounted::new(Duration::ZERO)
-}
-
-/// Moves the clock that windows are counted by, and no other.
-async fn pass_time(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 /// One pass in pages of `limit` versions; answers versions, values and secrets that cannot be read.

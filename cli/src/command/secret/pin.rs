@@ -24,32 +24,7 @@ struct PinJson {
 /// # Errors
 /// As [`super::list`]; [`Exit::Precondition`] when there is no such version, or it is pinned already.
 pub async fn pin(args: Pin, shell: &Shell) -> Result<Report, Failure> {
-    let session = shell.session().await?;
-    let reference = args.reference.to_string();
-    let dry_run = args.dry_run.dry_run;
-    let (id, mutation) = mutation(dry_run);
-    let request = pb::PinVersionRequest {
-        mutation,
-        path: Some(wire_path(&args.reference.path)),
-        version: number(&args),
-        reason: args.reason.clone().unwrap_or_default(),
-    };
-    let what = format!("{reference} was not pinned");
-    let answer: Result<pb::PinVersionResponse, _> = session
-        .change(&what, id, &request, |channel, request| async move {
-            SecretsClient::new(channel).pin_version(request).await
-        })
-        .await;
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(failure) => return Err(with_mend(failure, args, &session).await),
-    };
-    let changed = Changed::new(id, answer.committed, dry_run);
-    let text = format!(
-        "{reference} {}: it stays until it is unpinned, or the secret is destroyed",
-        changed.says("is pinned", "would be pinned")
-    );
-    report(reference, true, changed, text)
+    set(args, true, shell).await
 }
 
 /// Lets a pinned version go when its keyspace does not keep it.
@@ -57,44 +32,61 @@ pub async fn pin(args: Pin, shell: &Shell) -> Result<Report, Failure> {
 /// # Errors
 /// As [`super::list`]; [`Exit::Precondition`] when there is no such version, or it is not pinned.
 pub async fn unpin(args: Pin, shell: &Shell) -> Result<Report, Failure> {
+    set(args, false, shell).await
+}
+
+/// Pins a version, or unpins it.
+async fn set(args: Pin, pinned: bool, shell: &Shell) -> Result<Report, Failure> {
     let session = shell.session().await?;
     let reference = args.reference.to_string();
     let dry_run = args.dry_run.dry_run;
     let (id, mutation) = mutation(dry_run);
-    let request = pb::UnpinVersionRequest {
-        mutation,
-        path: Some(wire_path(&args.reference.path)),
-        version: number(&args),
-        reason: args.reason.clone().unwrap_or_default(),
+    let path = Some(wire_path(&args.reference.path));
+    let version = args.reference.version.map_or(0, |version| version.number());
+    let reason = args.reason.clone().unwrap_or_default();
+    let committed = if pinned {
+        let request = pb::PinVersionRequest {
+            mutation,
+            path,
+            version,
+            reason,
+        };
+        let what = format!("{reference} was not pinned");
+        let answer: Result<pb::PinVersionResponse, _> = session
+            .change(&what, id, &request, |channel, request| async move {
+                SecretsClient::new(channel).pin_version(request).await
+            })
+            .await;
+        answer.map(|answer| answer.committed)
+    } else {
+        let request = pb::UnpinVersionRequest {
+            mutation,
+            path,
+            version,
+            reason,
+        };
+        let what = format!("{reference} was not unpinned");
+        let answer: Result<pb::UnpinVersionResponse, _> = session
+            .change(&what, id, &request, |channel, request| async move {
+                SecretsClient::new(channel).unpin_version(request).await
+            })
+            .await;
+        answer.map(|answer| answer.committed)
     };
-    let what = format!("{reference} was not unpinned");
-    let answer: Result<pb::UnpinVersionResponse, _> = session
-        .change(&what, id, &request, |channel, request| async move {
-            SecretsClient::new(channel).unpin_version(request).await
-        })
-        .await;
-    let answer = match answer {
-        Ok(answer) => answer,
+    let committed = match committed {
+        Ok(committed) => committed,
         Err(failure) => return Err(with_mend(failure, args, &session).await),
     };
-    let changed = Changed::new(id, answer.committed, dry_run);
-    let text = format!(
-        "{reference} {}: if its keyspace does not keep it, it is pruned in the background",
-        changed.says("is not pinned any more", "would not be pinned any more")
-    );
-    report(reference, false, changed, text)
-}
-
-fn number(args: &Pin) -> u64 {
-    args.reference.version.map_or(0, |version| version.number())
-}
-
-fn report(
-    reference: String,
-    pinned: bool,
-    changed: Changed,
-    text: String,
-) -> Result<Report, Failure> {
+    let changed = Changed::new(id, committed, dry_run);
+    let text = if pinned {
+        let is = changed.says("is pinned", "would be pinned");
+        format!("{reference} {is}: it stays until it is unpinned, or the secret is destroyed")
+    } else {
+        let is = changed.says("is not pinned any more", "would not be pinned any more");
+        format!(
+            "{reference} {is}: if its keyspace does not keep it, it is pruned in the background"
+        )
+    };
     let data = PinJson {
         reference: reference.clone(),
         pinned,
