@@ -62,6 +62,13 @@ impl<S: Store> Vault<S> {
         &self,
         request: &DestroyRequest,
     ) -> Result<PreparedDestroy, VaultError> {
+        self.settled(|| self.prepare_destroy_once(request)).await
+    }
+
+    async fn prepare_destroy_once(
+        &self,
+        request: &DestroyRequest,
+    ) -> Result<PreparedDestroy, VaultError> {
         let path = &request.path;
         let absent = |absence| VaultError::Absent {
             path: path.clone(),

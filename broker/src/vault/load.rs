@@ -79,21 +79,7 @@ impl<S: Store> Vault<S> {
         path: &SecretPath,
         version: Option<SecretVersion>,
     ) -> Result<Lookup<Resolved>, VaultError> {
-        match self.resolve_once(path, version).await {
-            // Its head was read, and the whole secret or keyspace destroyed: that is no damage.
-            Err(error @ VaultError::Ledger(LedgerError::Damaged { .. })) => {
-                if self.is_destroyed(&path.keyspace).await? {
-                    return Ok(Lookup::Absent(Absence::Keyspace));
-                }
-                match self.head(path).await {
-                    Ok(Some(head)) if head.body.state == HeadState::Destroyed => {
-                        Ok(Lookup::Absent(Absence::Destroyed))
-                    }
-                    _ => Err(error),
-                }
-            }
-            other => other,
-        }
+        self.settled(|| self.resolve_once(path, version)).await
     }
 
     async fn resolve_once(
@@ -149,7 +135,8 @@ impl<S: Store> Vault<S> {
             let Some(value) = resolved.fields.get(field) else {
                 return Ok(Lookup::Absent(Absence::Field(field.clone())));
             };
-            match self.stored_field(resolved.secret, field, *value).await {
+            let read = self.settled(|| self.stored_field(resolved.secret, field, *value));
+            match read.await {
                 Ok(field) => stored.push(field),
                 // It was resolved, and the version destroyed: that is no damage.
                 Err(error @ VaultError::Ledger(LedgerError::Damaged { .. })) => {

@@ -133,6 +133,10 @@ impl<S: Store> Vault<S> {
     /// # Errors
     /// [`VaultError::NoKeyspace`], [`VaultError::Ledger`], [`VaultError::Keys`].
     pub async fn begin_put(&self, path: &SecretPath) -> Result<BeginPut, VaultError> {
+        self.settled(|| self.begin_put_once(path)).await
+    }
+
+    async fn begin_put_once(&self, path: &SecretPath) -> Result<BeginPut, VaultError> {
         self.keyspace(&path.keyspace).await?;
         let head = self.head(path).await?.map(|head| head.body);
         if let Some(head) = &head {
@@ -213,11 +217,9 @@ impl<S: Store> Vault<S> {
             .await?
             .body
             .max_versions;
-        let head = self.head(&request.path).await?;
-        let base = check_head(&request, head)?;
-        let active = self.active_fields(base.head.as_ref()).await?;
-        let carried = carry(&request, &active)?;
-        within_limit(new_bytes.saturating_add(self.carried_bytes(&request, &carried).await?))?;
+        let read = self.settled(|| self.stands_on(&request)).await?;
+        let (base, carried, carried_bytes) = read;
+        within_limit(new_bytes.saturating_add(carried_bytes))?;
         self.refuse_taken(&request, base.head.is_none()).await?;
         let (kek, kek_seq) = self.active_kek(&request.path.keyspace).await?;
         let digest = commit.digest();
@@ -258,6 +260,18 @@ impl<S: Store> Vault<S> {
             Some((secret, active)) => Ok(self.pointed_version(secret, active).await?.body.fields),
             None => Ok(BTreeMap::new()),
         }
+    }
+
+    /// What the put is built on, the values that it carries over, and their bytes.
+    async fn stands_on(
+        &self,
+        request: &PutRequest,
+    ) -> Result<(Base, BTreeMap<FieldName, ValueId>, usize), VaultError> {
+        let base = check_head(request, self.head(&request.path).await?)?;
+        let active = self.active_fields(base.head.as_ref()).await?;
+        let carried = carry(request, &active)?;
+        let bytes = self.carried_bytes(request, &carried).await?;
+        Ok((base, carried, bytes))
     }
 
     async fn carried_bytes(

@@ -10,10 +10,12 @@ use bytes::Bytes;
 
 use super::Vault;
 use super::error::{Absence, VaultError};
-use crate::store::{LedgerError, Row, Store};
+use crate::store::{LedgerError, Row, Snapshot, Store};
 
 /// Rows read at once while they are counted.
 const COUNTED: usize = 4096;
+/// How many commits may come between the readings of one and the same thing.
+const MOVES: u32 = 64;
 
 /// A row, where a damaged one is nothing that stops the work.
 pub(super) enum Found<T> {
@@ -138,6 +140,30 @@ impl<S: Store> Vault<S> {
         match found {
             Some(found) if found.body.secret == secret => Ok(found),
             Some(_) | None => Err(LedgerError::damaged(Table::ValueKey, &key).into()),
+        }
+    }
+
+    /// What `read` finds. It reads rows one after the other, and a commit in between can take away what an earlier one points
+    /// to (a version that is pruned, a head's active one): that is no damage. Damage counts as it once it was found by a
+    /// reading during which nothing was committed.
+    pub(super) async fn settled<T, F>(&self, read: impl Fn() -> F) -> Result<T, VaultError>
+    where
+        F: Future<Output = Result<T, VaultError>>,
+    {
+        let mut stood = None;
+        let mut moves = 0;
+        loop {
+            let damaged = match read().await {
+                Err(error @ VaultError::Ledger(LedgerError::Damaged { .. })) => error,
+                other => return other,
+            };
+            let snapshot = self.ledger.store().snapshot().await;
+            let seq = Some(snapshot.map_err(LedgerError::from)?.seq());
+            if seq == stood || moves == MOVES {
+                return Err(damaged);
+            }
+            stood = seq;
+            moves += 1;
         }
     }
 

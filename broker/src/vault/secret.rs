@@ -74,6 +74,16 @@ impl<S: Store> Vault<S> {
         after: Option<&SecretPath>,
         limit: usize,
     ) -> Result<Vec<SecretView>, VaultError> {
+        self.settled(|| self.secrets_once(keyspace, after, limit))
+            .await
+    }
+
+    async fn secrets_once(
+        &self,
+        keyspace: Option<&Keyspace>,
+        after: Option<&SecretPath>,
+        limit: usize,
+    ) -> Result<Vec<SecretView>, VaultError> {
         let prefix = match keyspace {
             Some(keyspace) => {
                 self.keyspace(keyspace).await?;
@@ -116,8 +126,11 @@ impl<S: Store> Vault<S> {
     /// # Errors
     /// [`VaultError::Absent`], [`VaultError::Ledger`].
     pub async fn secret(&self, path: &SecretPath) -> Result<SecretView, VaultError> {
-        let head = self.present_head(path).await?;
-        self.view(path.clone(), head).await
+        self.settled(async || {
+            let head = self.present_head(path).await?;
+            self.view(path.clone(), head).await
+        })
+        .await
     }
 
     /// At most `limit` versions of a secret below `before`, newest first.
@@ -125,6 +138,16 @@ impl<S: Store> Vault<S> {
     /// # Errors
     /// [`VaultError::Absent`], [`VaultError::Ledger`].
     pub async fn versions(
+        &self,
+        path: &SecretPath,
+        before: Option<SecretVersion>,
+        limit: usize,
+    ) -> Result<Vec<VersionView>, VaultError> {
+        self.settled(|| self.versions_once(path, before, limit))
+            .await
+    }
+
+    async fn versions_once(
         &self,
         path: &SecretPath,
         before: Option<SecretVersion>,

@@ -4,6 +4,7 @@ mod check;
 mod destroy_keyspace;
 mod destroy_secret;
 mod keys;
+mod moving;
 mod prune;
 mod puts;
 mod reads;
