@@ -10,6 +10,9 @@
 mod api;
 mod standing;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -32,6 +35,8 @@ pub struct Metrics {
     /// Seconds by method and code; a call's count is in it.
     calls: Family<Call, Histogram>,
     deliveries: Family<Delivery, Counter>,
+    /// All of them together.
+    delivered: Arc<AtomicU64>,
     api: ApiMetrics,
 }
 
@@ -52,6 +57,7 @@ impl Default for Metrics {
         Self {
             calls: Family::new_with_constructor(|| Histogram::new(BUCKETS_S)),
             deliveries: Family::default(),
+            delivered: Arc::default(),
             api: ApiMetrics::default(),
         }
     }
@@ -119,5 +125,12 @@ impl Metrics {
         self.deliveries
             .get_or_create(&Delivery { result, reason })
             .inc();
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many deliveries were counted.
+    #[must_use]
+    pub fn deliveries(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
     }
 }

@@ -46,7 +46,10 @@ pub(super) enum Happened {
         last: ValueId,
     },
     /// There was no value after the last.
-    PageEmpty,
+    PageEmpty {
+        /// How many rows were there that name no value.
+        nameless: u64,
+    },
     /// Something that the step stands on has changed, or the index was not empty: nothing was written.
     Conflict,
     /// The time to wait is over.
@@ -138,11 +141,14 @@ impl Job {
                     moved: moved || values > 0,
                 };
             }
-            (State::Rewrapping { after, moved }, Happened::PageEmpty) => match after {
-                None => self.state = State::Retiring,
+            (State::Rewrapping { after, moved }, Happened::PageEmpty { nameless }) => match after {
+                None if nameless == 0 => self.state = State::Retiring,
                 // What was passed over by a page that conflicted, or could not be read, is looked for once more.
                 Some(_) if moved => self.begin_pass(),
-                Some(_) => self.state = State::Waiting,
+                None | Some(_) => {
+                    self.unreadable = self.unreadable.saturating_add(nameless);
+                    self.state = State::Waiting;
+                }
             },
             (State::Rewrapping { .. } | State::Retiring, Happened::Conflict) => self.begin_pass(),
             (State::Waiting, Happened::Waited) => self.begin_pass(),

@@ -37,6 +37,11 @@ impl Pace {
         }
     }
 
+    /// Whether nobody has set a limit.
+    pub(super) const fn has_no_limit(&self) -> bool {
+        self.limit == 0
+    }
+
     /// Whether as many as go may go.
     pub(super) const fn is_free(&self) -> bool {
         self.limit == 0 && !self.others

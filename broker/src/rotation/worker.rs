@@ -1,7 +1,7 @@
 //! The task that carries out the jobs: the only one that wraps values again and retires keys.
 
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use attache_envelope::id::ValueId;
 use attache_envelope::name::KeyRef;
@@ -15,6 +15,7 @@ use super::{Progress, Rotations};
 use crate::audit::AuditLog;
 use crate::background::{self, BUSY, RETRY, StepError, TakenUp, Task};
 use crate::causes::with_causes;
+use crate::metrics::Metrics;
 use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{OldKey, RewrapPage, Vault, VaultError};
 
@@ -23,6 +24,16 @@ pub struct Worker<S: Store = RedbStore> {
     vault: Arc<Vault<S>>,
     log: AuditLog,
     rotations: Rotations,
+    metrics: Metrics,
+    others: Mutex<Others>,
+}
+
+/// Those who are served meanwhile, as the pages of all keys know them.
+struct Others {
+    /// How long the audit log was, and how many deliveries were counted, after the last page.
+    seen: (u64, u64),
+    /// Until when they have the machine to themselves.
+    rest: Instant,
 }
 
 /// One key's job, and what belongs to it.
@@ -32,8 +43,6 @@ pub(crate) struct Work {
     pace: Pace,
     /// The page after the one that was committed last, wrapped again while that was committed.
     ahead: Option<Ahead>,
-    /// How long the audit log was after the last page.
-    leaves: u64,
     problem: Option<String>,
 }
 
@@ -51,14 +60,21 @@ impl<S: Store> Worker<S> {
         vault: Arc<Vault<S>>,
         log: AuditLog,
         rotations: Rotations,
+        metrics: Metrics,
     ) -> Result<Self, VaultError> {
         for old in vault.old_keys().await? {
             rotations.begin(old.key, old.rewrap.rate);
         }
+        let others = Mutex::new(Others {
+            seen: (log.head().size, metrics.deliveries()),
+            rest: Instant::now(),
+        });
         Ok(Self {
             vault,
             log,
             rotations,
+            metrics,
+            others,
         })
     }
 
@@ -78,7 +94,7 @@ impl<S: Store> Task for Worker<S> {
         match self.vault.old_key(key).await {
             Ok(Some(old)) => {
                 tracing::info!(%key, limit = old.rewrap.rate, "wrapping a key's values again");
-                TakenUp::Begun(Work::new(old, self.log.head().size))
+                TakenUp::Begun(Work::new(old))
             }
             Ok(None) => TakenUp::Over,
             Err(error) => {
@@ -152,12 +168,25 @@ impl<S: Store> Worker<S> {
     /// Commits one page. Without a limit the next one is made meanwhile.
     async fn rewrap(&self, work: &mut Work, after: Option<ValueId>) -> Result<Happened, StepError> {
         let begun = Instant::now();
+        if let Some(rest) = self
+            .rest_of_others(begun)
+            .filter(|_| work.pace.has_no_limit())
+        {
+            work.pace.wait_until(rest);
+            return Ok(Happened::Waited);
+        }
         let page = match work.ahead.take() {
             Some(ahead) if Some(ahead.after) == after => ahead.page,
             Some(_) | None => self.page(work, after).await?,
         };
         let Some(last) = page.last else {
-            return Ok(Happened::PageEmpty);
+            if page.nameless > 0 {
+                tracing::warn!(key = %work.old.key, rows = page.nameless,
+                    "rows of the index name no value: the key cannot be retired; attache-broker check-store names all of them");
+            }
+            return Ok(Happened::PageEmpty {
+                nameless: page.nameless,
+            });
         };
         for value in &page.unreadable {
             tracing::warn!(key = %work.old.key, %value,
@@ -177,11 +206,28 @@ impl<S: Store> Worker<S> {
         let (applied, ahead) = tokio::join!(self.commit(page), ahead);
         work.ahead = ahead.map(|page| Ahead { after: last, page });
         let values = applied?;
-        // Whatever is released or refused is on record; a volume that has what it may have is not.
-        let leaves = self.log.head().size;
-        let others = mem::replace(&mut work.leaves, leaves) != leaves;
+        let others = self.others_were_served();
         work.pace.took(values, begun, Instant::now(), others);
+        if others && work.pace.has_no_limit() {
+            self.lock().rest = work.pace.due();
+        }
         Ok(happened)
+    }
+
+    /// When others' time to themselves ends, if it has not.
+    fn rest_of_others(&self, now: Instant) -> Option<Instant> {
+        let rest = self.lock().rest;
+        (rest > now).then_some(rest)
+    }
+
+    /// Whether anything went on record, or a volume was asked for, since the page before this one, of whichever key.
+    fn others_were_served(&self) -> bool {
+        let now = (self.log.head().size, self.metrics.deliveries());
+        mem::replace(&mut self.lock().seen, now) != now
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn commit(&self, page: RewrapPage) -> Result<u64, StepError> {
@@ -225,9 +271,8 @@ impl<S: Store> Worker<S> {
 }
 
 impl Work {
-    fn new(old: OldKey, leaves: u64) -> Self {
+    fn new(old: OldKey) -> Self {
         Self {
-            leaves,
             pace: Pace::new(old.rewrap.rate, Instant::now()),
             job: Job::new(),
             ahead: None,

@@ -289,7 +289,8 @@ impl Broker {
             Arc::clone(&services.vault),
             services.background.rotations.clone(),
         );
-        Ok(rotation::Worker::new(vault, self.log.clone(), rotations).await?)
+        let metrics = services.metrics.clone();
+        Ok(rotation::Worker::new(vault, self.log.clone(), rotations, metrics).await?)
     }
 
     /// What goes on with the keyspaces that a start finds destroyed and not removed.

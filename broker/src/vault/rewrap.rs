@@ -49,6 +49,8 @@ pub struct RewrapPage {
     pub last: Option<ValueId>,
     /// Those that cannot be wrapped again: their records are damaged, or do not open.
     pub unreadable: Vec<ValueId>,
+    /// How many rows of the index name no value: their keys have another length. They are in no other count.
+    pub nameless: u64,
 }
 
 impl<S: Store> Vault<S> {
@@ -130,30 +132,37 @@ impl<S: Store> Vault<S> {
         // One state for the whole page: what changes after it fails the page's commit.
         let standing = self.keys().standing(self.ledger.store().as_ref()).await;
         let (codec, snapshot) = standing.map_err(LedgerError::from)?;
-        let rows = snapshot
-            .scan(Table::KekIndex, &prefix, after.as_deref(), limit)
-            .await
-            .map_err(LedgerError::from)?;
         let mut page = RewrapPage {
             change: Change::default(),
             values: 0,
             last: None,
             unreadable: Vec::new(),
+            nameless: 0,
         };
         page.change
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
         let reading = codec.prepared();
-        let mut named = Vec::with_capacity(rows.len());
-        for (index_key, stored) in rows {
-            let Ok(index) = KekIndexKey::decode(&index_key) else {
-                page.unreadable.push(ValueId::from_bytes([0; 16]));
-                continue;
-            };
-            page.last = Some(index.value);
-            // One that is damaged would fail the commit of all of them.
-            match reading.read(Table::KekIndex, &index_key, stored) {
-                Ok(row) => named.push((index, row)),
-                Err(_) => page.unreadable.push(index.value),
+        let mut named = Vec::with_capacity(limit);
+        let mut after = after;
+        // Rows that name no value are passed over, however many lie together.
+        while page.last.is_none() {
+            let rows = snapshot
+                .scan(Table::KekIndex, &prefix, after.as_deref(), limit)
+                .await
+                .map_err(LedgerError::from)?;
+            let Some((end, _)) = rows.last() else { break };
+            after = Some(end.clone());
+            for (index_key, stored) in rows {
+                let Ok(index) = KekIndexKey::decode(&index_key) else {
+                    page.nameless += 1;
+                    continue;
+                };
+                page.last = Some(index.value);
+                // One that is damaged would fail the commit of all of them.
+                match reading.read(Table::KekIndex, &index_key, stored) {
+                    Ok(row) => named.push((index, row)),
+                    Err(_) => page.unreadable.push(index.value),
+                }
             }
         }
         let values = values_of(&snapshot, &reading, &named).await?;

@@ -90,7 +90,7 @@ impl Model {
                     .filter(|it| after.is_none_or(|after| **it > after));
                 let page: Vec<_> = rest.take(PAGE).copied().collect();
                 let Some(last) = page.last().copied() else {
-                    return Happened::PageEmpty;
+                    return Happened::PageEmpty { nameless: 0 };
                 };
                 let (broken, whole): (Vec<_>, Vec<_>) =
                     page.into_iter().partition(|it| self.damaged.contains(it));
@@ -197,6 +197,24 @@ proptest! {
         let active = model.active();
         prop_assert!(model.values.values().all(|epoch| *epoch == active));
     }
+}
+
+#[test]
+fn rows_that_name_no_value_are_waited_for_and_told() {
+    let mut job = Job::new();
+    job.happened(Happened::Counted { left: 1, of: 1 });
+    job.happened(Happened::Rewrapped {
+        values: 1,
+        unreadable: 0,
+        last: value(1),
+    });
+    job.happened(Happened::PageEmpty { nameless: 2 });
+    assert_eq!(job.step(), Step::Rewrap { after: None });
+    job.happened(Happened::PageEmpty { nameless: 2 });
+    assert_eq!((job.step(), job.unreadable()), (Step::Wait, 2));
+    job.happened(Happened::Waited);
+    job.happened(Happened::PageEmpty { nameless: 0 });
+    assert_eq!((job.step(), job.unreadable()), (Step::Retire, 0));
 }
 
 #[test]

@@ -16,6 +16,7 @@ struct World {
     bench: Bench,
     log: AuditLog,
     rotations: Rotations,
+    metrics: Metrics,
 }
 
 impl World {
@@ -27,6 +28,7 @@ impl World {
             bench,
             log,
             rotations: Rotations::default(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -45,9 +47,8 @@ impl World {
     async fn work(&self) -> (JoinHandle<()>, CancellationToken) {
         let stop = CancellationToken::new();
         let (vault, log) = (Arc::clone(&self.bench.vault), self.log.clone());
-        let worker = Worker::new(vault, log, self.rotations.clone())
-            .await
-            .unwrap();
+        let (rotations, metrics) = (self.rotations.clone(), self.metrics.clone());
+        let worker = Worker::new(vault, log, rotations, metrics).await.unwrap();
         (tokio::spawn(worker.run(stop.clone())), stop)
     }
 
@@ -180,4 +181,80 @@ async fn no_key_is_retired_while_the_log_takes_nothing() {
     );
     stop.cancel();
     worker.await.unwrap();
+}
+
+/// Puts `count` secrets of 64 values each.
+async fn fill(world: &World, count: u32) {
+    let names: Vec<String> = (0..64).map(|number| format!("f{number}")).collect();
+    let fields: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    for number in 0..count {
+        let of = format!("payments/s{number}");
+        world.bench.put(&of, &fields).await;
+    }
+}
+
+/// Rotates, ends it and retires the key; answers how many commits that took.
+async fn commits_of_a_rotation(world: &World) -> u64 {
+    world.rotate(0).await;
+    let before = world.bench.vault.ledger().seq();
+    let (worker, stop) = world.work().await;
+    world.until_over().await;
+    stop.cancel();
+    worker.await.unwrap();
+    world.bench.vault.ledger().seq() - before
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_volumes_are_asked_for_the_pages_are_small_and_rest_in_between() {
+    const VALUES: u64 = 80 * 64;
+    let world = World::new().await;
+    fill(&world, 80).await;
+    // The count, three pages and the retirement.
+    let alone = commits_of_a_rotation(&world).await;
+    assert_eq!(alone, 5);
+    // A volume that has what it may have leaves nothing on record, and is somebody who waits all the same.
+    let (metrics, stop) = (world.metrics.clone(), CancellationToken::new());
+    let stopped = stop.clone();
+    let asking = std::thread::spawn(move || {
+        while !stopped.is_cancelled() {
+            metrics.delivered("unchanged", "");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    });
+    let beside = commits_of_a_rotation(&world).await;
+    stop.cancel();
+    asking.join().unwrap();
+    // The first page is whole, and the one that is made while it is committed: nobody was there before them.
+    let small = (VALUES - 2 * 2048).div_ceil(256);
+    assert_eq!(beside, 4 + small);
+    assert_eq!(world.phases().await.last().unwrap().1, VALUES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rest_of_others_is_that_of_every_key_without_a_limit() {
+    let world = World::new().await;
+    fill(&world, 2).await;
+    world.rotate(0).await;
+    let (vault, log) = (Arc::clone(&world.bench.vault), world.log.clone());
+    let (rotations, metrics) = (world.rotations.clone(), world.metrics.clone());
+    let worker = Worker::new(vault, log, rotations, metrics).await.unwrap();
+    let rest = Instant::now() + Duration::from_secs(60);
+    worker.lock().rest = rest;
+    let old = world.bench.vault.old_keys().await.unwrap().remove(0);
+    let mut work = Work::new(old.clone());
+    worker.advance(&mut work).await;
+    assert_eq!(work.job.step(), Step::Rewrap { after: None });
+    worker.advance(&mut work).await;
+    assert_eq!(work.job.step(), Step::Rewrap { after: None });
+    assert_eq!(work.pace.due(), rest);
+    // A limit says all there is to say.
+    let mut limited = old;
+    limited.rewrap.rate = 1000;
+    let mut limited = Work::new(limited);
+    worker.advance(&mut limited).await;
+    worker.advance(&mut limited).await;
+    assert!(matches!(
+        limited.job.step(),
+        Step::Rewrap { after: Some(_) }
+    ));
 }

@@ -313,6 +313,41 @@ async fn a_damaged_value_is_named_and_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn rows_of_the_index_that_name_no_value_are_passed_over_and_counted() {
+    let bench = Bench::new().await;
+    bench.put("payments/db", &[("a", "1"), ("b", "2")]).await;
+    let old = rotate(&bench.vault).await;
+    let fixture = bench.close().await;
+    fixture.tamper(Table::KekIndex, |rows| {
+        let row = rows.values().next().unwrap().clone();
+        for length in [3, 15, 17] {
+            // More of the shortest than a page has.
+            for first in 0..5 {
+                let mut key = old.id.as_bytes().to_vec();
+                key.extend(std::iter::once(first).chain(std::iter::repeat_n(0, length - 1)));
+                rows.insert(key, row.clone());
+            }
+        }
+    });
+    let bench = Bench::reopen(fixture).await;
+    let (mut after, mut values, mut nameless) = (None, 0, 0);
+    for _ in 0..10 {
+        let page = bench.vault.prepare_rewrap(&old, after, 2).await.unwrap();
+        assert_eq!(page.unreadable, []);
+        values += page.values;
+        nameless += page.nameless;
+        bench.ledger().apply(page.change).await.unwrap();
+        match page.last {
+            Some(last) => after = Some(last),
+            None => break,
+        }
+    }
+    assert_eq!((values, nameless), (2, 15));
+    let retired = bench.vault.prepare_retirement(&old.key, NOW).await;
+    assert!(retired.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_key_is_destroyed_when_it_is_retired_and_nothing_opens_by_it_any_more() {
     let bench = Bench::new().await;
     bench.put("payments/db", &[("a", "1")]).await;
