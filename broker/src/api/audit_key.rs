@@ -13,6 +13,7 @@ use super::{
     rpc_error::RpcError,
 };
 use crate::{
+    audit::AuditError,
     keys::{AuditChange, AuditEpoch, KeysError, SlotSet},
     mutation::BrokenOff,
 };
@@ -79,10 +80,12 @@ impl KeyService {
         let endorse = async move {
             let succession = told.lock().unwrap_or_else(PoisonError::into_inner).0.take();
             let gone = || BrokenOff("the new key is gone".into());
-            let on_record = log.append(succession.ok_or_else(gone)?).await;
-            on_record
-                .map(drop)
-                .map_err(|error| BrokenOff(error.to_string()))
+            let succession = succession.ok_or_else(gone)?;
+            let unready = |error: AuditError| BrokenOff(error.to_string());
+            // What comes after the commit begins a segment. This leaf may begin one too.
+            log.hold_segment().await.map_err(unready)?;
+            let _receipt = log.append(succession).await.map_err(unready)?;
+            log.hold_segment().await.map_err(unready)
         };
         let vault = Arc::clone(&self.vault);
         let take_up = move |_| {

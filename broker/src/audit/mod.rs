@@ -195,6 +195,18 @@ impl AuditLog {
         self.queue(&self.leaf(event)).await?.durable().await
     }
 
+    /// Has the next segment whole on the disk, so that what must begin one, the first leaf under another key, finds room.
+    ///
+    /// # Errors
+    /// [`AuditError::DiskFull`], [`AuditError::NotPrepared`], [`AuditError::Poisoned`], [`AuditError::Closed`]. The log goes on
+    /// in the segment that it has.
+    pub async fn hold_segment(&self) -> Result<(), AuditError> {
+        let (answer, held) = oneshot::channel();
+        let job = Job::HoldSegment(answer);
+        self.jobs.send(job).await.map_err(|_| AuditError::Closed)?;
+        held.await.unwrap_or(Err(AuditError::Closed))
+    }
+
     /// The newest durable checkpoint.
     #[must_use]
     pub fn head(&self) -> Head {

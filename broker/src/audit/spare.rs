@@ -15,6 +15,8 @@ pub(super) struct Spares {
     requests: SyncSender<()>,
     made: Receiver<io::Result<SegmentFile>>,
     asked: bool,
+    /// One that is whole and was asked to be.
+    held: Option<SegmentFile>,
 }
 
 impl Spares {
@@ -42,14 +44,24 @@ impl Spares {
             requests,
             made,
             asked: false,
+            held: None,
         })
     }
 
     /// Has the next segment prepared, unless that is under way.
     pub(super) fn ask(&mut self) {
-        if !self.asked {
+        if !self.asked && self.held.is_none() {
             self.asked = self.requests.send(()).is_ok();
         }
+    }
+
+    /// Waits until the next segment is whole, and keeps it: the next [`Spares::take`] cannot fail.
+    ///
+    /// # Errors
+    /// What the system says now; the next call tries again.
+    pub(super) fn hold(&mut self) -> io::Result<()> {
+        self.held = Some(self.take()?);
+        Ok(())
     }
 
     /// The prepared segment; waits for it when it is not whole yet.
@@ -57,6 +69,9 @@ impl Spares {
     /// # Errors
     /// What the system says now; the next call tries again.
     pub(super) fn take(&mut self) -> io::Result<SegmentFile> {
+        if let Some(held) = self.held.take() {
+            return Ok(held);
+        }
         let asked_before = self.asked;
         match self.made() {
             Err(_) if asked_before => self.made(),

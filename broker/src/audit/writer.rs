@@ -38,6 +38,8 @@ type Answer = oneshot::Sender<Result<AuditReceipt, AuditError>>;
 pub(super) enum Job {
     /// A leaf, with what the next start has to know of it.
     Append(Box<Append>),
+    /// Have the next segment whole, whatever there is room for afterwards.
+    HoldSegment(oneshot::Sender<Result<(), AuditError>>),
     /// Write what is queued, let go of the folder, and end.
     Close(oneshot::Sender<()>),
     /// Fail from here on.
@@ -238,6 +240,10 @@ impl Writer {
             };
             match job {
                 Job::Append(first) => waiting = self.commit_from(*first, &mut jobs),
+                Job::HoldSegment(held) => {
+                    let made = self.hold_segment().map_err(AuditError::from);
+                    drop(held.send(made));
+                }
                 Job::Close(closed) => {
                     jobs.close();
                     while let Some(job) = jobs.blocking_recv() {
@@ -398,6 +404,21 @@ impl Writer {
             }
             Err(Beginning::Place(error)) => Err(self.poison("begin a segment", &error)),
         }
+    }
+
+    /// Here the log goes on in the segment that it has, whatever comes of it.
+    fn hold_segment(&mut self) -> Result<(), Failure> {
+        if *self.state.borrow() == LogState::Failed {
+            return Err(Failure::Poisoned);
+        }
+        self.spares
+            .hold()
+            .map_err(|error| match is_disk_full(&error) {
+                true => Failure::DiskFull {
+                    needed_bytes: self.segment_bytes,
+                },
+                false => Failure::NotPrepared(error.raw_os_error()),
+            })
     }
 
     fn place_segment(

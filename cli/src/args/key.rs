@@ -64,7 +64,7 @@ pub struct Rotate {
     /// The key of the rows' MACs: every row is tagged anew under another one, and the one before is then dropped
     #[arg(long, conflicts_with_all = ["root", "ca", "keyspace", "rate", "no_wait", "wait"])]
     pub mac: bool,
-    /// The key that signs the audit log: another one signs from now on, and the one before can sign no more
+    /// The key that signs the audit log: another one signs from now on, and the one before signs nothing more here
     #[arg(long, conflicts_with_all = ["root", "ca", "mac", "keyspace", "rate", "no_wait", "wait"])]
     pub audit: bool,
     /// Drop the CA of this epoch at once instead, as one in wrong hands: who knows no other is cut off

@@ -164,6 +164,34 @@ fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
     println!("{verified}");
 }
 
+/// Another key begins another segment: where that finds no room, the key before goes on, and so does all else.
+#[test]
+fn an_audit_disk_without_room_for_another_segment_keeps_the_key_that_signs() {
+    let bed = Bed::new().unwrap();
+    let disk = bed.audit_dir();
+    // One segment and a part of the next.
+    small(&disk, 12);
+    let mut scene = Scene::on(bed).unwrap();
+    scene.bed.pin_addresses().unwrap();
+    let before = scene.bed.audit_vkey().unwrap();
+    let refused = scene.bed.attache(&["key", "rotate", "--audit"]).unwrap();
+    assert!(!refused.status.success());
+    assert!(said(&refused).contains("no room"), "{}", said(&refused));
+    assert_eq!(scene.bed.audit_vkey().unwrap(), before);
+    scene.put("payments/db", &[("password", "kept")]).unwrap();
+    assert_eq!(health(&scene), ServingStatus::Serving);
+    scene.bed.restart_broker().unwrap();
+    scene.bed.attache_ok(&["audit", "verify"]).unwrap();
+
+    grow(&disk, 64);
+    scene.bed.attache_ok(&["key", "rotate", "--audit"]).unwrap();
+    assert_ne!(scene.bed.audit_vkey().unwrap(), before);
+    for vkey in [before, scene.bed.audit_vkey().unwrap()] {
+        let verify = ["audit", "verify", "--vkey", &vkey];
+        scene.bed.attache_ok(&verify).unwrap();
+    }
+}
+
 /// A scene whose audit log has no room for the smallest record, on a disk that can grow.
 fn full_audit_disk(bed: Bed) -> Scene {
     // One segment and a part of the next.

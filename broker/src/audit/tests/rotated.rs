@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use attache_translog::{Audit, Batch, Header, Succession, leaf_hash, log_origin};
 
+use super::super::small_disk::SmallDisk;
 use super::*;
 
 /// Seeds, ascending: the last one signs.
@@ -144,5 +145,30 @@ async fn a_log_that_the_key_before_was_made_to_sign_on_is_not_taken_up() {
     assert_eq!((findings(dir.path(), 1), findings(dir.path(), 2)), (1, 1));
     std::fs::remove_file(segment_path(dir.path(), first_index)).unwrap();
     let (log, _) = AuditLog::open(options(dir.path()), knows(&[1, 2])).unwrap();
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_segment_that_is_held_is_there_for_another_key_whatever_the_disk_has_room_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let segment_bytes = options(dir.path()).segment_bytes;
+    let disk = SmallDisk::mount(dir.path(), segment_bytes + segment_bytes / 2);
+    let keys = knows(&[1]);
+    let (log, _) = AuditLog::open(options(dir.path()), keys.clone()).unwrap();
+    let _receipt = log.append(ban(0)).await.unwrap();
+    let held = log.hold_segment().await;
+    assert!(matches!(held, Err(AuditError::DiskFull { .. })), "{held:?}");
+    // It goes on in what it has.
+    assert_eq!(*log.state().borrow(), LogState::Writing);
+    let _receipt = log.append(ban(1)).await.unwrap();
+    disk.grow(3 * segment_bytes);
+    log.hold_segment().await.unwrap();
+    log.hold_segment().await.unwrap();
+    // All that is left but a page or two, for the summary.
+    let (left, other) = (segment_bytes - 16 * 1024, dir.path().join("other"));
+    std::fs::write(other, vec![1; usize::try_from(left).unwrap()]).unwrap();
+    keys.0.lock().unwrap().push([2; 32]);
+    let _receipt = log.append(ban(2)).await.unwrap();
+    assert_eq!(list_segments(dir.path()).unwrap(), [0, 2]);
     log.close().await;
 }
