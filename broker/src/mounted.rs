@@ -6,12 +6,12 @@
 //! ```
 //! Nodes ask for each volume again and again, so that a version in use is named every minute or two; one that nobody has
 //! named for the window is mounted nowhere. Nothing of it is in the store: for one window after a start everything counts
-//! as mounted, since nodes have not asked yet; and so it does after an ask that could be neither answered nor refused. What finds no room keeps all of its keyspace: nothing is forgotten.
+//! as mounted, since nodes have not asked yet; and so it does after an ask that could be neither answered nor refused. What finds no room keeps all
+//! of its keyspace: nothing is forgotten. A keyspace has an eighth of the room, so that none fills what is another's.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use attache_envelope::id::SecretId;
@@ -20,6 +20,12 @@ use tokio::time::Instant;
 
 /// How many versions are known at a time, each some 50 bytes.
 const CAPACITY: usize = 65_536;
+
+/// Of the room: so much of it one keyspace may have.
+const SHARES: usize = 8;
+
+/// Nodes ask for a volume once in so long at the latest: what kubelet takes for a round, and some.
+const ROUND: Duration = Duration::from_secs(180);
 
 /// Of the window: so long passes between two sweeps of a full record, or between two passes of the pruning over what was
 /// mounted.
@@ -50,16 +56,30 @@ struct Shared {
     unknown: AtomicU64,
     window: Duration,
     capacity: usize,
-    named: RwLock<HashMap<(SecretId, SecretVersion), AtomicU64>>,
-    /// Keyspaces of which something found no room, and when it did last.
-    full: Mutex<HashMap<Keyspace, u64>>,
+    known: RwLock<HashMap<Keyspace, OfKeyspace>>,
     swept: AtomicU64,
+}
+
+/// What is known of one keyspace.
+#[derive(Debug, Default)]
+struct OfKeyspace {
+    /// When each was last named.
+    named: HashMap<(SecretId, SecretVersion), AtomicU64>,
+    /// When something last found no room; 0 for never.
+    full: AtomicU64,
 }
 
 impl Mounted {
     /// A record that knows nothing yet.
     #[must_use]
     pub fn new(window: Duration) -> Self {
+        if window < ROUND {
+            tracing::warn!(
+                window_s = window.as_secs(),
+                "store.mounted_window_s is shorter than the nodes' rounds: versions that \
+                volumes name by their numbers may be pruned while they are mounted; set it to 180 or more"
+            );
+        }
         Self::with_capacity(window, CAPACITY)
     }
 
@@ -70,8 +90,7 @@ impl Mounted {
                 unknown: AtomicU64::new(0),
                 window,
                 capacity,
-                named: RwLock::default(),
-                full: Mutex::default(),
+                known: RwLock::default(),
                 swept: AtomicU64::new(0),
             }),
         }
@@ -82,16 +101,14 @@ impl Mounted {
     pub fn named(&self, it: &Named) {
         let (shared, now) = (&self.shared, self.shared.now());
         let key = (it.secret, it.version);
-        let known = shared.named.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = known.get(&key) {
+        let known = shared.read();
+        let last = known.get(&it.keyspace).and_then(|of| of.named.get(&key));
+        if let Some(last) = last {
             last.fetch_max(now, Ordering::Relaxed);
             return;
         }
         drop(known);
-        if !shared.add(key, now) {
-            let mut full = shared.full.lock().unwrap_or_else(PoisonError::into_inner);
-            full.insert(it.keyspace.clone(), now);
-        }
+        shared.add(&it.keyspace, key, now);
     }
 
     /// Takes down that a node asked for a volume and got no answer, for a reason that is not the pod's: what it names is not
@@ -116,15 +133,14 @@ impl Mounted {
         version: SecretVersion,
     ) -> Option<Instant> {
         let shared = &self.shared;
-        let full = shared.full.lock().unwrap_or_else(PoisonError::into_inner);
-        let full_at = full.get(keyspace).copied();
-        // Never held together with the other one but by who sweeps.
-        drop(full);
-        let known = shared.named.read().unwrap_or_else(PoisonError::into_inner);
-        let last = known.get(&(secret, version));
-        let last = last.map(|it| it.load(Ordering::Relaxed));
-        let known = last.max(full_at).unwrap_or_default();
-        shared.end_of(known.max(shared.unknown()))
+        let known = shared.read();
+        let last = known.get(keyspace).map(|of| {
+            let last = of.named.get(&(secret, version));
+            let last = last.map(|it| it.load(Ordering::Relaxed));
+            last.unwrap_or_default()
+                .max(of.full.load(Ordering::Relaxed))
+        });
+        shared.end_of(last.unwrap_or_default().max(shared.unknown()))
     }
 
     /// The least time between two looks at what was mounted.
@@ -153,38 +169,51 @@ impl Shared {
         (end > Instant::now()).then_some(end)
     }
 
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Keyspace, OfKeyspace>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a new one in, where there is room.
-    fn add(&self, key: (SecretId, SecretVersion), now: u64) -> bool {
-        let mut known = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= self.capacity {
+    fn add(&self, keyspace: &Keyspace, key: (SecretId, SecretVersion), now: u64) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.has_room(&known, keyspace) {
             self.sweep(&mut known, now);
         }
-        let room = known.len() < self.capacity;
-        match known.entry(key) {
-            Entry::Occupied(found) => {
-                found.get().fetch_max(now, Ordering::Relaxed);
-                true
-            }
-            Entry::Vacant(place) => {
-                if room {
-                    place.insert(AtomicU64::new(now));
+        let room = self.has_room(&known, keyspace);
+        let of = known.entry(keyspace.clone()).or_default();
+        match of.named.get(&key) {
+            Some(last) => drop(last.fetch_max(now, Ordering::Relaxed)),
+            None if room => drop(of.named.insert(key, AtomicU64::new(now))),
+            None => {
+                let before = of.full.fetch_max(now, Ordering::Relaxed);
+                if before == 0 || self.end_of(before).is_none() {
+                    tracing::warn!(%keyspace, "volumes name more versions by their numbers than are kept track of: \
+                        nothing of the keyspace is pruned meanwhile");
                 }
-                room
             }
         }
     }
 
+    /// Whether there is any for one more of this keyspace.
+    fn has_room(&self, known: &HashMap<Keyspace, OfKeyspace>, keyspace: &Keyspace) -> bool {
+        let all: usize = known.values().map(|of| of.named.len()).sum();
+        let own = known.get(keyspace).map_or(0, |of| of.named.len());
+        all < self.capacity && own < self.capacity.div_ceil(SHARES)
+    }
+
     /// Drops what is over, but not again and again.
-    fn sweep(&self, known: &mut HashMap<(SecretId, SecretVersion), AtomicU64>, now: u64) {
+    fn sweep(&self, known: &mut HashMap<Keyspace, OfKeyspace>, now: u64) {
         let swept = self.swept.load(Ordering::Relaxed);
         let spacing = u64::try_from(self.spacing().as_millis()).unwrap_or(u64::MAX);
         if now < swept.saturating_add(spacing) {
             return;
         }
         self.swept.store(now, Ordering::Relaxed);
-        known.retain(|_, last| self.end_of(last.load(Ordering::Relaxed)).is_some());
-        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        full.retain(|_, last| self.end_of(*last).is_some());
+        let stays = |last: &AtomicU64| self.end_of(last.load(Ordering::Relaxed)).is_some();
+        known.retain(|_, of| {
+            of.named.retain(|_, last| stays(last));
+            !of.named.is_empty() || stays(&of.full)
+        });
     }
 }
 
@@ -262,10 +291,11 @@ pub(crate) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_finds_no_room_keeps_its_keyspace_and_no_other_until_there_is_room() {
+        // Two in all, and one of each keyspace.
         let mounted = Mounted::with_capacity(WINDOW, 2);
         advance(WINDOW).await;
         mounted.named(&named("a", 1, 1));
-        mounted.named(&named("a", 1, 2));
+        mounted.named(&named("c", 1, 2));
         mounted.named(&named("b", 2, 1));
         // One that is in is named again where there is no room.
         mounted.named(&named("a", 1, 1));
@@ -278,6 +308,21 @@ pub(crate) mod tests {
         mounted.named(&named("b", 2, 1));
         assert!(until(&mounted, &named("b", 2, 1)).is_some());
         assert_eq!(until(&mounted, &named("b", 3, 9)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_keyspace_that_has_its_share_takes_none_of_anothers() {
+        let mounted = Mounted::with_capacity(WINDOW, 2 * SHARES);
+        advance(WINDOW).await;
+        for version in 1..=100 {
+            mounted.named(&named("a", 1, version));
+        }
+        let end = Instant::now() + WINDOW;
+        // All of it stays, for it is not known what of it is mounted.
+        assert_eq!(until(&mounted, &named("a", 9, 9)), Some(end));
+        mounted.named(&named("b", 2, 1));
+        assert_eq!(until(&mounted, &named("b", 2, 1)), Some(end));
+        assert_eq!(until(&mounted, &named("b", 2, 2)), None);
     }
 
     #[tokio::test(start_paused = true)]
