@@ -2,6 +2,7 @@
 # The main job on this machine, narrated and checked line by line. Needs root, Debian and Rust; installs by apt what is
 # missing, builds in release, runs in seconds once built, and can be run again.
 #   deploy/try.sh              runs it and cleans up
+#   deploy/try.sh --dev        the same from a development build, which the tests have made
 #   deploy/try.sh --keep DIR   leaves all of it running in DIR, a new or empty folder; DIR/env says where everything is, DIR/stop.sh ends it
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +16,11 @@ if ! command -v cargo >/dev/null 2>&1; then
   exit 1
 fi
 deploy/packages.sh
-echo "building (release); the first time takes some minutes"
-cargo build --release --locked --quiet --bins
-exec "${CARGO_TARGET_DIR:-target}/release/attache-try" "$@"
+profile=release folder=release
+if [ "${1:-}" = --dev ]; then
+  profile=dev folder=debug
+  shift
+fi
+echo "building ($profile); the first time takes some minutes"
+cargo build --profile "$profile" --locked --quiet --workspace --bins
+exec "${CARGO_TARGET_DIR:-target}/$folder/attache-try" "$@"

@@ -3,6 +3,7 @@
 #   tests/sabotage/run.sh                         every patch
 #   tests/sabotage/run.sh S8 T4                   the patches of these threats
 #   tests/sabotage/run.sh --changed-since REV     the patches whose files differ from REV
+#   tests/sabotage/run.sh --lot N                 N patches, drawn by the commit that is checked out; all must apply
 # Works on a copy of the tree, uncommitted files included; the tree itself is not touched. Needs root, as the tests do.
 # The dependencies that are built already are taken over, those of release first. The last line is "N passed, N failed".
 set -uo pipefail
@@ -35,6 +36,7 @@ field() { sed -n "/^---/q; s/^# $2: //p" "$1"; }
 # --- Which patches ---------------------------------------------------------------------------------------------------
 
 changed_since=
+lot=
 wanted=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -42,11 +44,28 @@ while [ $# -gt 0 ]; do
       changed_since=${2:?"--changed-since needs a revision"}
       shift
       ;;
+    --lot)
+      lot=${2:?"--lot needs a number"}
+      shift
+      ;;
     -*) echo "run.sh: $1 is not known; see the head of this file" >&2; exit 2 ;;
     *) wanted+=("$1") ;;
   esac
   shift
 done
+
+# A run of a few draws them, so that every one has its turn, and the same commit draws the same. That they apply is looked at for all.
+if [ -n "$lot" ]; then
+  seed=$(git rev-parse HEAD) || exit 2
+  mapfile -t wanted < <(
+    for patch in tests/sabotage/*.patch; do
+      printf '%s %s\n' "$(printf '%s %s' "$seed" "$patch" | sha256sum | cut -c1-16)" "$(basename "$patch" .patch)"
+    done | sort | head -n "$lot" | cut -d' ' -f2
+  )
+  for patch in tests/sabotage/*.patch; do
+    git apply --check "$patch" 2>"$scratch/log" || fail "$(basename "$patch" .patch)" "the patch no longer applies: make it anew ($(head -n 1 "$scratch/log"))"
+  done
+fi
 
 # The files that differ from the revision, those that are not committed and those that are new.
 if [ -n "$changed_since" ]; then
@@ -59,6 +78,8 @@ is_wanted() {
   id=$(basename "$patch" .patch)
   threat=$(field "$patch" threat)
   if [ ${#wanted[@]} -gt 0 ]; then
+    # A lot names patches, and one's name may be another's threat.
+    if [ -n "$lot" ]; then threat=$id; fi
     printf '%s\n' "${wanted[@]}" | grep -q -x -F -e "$id" -e "$threat" || return 1
   fi
   [ -n "$changed_since" ] || return 0
@@ -81,7 +102,11 @@ done
 for name in "${wanted[@]}"; do
   [ -n "$changed_since" ] || [ -e "tests/sabotage/$name.patch" ] || fail "$name" "there is no such patch"
 done
-[ ${#left[@]} -eq 0 ] || printf '\n!!! NOT RUN, %s PATCHES: %s !!!\n\n' "${#left[@]}" "${left[*]}"
+if [ -n "$lot" ]; then
+  printf '%s of %s patches, drawn by the commit\n' "${#patches[@]}" "$((${#patches[@]} + ${#left[@]}))"
+elif [ ${#left[@]} -gt 0 ]; then
+  printf '\n!!! NOT RUN, %s PATCHES: %s !!!\n\n' "${#left[@]}" "${left[*]}"
+fi
 [ ${#patches[@]} -gt 0 ] || { echo "no patch is concerned"; end; }
 
 # --- The copy --------------------------------------------------------------------------------------------------------
