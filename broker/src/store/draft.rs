@@ -4,7 +4,9 @@
 //! callers of one batch see each other. It must never let part of a change in. Keys and bodies stay with the changes: a
 //! page of a re-wrap is thousands of rows, and this is where its time goes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::thread;
 
 use attache_envelope::Table;
 use attache_envelope::anchor::{Anchor, TableSum};
@@ -16,12 +18,17 @@ use super::change::{ApplyError, Change, Condition, LedgerError, shown};
 use super::engine::{Batch, Snapshot};
 use super::rows::{ReadRow, RowCodec, StoredRow};
 
+/// From so many rows on, half of them are sealed on another thread.
+const ROWS_FOR_TWO: usize = 1024;
+
 /// A batch over one snapshot.
 pub(crate) struct Draft<'a, V: Snapshot> {
     codec: &'a RowCodec,
     snapshot: &'a V,
     /// Every row that was looked at.
-    rows: HashMap<Name<'a>, Drafted<'a>>,
+    rows: Vec<Drafted<'a>>,
+    /// Where in `rows` each is.
+    places: HashMap<Name<'a>, usize>,
     payloads: Vec<(ValueId, Bytes)>,
     dropped_payloads: Vec<ValueId>,
     admitted: usize,
@@ -29,6 +36,7 @@ pub(crate) struct Draft<'a, V: Snapshot> {
 
 /// A row as it stands at `expect`, its tag verified, and what the batch makes of it.
 struct Drafted<'a> {
+    name: Name<'a>,
     before: Option<StoredRow>,
     /// Of `before`, where it is known.
     element: Option<SetElement>,
@@ -49,12 +57,34 @@ enum Becomes<'a> {
     Removed,
 }
 
+/// A row that a change names.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    key: &'a [u8],
+    /// As the caller has read it, where that is known.
+    read: Option<&'a ReadRow>,
+    /// Which of the change's conditions, or of what it writes after them.
+    number: usize,
+    writes: bool,
+}
+
+/// The rows that a change names, by table.
+type AskedOf<'a> = Vec<(Table, Vec<Asked<'a>>)>;
+
+/// A row for the engine, none for one that goes, and what that does to its table's sum.
+struct Sealed {
+    row: Option<Bytes>,
+    without: Option<SetElement>,
+    with: Option<SetElement>,
+}
+
 impl<'a, V: Snapshot> Draft<'a, V> {
     pub(crate) fn new(codec: &'a RowCodec, snapshot: &'a V) -> Self {
         Self {
             codec,
             snapshot,
-            rows: HashMap::new(),
+            rows: Vec::new(),
+            places: HashMap::new(),
             payloads: Vec::new(),
             dropped_payloads: Vec::new(),
             admitted: 0,
@@ -68,23 +98,14 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 
     /// Takes the change in whole, or leaves the batch as it was.
     pub(crate) async fn admit(&mut self, change: &'a Change) -> Result<(), ApplyError> {
-        refuse_ambiguous(change)?;
-        let conditions = change.conditions.iter();
-        self.look(conditions.map(|it| (it.row(), it.read())))
-            .await?;
-        for condition in &change.conditions {
-            self.check(condition)?;
+        // All that it names is read before anything is changed: the tags of what is replaced are in the sets.
+        let places = self.look(change).await?;
+        let (conditions, writes) = places.split_at(change.conditions.len());
+        for (condition, place) in change.conditions.iter().zip(conditions) {
+            self.check(condition, *place)?;
         }
-        // The rows that will be replaced are read before anything is changed: their tags are in the sets.
-        self.look(written(change).map(|name| (name, None))).await?;
-        for put in &change.puts {
-            self.becomes(put.table, &put.key, Becomes::Body(&put.body));
-        }
-        for (table, key) in &change.deletes {
-            self.becomes(*table, key, Becomes::Removed);
-        }
-        for (table, key) in &change.reseals {
-            self.becomes(*table, key, Becomes::Retagged);
+        for ((_, becomes), place) in written(change).zip(writes) {
+            self.becomes(*place, becomes);
         }
         self.payloads.extend(change.payloads.iter().cloned());
         self.dropped_payloads
@@ -95,29 +116,22 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 
     /// Builds the rows for the commit of `anchor`, which still has the sums of the commit before, and moves the sums.
     pub(crate) fn finish(self, anchor: &mut Anchor) -> Result<Batch, LedgerError> {
-        let mut rows: Vec<_> = self.rows.into_iter().collect();
-        // By table and key: the engine is faster with those that lie together.
-        rows.sort_unstable_by_key(|(name, _)| *name);
+        let mut rows: Vec<_> = self.rows.iter().filter(|row| row.is_written()).collect();
+        // By table and key: the engine is faster with those that lie together. Each change's are so already.
+        rows.sort_by_key(|row| row.name);
         let mut batch = Batch::default();
-        let codec = self.codec.prepared();
-        for ((table, key), row) in rows {
-            let (seq, body) = match (row.becomes, &row.before) {
-                (Becomes::Itself, _) | (Becomes::Retagged, None) => continue,
-                (Becomes::Retagged, Some(before)) => (before.seq, Some(before.body.as_ref())),
-                (Becomes::Body(body), _) => (anchor.seq, Some(body)),
-                (Becomes::Removed, _) => (anchor.seq, None),
-            };
+        let sealed = sealed(self.codec, &rows, anchor.seq);
+        for (row, sealed) in rows.into_iter().zip(sealed) {
+            let (table, key) = row.name;
             let sum = anchor.tables.entry(table).or_insert(TableSum::EMPTY);
-            if let Some(before) = &row.before {
-                let known = row.element;
-                sum.remove(&known.unwrap_or_else(|| codec.element(table, key, &before.tag)))?;
+            if let Some(element) = &sealed.without {
+                sum.remove(element)?;
             }
-            match body {
-                Some(body) => {
-                    let (row, element) = codec.seal(table, key, seq, body);
-                    sum.insert(&element)?;
-                    batch.puts.push((table, key.to_vec(), row));
-                }
+            if let Some(element) = &sealed.with {
+                sum.insert(element)?;
+            }
+            match sealed.row {
+                Some(row) => batch.puts.push((table, key.to_vec(), row)),
                 None => batch.deletes.push((table, key.to_vec())),
             }
         }
@@ -134,10 +148,10 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         Ok(batch)
     }
 
-    /// Of a row that was looked at.
-    fn check(&self, condition: &Condition) -> Result<(), ApplyError> {
+    /// Of the row in this place.
+    fn check(&self, condition: &Condition, place: usize) -> Result<(), ApplyError> {
         let (table, key) = condition.row();
-        let row = self.rows.get(&(table, key));
+        let row = self.rows.get(place);
         let row = row.ok_or_else(|| LedgerError::damaged(table, key))?;
         let at = |seq| row.before.as_ref().is_some_and(|before| before.seq == seq);
         let holds = match (row.becomes, condition) {
@@ -157,66 +171,86 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         })
     }
 
-    /// Reads these rows, each once, and verifies their tags, but of those that are as a caller has read them.
-    async fn look(
-        &mut self,
-        names: impl Iterator<Item = (Name<'a>, Option<&'a ReadRow>)>,
-    ) -> Result<(), LedgerError> {
-        let mut names: Vec<_> = names
-            .filter(|(name, _)| !self.rows.contains_key(name))
-            .collect();
-        names.sort_unstable_by_key(|(name, _)| *name);
-        names.dedup_by_key(|(name, _)| *name);
-        for of_table in names.chunk_by(|a, b| a.0.0 == b.0.0) {
-            let Some(((table, _), _)) = of_table.first() else {
-                continue;
-            };
-            let keys: Vec<_> = of_table.iter().map(|((_, key), _)| *key).collect();
-            let mut found = Vec::with_capacity(keys.len());
-            let mut asked = of_table.iter();
-            let each = |stored: Option<&[u8]>| {
-                found.extend(asked.next().map(|ask| self.drafted(ask, stored)));
-            };
-            self.snapshot.show(*table, &keys, each).await?;
-            for ((name, _), row) in of_table.iter().zip(found) {
-                self.rows.insert(*name, row?);
+    /// Reads the rows that a change names, each once, those that lie together together, and verifies their tags, but of those
+    /// that are as the caller has read them. Answers where each is: of the conditions, then of what is written.
+    async fn look(&mut self, change: &'a Change) -> Result<Vec<usize>, ApplyError> {
+        let (asked, count) = asked(change)?;
+        let mut places = vec![usize::MAX; count];
+        self.places.reserve(count);
+        for (table, asked) in asked {
+            let mut unknown = Vec::with_capacity(asked.len());
+            for same in asked.chunk_by(|a, b| a.key == b.key) {
+                let Some(first) = same.first() else { continue };
+                let place = match self.places.entry((table, first.key)) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(free) => {
+                        let place = self.rows.len() + unknown.len();
+                        free.insert(place);
+                        unknown.push(*first);
+                        place
+                    }
+                };
+                for it in same {
+                    if let Some(slot) = places.get_mut(it.number) {
+                        *slot = place;
+                    }
+                }
+            }
+            if let Err(error) = self.read(table, &unknown).await {
+                // Nothing of it was read: the next change of the batch looks for itself.
+                for it in unknown {
+                    self.places.remove(&(table, it.key));
+                }
+                return Err(error.into());
             }
         }
+        Ok(places)
+    }
+
+    /// Reads rows that nobody has looked at, ascending.
+    async fn read(&mut self, table: Table, unknown: &[Asked<'a>]) -> Result<(), LedgerError> {
+        let keys: Vec<_> = unknown.iter().map(|it| it.key).collect();
+        let mut found = Vec::with_capacity(keys.len());
+        let mut asked = unknown.iter();
+        let each = |stored: Option<&[u8]>| {
+            found.extend(asked.next().map(|it| self.drafted(table, it, stored)));
+        };
+        self.snapshot.show(table, &keys, each).await?;
+        let found = found.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.rows.extend(found);
         Ok(())
     }
 
     fn drafted(
         &self,
-        ((table, key), read): &(Name<'a>, Option<&'a ReadRow>),
+        table: Table,
+        asked: &Asked<'a>,
         stored: Option<&[u8]>,
     ) -> Result<Drafted<'a>, LedgerError> {
-        let becomes = Becomes::Itself;
+        let mut drafted = Drafted {
+            name: (table, asked.key),
+            before: None,
+            element: None,
+            becomes: Becomes::Itself,
+        };
         let Some(stored) = stored else {
-            return Ok(Drafted {
-                before: None,
-                element: None,
-                becomes,
-            });
+            return Ok(drafted);
         };
         // One whose key was dropped since is damaged, as for whoever reads it now.
-        if let Some(read) = read.filter(|read| read.is(stored) && self.codec.has_key_of(stored)) {
-            return Ok(Drafted {
-                before: Some(read.row().clone()),
-                element: Some(*read.element()),
-                becomes,
-            });
+        let same = |read: &&ReadRow| read.is(stored) && self.codec.has_key_of(stored);
+        if let Some(read) = asked.read.filter(same) {
+            drafted.before = Some(read.row().clone());
+            drafted.element = Some(*read.element());
+        } else {
+            let stored = Bytes::copy_from_slice(stored);
+            drafted.before = Some(self.codec.verify(table, asked.key, &stored)?);
         }
-        let stored = Bytes::copy_from_slice(stored);
-        Ok(Drafted {
-            before: Some(self.codec.verify(*table, key, &stored)?),
-            element: None,
-            becomes,
-        })
+        Ok(drafted)
     }
 
-    /// Of a row that was looked at. What is written or removed stays so, whatever tag it had.
-    fn becomes(&mut self, table: Table, key: &'a [u8], becomes: Becomes<'a>) {
-        if let Some(row) = self.rows.get_mut(&(table, key)) {
+    /// What is written or removed stays so, whatever tag it had.
+    fn becomes(&mut self, place: usize, becomes: Becomes<'a>) {
+        if let Some(row) = self.rows.get_mut(place) {
             match (row.becomes, becomes) {
                 (Becomes::Body(_) | Becomes::Removed, Becomes::Retagged) => {}
                 _ => row.becomes = becomes,
@@ -225,26 +259,106 @@ impl<'a, V: Snapshot> Draft<'a, V> {
     }
 }
 
-/// Every row that a change writes, removes or tags anew.
-fn written(change: &Change) -> impl Iterator<Item = Name<'_>> {
-    let puts = change
-        .puts
-        .iter()
-        .map(|put| (put.table, put.key.as_slice()));
-    let others = change.deletes.iter().chain(&change.reseals);
-    puts.chain(others.map(|(table, key)| (*table, key.as_slice())))
-}
-
-/// A change that writes a row twice has no one meaning, and some tables are not rows.
-fn refuse_ambiguous(change: &Change) -> Result<(), ApplyError> {
-    let mut seen = HashSet::with_capacity(change.puts.len() + change.deletes.len());
-    for (table, key) in written(change) {
-        if !table.is_authenticated() || !seen.insert((table, key)) {
-            return Err(ApplyError::Ambiguous {
-                table,
-                key: shown(key),
-            });
+impl Drafted<'_> {
+    /// Whether the batch has anything to do with it.
+    fn is_written(&self) -> bool {
+        match (self.becomes, &self.before) {
+            (Becomes::Itself, _) | (Becomes::Retagged, None) => false,
+            (Becomes::Retagged | Becomes::Body(_) | Becomes::Removed, _) => true,
         }
     }
-    Ok(())
+}
+
+/// Everything that a change writes, and what that becomes.
+fn written(change: &Change) -> impl Iterator<Item = (Name<'_>, Becomes<'_>)> {
+    let puts = change.puts.iter().map(|put| {
+        let name = (put.table, put.key.as_slice());
+        (name, Becomes::Body(&put.body))
+    });
+    let deletes = change.deletes.iter();
+    let deletes = deletes.map(|(table, key)| ((*table, key.as_slice()), Becomes::Removed));
+    let reseals = change.reseals.iter();
+    let reseals = reseals.map(|(table, key)| ((*table, key.as_slice()), Becomes::Retagged));
+    puts.chain(deletes).chain(reseals)
+}
+
+/// The rows that a change names, by table and ascending, and how many names it has. A change that writes a row twice has no one
+/// meaning, and some tables are not rows.
+fn asked(change: &Change) -> Result<(AskedOf<'_>, usize), ApplyError> {
+    let conditions = change.conditions.iter();
+    let conditions = conditions.map(|it| (it.row(), it.read(), false));
+    let writes = written(change).map(|(name, _)| (name, None, true));
+    let mut tables: AskedOf<'_> = Vec::new();
+    let mut count = 0;
+    for ((table, key), read, writes) in conditions.chain(writes) {
+        let asked = Asked {
+            key,
+            read,
+            number: count,
+            writes,
+        };
+        count += 1;
+        if writes && !table.is_authenticated() {
+            return Err(ambiguous(table, key));
+        }
+        match tables.iter_mut().find(|(of, _)| *of == table) {
+            Some((_, all)) => all.push(asked),
+            None => tables.push((table, vec![asked])),
+        }
+    }
+    for (table, all) in &mut tables {
+        // Stable: of a row's names the condition comes first, which knows how it was read. They come in ascending runs.
+        all.sort_by_key(|it| it.key);
+        for same in all.chunk_by(|a, b| a.key == b.key) {
+            if let Some(twice) = same.iter().filter(|it| it.writes).nth(1) {
+                return Err(ambiguous(*table, twice.key));
+            }
+        }
+    }
+    Ok((tables, count))
+}
+
+fn ambiguous(table: Table, key: &[u8]) -> ApplyError {
+    ApplyError::Ambiguous {
+        table,
+        key: shown(key),
+    }
+}
+
+/// Seals rows for the commit `seq`, in their order. Many are sealed on two threads: it is hashing, and whoever commits waits for it.
+fn sealed(codec: &RowCodec, rows: &[&Drafted<'_>], seq: u64) -> Vec<Sealed> {
+    let seal = |rows: &[&Drafted<'_>]| {
+        let codec = codec.prepared();
+        let one = |row: &&Drafted<'_>| {
+            let (table, key) = row.name;
+            let before = row.before.as_ref();
+            let (seq, body) = match (row.becomes, before) {
+                (Becomes::Body(body), _) => (seq, Some(body)),
+                (Becomes::Removed, _) => (seq, None),
+                (Becomes::Itself | Becomes::Retagged, Some(before)) => {
+                    (before.seq, Some(before.body.as_ref()))
+                }
+                (Becomes::Itself | Becomes::Retagged, None) => (seq, None),
+            };
+            let element = |before: &StoredRow| codec.element(table, key, &before.tag);
+            let without = before.map(|before| row.element.unwrap_or_else(|| element(before)));
+            let (row, with) = body.map(|body| codec.seal(table, key, seq, body)).unzip();
+            Sealed { row, without, with }
+        };
+        rows.iter().map(one).collect::<Vec<_>>()
+    };
+    if rows.len() < ROWS_FOR_TWO {
+        return seal(rows);
+    }
+    let (here, there) = rows.split_at(rows.len() / 2);
+    thread::scope(|scope| {
+        let other = thread::Builder::new()
+            .name("group-seal".into())
+            .spawn_scoped(scope, || seal(there));
+        let mut sealed = seal(here);
+        // Where no thread can be had, or it ended, this one does all of it.
+        let rest = other.ok().and_then(|other| other.join().ok());
+        sealed.extend(rest.unwrap_or_else(|| seal(there)));
+        sealed
+    })
 }
