@@ -49,7 +49,7 @@ echo "build: $((SECONDS - start)) s"
 
 say "images, for the tests on Kubernetes"
 start=$SECONDS
-deploy/images/build.sh target/kubernetes/images --profile "$profile"
+deploy/images/build.sh target/kubernetes/images --profile "$profile" --quick
 count "images" $?
 echo "images: $((SECONDS - start)) s"
 

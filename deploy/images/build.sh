@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # OCI images of the broker and of the node plugin: one static binary each on an empty base, with its SBOM.
 #
-#   deploy/images/build.sh OUT [--profile dist|release|dev] [--only PACKAGE] [--unpacked]
+#   deploy/images/build.sh OUT [--profile dist|release|dev] [--only PACKAGE] [--unpacked] [--quick]
 #
 # makes OUT/attache-broker.oci.tar and OUT/attache-node-plugin.oci.tar (OCI image layouts: `ctr images import`, `skopeo
 # copy oci-archive:...`, `docker load`), named attache.dev/NAME:VERSION, and the SBOMs beside them. With --unpacked their
-# files lie in OUT/NAME, and nothing is packed: for the Dockerfile.
+# files lie in OUT/NAME, and nothing is packed: for the Dockerfile. With --quick only our own crates are compiled again, and linked
+# with what a build of the workspace has made already: for tests, and not the same bytes elsewhere.
 #
 # The same sources, toolchain and C library make the same bytes, wherever the sources lie: paths are cut off, times are
 # SOURCE_DATE_EPOCH (default: the last commit's), owners and order in the archives are fixed. tests/images/run.sh holds it.
@@ -13,13 +14,14 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 
-usage='usage: build.sh OUT [--profile dist|release|dev] [--only attache-broker|attache-node-plugin] [--unpacked]'
-out='' profile=dist packing=pack packages='attache-broker attache-node-plugin'
+usage='usage: build.sh OUT [--profile dist|release|dev] [--only attache-broker|attache-node-plugin] [--unpacked] [--quick]'
+out='' profile=dist packing=pack quick='' packages='attache-broker attache-node-plugin'
 while [ $# -gt 0 ]; do
   case $1 in
     --profile) profile=${2:?"$usage"}; shift ;;
     --only) packages=${2:?"$usage"}; shift ;;
     --unpacked) packing=unpack ;;
+    --quick) quick=yes ;;
     -*) echo "build.sh: unknown option $1; $usage" >&2; exit 2 ;;
     *) out=$1 ;;
   esac
@@ -42,6 +44,29 @@ built=${CARGO_TARGET_DIR:-$root/target}/images
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export LC_ALL=C TZ=UTC CARGO_INCREMENTAL=0
 
+pack() {
+  local package=$1 binary=$2
+  python3 "$here/sbom.py" --package "$package" --target "$target" >"$out/$package.cdx.json"
+  python3 "$here/image.py" "$packing" --package "$package" --target "$target" \
+    --binary "$binary" --sbom "$out/$package.cdx.json" --out "$out"
+}
+
+if [ -n "$quick" ]; then
+  # Whether the C library is in the program is a matter of its own crate alone, and cargo lets a wrapper say so.
+  programs=()
+  for package in $packages; do programs+=(--bin "$package"); done
+  quick_build() { cargo build --locked --profile "$profile" --target-dir "${CARGO_TARGET_DIR:-$root/target}" --workspace "${programs[@]}"; }
+  RUSTC_WORKSPACE_WRAPPER=$here/static-rustc.sh quick_build
+  mkdir -p "$built/quick"
+  for package in $packages; do
+    cp "${CARGO_TARGET_DIR:-$root/target}/$folder/$package" "$built/quick/$package"
+    pack "$package" "$built/quick/$package"
+  done
+  # In the folder of the build lies what belongs there.
+  quick_build
+  exit
+fi
+
 # Of two prefixes that fit, the later counts: the registry and the build folder may lie below the sources. Where a link is
 # on the way, a compiler is told the one path and finds itself at the other.
 home=${CARGO_HOME:-$HOME/.cargo}
@@ -62,7 +87,5 @@ export CARGO_ENCODED_RUSTFLAGS=$flags CFLAGS="${CFLAGS:-}$maps" CC_SHELL_ESCAPED
 # Each by itself: a feature that only one of them asks for stays out of the other.
 for package in $packages; do
   cargo build --locked --profile "$profile" --target "$target" --target-dir "$built" --package "$package" --bins
-  python3 "$here/sbom.py" --package "$package" --target "$target" >"$out/$package.cdx.json"
-  python3 "$here/image.py" "$packing" --package "$package" --target "$target" \
-    --binary "$built/$target/$folder/$package" --sbom "$out/$package.cdx.json" --out "$out"
+  pack "$package" "$built/$target/$folder/$package"
 done

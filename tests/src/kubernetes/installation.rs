@@ -306,7 +306,7 @@ fn images() -> Result<[PathBuf; 2]> {
     for image in &images {
         ensure!(
             image.exists(),
-            "{} is not built: run deploy/images/build.sh target/kubernetes/images --profile dev",
+            "{} is not built: run deploy/images/build.sh target/kubernetes/images --profile dev --quick",
             image.display()
         );
     }
