@@ -52,18 +52,18 @@ pack() {
 }
 
 if [ -n "$quick" ]; then
-  # Whether the C library is in the program is a matter of its own crate alone, and cargo lets a wrapper say so.
+  # Dependencies are compiled the same, so those that are there are taken over.
+  theirs=${CARGO_TARGET_DIR:-$root/target}/$folder own=$built/quick/$folder
+  if [ ! -d "$own/deps" ] && [ -d "$theirs/deps" ]; then
+    mkdir -p "$own"
+    cp -a "$theirs/deps" "$theirs/build" "$theirs/.fingerprint" "$own/"
+  fi
   programs=()
   for package in $packages; do programs+=(--bin "$package"); done
-  quick_build() { cargo build --locked --profile "$profile" --target-dir "${CARGO_TARGET_DIR:-$root/target}" --workspace "${programs[@]}"; }
-  RUSTC_WORKSPACE_WRAPPER=$here/static-rustc.sh quick_build
-  mkdir -p "$built/quick"
-  for package in $packages; do
-    cp "${CARGO_TARGET_DIR:-$root/target}/$folder/$package" "$built/quick/$package"
-    pack "$package" "$built/quick/$package"
-  done
-  # In the folder of the build lies what belongs there.
-  quick_build
+  # Whether the C library is in a program is a matter of its own crate alone, and cargo lets a wrapper say so.
+  RUSTC_WORKSPACE_WRAPPER=$here/static-rustc.sh \
+    cargo build --locked --profile "$profile" --target-dir "$built/quick" --workspace "${programs[@]}"
+  for package in $packages; do pack "$package" "$own/$package"; done
   exit
 fi
 
