@@ -81,7 +81,10 @@ END
 # run_program NUMBER SOURCE FOLDER PROGRAM: prints all of it at its end, and keeps it.
 run_program() {
   local log=$logs/program-$1 status start=$SECONDS
-  (cd "$3" && timeout --kill-after=10 1500 unshare --mount --propagation private "$4") >"$log" 2>&1 </dev/null
+  # What it has open is opened in there too.
+  # shellcheck disable=SC2016
+  (cd "$3" && timeout --kill-after=10 1500 unshare --mount --propagation private \
+    bash -c 'exec "$0" >"$1" 2>&1 </dev/null' "$4" "$log")
   status=$?
   # A crashed or overdue program prints no result line: it must not pass for silence.
   if [ "$status" -ne 0 ] && ! grep -q '^test result: FAILED' "$log"; then
