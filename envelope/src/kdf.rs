@@ -13,8 +13,23 @@ pub(crate) fn expand(
     info: &[u8],
     okm: &mut [u8],
 ) -> Result<(), EnvelopeError> {
-    let hkdf = Hkdf::<Sha256>::from_prk(key).map_err(|_| EnvelopeError::Refused)?;
-    hkdf.expand(info, okm).map_err(|_| EnvelopeError::Refused)
+    Expanding::new(key)?.expand(info, okm)
+}
+
+/// A key of HKDF-SHA256-Expand after its two blocks, for many infos. It is as good as the key, and is wiped like it.
+pub(crate) struct Expanding(Hkdf<Sha256>);
+
+impl Expanding {
+    pub(crate) fn new(key: &[u8; KEY_BYTES]) -> Result<Self, EnvelopeError> {
+        let hkdf = Hkdf::from_prk(key).map_err(|_| EnvelopeError::Refused)?;
+        Ok(Self(hkdf))
+    }
+
+    /// As [`expand`].
+    pub(crate) fn expand(&self, info: &[u8], okm: &mut [u8]) -> Result<(), EnvelopeError> {
+        let expanded = self.0.expand(info, okm);
+        expanded.map_err(|_| EnvelopeError::Refused)
+    }
 }
 
 /// `HMAC-SHA256(key, message)`; RFC 2104.

@@ -16,14 +16,15 @@ use zeroize::Zeroizing;
 
 use crate::TAG_BYTES;
 use crate::error::EnvelopeError;
+use crate::gcm;
 use crate::id::{KeyId, SecretId, SlotId, StoreId, ValueId};
+use crate::kdf::Expanding;
 use crate::key::{AnchorSealKey, Dek, KEY_BYTES, Kek, KekWrapKey, SlotSecret};
 use crate::lp::Lp;
 use crate::name::Keyspace;
 use crate::random::{self, Random};
 use crate::slot::SlotKind;
 use crate::value::CtHash;
-use crate::{gcm, kdf};
 
 const SALT_BYTES: usize = 32;
 const COMMIT_BYTES: usize = 32;
@@ -173,13 +174,7 @@ pub fn wrap_dek(
     binding: &DekBinding<'_>,
     dek: Dek<'_>,
 ) -> Result<WrappedKey, EnvelopeError> {
-    wrap_key(
-        random,
-        kek.bytes(),
-        binding.kek,
-        dek.bytes(),
-        &binding.aad(),
-    )
+    PreparedKek::new(kek)?.wrap_dek(random, binding, dek)
 }
 
 /// Unwraps a DEK into `out`.
@@ -192,7 +187,48 @@ pub fn unwrap_dek(
     wrapped: &WrappedKey,
     out: &mut [u8; KEY_BYTES],
 ) -> Result<(), EnvelopeError> {
-    unwrap(kek.bytes(), binding.kek, &wrapped.0, &binding.aad(), out)
+    PreparedKek::new(kek)?.unwrap_dek(binding, wrapped, out)
+}
+
+/// A KEK prepared for the DEKs of one page or release: of a derivation the key is a fifth of the work.
+///
+/// What it holds is as good as the key. It is wiped when it is dropped, and must not outlive the call that made it.
+pub struct PreparedKek(Expanding);
+
+impl PreparedKek {
+    /// Prepares it.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Refused`] by a library that takes no key of its own length.
+    pub fn new(kek: Kek<'_>) -> Result<Self, EnvelopeError> {
+        Expanding::new(kek.bytes()).map(Self)
+    }
+
+    /// As [`wrap_dek`].
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Random`].
+    pub fn wrap_dek(
+        &self,
+        random: &dyn Random,
+        binding: &DekBinding<'_>,
+        dek: Dek<'_>,
+    ) -> Result<WrappedKey, EnvelopeError> {
+        wrap_key(random, &self.0, binding.kek, dek.bytes(), &binding.aad())
+    }
+
+    /// As [`unwrap_dek`].
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Refused`]; `out` is then as it was.
+    pub fn unwrap_dek(
+        &self,
+        binding: &DekBinding<'_>,
+        wrapped: &WrappedKey,
+        out: &mut [u8; KEY_BYTES],
+    ) -> Result<(), EnvelopeError> {
+        unwrap(&self.0, binding.kek, &wrapped.0, &binding.aad(), out)
+    }
 }
 
 /// Wraps a KEK under the keyring's wrapping key of id `key_id`.
@@ -206,7 +242,8 @@ pub fn wrap_kek(
     binding: &KekBinding<'_>,
     kek: Kek<'_>,
 ) -> Result<WrappedKey, EnvelopeError> {
-    wrap_key(random, key.bytes(), key_id, kek.bytes(), &binding.aad())
+    let key = Expanding::new(key.bytes())?;
+    wrap_key(random, &key, key_id, kek.bytes(), &binding.aad())
 }
 
 /// Unwraps a KEK into `out`.
@@ -220,7 +257,8 @@ pub fn unwrap_kek(
     wrapped: &WrappedKey,
     out: &mut [u8; KEY_BYTES],
 ) -> Result<(), EnvelopeError> {
-    unwrap(key.bytes(), key_id, &wrapped.0, &binding.aad(), out)
+    let key = Expanding::new(key.bytes())?;
+    unwrap(&key, key_id, &wrapped.0, &binding.aad(), out)
 }
 
 /// Wraps a slot's blob under the slot's own secret; the key id is the slot's uuid.
@@ -234,7 +272,8 @@ pub fn wrap_slot_blob(
     blob: &[u8],
 ) -> Result<Vec<u8>, EnvelopeError> {
     let key_id = KeyId::from_bytes(*binding.slot.as_bytes());
-    wrap(random, secret.bytes(), key_id, blob, &binding.aad())
+    let key = Expanding::new(secret.bytes())?;
+    wrap(random, &key, key_id, blob, &binding.aad())
 }
 
 /// Unwraps a slot's blob into `out`, which must have its length.
@@ -248,7 +287,8 @@ pub fn unwrap_slot_blob(
     out: &mut [u8],
 ) -> Result<(), EnvelopeError> {
     let key_id = KeyId::from_bytes(*binding.slot.as_bytes());
-    unwrap(secret.bytes(), key_id, wrapped, &binding.aad(), out)
+    let key = Expanding::new(secret.bytes())?;
+    unwrap(&key, key_id, wrapped, &binding.aad(), out)
 }
 
 /// Wraps an anchor record under the keyring's anchor seal key of id `key_id`.
@@ -262,7 +302,8 @@ pub fn wrap_anchor(
     binding: &AnchorBinding,
     record: &[u8],
 ) -> Result<Vec<u8>, EnvelopeError> {
-    wrap(random, key.bytes(), key_id, record, &binding.aad())
+    let key = Expanding::new(key.bytes())?;
+    wrap(random, &key, key_id, record, &binding.aad())
 }
 
 /// Unwraps an anchor record.
@@ -276,13 +317,14 @@ pub fn unwrap_anchor(
     wrapped: &[u8],
 ) -> Result<Vec<u8>, EnvelopeError> {
     let mut record = vec![0; wrapped.len().saturating_sub(OVERHEAD_BYTES)];
-    unwrap(key.bytes(), key_id, wrapped, &binding.aad(), &mut record)?;
+    let key = Expanding::new(key.bytes())?;
+    unwrap(&key, key_id, wrapped, &binding.aad(), &mut record)?;
     Ok(record)
 }
 
 fn wrap_key(
     random: &dyn Random,
-    key: &[u8; KEY_BYTES],
+    key: &Expanding,
     key_id: KeyId,
     plaintext: &[u8; KEY_BYTES],
     aad: &[u8],
@@ -295,7 +337,7 @@ fn wrap_key(
 
 fn wrap(
     random: &dyn Random,
-    key: &[u8; KEY_BYTES],
+    key: &Expanding,
     key_id: KeyId,
     plaintext: &[u8],
     aad: &[u8],
@@ -307,7 +349,7 @@ fn wrap(
 }
 
 fn unwrap(
-    key: &[u8; KEY_BYTES],
+    key: &Expanding,
     key_id: KeyId,
     wrapped: &[u8],
     aad: &[u8],
@@ -333,13 +375,13 @@ struct Okm {
 
 impl Okm {
     fn derive(
-        key: &[u8; KEY_BYTES],
+        key: &Expanding,
         key_id: KeyId,
         salt: &[u8; SALT_BYTES],
     ) -> Result<Self, EnvelopeError> {
         let info = Lp::labelled("attache/wrap/1").id(key_id).bytes(salt);
         let mut halves = Zeroizing::new([[0; 32]; 2]);
-        kdf::expand(key, info.as_bytes(), halves.as_flattened_mut())?;
+        key.expand(info.as_bytes(), halves.as_flattened_mut())?;
         Ok(Self { halves })
     }
 

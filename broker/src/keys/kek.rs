@@ -299,14 +299,7 @@ impl Kek {
         binding: &DekBinding<'_>,
         dek: Dek<'_>,
     ) -> Result<WrappedKey, EnvelopeError> {
-        self.uses.wraps.fetch_add(1, Ordering::Relaxed);
-        self.uses.now();
-        wrap::wrap_dek(
-            &SystemRandom,
-            key::Kek::new(self.key.expose()),
-            binding,
-            dek,
-        )
+        self.prepared()?.wrap_dek(binding, dek)
     }
 
     /// Unwraps a DEK straight into a cell of the arena.
@@ -319,10 +312,60 @@ impl Kek {
         binding: &DekBinding<'_>,
         wrapped: &WrappedKey,
     ) -> Result<Key, KeysError> {
-        self.uses.now();
+        self.prepared()?.unwrap_dek(keys, binding, wrapped)
+    }
+
+    /// This one, prepared for the DEKs of one page.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] by a library that takes no key of its own length.
+    pub fn prepared(&self) -> Result<PreparedKek<'_>, EnvelopeError> {
+        let key = wrap::PreparedKek::new(key::Kek::new(self.key.expose()))?;
+        Ok(PreparedKek { kek: self, key })
+    }
+}
+
+/// A [`Kek`] for the DEKs of one page. It has what is as good as the key, and must not outlive the call that made it.
+pub struct PreparedKek<'a> {
+    kek: &'a Kek,
+    key: wrap::PreparedKek,
+}
+
+impl PreparedKek<'_> {
+    /// The KEK's id.
+    #[must_use]
+    pub const fn id(&self) -> KeyId {
+        self.kek.id
+    }
+
+    /// As [`Kek::wrap_dek`].
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Random`].
+    pub fn wrap_dek(
+        &self,
+        binding: &DekBinding<'_>,
+        dek: Dek<'_>,
+    ) -> Result<WrappedKey, EnvelopeError> {
+        self.kek.uses.wraps.fetch_add(1, Ordering::Relaxed);
+        self.kek.uses.now();
+        self.key.wrap_dek(&SystemRandom, binding, dek)
+    }
+
+    /// As [`Kek::unwrap_dek`].
+    ///
+    /// # Errors
+    /// [`KeysError::Envelope`] when the wrap is of another key, value or hash; [`KeysError::Arena`].
+    pub fn unwrap_dek(
+        &self,
+        keys: &Keys,
+        binding: &DekBinding<'_>,
+        wrapped: &WrappedKey,
+    ) -> Result<Key, KeysError> {
+        self.kek.uses.now();
         keys.arena().key_with(|cell| {
-            wrap::unwrap_dek(key::Kek::new(self.key.expose()), binding, wrapped, cell)
-                .map_err(KeysError::from)
+            let opened = self.key.unwrap_dek(binding, wrapped, cell);
+            opened.map_err(KeysError::from)
         })
     }
 }

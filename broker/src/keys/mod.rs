@@ -20,7 +20,7 @@ mod slots;
 pub use audit_key::{AuditChange, AuditEpoch, AuditEpochs, AuditKey};
 pub use ca::{CaChange, CaEpochs, CaKey};
 pub use error::{CreateError, KeysError, SlotError, UnlockError};
-pub use kek::{Kek, Keks, Used};
+pub use kek::{Kek, Keks, PreparedKek, Used};
 pub use keyring::Keys;
 pub use opening::{OpenedBy, Opener, there, unverified_slots};
 pub use receive::{OFFERED_FOR, REPLACED_FOR, ReceiveKey, ReceiveKeys};

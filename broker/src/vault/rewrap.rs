@@ -21,7 +21,7 @@ use super::Vault;
 use super::error::VaultError;
 use super::key::key_ref;
 use super::records::{Found, Record, decoded};
-use crate::keys::{Kek, KeysError};
+use crate::keys::{KeysError, PreparedKek};
 use crate::store::{Change, LedgerError, PreparedCodec, ReadRow, Rows, Snapshot, Store};
 
 /// Rows of the KEK table read at once.
@@ -167,12 +167,14 @@ impl<S: Store> Vault<S> {
         }
         let values = values_of(&snapshot, &reading, &named).await?;
         drop(reading);
+        let old_kek = unwrapping.prepared().map_err(KeysError::from)?;
+        let active_kek = active.prepared().map_err(KeysError::from)?;
         for ((index, index_row), found) in named.into_iter().zip(values) {
             let Some((value_row, found)) = found else {
                 page.unreadable.push(index.value);
                 continue;
             };
-            let again = self.wrapped_again(keyspace, index.value, &found, &unwrapping, &active);
+            let again = self.wrapped_again(keyspace, index.value, &found, &old_kek, &active_kek);
             match again {
                 Ok(body) => page.replace(index, index_row, value_row, &body),
                 Err(KeysError::Envelope(EnvelopeError::Refused)) => {
@@ -234,8 +236,8 @@ impl<S: Store> Vault<S> {
         keyspace: &Keyspace,
         value: ValueId,
         body: &ValueKeyBody,
-        old: &Kek,
-        active: &Kek,
+        old: &PreparedKek<'_>,
+        active: &PreparedKek<'_>,
     ) -> Result<ValueKeyBody, KeysError> {
         let binding = |kek| DekBinding {
             store: self.store_id(),
@@ -245,10 +247,10 @@ impl<S: Store> Vault<S> {
             kek,
             ct_hash: body.ct_hash,
         };
-        let dek: Key = old.unwrap_dek(self.keys(), &binding(old.id), &body.wrapped)?;
-        let wrapped = active.wrap_dek(&binding(active.id), Dek::new(dek.expose()))?;
+        let dek: Key = old.unwrap_dek(self.keys(), &binding(old.id()), &body.wrapped)?;
+        let wrapped = active.wrap_dek(&binding(active.id()), Dek::new(dek.expose()))?;
         Ok(ValueKeyBody {
-            kek: active.id,
+            kek: active.id(),
             wrapped,
             ..body.clone()
         })

@@ -224,15 +224,16 @@ fn a_wrap_cut_anywhere_is_refused() {
 fn the_commitment_is_checked_by_itself() {
     let aad = b"aad";
     let (salt, id) = ([6; 32], KeyId::from_bytes([3; 16]));
-    let okm = Okm::derive(&KEY, id, &salt).unwrap();
+    let key = Expanding::new(&KEY).unwrap();
+    let okm = Okm::derive(&key, id, &salt).unwrap();
     let ct = gcm::seal(okm.enc(), b"plaintext", aad).unwrap();
     let mut out = [0; 9];
     let right = [salt.as_slice(), okm.commit(), &ct].concat();
-    assert_eq!(unwrap(&KEY, id, &right, aad, &mut out), Ok(()));
-    let other = Okm::derive(&KEY, id, &[7; 32]).unwrap();
+    assert_eq!(unwrap(&key, id, &right, aad, &mut out), Ok(()));
+    let other = Okm::derive(&key, id, &[7; 32]).unwrap();
     let wrong = [salt.as_slice(), other.commit(), &ct].concat();
     assert_eq!(
-        unwrap(&KEY, id, &wrong, aad, &mut out),
+        unwrap(&key, id, &wrong, aad, &mut out),
         Err(EnvelopeError::Refused)
     );
 }
