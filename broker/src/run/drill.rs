@@ -31,23 +31,23 @@ const PAGE: usize = 512;
 /// # Errors
 /// When it cannot be read, is not whole, or does not open.
 pub fn drill(config: &Config, file: &Path) -> Result<ExitCode> {
-    let scratch = Scratch::make()?;
-    let arena = open::arena(config)?;
-    let drilled = async {
-        let into = scratch.0.join("store.redb");
-        let opened = Opened::open(file, &into, &arena, &config.keys.openers).await?;
-        tell(&opened).await?;
-        Ok(if opened.report.findings.is_empty() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::from(FOUND)
-        })
-    };
-    // Told to end, it takes its folder with it.
+    // Told to end, it takes its folder with it: signals are waited for before there is one.
     block_on(async {
         let on = |kind| signal(kind).context("cannot wait for signals");
         let (mut terminate, mut interrupt) =
             (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        let scratch = Scratch::make()?;
+        let arena = open::arena(config)?;
+        let drilled = async {
+            let into = scratch.0.join("store.redb");
+            let opened = Opened::open(file, &into, &arena, &config.keys.openers).await?;
+            tell(&opened).await?;
+            Ok(if opened.report.findings.is_empty() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(FOUND)
+            })
+        };
         tokio::select! {
             done = drilled => done,
             _ = terminate.recv() => bail!("told to end; nothing was changed"),
