@@ -257,6 +257,11 @@ impl Meeting {
 
 /// One handshake over loopback, and one byte each way.
 pub(crate) async fn meet(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Meeting {
+    meet_by(server, Connector::new(client, LONG)).await
+}
+
+/// The same, by a connector of the caller's.
+pub(crate) async fn meet_by(server: Arc<ServerConfig>, client: Connector) -> Meeting {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(async move {
@@ -269,8 +274,7 @@ pub(crate) async fn meet(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -
         }
         Ok(())
     });
-    let connected = Connector::new(client, LONG).connect(address).await;
-    let (client, exchange) = match connected {
+    let (client, exchange) = match client.connect(address).await {
         Ok(mut stream) => (Ok(()), Some(exchange(&mut stream).await)),
         Err(error) => (Err(error), None),
     };

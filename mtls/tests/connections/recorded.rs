@@ -1,9 +1,9 @@
 //! The client that knows a broker by the key that it was last seen with: the end of its certificate is forgiven, and
 //! nothing else.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use attache_mtls::connect::Connector;
 use attache_mtls::identity::SpkiSha256;
 use attache_mtls::stream::HandshakeError;
 use attache_mtls::tls::recorded_client_config;
@@ -11,7 +11,7 @@ use attache_mtls::verify::PeerError;
 use jiff::Timestamp;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
 
-use crate::fixture::{Forged, Meeting, Pki, broker, broker_id, meet, uri};
+use crate::fixture::{Forged, LONG, Meeting, Pki, broker, broker_id, meet_by, uri};
 
 const BROKER: &str = "spiffe://example.org/broker/b1";
 
@@ -24,7 +24,8 @@ fn ended(params: &mut CertificateParams) {
 async fn met(pki: &Pki, server: &Forged, recorded: SpkiSha256) -> Meeting {
     let base = pki.credentials(&broker()).enrollment_server_config();
     let client = recorded_client_config(pki.bundle(), broker_id("b1"), recorded).unwrap();
-    meet(server.as_server(&base.unwrap()), Arc::clone(&client)).await
+    let client = Connector::for_recorded_key(client, LONG);
+    meet_by(server.as_server(&base.unwrap()), client).await
 }
 
 async fn refusal(pki: &Pki, server: &Forged, recorded: SpkiSha256) -> PeerError {
