@@ -13,6 +13,7 @@ use attache_mtls::private_file::PrivateFileError;
 use super::*;
 use crate::store::fixture::Fixture;
 use crate::store::{RedbStore, Table};
+use crate::vault::tests::Bench;
 
 async fn unlock(fixture: &Fixture, slot_file: &Path) -> Result<Keys, UnlockError> {
     let store = RedbStore::open(&fixture.store_path()).unwrap();
@@ -282,4 +283,25 @@ async fn a_keyring_of_another_rekey_key_does_not_open() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
     let error = refused(unlock(&fixture, &path).await);
     assert!(matches!(error, UnlockError::Keyring), "{error}");
+}
+
+#[tokio::test]
+async fn of_the_keys_that_have_signed_the_public_halves_of_the_last_sixteen_are_known()
+{
+    let bench = Bench::new().await;
+    let (keys, ledger) = (bench.vault.keys(), bench.vault.ledger());
+    let mut signed = Vec::new();
+    for epoch in 1..=18 {
+        signed.push(keys.audit_epochs().unwrap().last().copied().unwrap());
+        let set = SlotSet::read(ledger).await.unwrap();
+        let change = keys.rotate_audit(&set).unwrap();
+        assert_eq!(change.succession.epoch, epoch + 1);
+        ledger.apply(change.rekeyed.change).await.unwrap();
+        keys.take_up_audit(change.epochs);
+    }
+    let known = keys.audit_epochs().unwrap();
+    let (now, before) = known.split_last().unwrap();
+    assert_eq!((now.epoch, before), (19, &signed[2..]));
+    let bench = Bench::reopen(bench.close().await).await;
+    assert_eq!(bench.vault.keys().audit_epochs().unwrap(), known);
 }

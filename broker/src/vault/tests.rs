@@ -109,7 +109,7 @@ impl Bench {
         self.ledger().apply(change.unwrap()).await.unwrap();
     }
 
-    fn ledger(&self) -> &BrokerLedger {
+    pub(crate) fn ledger(&self) -> &BrokerLedger {
         self.vault.ledger()
     }
 
@@ -161,12 +161,12 @@ impl Bench {
     }
 
     /// Closes the store; [`Fixture::tamper`] may have it then.
-    async fn close(self) -> Fixture {
+    pub(crate) async fn close(self) -> Fixture {
         self.ledger().close().await;
         self.fixture
     }
 
-    async fn reopen(fixture: Fixture) -> Self {
+    pub(crate) async fn reopen(fixture: Fixture) -> Self {
         let vault = Arc::new(open_vault(&fixture).await);
         Self { fixture, vault }
     }
