@@ -84,7 +84,7 @@ run_program() {
   # What it has open is opened in there too.
   # shellcheck disable=SC2016
   (cd "$3" && timeout --kill-after=10 1500 unshare --mount --propagation private \
-    bash -c 'exec "$0" >"$1" 2>&1 </dev/null' "$4" "$log")
+    bash -c 'exec >"$1" 2>&1 </dev/null; exec "$0"' "$4" "$log")
   status=$?
   # A crashed or overdue program prints no result line: it must not pass for silence.
   if [ "$status" -ne 0 ] && ! grep -q '^test result: FAILED' "$log"; then

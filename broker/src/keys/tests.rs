@@ -286,8 +286,7 @@ async fn a_keyring_of_another_rekey_key_does_not_open() {
 }
 
 #[tokio::test]
-async fn of_the_keys_that_have_signed_the_public_halves_of_the_last_sixteen_are_known()
-{
+async fn of_the_keys_that_have_signed_the_public_halves_of_the_last_sixteen_are_known() {
     let bench = Bench::new().await;
     let (keys, ledger) = (bench.vault.keys(), bench.vault.ledger());
     let mut signed = Vec::new();
