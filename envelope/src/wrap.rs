@@ -164,33 +164,7 @@ impl AnchorBinding {
     }
 }
 
-/// Wraps a DEK under its keyspace's KEK.
-///
-/// # Errors
-/// [`EnvelopeError::Random`].
-pub fn wrap_dek(
-    random: &dyn Random,
-    kek: Kek<'_>,
-    binding: &DekBinding<'_>,
-    dek: Dek<'_>,
-) -> Result<WrappedKey, EnvelopeError> {
-    PreparedKek::new(kek)?.wrap_dek(random, binding, dek)
-}
-
-/// Unwraps a DEK into `out`.
-///
-/// # Errors
-/// [`EnvelopeError::Refused`]; `out` is then as it was.
-pub fn unwrap_dek(
-    kek: Kek<'_>,
-    binding: &DekBinding<'_>,
-    wrapped: &WrappedKey,
-    out: &mut [u8; KEY_BYTES],
-) -> Result<(), EnvelopeError> {
-    PreparedKek::new(kek)?.unwrap_dek(binding, wrapped, out)
-}
-
-/// A KEK prepared for the DEKs of one page or release: of a derivation the key is a fifth of the work.
+/// A keyspace's KEK, prepared to wrap and unwrap the DEKs of one page, put or release: of a derivation the key is a fifth of the work.
 ///
 /// What it holds is as good as the key. It is wiped when it is dropped, and must not outlive the call that made it.
 pub struct PreparedKek(Expanding);
@@ -204,7 +178,7 @@ impl PreparedKek {
         Expanding::new(kek.bytes()).map(Self)
     }
 
-    /// As [`wrap_dek`].
+    /// Wraps a DEK.
     ///
     /// # Errors
     /// [`EnvelopeError::Random`].
@@ -217,7 +191,7 @@ impl PreparedKek {
         wrap_key(random, &self.0, binding.kek, dek.bytes(), &binding.aad())
     }
 
-    /// As [`unwrap_dek`].
+    /// Unwraps a DEK into `out`.
     ///
     /// # Errors
     /// [`EnvelopeError::Refused`]; `out` is then as it was.

@@ -246,7 +246,7 @@ async fn fill(config: &Config, count: usize) -> Result<()> {
                 kek: kek.id,
                 ct_hash,
                 ct_bytes: 1040,
-                wrapped: kek.wrap_dek(&binding, Dek::new(&[7; 32]))?,
+                wrapped: kek.prepared()?.wrap_dek(&binding, Dek::new(&[7; 32]))?,
             };
             let index = KekIndexKey { kek: kek.id, value };
             change.put(Table::ValueKey, ValueKeyBody::key(value), body.encode());

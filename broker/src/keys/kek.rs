@@ -290,42 +290,17 @@ impl Keks {
 }
 
 impl Kek {
-    /// Wraps a DEK. `binding.kek` must be this KEK's id.
+    /// This one, prepared to wrap and unwrap the DEKs of one page, put or release.
     ///
     /// # Errors
-    /// [`EnvelopeError::Random`].
-    pub fn wrap_dek(
-        &self,
-        binding: &DekBinding<'_>,
-        dek: Dek<'_>,
-    ) -> Result<WrappedKey, EnvelopeError> {
-        self.prepared()?.wrap_dek(binding, dek)
-    }
-
-    /// Unwraps a DEK straight into a cell of the arena.
-    ///
-    /// # Errors
-    /// [`KeysError::Envelope`] when the wrap is of another key, value or hash; [`KeysError::Arena`].
-    pub fn unwrap_dek(
-        &self,
-        keys: &Keys,
-        binding: &DekBinding<'_>,
-        wrapped: &WrappedKey,
-    ) -> Result<Key, KeysError> {
-        self.prepared()?.unwrap_dek(keys, binding, wrapped)
-    }
-
-    /// This one, prepared for the DEKs of one page.
-    ///
-    /// # Errors
-    /// [`EnvelopeError`] by a library that takes no key of its own length.
-    pub fn prepared(&self) -> Result<PreparedKek<'_>, EnvelopeError> {
+    /// [`KeysError::Envelope`] by a library that takes no key of its own length.
+    pub fn prepared(&self) -> Result<PreparedKek<'_>, KeysError> {
         let key = wrap::PreparedKek::new(key::Kek::new(self.key.expose()))?;
         Ok(PreparedKek { kek: self, key })
     }
 }
 
-/// A [`Kek`] for the DEKs of one page. It has what is as good as the key, and must not outlive the call that made it.
+/// A [`Kek`] for the DEKs of one page, put or release. It has what is as good as the key, and must not outlive the call that made it.
 pub struct PreparedKek<'a> {
     kek: &'a Kek,
     key: wrap::PreparedKek,
@@ -338,7 +313,7 @@ impl PreparedKek<'_> {
         self.kek.id
     }
 
-    /// As [`Kek::wrap_dek`].
+    /// Wraps a DEK. `binding.kek` must be this KEK's id.
     ///
     /// # Errors
     /// [`EnvelopeError::Random`].
@@ -352,7 +327,7 @@ impl PreparedKek<'_> {
         self.key.wrap_dek(&SystemRandom, binding, dek)
     }
 
-    /// As [`Kek::unwrap_dek`].
+    /// Unwraps a DEK straight into a cell of the arena.
     ///
     /// # Errors
     /// [`KeysError::Envelope`] when the wrap is of another key, value or hash; [`KeysError::Arena`].

@@ -204,7 +204,9 @@ impl<S: Store> Vault<S> {
                 kek: field.kek,
                 ct_hash: field.ct_hash,
             };
-            let dek = kek.unwrap_dek(self.keys(), &binding, &field.wrapped);
+            let dek = kek
+                .prepared()
+                .and_then(|kek| kek.unwrap_dek(self.keys(), &binding, &field.wrapped));
             deks.push(dek.map_err(|error| of_value(error, field.value))?);
         }
         Ok(deks)

@@ -128,7 +128,7 @@ impl<S: Store> Vault<S> {
         let (active, active_seq) = self.active_kek(keyspace).await?;
         let unwrapping = self.keks.of_id(&self.ledger, keyspace, old.id).await?;
         let prefix = KekIndexKey::prefix(old.id);
-        let after = after.map(|value| KekIndexKey { kek: old.id, value }.encode());
+        let mut after = after.map(|value| KekIndexKey { kek: old.id, value }.encode());
         // One state for the whole page: what changes after it fails the page's commit.
         let standing = self.keys().standing(self.ledger.store().as_ref()).await;
         let (codec, snapshot) = standing.map_err(LedgerError::from)?;
@@ -143,7 +143,6 @@ impl<S: Store> Vault<S> {
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
         let reading = codec.prepared();
         let mut named = Vec::with_capacity(limit);
-        let mut after = after;
         // Rows that name no value are passed over, however many lie together.
         while page.last.is_none() {
             let rows = snapshot
@@ -167,8 +166,8 @@ impl<S: Store> Vault<S> {
         }
         let values = values_of(&snapshot, &reading, &named).await?;
         drop(reading);
-        let old_kek = unwrapping.prepared().map_err(KeysError::from)?;
-        let active_kek = active.prepared().map_err(KeysError::from)?;
+        let old_kek = unwrapping.prepared()?;
+        let active_kek = active.prepared()?;
         for ((index, index_row), found) in named.into_iter().zip(values) {
             let Some((value_row, found)) = found else {
                 page.unreadable.push(index.value);

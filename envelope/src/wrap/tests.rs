@@ -18,9 +18,13 @@ fn dek_binding(keyspace: &Keyspace) -> DekBinding<'_> {
     }
 }
 
+fn kek(key: &[u8; 32]) -> PreparedKek {
+    PreparedKek::new(Kek::new(key)).unwrap()
+}
+
 fn opens(key: &[u8; 32], binding: &DekBinding<'_>, wrapped: &WrappedKey) -> bool {
     let mut out = [0; 32];
-    match unwrap_dek(Kek::new(key), binding, wrapped, &mut out) {
+    match kek(key).unwrap_dek(binding, wrapped, &mut out) {
         Ok(()) => {
             assert_eq!(out, DEK);
             true
@@ -38,7 +42,7 @@ proptest! {
     fn a_wrapped_key_opens_and_with_any_bit_flipped_does_not(at: prop::sample::Index) {
         let keyspace = name("payments");
         let binding = dek_binding(&keyspace);
-        let wrapped = wrap_dek(&SystemRandom, Kek::new(&KEY), &binding, Dek::new(&DEK)).unwrap();
+        let wrapped = kek(&KEY).wrap_dek(&SystemRandom, &binding, Dek::new(&DEK)).unwrap();
         prop_assert!(opens(&KEY, &binding, &wrapped));
         let damaged = flipped(wrapped.as_bytes(), at).try_into().unwrap();
         prop_assert!(!opens(&KEY, &binding, &WrappedKey::from_bytes(damaged)));
@@ -62,7 +66,9 @@ proptest! {
 fn another_field_of_a_deks_binding_is_refused() {
     let (keyspace, other) = (name("payments"), name("billing"));
     let right = dek_binding(&keyspace);
-    let wrapped = wrap_dek(&SystemRandom, Kek::new(&KEY), &right, Dek::new(&DEK)).unwrap();
+    let wrapped = kek(&KEY)
+        .wrap_dek(&SystemRandom, &right, Dek::new(&DEK))
+        .unwrap();
     assert!(opens(&KEY, &right, &wrapped));
     for swapped in [
         DekBinding {
@@ -242,8 +248,12 @@ fn the_commitment_is_checked_by_itself() {
 fn no_two_wraps_are_alike() {
     let keyspace = name("payments");
     let binding = dek_binding(&keyspace);
-    let wrap = || wrap_dek(&SystemRandom, Kek::new(&KEY), &binding, Dek::new(&DEK)).unwrap();
+    let wrap = || {
+        kek(&KEY)
+            .wrap_dek(&SystemRandom, &binding, Dek::new(&DEK))
+            .unwrap()
+    };
     assert_ne!(wrap(), wrap());
-    let failed = wrap_dek(&NoRandom, Kek::new(&KEY), &binding, Dek::new(&DEK));
+    let failed = kek(&KEY).wrap_dek(&NoRandom, &binding, Dek::new(&DEK));
     assert_eq!(failed, Err(EnvelopeError::Random));
 }

@@ -14,7 +14,8 @@ use attache_envelope::slot::passphrase::PassphraseParameters;
 use attache_envelope::slot::{self, Slot, SlotAbout, SlotIdentity, SrkSeal};
 use attache_envelope::value::{CtHash, DataKey, ValueBinding};
 use attache_envelope::wrap::{
-    self, AnchorBinding, DekBinding, KekBinding, OVERHEAD_BYTES, SlotBinding, WrappedKey,
+    self, AnchorBinding, DekBinding, KekBinding, OVERHEAD_BYTES, PreparedKek, SlotBinding,
+    WrappedKey,
 };
 use attache_envelope::x25519::Enc;
 use attache_envelope::{EnvelopeError, FORMAT, SUITE};
@@ -43,22 +44,21 @@ fn wrap_dek() {
             kek: given.id("key_id"),
             ct_hash: CtHash::from_bytes(given.array("ct_hash")),
         };
-        let k = given.array("k");
+        let kek = PreparedKek::new(Kek::new(&given.array("k"))).unwrap();
         let mut opened = [0; 32];
         match expected {
             Expected::Out(out) => {
                 let dek = given.array("plaintext");
                 assert_eq!(binding.aad(), out.bytes("aad"));
                 let random = Replay::new(&given.bytes("salt"));
-                let stored =
-                    wrap::wrap_dek(&random, Kek::new(&k), &binding, Dek::new(&dek)).unwrap();
+                let stored = kek.wrap_dek(&random, &binding, Dek::new(&dek)).unwrap();
                 assert_eq!(stored.as_bytes().as_slice(), out.bytes("stored"));
-                wrap::unwrap_dek(Kek::new(&k), &binding, &stored, &mut opened).unwrap();
+                kek.unwrap_dek(&binding, &stored, &mut opened).unwrap();
                 assert_eq!(opened, dek);
             }
             Expected::Refused => {
                 if let Some(stored) = wrapped(given) {
-                    let result = wrap::unwrap_dek(Kek::new(&k), &binding, &stored, &mut opened);
+                    let result = kek.unwrap_dek(&binding, &stored, &mut opened);
                     assert_eq!(result, Err(EnvelopeError::Refused));
                 }
                 assert_eq!(opened, [0; 32]);

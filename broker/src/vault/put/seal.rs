@@ -16,7 +16,7 @@ use attache_envelope::wrap::{DekBinding, WrappedKey};
 use bytes::Bytes;
 
 use super::PutRequest;
-use crate::keys::{Kek, KeysError, ReceiveKey};
+use crate::keys::{Kek, KeysError, PreparedKek, ReceiveKey};
 use crate::vault::VaultError;
 
 /// Room for the keys of as many fields as a version has.
@@ -57,11 +57,12 @@ impl Sealing {
             let keys = keys.ok_or(VaultError::SealedKeys)?;
             self.open_keys(request, commit, keys)?;
             let (deks, _) = keys.as_chunks::<KEY_BYTES>();
+            let kek = self.kek.prepared()?;
             let mut sealed = Vec::with_capacity(deks.len());
             for (put, dek) in fields.iter().zip(deks) {
                 let ct = by_field.get(&put.field).ok_or(VaultError::SealedKeys)?;
                 sealed.push(SealedValue {
-                    wrapped: self.verify_and_wrap(request, put, ct, Dek::new(dek))?,
+                    wrapped: self.verify_and_wrap(request, put, ct, Dek::new(dek), &kek)?,
                     put: put.clone(),
                     ct: Bytes::clone(ct),
                 });
@@ -96,6 +97,7 @@ impl Sealing {
         put: &PutField,
         ct: &[u8],
         dek: Dek<'_>,
+        kek: &PreparedKek<'_>,
     ) -> Result<WrappedKey, VaultError> {
         let keyspace = &request.path.keyspace;
         let value = ValueBinding {
@@ -114,10 +116,10 @@ impl Sealing {
             keyspace,
             secret: request.secret,
             value: put.value,
-            kek: self.kek.id,
+            kek: kek.id(),
             ct_hash: put.ct_hash,
         };
-        let wrapped = self.kek.wrap_dek(&binding, dek);
+        let wrapped = kek.wrap_dek(&binding, dek);
         Ok(wrapped.map_err(KeysError::from)?)
     }
 }

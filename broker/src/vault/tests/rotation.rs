@@ -465,6 +465,8 @@ async fn fill<S: Store>(vault: &Vault<S>, count: u8) {
             ct_hash: CtHash::from_bytes([number; 32]),
             ct_bytes: 16,
             wrapped: kek
+                .prepared()
+                .unwrap()
                 .wrap_dek(&binding(vault, value, kek.id), Dek::new(&[number; 32]))
                 .unwrap(),
         };
@@ -517,7 +519,7 @@ async fn rotations_end<S: Store>(vault: Vault<S>) {
                 .of_id(&vault.ledger, &payments(), body.kek)
                 .await
                 .unwrap();
-            let dek = kek.unwrap_dek(
+            let dek = kek.prepared().unwrap().unwrap_dek(
                 vault.keys(),
                 &binding(&vault, value, body.kek),
                 &body.wrapped,
