@@ -391,16 +391,15 @@ impl Writer {
                 self.catalog.note_segment(header.first_index);
                 Ok(())
             }
-            Err(Beginning::Prepare(error)) if is_disk_full(&error) => {
-                let needed_bytes = self.segment_bytes;
-                tracing::error!(needed_bytes, dir = %self.dir.display(), "audit disk full");
-                self.stands(LogState::Full);
-                Err(Failure::DiskFull { needed_bytes })
-            }
             Err(Beginning::Prepare(error)) => {
-                tracing::error!(dir = %self.dir.display(), %error, "the next audit segment cannot be prepared");
+                let failure = self.not_prepared(&error);
+                if let Failure::DiskFull { needed_bytes } = failure {
+                    tracing::error!(needed_bytes, dir = %self.dir.display(), "audit disk full");
+                } else {
+                    tracing::error!(dir = %self.dir.display(), %error, "the next audit segment cannot be prepared");
+                }
                 self.stands(LogState::Full);
-                Err(Failure::NotPrepared(error.raw_os_error()))
+                Err(failure)
             }
             Err(Beginning::Place(error)) => Err(self.poison("begin a segment", &error)),
         }
@@ -411,14 +410,17 @@ impl Writer {
         if *self.state.borrow() == LogState::Failed {
             return Err(Failure::Poisoned);
         }
-        self.spares
-            .hold()
-            .map_err(|error| match is_disk_full(&error) {
-                true => Failure::DiskFull {
-                    needed_bytes: self.segment_bytes,
-                },
-                false => Failure::NotPrepared(error.raw_os_error()),
-            })
+        let held = self.spares.hold();
+        held.map_err(|error| self.not_prepared(&error))
+    }
+
+    /// What it is when the next segment cannot be had.
+    fn not_prepared(&self, error: &io::Error) -> Failure {
+        if is_disk_full(error) {
+            let needed_bytes = self.segment_bytes;
+            return Failure::DiskFull { needed_bytes };
+        }
+        Failure::NotPrepared(error.raw_os_error())
     }
 
     fn place_segment(
