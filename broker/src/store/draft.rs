@@ -71,6 +71,15 @@ struct Asked<'a> {
 /// The rows that a change names, by table.
 type AskedOf<'a> = Vec<(Table, Vec<Asked<'a>>)>;
 
+/// A row that the batch writes or removes.
+struct Written<'a> {
+    row: &'a Drafted<'a>,
+    /// The commit that it is of.
+    seq: u64,
+    /// None for one that goes.
+    body: Option<&'a [u8]>,
+}
+
 /// A row for the engine, none for one that goes, and what that does to its table's sum.
 struct Sealed {
     row: Option<Bytes>,
@@ -116,13 +125,14 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 
     /// Builds the rows for the commit of `anchor`, which still has the sums of the commit before, and moves the sums.
     pub(crate) fn finish(self, anchor: &mut Anchor) -> Result<Batch, LedgerError> {
-        let mut rows: Vec<_> = self.rows.iter().filter(|row| row.is_written()).collect();
+        let rows = self.rows.iter();
+        let mut rows: Vec<_> = rows.filter_map(|row| row.written(anchor.seq)).collect();
         // By table and key: the engine is faster with those that lie together. Each change's are so already.
-        rows.sort_by_key(|row| row.name);
+        rows.sort_by_key(|it| it.row.name);
         let mut batch = Batch::default();
-        let sealed = sealed(self.codec, &rows, anchor.seq);
-        for (row, sealed) in rows.into_iter().zip(sealed) {
-            let (table, key) = row.name;
+        let sealed = sealed(self.codec, &rows);
+        for (it, sealed) in rows.into_iter().zip(sealed) {
+            let (table, key) = it.row.name;
             let sum = anchor.tables.entry(table).or_insert(TableSum::EMPTY);
             if let Some(element) = &sealed.without {
                 sum.remove(element)?;
@@ -260,12 +270,16 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 }
 
 impl Drafted<'_> {
-    /// Whether the batch has anything to do with it.
-    fn is_written(&self) -> bool {
-        match (self.becomes, &self.before) {
-            (Becomes::Itself, _) | (Becomes::Retagged, None) => false,
-            (Becomes::Retagged | Becomes::Body(_) | Becomes::Removed, _) => true,
-        }
+    /// What the commit `seq` makes of it; none when that is nothing.
+    fn written(&self, seq: u64) -> Option<Written<'_>> {
+        let (seq, body) = match (self.becomes, &self.before) {
+            (Becomes::Itself, _) | (Becomes::Retagged, None) => return None,
+            (Becomes::Retagged, Some(before)) => (before.seq, Some(before.body.as_ref())),
+            (Becomes::Body(body), _) => (seq, Some(body)),
+            (Becomes::Removed, _) => (seq, None),
+        };
+        let row = self;
+        Some(Written { row, seq, body })
     }
 }
 
@@ -325,24 +339,17 @@ fn ambiguous(table: Table, key: &[u8]) -> ApplyError {
     }
 }
 
-/// Seals rows for the commit `seq`, in their order. Many are sealed on two threads: it is hashing, and whoever commits waits for it.
-fn sealed(codec: &RowCodec, rows: &[&Drafted<'_>], seq: u64) -> Vec<Sealed> {
-    let seal = |rows: &[&Drafted<'_>]| {
+/// Seals rows, in their order. Many are sealed on two threads: it is hashing, and whoever commits waits for it.
+fn sealed(codec: &RowCodec, rows: &[Written<'_>]) -> Vec<Sealed> {
+    let seal = |rows: &[Written<'_>]| {
         let codec = codec.prepared();
-        let one = |row: &&Drafted<'_>| {
-            let (table, key) = row.name;
-            let before = row.before.as_ref();
-            let (seq, body) = match (row.becomes, before) {
-                (Becomes::Body(body), _) => (seq, Some(body)),
-                (Becomes::Removed, _) => (seq, None),
-                (Becomes::Itself | Becomes::Retagged, Some(before)) => {
-                    (before.seq, Some(before.body.as_ref()))
-                }
-                (Becomes::Itself | Becomes::Retagged, None) => (seq, None),
-            };
+        let one = |it: &Written<'_>| {
+            let (table, key) = it.row.name;
             let element = |before: &StoredRow| codec.element(table, key, &before.tag);
-            let without = before.map(|before| row.element.unwrap_or_else(|| element(before)));
-            let (row, with) = body.map(|body| codec.seal(table, key, seq, body)).unzip();
+            let before = it.row.before.as_ref();
+            let without = before.map(|before| it.row.element.unwrap_or_else(|| element(before)));
+            let sealed = it.body.map(|body| codec.seal(table, key, it.seq, body));
+            let (row, with) = sealed.unzip();
             Sealed { row, without, with }
         };
         rows.iter().map(one).collect::<Vec<_>>()
