@@ -44,7 +44,7 @@ impl Pace {
 
     /// Whether as many as go may go.
     pub(super) const fn is_free(&self) -> bool {
-        self.limit == 0 && !self.others
+        self.has_no_limit() && !self.others
     }
 
     /// When the next step may be done.
