@@ -110,14 +110,17 @@ fn health(scene: &Scene) -> ServingStatus {
     answer.into_inner().status()
 }
 
+/// A scene whose audit log has room for one segment and for a part of the next, on a disk that can grow.
+fn on_a_small_audit_disk(bed: Bed) -> Scene {
+    small(&bed.audit_dir(), 12);
+    Scene::on(bed).unwrap()
+}
+
 /// D4: nothing is released or changed without a durable record, and all of it is again once there is room.
 #[test]
 fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
-    let bed = Bed::new().unwrap();
-    let disk = bed.audit_dir();
-    // One segment and a part of the next.
-    small(&disk, 12);
-    let scene = Scene::on(bed).unwrap();
+    let scene = on_a_small_audit_disk(Bed::new().unwrap());
+    let disk = scene.bed.audit_dir();
     let before = Pod::new("shop", "web-0", "web", NODE, "payments/db");
     scene.publish(&before).unwrap();
     let wide = fill(&scene, &wide(&scene), IN_FLIGHT);
@@ -167,11 +170,8 @@ fn a_full_audit_disk_stops_releases_and_changes_until_there_is_room() {
 /// Another key begins another segment: where that finds no room, the key before goes on, and so does all else.
 #[test]
 fn an_audit_disk_without_room_for_another_segment_keeps_the_key_that_signs() {
-    let bed = Bed::new().unwrap();
-    let disk = bed.audit_dir();
-    // One segment and a part of the next.
-    small(&disk, 12);
-    let mut scene = Scene::on(bed).unwrap();
+    let mut scene = on_a_small_audit_disk(Bed::new().unwrap());
+    let disk = scene.bed.audit_dir();
     scene.bed.pin_addresses().unwrap();
     let before = scene.bed.audit_vkey().unwrap();
     let refused = scene.bed.attache(&["key", "rotate", "--audit"]).unwrap();
@@ -194,9 +194,7 @@ fn an_audit_disk_without_room_for_another_segment_keeps_the_key_that_signs() {
 
 /// A scene whose audit log has no room for the smallest record, on a disk that can grow.
 fn full_audit_disk(bed: Bed) -> Scene {
-    // One segment and a part of the next.
-    small(&bed.audit_dir(), 12);
-    let scene = Scene::on(bed).unwrap();
+    let scene = on_a_small_audit_disk(bed);
     scene.bed.pin_addresses().unwrap();
     fill(&scene, &wide(&scene), IN_FLIGHT);
     fill(&scene, &scene.bed.pod("small", "payments/db").unwrap(), 1);

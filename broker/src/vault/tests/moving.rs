@@ -1,12 +1,10 @@
 //! Reads of several rows while others commit: what a commit took away in between is no damage, and damage is damage.
 
 use std::cell::Cell;
-use std::time::Duration;
 
+use super::prune::{keep, pass, payments};
 use super::*;
-use crate::mounted::Mounted;
 use crate::store::{LedgerError, Table};
-use crate::vault::PruneScope;
 
 fn damaged() -> VaultError {
     VaultError::Ledger(LedgerError::Damaged {
@@ -15,84 +13,58 @@ fn damaged() -> VaultError {
     })
 }
 
-/// Keeps the newest version alone of what the keyspace `payments` has.
-async fn prune(bench: &Bench) {
-    let scope = PruneScope::Keyspace("payments".parse().unwrap());
-    let nothing = Mounted::new(Duration::ZERO);
-    let page = bench
-        .vault
-        .prepare_pruning(&scope, None, 100, &nothing)
-        .await
-        .unwrap();
-    bench.ledger().apply(page.change).await.unwrap();
-}
-
-async fn keep_one(bench: &Bench) {
-    let set = SetSettings {
-        max_versions: Some(1),
-        ..SetSettings::default()
+/// Has what `read` answers to its first call, its second and so on settled; answers how many there were, too.
+async fn settled(
+    bench: &Bench,
+    read: impl AsyncFn(u32) -> Result<(), VaultError>,
+) -> (Result<(), VaultError>, u32) {
+    let readings = Cell::new(0);
+    let again = async || {
+        readings.set(readings.get() + 1);
+        read(readings.get()).await
     };
-    let name = "payments".parse().unwrap();
-    let (change, _) = bench.vault.prepare_settings(&name, set).await.unwrap();
-    bench.ledger().apply(change).await.unwrap();
+    let found = bench.vault.settled(again).await;
+    (found, readings.get())
 }
 
 #[tokio::test]
 async fn what_looks_damaged_is_read_again_until_nothing_was_committed_meanwhile() {
     let bench = Bench::new().await;
     // Damage that stays is found by the second reading, the first during which nothing is known to have been committed.
-    let readings = Cell::new(0);
-    let stays = bench
-        .vault
-        .settled(async || {
-            readings.set(readings.get() + 1);
-            Err::<(), _>(damaged())
-        })
-        .await;
+    let (stays, readings) = settled(&bench, async |_| Err(damaged())).await;
     assert!(matches!(
         stays,
         Err(VaultError::Ledger(LedgerError::Damaged { .. }))
     ));
-    assert_eq!(readings.get(), 2);
+    assert_eq!(readings, 2);
     // While each reading has a commit in it, none of them tells.
-    let readings = Cell::new(0);
-    let found = bench
-        .vault
-        .settled(async || {
-            readings.set(readings.get() + 1);
-            if readings.get() == 4 {
-                return Ok(());
-            }
-            bench.put("payments/db", &[("a", "1")]).await;
-            Err(damaged())
-        })
-        .await;
+    let moves = async |reading| {
+        if reading == 4 {
+            return Ok(());
+        }
+        bench.put("payments/db", &[("a", "1")]).await;
+        Err(damaged())
+    };
+    let (found, readings) = settled(&bench, moves).await;
     assert!(found.is_ok());
-    assert_eq!(readings.get(), 4);
+    assert_eq!(readings, 4);
     // Any other error is not asked about again.
-    let readings = Cell::new(0);
-    let refused = bench
-        .vault
-        .settled(async || {
-            readings.set(readings.get() + 1);
-            Err::<(), _>(VaultError::ReceiveKey)
-        })
-        .await;
+    let (refused, readings) = settled(&bench, async |_| Err(VaultError::ReceiveKey)).await;
     assert!(matches!(refused, Err(VaultError::ReceiveKey)));
-    assert_eq!(readings.get(), 1);
+    assert_eq!(readings, 1);
 }
 
 #[tokio::test]
 async fn a_version_that_is_pruned_between_its_row_and_its_value_is_absent() {
     let bench = Bench::new().await;
-    keep_one(&bench).await;
+    keep(&bench, 1).await;
     let first = bench.put("payments/db", &[("a", "1")]).await;
     let old = bench.vault.resolve(&path("payments/db"), Some(first)).await;
     let Lookup::Found(old) = old.unwrap() else {
         panic!("it was just put")
     };
     bench.put("payments/db", &[("a", "2")]).await;
-    prune(&bench).await;
+    pass(&bench, &payments(), 100).await;
     let field = "a".parse().unwrap();
     let loaded = bench.vault.load_resolved(&old, &[field]).await.unwrap();
     assert!(
@@ -106,7 +78,7 @@ async fn a_version_that_is_pruned_between_its_row_and_its_value_is_absent() {
 async fn nothing_looks_damaged_while_versions_come_and_go() {
     const PUTS: u32 = 150;
     let bench = Arc::new(Bench::new().await);
-    keep_one(&bench).await;
+    keep(&bench, 1).await;
     bench.put("payments/db", &[("a", "0"), ("b", "0")]).await;
     let writer = Arc::clone(&bench);
     let writes = tokio::spawn(async move {
@@ -114,7 +86,7 @@ async fn nothing_looks_damaged_while_versions_come_and_go() {
             let value = round.to_string();
             // The field that is left alone is carried over.
             writer.put("payments/db", &[("a", &value)]).await;
-            prune(&writer).await;
+            pass(&writer, &payments(), 100).await;
         }
     });
     let db = path("payments/db");

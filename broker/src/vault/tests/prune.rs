@@ -11,11 +11,11 @@ use crate::mounted::{Mounted, Named, tests::pass_time};
 use crate::store::{ApplyError, Change, RedbStore};
 use crate::vault::{DestroyRequest, PinRequest, PruneScope, Pruned, PruningPage, RollbackRequest};
 
-fn payments() -> PruneScope {
+pub(super) fn payments() -> PruneScope {
     PruneScope::Keyspace("payments".parse().unwrap())
 }
 
-async fn keep(bench: &Bench, max_versions: u32) {
+pub(super) async fn keep(bench: &Bench, max_versions: u32) {
     let name: Keyspace = "payments".parse().unwrap();
     let set = SetSettings {
         max_versions: Some(max_versions),
@@ -52,7 +52,11 @@ fn nothing_mounted() -> Mounted {
 }
 
 /// One pass in pages of `limit` versions; answers versions, values and secrets that cannot be read.
-async fn pass(bench: &Bench, scope: &PruneScope, limit: usize) -> (Vec<String>, u64, u64) {
+pub(super) async fn pass(
+    bench: &Bench,
+    scope: &PruneScope,
+    limit: usize,
+) -> (Vec<String>, u64, u64) {
     let (pruned, values, unreadable, _) =
         pass_beside(bench, scope, limit, &nothing_mounted()).await;
     (pruned, values, unreadable)
