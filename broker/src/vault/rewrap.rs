@@ -165,11 +165,12 @@ impl<S: Store> Vault<S> {
             }
         }
         let values = values_of(&snapshot, &reading, &named).await?;
+        let held = held_targets(&snapshot, &reading, active.id, &named).await?;
         drop(reading);
         let old_kek = unwrapping.prepared()?;
         let active_kek = active.prepared()?;
-        for ((index, index_row), found) in named.into_iter().zip(values) {
-            let Some((value_row, found)) = found else {
+        for (((index, index_row), found), held) in named.into_iter().zip(values).zip(held) {
+            let Some((value_row, found)) = found.filter(|_| !held) else {
                 page.unreadable.push(index.value);
                 continue;
             };
@@ -305,6 +306,34 @@ async fn values_of<V: Snapshot>(
     let shown = snapshot.show(Table::ValueKey, &keys, each).await;
     shown.map_err(LedgerError::from)?;
     Ok(found)
+}
+
+/// Of each value, whether the index row that it is to have under `active` is there already and is damaged: no commit can
+/// replace that, and it would fail the commit of all of them.
+async fn held_targets<V: Snapshot>(
+    snapshot: &V,
+    codec: &PreparedCodec<'_>,
+    active: KeyId,
+    named: &[(KekIndexKey, ReadRow)],
+) -> Result<Vec<bool>, VaultError> {
+    let targets = named.iter().map(|(index, _)| {
+        let value = index.value;
+        KekIndexKey { kek: active, value }.encode()
+    });
+    let targets: Vec<_> = targets.collect();
+    let keys: Vec<_> = targets.iter().map(AsRef::as_ref).collect();
+    let mut held = Vec::with_capacity(keys.len());
+    let mut asked = keys.iter();
+    let each = |stored: Option<&[u8]>| {
+        let damaged = asked.next().zip(stored).is_some_and(|(key, stored)| {
+            let stored = Bytes::copy_from_slice(stored);
+            codec.read(Table::KekIndex, key, stored).is_err()
+        });
+        held.push(damaged);
+    };
+    let shown = snapshot.show(Table::KekIndex, &keys, each).await;
+    shown.map_err(LedgerError::from)?;
+    Ok(held)
 }
 
 fn old_key(key: KeyRef, kek: &Record<KekBody>) -> Option<OldKey> {

@@ -313,6 +313,33 @@ async fn a_damaged_value_is_named_and_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn a_damaged_row_where_a_value_is_to_be_indexed_holds_up_no_other() {
+    let bench = Bench::new().await;
+    bench
+        .put("payments/db", &[("a", "1"), ("b", "2"), ("c", "3")])
+        .await;
+    let old = rotate(&bench.vault).await;
+    let (active, _) = bench.vault.active_kek(&payments()).await.unwrap();
+    let fixture = bench.close().await;
+    let mut held = None;
+    fixture.tamper(Table::KekIndex, |rows| {
+        let name = rows.keys().nth(1).unwrap();
+        let value = KekIndexKey::decode(name).unwrap().value;
+        let kek = active.id;
+        rows.insert(KekIndexKey { kek, value }.encode(), vec![7; 50]);
+        held = Some(value);
+    });
+    let bench = Bench::reopen(fixture).await;
+    let page = bench.vault.prepare_rewrap(&old, None, 10).await.unwrap();
+    assert_eq!((page.unreadable, page.values), (vec![held.unwrap()], 2));
+    bench.ledger().apply(page.change).await.unwrap();
+    assert_eq!(
+        phases(&bench.vault).await[0],
+        at("payments@1", KekPhase::DecryptOnly, 1)
+    );
+}
+
+#[tokio::test]
 async fn rows_of_the_index_that_name_no_value_are_passed_over_and_counted() {
     let bench = Bench::new().await;
     bench.put("payments/db", &[("a", "1"), ("b", "2")]).await;
