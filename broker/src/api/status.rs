@@ -415,6 +415,7 @@ impl From<VaultError> for RpcError {
             }
             VaultError::Keys(e) => e.into(),
             VaultError::Ledger(e) => e.into(),
+            VaultError::Unsettled => Self::unavailable("UNSETTLED", told),
             VaultError::Stopping => Self::unavailable("STOPPING", told),
         }
     }

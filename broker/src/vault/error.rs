@@ -226,6 +226,9 @@ pub enum VaultError {
     /// A record is damaged, or the store could not be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What looks damaged was changed whenever it was read.
+    #[error("what is asked for was changed by others each time it was read: try again")]
+    Unsettled,
     /// The work was cut short because the process is stopping.
     #[error("the broker is stopping")]
     Stopping,

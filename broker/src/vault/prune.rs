@@ -13,14 +13,14 @@ use std::fmt;
 use attache_envelope::Table;
 use attache_envelope::body::{HeadBody, HeadState, KeyspaceBody, KeyspaceState, VersionBody};
 use attache_envelope::id::SecretId;
-use attache_envelope::name::{Keyspace, SecretPath, SecretRef};
+use attache_envelope::name::{Keyspace, SecretPath, SecretRef, SecretVersion};
 
 use tokio::time::Instant;
 
 use super::Vault;
 use super::destroy_secret::{Versions, values};
 use super::error::VaultError;
-use super::records::{Found, Record};
+use super::records::Found;
 use crate::mounted::Mounted;
 use crate::store::{Change, LedgerError, Store};
 
@@ -67,6 +67,51 @@ pub struct PruningPage {
     pub passed: Option<Pruned>,
 }
 
+/// A part of one secret.
+#[derive(Default)]
+struct Part {
+    change: Change,
+    versions: Vec<SecretVersion>,
+    values: u64,
+    /// Until when each version is kept that volumes name.
+    held: Vec<Instant>,
+    /// Whether there is no more to be done here.
+    whole: bool,
+}
+
+impl Part {
+    fn nothing() -> Self {
+        Self {
+            whole: true,
+            ..Self::default()
+        }
+    }
+}
+
+impl PruningPage {
+    /// Takes up what was found of a secret, none when it cannot be read. Answers whether there is no more to be done there.
+    fn take(&mut self, path: SecretPath, part: Option<Part>) -> bool {
+        let Some(part) = part else {
+            self.unreadable += 1;
+            return true;
+        };
+        if part.whole {
+            self.mounted += part.held.len() as u64;
+            let ends = part.held.into_iter().chain(self.mounted_until);
+            self.mounted_until = ends.min();
+        }
+        self.change.merge(part.change);
+        self.values += part.values;
+        self.versions
+            .extend(part.versions.into_iter().map(|number| SecretRef {
+                path: path.clone(),
+                version: Some(number),
+                field: None,
+            }));
+        part.whole
+    }
+}
+
 impl PruneScope {
     /// Whose versions.
     #[must_use]
@@ -85,6 +130,11 @@ impl fmt::Display for PruneScope {
             Self::Keyspace(keyspace) => keyspace.fmt(f),
         }
     }
+}
+
+/// Whether the secret has had more versions than are kept.
+fn has_more_than(head: &HeadBody, keep: u32) -> bool {
+    head.state != HeadState::Destroyed && head.latest.number() > u64::from(keep)
 }
 
 impl<S: Store> Vault<S> {
@@ -131,8 +181,8 @@ impl<S: Store> Vault<S> {
             let whole = match (path, head) {
                 (Some(path), Found::Sound(head)) => {
                     let left = limit.saturating_sub(page.versions.len());
-                    self.prune(&path, &head, (keep, left), mounted, &mut page)
-                        .await?
+                    let part = self.part(&path, &head.body, (keep, left), mounted).await?;
+                    page.take(path, part)
                 }
                 _ => {
                     page.unreadable += 1;
@@ -175,23 +225,39 @@ impl<S: Store> Vault<S> {
         }
     }
 
-    /// Prunes at most `limit` versions of a secret. Answers whether there is no more to be done here.
-    async fn prune(
+    /// At most `limit` versions of a secret; none when something of it cannot be read.
+    async fn part(
         &self,
         path: &SecretPath,
-        head: &Record<HeadBody>,
+        head: &HeadBody,
         (keep, limit): (u32, usize),
         mounted: &Mounted,
-        page: &mut PruningPage,
-    ) -> Result<bool, VaultError> {
-        let body = &head.body;
-        if body.state == HeadState::Destroyed || body.latest.number() <= u64::from(keep) {
-            return Ok(true);
+    ) -> Result<Option<Part>, VaultError> {
+        if !has_more_than(head, keep) {
+            return Ok(Some(Part::nothing()));
         }
-        let Some(mut stay) = self.sound_versions(body.secret).await? else {
-            page.unreadable += 1;
-            return Ok(true);
+        let read = self.settled(|| self.part_once(path, (keep, limit), mounted));
+        match read.await {
+            Ok(part) => Ok(Some(part)),
+            Err(VaultError::Ledger(LedgerError::Damaged { .. }) | VaultError::Unsettled) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn part_once(
+        &self,
+        path: &SecretPath,
+        (keep, limit): (u32, usize),
+        mounted: &Mounted,
+    ) -> Result<Part, VaultError> {
+        let head = self.head(path).await?;
+        let Some(head) = head.filter(|head| has_more_than(&head.body, keep)) else {
+            return Ok(Part::nothing());
         };
+        let body = &head.body;
+        let mut stay = self.sound_versions(body.secret).await?;
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
         let over = stay.len().saturating_sub(keep);
         let (mut old, mut held) = (Vec::new(), Vec::new());
@@ -204,47 +270,32 @@ impl<S: Store> Vault<S> {
                 None => old.push(*number),
             }
         }
-        let whole = old.len() <= limit;
-        if whole {
-            page.mounted += held.len() as u64;
-            let ends = held.into_iter().chain(page.mounted_until);
-            page.mounted_until = ends.min();
-        }
+        let mut part = Part {
+            whole: old.len() <= limit,
+            held,
+            ..Part::default()
+        };
         let go: Versions = old
             .iter()
             .take(limit)
             .filter_map(|number| stay.remove_entry(number))
             .collect();
         if go.is_empty() {
-            return Ok(whole);
+            return Ok(part);
         }
         let (had, needed) = (values(&go), values(&stay));
-        let mut change = Change::default();
-        change.require_at(Table::Head, HeadBody::key(path), head.seq);
-        let removed = self
-            .remove_versions(&mut change, body.secret, &go, had.difference(&needed))
-            .await;
-        match removed {
-            Ok(values) => {
-                page.change.merge(change);
-                page.values += values;
-                page.versions.extend(go.keys().map(|number| SecretRef {
-                    path: path.clone(),
-                    version: Some(*number),
-                    field: None,
-                }));
-                Ok(whole)
-            }
-            Err(VaultError::Ledger(LedgerError::Damaged { .. })) => {
-                page.unreadable += 1;
-                Ok(true)
-            }
-            Err(error) => Err(error),
-        }
+        let unneeded = had.difference(&needed);
+        part.change
+            .require_at(Table::Head, HeadBody::key(path), head.seq);
+        part.values = self
+            .remove_versions(&mut part.change, body.secret, &go, unneeded)
+            .await?;
+        part.versions = go.into_keys().collect();
+        Ok(part)
     }
 
-    /// Every version of a secret that is not destroyed; none when one of them cannot be read, since it may need any value.
-    async fn sound_versions(&self, secret: SecretId) -> Result<Option<Versions>, VaultError> {
+    /// Every version of a secret that is not destroyed. One that cannot be read may need any value.
+    async fn sound_versions(&self, secret: SecretId) -> Result<Versions, VaultError> {
         let mut versions = Versions::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -259,17 +310,17 @@ impl<S: Store> Vault<S> {
                 )
                 .await?;
             let Some((last, _)) = rows.last() else {
-                return Ok(Some(versions));
+                return Ok(versions);
             };
             after = Some(last.clone());
             for (key, version) in rows {
-                let Found::Sound(version) = version else {
-                    return Ok(None);
+                let sound = match version {
+                    Found::Sound(version) => Some(version),
+                    Found::Absent | Found::Damaged => None,
                 };
+                let sound = sound.filter(|it| VersionBody::key(secret, it.body.number) == key);
+                let version = sound.ok_or_else(|| LedgerError::damaged(Table::Version, &key))?;
                 let number = version.body.number;
-                if VersionBody::key(secret, number) != key {
-                    return Ok(None);
-                }
                 if !version.body.is_destroyed() {
                     versions.insert(number, version);
                 }

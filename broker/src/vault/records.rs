@@ -14,8 +14,8 @@ use crate::store::{LedgerError, Row, Snapshot, Store};
 
 /// Rows read at once while they are counted.
 const COUNTED: usize = 4096;
-/// How many commits may come between the readings of one and the same thing.
-const MOVES: u32 = 64;
+/// How often one and the same thing is read, at most, because something was committed meanwhile.
+const READINGS: u32 = 8;
 
 /// A row, where a damaged one is nothing that stops the work.
 pub(super) enum Found<T> {
@@ -145,26 +145,25 @@ impl<S: Store> Vault<S> {
 
     /// What `read` finds. It reads rows one after the other, and a commit in between can take away what an earlier one points
     /// to (a version that is pruned, a head's active one): that is no damage. Damage counts as it once it was found by a
-    /// reading during which nothing was committed.
+    /// reading during which nothing was committed; while there is none, [`VaultError::Unsettled`] is all that can be said.
     pub(super) async fn settled<T, F>(&self, read: impl Fn() -> F) -> Result<T, VaultError>
     where
         F: Future<Output = Result<T, VaultError>>,
     {
         let mut stood = None;
-        let mut moves = 0;
-        loop {
+        for _ in 0..READINGS {
             let damaged = match read().await {
                 Err(error @ VaultError::Ledger(LedgerError::Damaged { .. })) => error,
                 other => return other,
             };
             let snapshot = self.ledger.store().snapshot().await;
             let seq = Some(snapshot.map_err(LedgerError::from)?.seq());
-            if seq == stood || moves == MOVES {
+            if seq == stood {
                 return Err(damaged);
             }
             stood = seq;
-            moves += 1;
         }
+        Err(VaultError::Unsettled)
     }
 
     /// How many rows of a table begin with this, none of which is verified: about a million a second.

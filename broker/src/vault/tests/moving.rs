@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 
-use super::prune::{keep, pass, payments};
+use super::prune::{keep, nothing_mounted, page_beside, pass, payments};
 use super::*;
 use crate::store::{LedgerError, Table};
+use crate::vault::DestroyRequest;
 
 fn damaged() -> VaultError {
     VaultError::Ledger(LedgerError::Damaged {
@@ -48,6 +49,14 @@ async fn what_looks_damaged_is_read_again_until_nothing_was_committed_meanwhile(
     let (found, readings) = settled(&bench, moves).await;
     assert!(found.is_ok());
     assert_eq!(readings, 4);
+    // And where there is none without, nobody is told of damage.
+    let always = async |_| {
+        bench.put("payments/db", &[("a", "1")]).await;
+        Err(damaged())
+    };
+    let (found, readings) = settled(&bench, always).await;
+    assert!(matches!(found, Err(VaultError::Unsettled)));
+    assert_eq!(readings, 8);
     // Any other error is not asked about again.
     let (refused, readings) = settled(&bench, async |_| Err(VaultError::ReceiveKey)).await;
     assert!(matches!(refused, Err(VaultError::ReceiveKey)));
@@ -101,4 +110,39 @@ async fn nothing_looks_damaged_while_versions_come_and_go() {
     }
     writes.await.unwrap();
     assert!(read > 0);
+}
+
+/// An operator destroys what a pass of pruning is looking at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_looks_unreadable_to_pruning_while_versions_are_destroyed() {
+    const PUTS: u32 = 300;
+    let bench = Arc::new(Bench::new().await);
+    keep(&bench, 1).await;
+    bench.put("payments/db", &[("a", "0"), ("b", "0")]).await;
+    let writer = Arc::clone(&bench);
+    let writes = tokio::spawn(async move {
+        let mut before = version(1);
+        for round in 0..PUTS {
+            let value = round.to_string();
+            let next = [("a", value.as_str()), ("b", value.as_str())];
+            let put = writer.put("payments/db", &next).await;
+            let request = DestroyRequest {
+                path: path("payments/db"),
+                version: Some(std::mem::replace(&mut before, put)),
+                by: operator(),
+                now_ms: NOW,
+            };
+            let destroyed = writer.vault.prepare_destroy(&request).await.unwrap();
+            writer.ledger().apply(destroyed.change).await.unwrap();
+        }
+    });
+    let (mut pages, mut found) = (0, 0);
+    while !writes.is_finished() {
+        let page = page_beside(&bench, &payments(), None, (100, &nothing_mounted())).await;
+        assert_eq!(page.unreadable, 0, "after {pages} pages");
+        pages += 1;
+        found += page.versions.len();
+    }
+    writes.await.unwrap();
+    assert!(pages > 0 && found > 0, "{pages} pages found {found}");
 }

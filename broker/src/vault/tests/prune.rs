@@ -34,7 +34,7 @@ async fn page(
     page_beside(bench, scope, passed, (limit, &nothing_mounted())).await
 }
 
-async fn page_beside(
+pub(super) async fn page_beside(
     bench: &Bench,
     scope: &PruneScope,
     passed: Option<&Pruned>,
@@ -47,7 +47,7 @@ async fn page_beside(
     page.unwrap()
 }
 
-fn nothing_mounted() -> Mounted {
+pub(super) fn nothing_mounted() -> Mounted {
     Mounted::new(Duration::ZERO)
 }
 
