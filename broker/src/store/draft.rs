@@ -15,7 +15,7 @@ use attache_envelope::row::SetElement;
 use bytes::Bytes;
 
 use super::change::{ApplyError, Change, Condition, LedgerError, shown};
-use super::engine::{Batch, Snapshot};
+use super::engine::{Batch, Snapshot, StoreError};
 use super::rows::{ReadRow, RowCodec, StoredRow};
 
 /// From so many rows on, half of them are sealed on another thread.
@@ -227,6 +227,11 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         };
         self.snapshot.show(table, &keys, each).await?;
         let found = found.into_iter().collect::<Result<Vec<_>, _>>()?;
+        // Each has its place already: a row short, and others would be taken for the ones behind it.
+        if found.len() != unknown.len() {
+            let why = format!("{} of {} rows were shown", found.len(), unknown.len());
+            return Err(StoreError::Read(why).into());
+        }
         self.rows.extend(found);
         Ok(())
     }
