@@ -244,29 +244,8 @@ impl Keks {
         if let Some(kek) = self.cached(keyspace, body.kek) {
             return Ok(kek);
         }
-        let none = || KeysError::NoKek {
-            keyspace: keyspace.clone(),
-        };
-        let WrappedKek { wrap_key, wrapped } = body.state.wrapped().ok_or_else(none)?;
-        let ring = self.keys.ring();
-        let wrapping = ring.kek_wrap.of_id(*wrap_key);
-        let wrapping = wrapping.ok_or(EnvelopeError::Refused)?;
-        let binding = KekBinding {
-            store: self.keys.store_id(),
-            keyspace,
-            epoch,
-            kek: body.kek,
-        };
-        let key = self.keys.arena().key_with(|cell| {
-            let wrapping = KekWrapKey::new(wrapping.key.expose());
-            wrap::unwrap_kek(wrapping, *wrap_key, &binding, wrapped, cell).map_err(KeysError::from)
-        })?;
-        let kek = Arc::new(Kek {
-            id: body.kek,
-            epoch,
-            key,
-            uses: self.uses(body.kek),
-        });
+        let uses = self.uses(body.kek);
+        let kek = Arc::new(Kek::open(&self.keys, keyspace, epoch, &body, uses)?);
         self.keep(keyspace, Arc::clone(&kek));
         Ok(kek)
     }
@@ -290,6 +269,51 @@ impl Keks {
 }
 
 impl Kek {
+    /// Unwraps the KEK of a row, for whoever only looks whether it opens.
+    ///
+    /// # Errors
+    /// [`KeysError::NoKek`] when the row has none any more; [`KeysError::Envelope`] when it is of another keyring, keyspace or
+    /// epoch; [`KeysError::Arena`].
+    pub(crate) fn of_row(
+        keys: &Keys,
+        keyspace: &Keyspace,
+        epoch: u32,
+        body: &KekBody,
+    ) -> Result<Self, KeysError> {
+        Self::open(keys, keyspace, epoch, body, Arc::default())
+    }
+
+    fn open(
+        keys: &Keys,
+        keyspace: &Keyspace,
+        epoch: u32,
+        body: &KekBody,
+        uses: Arc<Uses>,
+    ) -> Result<Self, KeysError> {
+        let wrapped = body.state.wrapped().ok_or_else(|| KeysError::NoKek {
+            keyspace: keyspace.clone(),
+        })?;
+        let WrappedKek { wrap_key, wrapped } = wrapped;
+        let wrapping = keys.ring().kek_wrap.of_id(*wrap_key);
+        let wrapping = wrapping.ok_or(EnvelopeError::Refused)?;
+        let binding = KekBinding {
+            store: keys.store_id(),
+            keyspace,
+            epoch,
+            kek: body.kek,
+        };
+        let key = keys.arena().key_with(|cell| {
+            let wrapping = KekWrapKey::new(wrapping.key.expose());
+            wrap::unwrap_kek(wrapping, *wrap_key, &binding, wrapped, cell).map_err(KeysError::from)
+        })?;
+        Ok(Self {
+            id: body.kek,
+            epoch,
+            key,
+            uses,
+        })
+    }
+
     /// This one, prepared to wrap and unwrap the DEKs of one page, put or release.
     ///
     /// # Errors

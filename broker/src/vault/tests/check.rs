@@ -165,6 +165,44 @@ async fn dangling_references_are_found_both_ways() {
     }
 }
 
+/// Rows that the ledger itself wrote, with keys in them that do not open: what a bug in a re-wrap would leave.
+#[tokio::test]
+async fn keys_that_do_not_open_are_found() {
+    let fixture = two_secrets().await;
+    let rows = fixture.raw(Table::ValueKey);
+    let [(one, _), (two, _)] = rows.iter().take(2).collect::<Vec<_>>()[..] else {
+        panic!("{} values", rows.len())
+    };
+    let bench = Bench::reopen(fixture).await;
+    let body = async |key: &[u8]| {
+        let row = bench.ledger().read(Table::ValueKey, key).await.unwrap();
+        ValueKeyBody::decode(&row.unwrap().body).unwrap()
+    };
+    let exchanged = ValueKeyBody {
+        wrapped: body(two).await.wrapped,
+        ..body(one).await
+    };
+    let change = put(Table::ValueKey, one, &exchanged.encode());
+    bench.ledger().apply(change).await.unwrap();
+    let fixture = bench.close().await;
+    assert_eq!(
+        problems(&fixture).await,
+        [(Table::ValueKey, "has a key that its KEK does not open")]
+    );
+
+    // A KEK is of one keyspace.
+    let bench = Bench::reopen(fixture).await;
+    let kek = b"payments\0\0\0\0\x01";
+    let row = bench.ledger().read(Table::Kek, kek).await.unwrap().unwrap();
+    let mut change = put(Table::Kek, b"elsewhere\0\0\0\0\x01", &row.body);
+    change.deletes.push((Table::Kek, kek.to_vec()));
+    bench.ledger().apply(change).await.unwrap();
+    let fixture = bench.close().await;
+    let found = problems(&fixture).await;
+    let want = (Table::Kek, "does not open by the keyring");
+    assert!(found.contains(&want), "{found:?}");
+}
+
 async fn row_body(bench: &Bench, head: &[u8]) -> Vec<u8> {
     let row = bench.ledger().read(Table::Head, head).await.unwrap();
     row.unwrap().body.to_vec()
