@@ -442,6 +442,9 @@ fn a_destroyed_version_is_gone_and_a_destroyed_secret_is_released_no_more() {
     };
     scene.put("payments/db", &[("password", "second")]).unwrap();
     scene.publish(&pod("web-0")).unwrap();
+    let to = scene.bed.dir.join("backup");
+    let create = ["backup", "create", to.to_str().unwrap()];
+    let backup = scene.bed.attache_json(&create).unwrap();
     let active = refused(&["secret", "destroy", "payments/db@2", "--yes"], 5);
     assert!(active.contains("is the active one"), "{active}");
     let unasked = refused(&["secret", "destroy", "payments/db@1"], 2);
@@ -460,6 +463,14 @@ fn a_destroyed_version_is_gone_and_a_destroyed_secret_is_released_no_more() {
     for (what, count) in [("versions", 1), ("values", 1), ("kept", 1)] {
         assert_eq!(gone.get(what).unwrap(), count, "{gone}");
     }
+    let named = &gone["backups"][0]["backup"];
+    assert_eq!(*named, backup["backup"]["backup"], "{gone}");
+    assert_eq!(gone["backup_count"], 1, "{gone}");
+    // What came after it is not in it.
+    scene.put("payments/late", &[("a", "b")]).unwrap();
+    let late = ["secret", "destroy", "payments/late", "--yes"];
+    let late = scene.bed.attache_ok(&late).unwrap();
+    assert!(late.contains("; no backup on record has it; "), "{late}");
     refused(&["secret", "rollback", "payments/db@1"], 5);
     let web = pod("web-1");
     scene.publish(&web).unwrap();

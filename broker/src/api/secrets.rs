@@ -17,6 +17,7 @@ use pb::secrets_server::Secrets;
 use tonic::{Request, Response, Status};
 
 use super::{
+    backups,
     field::{after, fixed, missing, note, optional, page, page_token, parse, required, time_ms},
     mutate::{Asked, Prepared, digest, mutate},
     peer::{OperatorPeer, Peers},
@@ -25,6 +26,7 @@ use super::{
 use crate::{
     audit::Clock,
     background::apart,
+    backup::Records,
     mutation::Mutations,
     retention::Prunings,
     vault::{
@@ -33,6 +35,8 @@ use crate::{
     },
 };
 
+/// So many backups are named with what is destroyed.
+const NAMED_BACKUPS: usize = 32;
 /// How many pinned versions an answer names.
 const PINNED: usize = 32;
 
@@ -287,11 +291,15 @@ impl Secrets for SecretService {
         };
         let prepare = async {
             let prepared = self.prepare_destroy(destroy.clone()).await?;
+            let records = Records(self.vault.ledger());
+            let (backups, count) = records.since(prepared.since_ms, NAMED_BACKUPS).await?;
             let answer = pb::DestroySecretResponse {
                 committed: None,
                 versions: prepared.versions,
                 values: prepared.values,
                 kept: prepared.kept,
+                backups: backups.iter().map(backups::view).collect(),
+                backup_count: count,
             };
             Ok(Prepared {
                 change: prepared.change,

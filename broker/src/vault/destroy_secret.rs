@@ -48,6 +48,8 @@ pub struct PreparedDestroy {
     pub values: u64,
     /// How many values of what goes stay, since another version has them too.
     pub kept: u64,
+    /// Since when the store can have had what goes, in milliseconds since 1970: backups of before have none of it.
+    pub since_ms: u64,
 }
 
 pub(super) type Versions = BTreeMap<SecretVersion, Record<VersionBody>>;
@@ -80,6 +82,7 @@ impl<S: Store> Vault<S> {
             return Err(absent(Absence::Destroyed));
         }
         let mut stay = self.all_versions(head.secret).await?;
+        let had_all = u64::try_from(stay.len()) == Ok(head.latest.number());
         let go = match request.version {
             None => std::mem::take(&mut stay),
             Some(version) if head.active == Some(version) => {
@@ -108,6 +111,11 @@ impl<S: Store> Vault<S> {
                 values: gone.len(),
             });
         }
+        let since_ms = match go.values().map(|it| it.body.created_ms).min() {
+            Some(oldest) if had_all => oldest,
+            // A version that is gone already may have had some of it.
+            Some(_) | None => self.first_ms(head.secret).await?,
+        };
         let mut change = Change::default();
         let secret = head.secret;
         let body = destroyed_from(head, request);
@@ -120,6 +128,7 @@ impl<S: Store> Vault<S> {
             versions: go.len() as u64,
             values: gone.len() as u64,
             kept: (had.len() - gone.len()) as u64,
+            since_ms,
         })
     }
 
@@ -165,6 +174,15 @@ impl<S: Store> Vault<S> {
         change.deletes.push((Table::KekIndex, index.encode()));
         change.dropped_payloads.push(value);
         Ok(())
+    }
+
+    /// When a secret was put first; the row of that version stays, whatever becomes of it.
+    async fn first_ms(&self, secret: SecretId) -> Result<u64, VaultError> {
+        let key = VersionBody::key(secret, SecretVersion::FIRST);
+        let row = self.ledger.read(Table::Version, &key).await?;
+        let row = row.ok_or_else(|| LedgerError::damaged(Table::Version, &key))?;
+        let first = decoded(Table::Version, &key, row, VersionBody::decode)?;
+        Ok(first.body.created_ms)
     }
 
     /// Every version of a secret that is not destroyed.

@@ -4,6 +4,7 @@ use attache_envelope::Table;
 use attache_envelope::body::{ValueKeyBody, VersionBody};
 
 use super::*;
+use crate::store::fixture::put;
 use crate::store::{ApplyError, Change, RedbStore, Rows};
 use crate::vault::{DestroyRequest, PreparedDestroy};
 
@@ -85,6 +86,32 @@ async fn a_destroyed_version_takes_only_what_no_other_version_has() {
     let listed = bench.vault.versions(&one, None, 10).await.unwrap();
     assert_eq!(listed.len(), 1);
     sound(bench).await;
+}
+
+/// A backup of before a version has none of it, unless a version that is gone by now had the same.
+#[tokio::test]
+async fn what_goes_is_as_old_as_its_version_or_as_the_secret_where_one_is_gone() {
+    let bench = three_versions().await;
+    let one = bench.vault.secret(&path("payments/one")).await.unwrap();
+    for number in 1..=3 {
+        let key = VersionBody::key(one.secret, version(number));
+        let row = bench.ledger().read(Table::Version, &key).await.unwrap();
+        let body = VersionBody {
+            created_ms: NOW + number,
+            ..VersionBody::decode(&row.unwrap().body).unwrap()
+        };
+        let change = put(Table::Version, &key, &body.encode());
+        bench.ledger().apply(change).await.unwrap();
+    }
+    let since = async |number| {
+        let prepared = prepared(&bench, "payments/one", number).await.unwrap();
+        prepared.since_ms - NOW
+    };
+    assert_eq!(since(Some(2)).await, 2);
+    assert_eq!(since(None).await, 1);
+    destroy(&bench, "payments/one", Some(1)).await;
+    assert_eq!(since(Some(2)).await, 1);
+    assert_eq!(since(None).await, 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::near_secret;
 use crate::args::secret::{Destroy, One};
-use crate::command::{Changed, Shell};
+use crate::command::{Changed, Shell, held};
 use crate::failure::Failure;
 use crate::output::{Human, Report};
 use crate::put::wire_path;
@@ -22,6 +22,8 @@ struct DestroyedJson {
     versions: u64,
     values: u64,
     kept: u64,
+    backups: Vec<held::ByJson>,
+    backup_count: u64,
     #[serde(flatten)]
     changed: Changed,
 }
@@ -65,8 +67,10 @@ pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
         0 => String::new(),
         kept => format!(" ({kept} more stay, since other versions have them too)"),
     };
+    let backups = held::by(&answer.backups);
+    let still = held::told(&backups, answer.backup_count);
     let text = format!(
-        "{reference} {}: versions {}, values {}{kept}; {NOT_REACHED}",
+        "{reference} {}: versions {}, values {}{kept}; {still}; {NOT_REACHED}",
         changed.says("is destroyed", "would be destroyed"),
         answer.versions,
         answer.values,
@@ -76,6 +80,8 @@ pub async fn destroy(args: Destroy, shell: &Shell) -> Result<Report, Failure> {
         versions: answer.versions,
         values: answer.values,
         kept: answer.kept,
+        backups,
+        backup_count: answer.backup_count,
         changed,
     };
     Report::new(&data, vec![reference], Human::Text(text))
