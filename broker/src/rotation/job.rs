@@ -42,6 +42,8 @@ pub(super) enum Happened {
         values: u64,
         /// How many cannot be.
         unreadable: u64,
+        /// How many rows beside them name no value.
+        nameless: u64,
         /// The page's last value.
         last: ValueId,
     },
@@ -66,6 +68,8 @@ pub(super) struct Job {
     of: u64,
     /// Values of the pass that cannot be wrapped again.
     unreadable: u64,
+    /// Rows of the pass that name no value.
+    nameless: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +98,7 @@ impl Job {
             left: 0,
             of: 0,
             unreadable: 0,
+            nameless: 0,
         }
     }
 
@@ -118,6 +123,11 @@ impl Job {
         self.unreadable
     }
 
+    /// How many rows of the index name no value, in this pass or in the one before.
+    pub(super) const fn nameless(&self) -> u64 {
+        self.nameless
+    }
+
     /// Takes in what has happened. What does not belong to the step changes nothing.
     pub(super) fn happened(&mut self, what: Happened) {
         match (self.state, what) {
@@ -131,11 +141,13 @@ impl Job {
                 Happened::Rewrapped {
                     values,
                     unreadable,
+                    nameless,
                     last,
                 },
             ) => {
                 self.left = self.left.saturating_sub(values);
                 self.unreadable = self.unreadable.saturating_add(unreadable);
+                self.nameless = self.nameless.saturating_add(nameless);
                 self.state = State::Rewrapping {
                     after: Some(last),
                     moved: moved || values > 0,
@@ -146,7 +158,7 @@ impl Job {
                 // What was passed over by a page that conflicted, or could not be read, is looked for once more.
                 Some(_) if moved => self.begin_pass(),
                 None | Some(_) => {
-                    self.unreadable = self.unreadable.saturating_add(nameless);
+                    self.nameless = self.nameless.saturating_add(nameless);
                     self.state = State::Waiting;
                 }
             },
@@ -158,7 +170,7 @@ impl Job {
     }
 
     const fn begin_pass(&mut self) {
-        self.unreadable = 0;
+        (self.unreadable, self.nameless) = (0, 0);
         self.state = NEW_PASS;
     }
 }

@@ -179,14 +179,13 @@ impl<S: Store> Worker<S> {
             Some(ahead) if Some(ahead.after) == after => ahead.page,
             Some(_) | None => self.page(work, after).await?,
         };
+        let nameless = page.nameless;
+        if nameless > 0 {
+            tracing::warn!(key = %work.old.key, rows = nameless,
+                "rows of the index name no value: the key cannot be retired; attache-broker check-store names all of them");
+        }
         let Some(last) = page.last else {
-            if page.nameless > 0 {
-                tracing::warn!(key = %work.old.key, rows = page.nameless,
-                    "rows of the index name no value: the key cannot be retired; attache-broker check-store names all of them");
-            }
-            return Ok(Happened::PageEmpty {
-                nameless: page.nameless,
-            });
+            return Ok(Happened::PageEmpty { nameless });
         };
         for value in &page.unreadable {
             tracing::warn!(key = %work.old.key, %value,
@@ -195,6 +194,7 @@ impl<S: Store> Worker<S> {
         let happened = Happened::Rewrapped {
             values: page.values,
             unreadable: u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX),
+            nameless,
             last,
         };
         let ahead = async {
@@ -283,13 +283,20 @@ impl Work {
 
     fn wait_if_stuck(&mut self) {
         if self.job.step() == Step::Wait {
-            let unreadable = self.job.unreadable();
-            self.problem = Some(format!(
-                "{unreadable} of its values cannot be read: their records are damaged; \
-                 attache-broker check-store names them"
-            ));
+            self.problem = Some(self.held_up());
             self.pace.wait_until(Instant::now() + RETRY);
         }
+    }
+
+    /// What keeps the key from its end, for people.
+    fn held_up(&self) -> String {
+        let (values, rows) = (self.job.unreadable(), self.job.nameless());
+        let values = (values > 0)
+            .then(|| format!("{values} of its values cannot be read: their records are damaged"));
+        let rows = (rows > 0).then(|| format!("{rows} rows of its index name no value"));
+        let mut held_up: Vec<_> = values.into_iter().chain(rows).collect();
+        held_up.push("attache-broker check-store names them".to_owned());
+        held_up.join("; ")
     }
 
     fn progress(&self) -> Progress {
@@ -299,7 +306,7 @@ impl Work {
             done,
             limit: self.old.rewrap.rate,
             per_second: self.pace.per_second(Instant::now()),
-            unreadable: self.job.unreadable(),
+            unreadable: self.job.unreadable().saturating_add(self.job.nameless()),
             problem: self.problem.clone(),
         }
     }

@@ -102,6 +102,7 @@ impl Model {
                 Happened::Rewrapped {
                     values,
                     unreadable,
+                    nameless: 0,
                     last,
                 }
             }
@@ -206,15 +207,34 @@ fn rows_that_name_no_value_are_waited_for_and_told() {
     job.happened(Happened::Rewrapped {
         values: 1,
         unreadable: 0,
+        nameless: 0,
         last: value(1),
     });
     job.happened(Happened::PageEmpty { nameless: 2 });
     assert_eq!(job.step(), Step::Rewrap { after: None });
     job.happened(Happened::PageEmpty { nameless: 2 });
-    assert_eq!((job.step(), job.unreadable()), (Step::Wait, 2));
+    let held_up = |job: &Job| (job.step(), job.unreadable(), job.nameless());
+    assert_eq!(held_up(&job), (Step::Wait, 0, 2));
     job.happened(Happened::Waited);
     job.happened(Happened::PageEmpty { nameless: 0 });
-    assert_eq!((job.step(), job.unreadable()), (Step::Retire, 0));
+    assert_eq!(held_up(&job), (Step::Retire, 0, 0));
+}
+
+#[test]
+fn rows_that_name_no_value_are_counted_beside_values_that_cannot_be_read() {
+    let mut job = Job::new();
+    job.happened(Happened::Counted { left: 3, of: 3 });
+    job.happened(Happened::Rewrapped {
+        values: 0,
+        unreadable: 1,
+        nameless: 2,
+        last: value(1),
+    });
+    job.happened(Happened::PageEmpty { nameless: 3 });
+    assert_eq!(
+        (job.step(), job.unreadable(), job.nameless()),
+        (Step::Wait, 1, 5)
+    );
 }
 
 #[test]

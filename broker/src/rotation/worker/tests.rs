@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use attache_envelope::Table;
 use attache_envelope::body::KekPhase;
 use attache_envelope::name::Keyspace;
 use attache_translog::{Event, Leaf, Stop};
@@ -21,7 +22,10 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let bench = Bench::new().await;
+        Self::of(Bench::new().await)
+    }
+
+    fn of(bench: Bench) -> Self {
         let (log, dir) = bench.log();
         Self {
             _dir: dir,
@@ -257,4 +261,37 @@ async fn the_rest_of_others_is_that_of_every_key_without_a_limit() {
         limited.job.step(),
         Step::Rewrap { after: Some(_) }
     ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_name_no_value_are_told_beside_a_value_that_cannot_be_read() {
+    let world = World::new().await;
+    let fields = [("a", "1"), ("b", "2")];
+    world.bench.put("payments/db", &fields).await;
+    world.rotate(0).await;
+    let old = world.bench.vault.old_keys().await.unwrap().remove(0).id;
+    let fixture = world.bench.close().await;
+    fixture.tamper(Table::KekIndex, |rows| {
+        let row = rows.values_mut().next().unwrap();
+        let sound = row.clone();
+        *row.last_mut().unwrap() ^= 1;
+        for last in 0..2 {
+            // Too long for a value's, and before all of those: they share the page with the value that is damaged.
+            let key = [old.as_bytes().as_slice(), &[0; 16], &[last]].concat();
+            rows.insert(key, sound.clone());
+        }
+    });
+    let world = World::of(Bench::reopen(fixture).await);
+    let (worker, stop) = world.work().await;
+    let stuck = |all: &[(KeyRef, Progress)]| all.iter().any(|(_, it)| it.problem.is_some());
+    world.until(stuck).await;
+    stop.cancel();
+    worker.await.unwrap();
+    let (_, progress) = world.under_way().remove(0);
+    assert_eq!(progress.unreadable, 3);
+    assert_eq!(
+        progress.problem.unwrap(),
+        "1 of its values cannot be read: their records are damaged; 2 rows of its index name no value; \
+         attache-broker check-store names them"
+    );
 }
