@@ -5,7 +5,8 @@
 //! ```
 //! All that counts is in the store, so that a kill at any instant loses the step that was not committed and nothing more:
 //! the next start finds what is left. What is kept in memory is for people. Steps of one room are never done at the same
-//! time, and what takes CPU in them is done apart from the runtime's threads: releases and puts go first there.
+//! time, and what takes CPU in them is done apart from the runtime's threads: releases and puts go first there. Of those
+//! that may do their step at the same instant, it is the turn of the one whose last turn is longest ago.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -151,6 +152,11 @@ pub(crate) trait Task: Send + Sync {
     /// When its next step may be done.
     fn due(work: &Self::Work) -> Instant;
 
+    /// Until when its next step rests for a reason of the whole room; none: it does not.
+    fn rest(&self, _work: &Self::Work) -> Option<Instant> {
+        None
+    }
+
     /// How far it is; none when it is over.
     fn progress(work: &Self::Work) -> Option<Self::Progress>;
 }
@@ -165,26 +171,57 @@ pub(crate) enum TakenUp<W> {
     Later,
 }
 
+/// One that is under way, and when it had its turn.
+pub(crate) struct Turn<W> {
+    pub(crate) work: W,
+    /// The number of its last step, of those of the whole room; 0 before the first.
+    pub(crate) last: u64,
+}
+
+impl<W> Turn<W> {
+    pub(crate) const fn new(work: W) -> Self {
+        Self { work, last: 0 }
+    }
+}
+
+/// Whose turn is next of those whose next step may be done at these times, and when.
+pub(crate) fn next<K: Ord, W>(
+    turns: &mut BTreeMap<K, Turn<W>>,
+    at: impl Fn(&W) -> Instant,
+) -> Option<(Instant, &K, &mut Turn<W>)> {
+    let now = Instant::now();
+    let turns = turns
+        .iter_mut()
+        .map(|(key, turn)| (at(&turn.work).max(now), key, turn));
+    turns.min_by_key(|(at, _, turn)| (*at, turn.last))
+}
+
+/// When a next step may be done, for all reasons.
+pub(crate) fn at<T: Task>(task: &T, work: &T::Work) -> Instant {
+    let due = T::due(work);
+    task.rest(work).map_or(due, |rest| due.max(rest))
+}
+
 /// Does the steps of all that is under way until `stop`. A step that was begun is ended first.
 pub(crate) async fn run<T: Task>(
     task: T,
     under_way: UnderWay<T::Key, T::Progress>,
     stop: CancellationToken,
 ) {
-    let mut works: BTreeMap<T::Key, T::Work> = BTreeMap::new();
+    let mut turns: BTreeMap<T::Key, Turn<T::Work>> = BTreeMap::new();
+    let mut steps = 0;
     while !stop.is_cancelled() {
         for key in under_way.keys() {
-            if works.contains_key(&key) {
+            if turns.contains_key(&key) {
                 continue;
             }
             match task.take_up(&key).await {
-                TakenUp::Begun(work) => drop(works.insert(key, work)),
+                TakenUp::Begun(work) => drop(turns.insert(key, Turn::new(work))),
                 TakenUp::Over => under_way.end(&key),
                 TakenUp::Later => {}
             }
         }
-        let next = works.iter_mut().min_by_key(|(_, work)| T::due(work));
-        let Some((key, work)) = next else {
+        let Some((at, key, turn)) = next(&mut turns, |work| at(&task, work)) else {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = under_way.shared.come.notified() => continue,
@@ -196,14 +233,16 @@ pub(crate) async fn run<T: Task>(
             biased;
             () = stop.cancelled() => return,
             () = under_way.shared.come.notified() => continue,
-            () = tokio::time::sleep_until(T::due(work)) => {}
+            () = tokio::time::sleep_until(at) => {}
         }
-        task.advance(work).await;
+        task.advance(&mut turn.work).await;
+        steps += 1;
+        turn.last = steps;
         let key = key.clone();
-        match T::progress(work) {
+        match T::progress(&turn.work) {
             Some(progress) => under_way.show(&key, progress),
             None => {
-                works.remove(&key);
+                turns.remove(&key);
                 under_way.end(&key);
             }
         }
@@ -273,4 +312,72 @@ pub(crate) async fn apart<T: Send + 'static>(
     drop(thread?);
     made.await
         .map_err(|_| io::Error::from(io::ErrorKind::Interrupted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long a step takes, and how long all rest after it.
+    const STEP: Duration = Duration::from_millis(10);
+
+    /// Whose every step has the whole room rest.
+    struct Resting {
+        rest: Mutex<Instant>,
+        turns: Arc<Mutex<Vec<u8>>>,
+        stop: CancellationToken,
+    }
+
+    impl Task for Resting {
+        type Key = u8;
+        type Progress = ();
+        type Work = (u8, Instant);
+
+        async fn take_up(&self, key: &u8) -> TakenUp<(u8, Instant)> {
+            TakenUp::Begun((*key, Instant::now()))
+        }
+
+        async fn advance(&self, (key, due): &mut (u8, Instant)) {
+            tokio::time::sleep(STEP).await;
+            *due = Instant::now() + STEP;
+            *self.rest.lock().unwrap() = *due;
+            let mut turns = self.turns.lock().unwrap();
+            turns.push(*key);
+            if turns.len() == 9 {
+                self.stop.cancel();
+            }
+        }
+
+        fn due((_, due): &(u8, Instant)) -> Instant {
+            *due
+        }
+
+        fn rest(&self, _work: &(u8, Instant)) -> Option<Instant> {
+            Some(*self.rest.lock().unwrap())
+        }
+
+        fn progress(_work: &(u8, Instant)) -> Option<()> {
+            Some(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_rest_for_others_take_turns() {
+        let (turns, stop) = (Arc::default(), CancellationToken::new());
+        let (task, under_way) = (
+            Resting {
+                rest: Mutex::new(Instant::now()),
+                turns: Arc::clone(&turns),
+                stop: stop.clone(),
+            },
+            UnderWay::default(),
+        );
+        for key in 1..=3 {
+            under_way.begin(key, ());
+        }
+        let began = Instant::now();
+        run(task, under_way, stop).await;
+        assert_eq!(*turns.lock().unwrap(), [1, 2, 3, 1, 2, 3, 1, 2, 3]);
+        assert_eq!(began.elapsed(), STEP * (9 + 8), "each rests after each");
+    }
 }

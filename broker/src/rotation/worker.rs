@@ -139,6 +139,12 @@ impl<S: Store> Task for Worker<S> {
         work.pace.due()
     }
 
+    /// A limit says all there is to say.
+    fn rest(&self, work: &Work) -> Option<Instant> {
+        let rests = work.pace.has_no_limit() && matches!(work.job.step(), Step::Rewrap { .. });
+        rests.then(|| self.lock().rest)
+    }
+
     fn progress(work: &Work) -> Option<Progress> {
         (work.job.step() != Step::Over).then(|| work.progress())
     }
@@ -168,13 +174,6 @@ impl<S: Store> Worker<S> {
     /// Commits one page. Without a limit the next one is made meanwhile.
     async fn rewrap(&self, work: &mut Work, after: Option<ValueId>) -> Result<Happened, StepError> {
         let begun = Instant::now();
-        if let Some(rest) = self
-            .rest_of_others(begun)
-            .filter(|_| work.pace.has_no_limit())
-        {
-            work.pace.wait_until(rest);
-            return Ok(Happened::Waited);
-        }
         let page = match work.ahead.take() {
             Some(ahead) if Some(ahead.after) == after => ahead.page,
             Some(_) | None => self.page(work, after).await?,
@@ -212,12 +211,6 @@ impl<S: Store> Worker<S> {
             self.lock().rest = work.pace.due();
         }
         Ok(happened)
-    }
-
-    /// When others' time to themselves ends, if it has not.
-    fn rest_of_others(&self, now: Instant) -> Option<Instant> {
-        let rest = self.lock().rest;
-        (rest > now).then_some(rest)
     }
 
     /// Whether anything went on record, or a volume was asked for, since the page before this one, of whichever key.

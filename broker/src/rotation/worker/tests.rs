@@ -1,5 +1,6 @@
 //! The worker over a real store and a real log.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use attache_envelope::Table;
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::background::Turn;
 use crate::vault::tests::{Bench, opened, pairs};
 
 struct World {
@@ -246,21 +248,54 @@ async fn the_rest_of_others_is_that_of_every_key_without_a_limit() {
     worker.lock().rest = rest;
     let old = world.bench.vault.old_keys().await.unwrap().remove(0);
     let mut work = Work::new(old.clone());
+    assert_eq!(worker.rest(&work), None, "counting holds up nobody");
     worker.advance(&mut work).await;
     assert_eq!(work.job.step(), Step::Rewrap { after: None });
-    worker.advance(&mut work).await;
-    assert_eq!(work.job.step(), Step::Rewrap { after: None });
-    assert_eq!(work.pace.due(), rest);
+    assert_eq!(worker.rest(&work), Some(rest));
     // A limit says all there is to say.
     let mut limited = old;
     limited.rewrap.rate = 1000;
     let mut limited = Work::new(limited);
     worker.advance(&mut limited).await;
+    assert_eq!(worker.rest(&limited), None);
     worker.advance(&mut limited).await;
     assert!(matches!(
         limited.job.step(),
         Step::Rewrap { after: Some(_) }
     ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_constant_deliveries_every_key_without_a_limit_has_its_turn() {
+    let world = World::new().await;
+    for _ in 0..2 {
+        fill(&world, 40).await;
+        world.rotate(0).await;
+    }
+    let (vault, log) = (Arc::clone(&world.bench.vault), world.log.clone());
+    let (rotations, metrics) = (world.rotations.clone(), world.metrics.clone());
+    let worker = Worker::new(vault, log, rotations, metrics).await.unwrap();
+    let old = world.bench.vault.old_keys().await.unwrap();
+    let mut turns: BTreeMap<_, _> = old
+        .into_iter()
+        .map(|old| (old.key.clone(), Turn::new(Work::new(old))))
+        .collect();
+    assert_eq!(turns.len(), 2);
+    let mut had = Vec::new();
+    for _ in 0..8 {
+        world.metrics.delivered("unchanged", "");
+        let (at, key, turn) =
+            background::next(&mut turns, |work| background::at(&worker, work)).unwrap();
+        had.push(key.epoch.get());
+        tokio::time::sleep_until(at).await;
+        worker.advance(&mut turn.work).await;
+        turn.last = had.len() as u64;
+    }
+    // Each counts first.
+    assert_eq!(had, [1, 2, 1, 2, 1, 2, 1, 2]);
+    for turn in turns.values() {
+        assert!(turn.work.job.done().0 > 0, "{:?}", turn.work.job);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
