@@ -28,9 +28,9 @@ pub struct Worker<S: Store = RedbStore> {
     others: Mutex<Others>,
 }
 
-/// Those who are served meanwhile, as the pages of all keys know them.
+/// Those who are served meanwhile, as the pages of all keys without a limit know them.
 struct Others {
-    /// How long the audit log was, and how many deliveries were counted, after the last page.
+    /// How long the audit log was, and how many deliveries were counted, after the last of those pages.
     seen: (u64, u64),
     /// Until when they have the machine to themselves.
     rest: Instant,
@@ -205,15 +205,17 @@ impl<S: Store> Worker<S> {
         let (applied, ahead) = tokio::join!(self.commit(page), ahead);
         work.ahead = ahead.map(|page| Ahead { after: last, page });
         let values = applied?;
-        let others = self.others_were_served();
+        // A key with a limit rests for nobody, and so hides nobody from those that do.
+        let others = work.pace.has_no_limit() && self.others_were_served();
         work.pace.took(values, begun, Instant::now(), others);
-        if others && work.pace.has_no_limit() {
+        if others {
             self.lock().rest = work.pace.due();
         }
         Ok(happened)
     }
 
-    /// Whether anything went on record, or a volume was asked for, since the page before this one, of whichever key.
+    /// Whether anything went on record, or a volume was asked for, since the page before this one, of whichever key without
+    /// a limit.
     fn others_were_served(&self) -> bool {
         let now = (self.log.head().size, self.metrics.deliveries());
         mem::replace(&mut self.lock().seen, now) != now

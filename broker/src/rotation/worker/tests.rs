@@ -252,17 +252,21 @@ async fn the_rest_of_others_is_that_of_every_key_without_a_limit() {
     worker.advance(&mut work).await;
     assert_eq!(work.job.step(), Step::Rewrap { after: None });
     assert_eq!(worker.rest(&work), Some(rest));
-    // A limit says all there is to say.
+    // A limit says all there is to say, and what is served beside it is news to the others still.
     let mut limited = old;
-    limited.rewrap.rate = 1000;
+    limited.rewrap.rate = 100;
     let mut limited = Work::new(limited);
     worker.advance(&mut limited).await;
     assert_eq!(worker.rest(&limited), None);
+    world.metrics.delivered("unchanged", "");
     worker.advance(&mut limited).await;
     assert!(matches!(
         limited.job.step(),
         Step::Rewrap { after: Some(_) }
     ));
+    worker.advance(&mut work).await;
+    assert!(worker.lock().rest < rest, "it is that of this page now");
+    assert!(!work.pace.is_free());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
