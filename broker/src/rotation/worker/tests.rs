@@ -230,9 +230,10 @@ async fn while_volumes_are_asked_for_the_pages_are_small_and_rest_in_between() {
     let beside = commits_of_a_rotation(&world).await;
     stop.cancel();
     asking.join().unwrap();
-    // The first page is whole, and the one that is made while it is committed: nobody was there before them.
+    // The first page is whole, and the one that is made while it is committed: nobody was there before them. Others are
+    // whole where the thread that asks got no time in between.
     let small = (VALUES - 2 * 2048).div_ceil(256);
-    assert_eq!(beside, 4 + small);
+    assert!((alone + 1..=4 + small).contains(&beside), "{beside}");
     assert_eq!(world.phases().await.last().unwrap().1, VALUES);
 }
 
