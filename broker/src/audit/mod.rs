@@ -195,7 +195,8 @@ impl AuditLog {
         self.queue(&self.leaf(event)).await?.durable().await
     }
 
-    /// Has the next segment whole on the disk, so that what must begin one, the first leaf under another key, finds room.
+    /// Has a segment whole on the disk for what must begin one, the first leaf under another key. Leaves that begin the next
+    /// one for want of room take it only where they get no other.
     ///
     /// # Errors
     /// [`AuditError::DiskFull`], [`AuditError::NotPrepared`], [`AuditError::Poisoned`], [`AuditError::Closed`]. The log goes on

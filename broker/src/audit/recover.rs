@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, watch};
 use super::error::{AuditError, OpenError};
 use super::explain::Index;
 use super::read::Catalog;
-use super::segment_file::{SegmentFile, list_segments, segment_path, spare_path};
+use super::segment_file::{SegmentFile, held_path, list_segments, segment_path, spare_path};
 use super::spare::Spares;
 use super::summary::{Summary, key_name};
 use super::torn::{self, Torn};
@@ -155,6 +155,7 @@ pub(super) fn open(
     });
     let (state, states) = watch::channel(LogState::Writing);
     let mut writer = Writer {
+        folder: File::open(&dir).map_err(|e| io_error("open", &dir, e))?,
         spares: Spares::start(dir.clone(), options.segment_bytes)
             .map_err(|e| io_error("prepare segments in", &dir, e))?,
         segment_bytes: options.segment_bytes,
@@ -592,7 +593,11 @@ fn remove_drafts(dir: &Path) -> Result<(), OpenError> {
     let entries = fs::read_dir(dir).map_err(|e| io_error("read", dir, e))?;
     let drafts: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| *path == spare_path(dir) || Summary::is_draft(path) || torn::is_draft(path))
+        .filter(|path| {
+            [spare_path(dir), held_path(dir)].contains(path)
+                || Summary::is_draft(path)
+                || torn::is_draft(path)
+        })
         .collect();
     for path in drafts {
         fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;

@@ -5,6 +5,7 @@
 //!             <first index, 20 digits>.seg  64-byte header, records, zeros up to the segment's size
 //!             <first index, 20 digits>.sum  what a start needs of all segments before this one (summary.rs)
 //!             spare.tmp                     the next segment, being zero-filled
+//!             held.tmp                      one that is kept for another key (spare.rs)
 //!             <first index>-<offset>.torn   what was cut behind a checkpoint (torn.rs)
 //! ```
 //!
@@ -51,12 +52,13 @@ impl SegmentFile {
             path: path.to_owned(),
             size_bytes,
         };
-        if let Err(error) = made.fill(0) {
-            // A half-filled spare would hold the very space that is missing.
-            drop(std::fs::remove_file(path));
-            return Err(error);
+        match made.fill(0) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                made.remove();
+                Err(error)
+            }
         }
-        Ok(made)
     }
 
     /// Opens a segment that exists, and fills it up with zeros when it is shorter than `size_bytes`.
@@ -107,9 +109,23 @@ impl SegmentFile {
     /// # Errors
     /// What the system says.
     pub(super) fn rename(&mut self, to: &Path, folder: &File) -> io::Result<()> {
+        self.move_to(to)?;
+        folder.sync_all()
+    }
+
+    /// Gives the file a name that a crash may take from it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn move_to(&mut self, to: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, to)?;
         self.path = to.to_owned();
-        folder.sync_all()
+        Ok(())
+    }
+
+    /// Removes the file, which has no final name: it would hold the very space that is missing.
+    pub(super) fn remove(self) {
+        drop(std::fs::remove_file(&self.path));
     }
 
     /// Stands for a disk that fails: the file becomes one that the kernel refuses to write.
@@ -158,6 +174,11 @@ pub(super) fn summary_path(dir: &Path, first_index: u64) -> PathBuf {
 /// Where the next segment is prepared.
 pub(super) fn spare_path(dir: &Path) -> PathBuf {
     dir.join("spare.tmp")
+}
+
+/// Where one is kept for another key.
+pub(super) fn held_path(dir: &Path) -> PathBuf {
+    dir.join("held.tmp")
 }
 
 /// The first index that a name begins with: exactly its digits.

@@ -48,13 +48,14 @@ impl Summary {
     /// Signs the summary and puts it into the folder.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; no draft is left behind.
     pub(super) fn store(&self, dir: &Path, signer: &Signer) -> io::Result<()> {
         let path = summary_path(dir, self.size);
         let note = signer
             .sign(&self.text(signer.verifier().name()))
             .map_err(io::Error::other)?;
         write_public(&path, note.as_bytes(), 0o644)
+            .inspect_err(|_| drop(std::fs::remove_file(path.with_extension("tmp"))))
     }
 
     /// Reads the summary of the segment that begins with leaf `size`; `None` when there is none that verifies.

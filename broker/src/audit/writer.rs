@@ -85,6 +85,8 @@ pub(super) struct Carried {
 /// The state of the log between two batches.
 pub(super) struct Writer {
     pub(super) dir: PathBuf,
+    /// The same, open: a new name in it takes no descriptor.
+    pub(super) folder: File,
     pub(super) header: Header,
     pub(super) origin: String,
     pub(super) keys: Box<dyn CheckpointKeys>,
@@ -319,9 +321,10 @@ impl Writer {
         let signer = self.signer()?;
         let sealed = self.seal(building, &signer)?;
         let end = self.offset + sealed.bytes.len() as u64;
-        let same_key = self.signed_by.as_ref() == Some(signer.verifier());
+        let signed_by = self.signed_by.as_ref();
+        let another_key = signed_by.is_some_and(|it| it != signer.verifier());
         match &self.file {
-            Some(file) if same_key && end <= file.size_bytes() => {
+            Some(file) if !another_key && end <= file.size_bytes() => {
                 if let Err(error) = file.write_durable(self.offset, &sealed.bytes) {
                     return Err(self.poison("write", &error));
                 }
@@ -329,7 +332,7 @@ impl Writer {
                     .note_batch(self.header.first_index, first_index, self.offset);
                 self.offset = end;
             }
-            Some(_) | None => self.begin_segment(&sealed)?,
+            Some(_) | None => self.begin_segment(&sealed, another_key)?,
         }
         for (append, index) in batch.iter().zip(first_index..) {
             self.carried.take(index, append.mark);
@@ -377,13 +380,13 @@ impl Writer {
 
     /// Puts a batch at the beginning of the next segment, which gets its name once the batch is in it: a segment
     /// that is there has a checkpoint.
-    fn begin_segment(&mut self, sealed: &SealedBatch) -> Result<(), Failure> {
+    fn begin_segment(&mut self, sealed: &SealedBatch, another_key: bool) -> Result<(), Failure> {
         let header = Header {
             first_index: self.frontier.size(),
             ..self.header
         };
         let content = [&header.encode(), sealed.bytes.as_slice()].concat();
-        match self.place_segment(header.first_index, &content) {
+        match self.place_segment(header.first_index, &content, another_key) {
             Ok(file) => {
                 self.file = Some(file);
                 self.header = header;
@@ -427,30 +430,40 @@ impl Writer {
         &mut self,
         first_index: u64,
         content: &[u8],
+        another_key: bool,
     ) -> Result<SegmentFile, Beginning> {
-        let (mut file, folder) = self.prepare(first_index).map_err(Beginning::Prepare)?;
-        file.write_durable(0, content).map_err(|error| {
-            // The file has no name yet: one that did not fit is as if it had never been.
-            if is_disk_full(&error) {
-                Beginning::Prepare(error)
-            } else {
-                Beginning::Place(error)
+        let taken = match another_key {
+            true => self.spares.take_held(),
+            false => self.spares.take(),
+        };
+        let mut file = taken.map_err(Beginning::Prepare)?;
+        self.summarize(first_index);
+        if let Err(error) = file.write_durable(0, content) {
+            if !is_disk_full(&error) {
+                return Err(Beginning::Place(error));
             }
-        })?;
-        file.rename(&segment_path(&self.dir, first_index), &folder)
+            // The file has no name yet: one that did not fit is as if it had never been.
+            self.spares.take_back(file, content);
+            return Err(Beginning::Prepare(error));
+        }
+        file.rename(&segment_path(&self.dir, first_index), &self.folder)
             .map_err(Beginning::Place)?;
         Ok(file)
     }
 
-    /// All that takes room or a descriptor, before the first byte of the segment: the file, its summary, the folder.
-    fn prepare(&mut self, first_index: u64) -> io::Result<(SegmentFile, File)> {
-        let file = self.spares.take()?;
-        if first_index > 0 {
-            let signer = self.keys.signer(&key_name(&self.origin));
-            let signer = signer.map_err(io::Error::other)?;
-            Summary::of(&self.frontier, &self.carried).store(&self.dir, &signer)?;
+    /// Puts the summary beside a segment. Without it the next start reads more; that stops nothing here.
+    fn summarize(&self, first_index: u64) {
+        if first_index == 0 {
+            return;
         }
-        Ok((file, File::open(&self.dir)?))
+        let signer = self.keys.signer(&key_name(&self.origin));
+        let stored = signer.map_err(io::Error::other).and_then(|signer| {
+            Summary::of(&self.frontier, &self.carried).store(&self.dir, &signer)
+        });
+        if let Err(error) = stored {
+            tracing::warn!(first_index, dir = %self.dir.display(), %error,
+                "an audit segment has no summary: a start reads the whole log until the segment after it has one");
+        }
     }
 
     fn poison(&mut self, action: &'static str, error: &io::Error) -> Failure {

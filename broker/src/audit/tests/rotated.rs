@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use attache_translog::{Audit, Batch, Header, Succession, leaf_hash, log_origin};
 
+use super::super::segment_file::summary_path;
 use super::super::small_disk::SmallDisk;
 use super::*;
 
@@ -164,11 +165,59 @@ async fn a_segment_that_is_held_is_there_for_another_key_whatever_the_disk_has_r
     disk.grow(3 * segment_bytes);
     log.hold_segment().await.unwrap();
     log.hold_segment().await.unwrap();
-    // All that is left but a page or two, for the summary.
-    let (left, other) = (segment_bytes - 16 * 1024, dir.path().join("other"));
-    std::fs::write(other, vec![1; usize::try_from(left).unwrap()]).unwrap();
+    fill(dir.path());
     keys.0.lock().unwrap().push([2; 32]);
     let _receipt = log.append(ban(2)).await.unwrap();
     assert_eq!(list_segments(dir.path()).unwrap(), [0, 2]);
     log.close().await;
+    // There was no room for its summary: a start reads the whole log.
+    assert!(!summary_path(dir.path(), 2).exists());
+    assert!(!summary_path(dir.path(), 2).with_extension("tmp").exists());
+    let (log, recovered) = AuditLog::open(options(dir.path()), keys).unwrap();
+    assert_eq!(recovered.size, 3);
+    let _receipt = log.append(ban(3)).await.unwrap();
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_segment_that_is_held_is_left_to_another_key_by_those_that_are_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let _disk = SmallDisk::mount(dir.path(), 4 * SEGMENT_BYTES);
+    let keys = knows(&[1]);
+    let (log, _) = AuditLog::open(options(dir.path()), keys.clone()).unwrap();
+    log.hold_segment().await.unwrap();
+    append_until_segments(&log, dir.path(), 2).await;
+    fill(dir.path());
+    keys.0.lock().unwrap().push([2; 32]);
+    let receipt = log.append(ban(0)).await.unwrap();
+    let segments = list_segments(dir.path()).unwrap();
+    assert_eq!((segments.len(), segments[2]), (3, receipt.index()));
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_segment_that_is_held_is_taken_by_any_leaf_that_finds_no_other_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let _disk = SmallDisk::mount(dir.path(), 4 * SEGMENT_BYTES);
+    let (log, _) = AuditLog::open(options(dir.path()), knows(&[1])).unwrap();
+    let _receipt = log.append(ban(0)).await.unwrap();
+    log.hold_segment().await.unwrap();
+    fill(dir.path());
+    append_until_segments(&log, dir.path(), 2).await;
+    log.close().await;
+}
+
+/// Until the disk has no block left.
+fn fill(dir: &Path) {
+    let disk = || rustix::fs::statvfs(dir).unwrap();
+    let more = disk().f_blocks * disk().f_frsize;
+    let full = std::fs::write(dir.join("other"), vec![1; usize::try_from(more).unwrap()]);
+    assert!(full.is_err());
+    assert_eq!(disk().f_bavail, 0);
+}
+
+async fn append_until_segments(log: &AuditLog, dir: &Path, count: usize) {
+    while list_segments(dir).unwrap().len() < count {
+        let _receipt = log.append(ban(0)).await.unwrap();
+    }
 }
