@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! a release, or "unchanged"   -> named: the version and when, once it is answered
+//! one that the broker failed  -> named: what it would have been answered; unanswered: a keyspace that could not be read
 //! a pruning                   -> until: how long a version stays because of it
 //! ```
 //! Nodes ask for each volume again and again, so that a version in use is named every minute or two; one that nobody has
 //! named for the window is mounted nowhere. Nothing of it is in the store: for one window after a start everything counts
-//! as mounted, since nodes have not asked yet; and so it does after an ask that could be neither answered nor refused. What finds no room keeps all
-//! of its keyspace: nothing is forgotten. A keyspace has an eighth of the room, so that none fills what is another's.
+//! as mounted, since nodes have not asked yet; and so it does after an ask of which the broker could not learn whose it is,
+//! as while an API server is away. Everything of a keyspace counts as mounted where it could not be read what of it a pod
+//! names, and where that finds no room: nothing is forgotten. A keyspace has an eighth of the room at most: it takes eight
+//! that are full to leave nothing to the others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use attache_envelope::id::SecretId;
@@ -52,8 +55,8 @@ pub struct Named {
 #[derive(Debug)]
 struct Shared {
     begun: Instant,
-    /// When it was last not known what is mounted.
-    unknown: AtomicU64,
+    /// That it is not known what is mounted, of any keyspace.
+    unknown: Unknown,
     window: Duration,
     capacity: usize,
     known: RwLock<HashMap<Keyspace, OfKeyspace>>,
@@ -65,8 +68,24 @@ struct Shared {
 struct OfKeyspace {
     /// When each was last named.
     named: HashMap<(SecretId, SecretVersion), AtomicU64>,
-    /// When something last found no room; 0 for never.
-    full: AtomicU64,
+    /// That it is not known what else is mounted of it.
+    unknown: Unknown,
+}
+
+/// When it was last not known what is mounted, and since when that is so without a window between; 0 at the beginning.
+#[derive(Debug, Default)]
+struct Unknown {
+    last: AtomicU64,
+    since: AtomicU64,
+}
+
+/// Everything of a keyspace counts as mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Since when.
+    pub since: Instant,
+    /// Until when, if nothing comes between.
+    pub until: Instant,
 }
 
 impl Mounted {
@@ -87,7 +106,7 @@ impl Mounted {
         Self {
             shared: Arc::new(Shared {
                 begun: Instant::now(),
-                unknown: AtomicU64::new(0),
+                unknown: Unknown::default(),
                 window,
                 capacity,
                 known: RwLock::default(),
@@ -111,17 +130,35 @@ impl Mounted {
         shared.add(&it.keyspace, key, now);
     }
 
-    /// Takes down that a node asked for a volume and got no answer, for a reason that is not the pod's: what it names is not
-    /// known.
+    /// Takes down that a node asked for a volume and it could not be learnt whose it is, for a reason that is not the pod's:
+    /// what it names is not known.
     pub fn unanswered(&self) {
-        let now = self.shared.now();
-        self.shared.unknown.fetch_max(now, Ordering::Relaxed);
+        let shared = &self.shared;
+        shared.note(&shared.unknown, shared.now());
     }
 
-    /// Until when every version counts as mounted; none: it is known what is.
+    /// Takes down that a pod names a version of this keyspace, and it could not be read which secret's.
+    pub fn unanswered_of(&self, keyspace: &Keyspace) {
+        let (shared, now) = (&self.shared, self.shared.now());
+        let mut known = shared.write();
+        if known.len() < shared.capacity || known.contains_key(keyspace) {
+            let of = known.entry(keyspace.clone()).or_default();
+            shared.note(&of.unknown, now);
+        } else {
+            shared.note(&shared.unknown, now);
+        }
+    }
+
+    /// Whether everything of a keyspace counts as mounted; none: it is known what is.
     #[must_use]
-    pub fn unknown_until(&self) -> Option<Instant> {
-        self.shared.end_of(self.shared.unknown())
+    pub fn held(&self, keyspace: &Keyspace) -> Option<Held> {
+        let (shared, known) = (&self.shared, self.shared.read());
+        let of = known.get(keyspace).map(|of| &of.unknown);
+        let held = of.into_iter().chain([&shared.unknown]);
+        let held: Vec<_> = held.filter_map(|it| shared.held_by(it)).collect();
+        let since = held.iter().map(|it| it.since).min()?;
+        let until = held.iter().map(|it| it.until).max()?;
+        Some(Held { since, until })
     }
 
     /// Until when this version counts as mounted, if nobody names it meanwhile; none: it is mounted nowhere.
@@ -137,10 +174,15 @@ impl Mounted {
         let last = known.get(keyspace).map(|of| {
             let last = of.named.get(&(secret, version));
             let last = last.map(|it| it.load(Ordering::Relaxed));
-            last.unwrap_or_default()
-                .max(of.full.load(Ordering::Relaxed))
+            last.unwrap_or_default().max(of.unknown.last())
         });
-        shared.end_of(last.unwrap_or_default().max(shared.unknown()))
+        shared.end_of(last.unwrap_or_default().max(shared.unknown.last()))
+    }
+
+    /// For how long a version counts as mounted after it was named.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        self.shared.window
     }
 
     /// The least time between two looks at what was mounted.
@@ -155,10 +197,6 @@ impl Shared {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn unknown(&self) -> u64 {
-        self.unknown.load(Ordering::Relaxed)
-    }
-
     fn spacing(&self) -> Duration {
         self.window / PARTS
     }
@@ -169,13 +207,34 @@ impl Shared {
         (end > Instant::now()).then_some(end)
     }
 
+    /// Takes down that it is not known now; answers whether it was known before.
+    fn note(&self, unknown: &Unknown, now: u64) -> bool {
+        let begins = self.held_by(unknown).is_none();
+        if begins {
+            unknown.since.store(now, Ordering::Relaxed);
+        }
+        unknown.last.fetch_max(now, Ordering::Relaxed);
+        begins
+    }
+
+    fn held_by(&self, unknown: &Unknown) -> Option<Held> {
+        let until = self.end_of(unknown.last())?;
+        let since = Duration::from_millis(unknown.since.load(Ordering::Relaxed));
+        let since = self.begun + since;
+        Some(Held { since, until })
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Keyspace, OfKeyspace>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Keyspace, OfKeyspace>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a new one in, where there is room.
     fn add(&self, keyspace: &Keyspace, key: (SecretId, SecretVersion), now: u64) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.write();
         if !self.has_room(&known, keyspace) {
             self.sweep(&mut known, now);
         }
@@ -185,8 +244,7 @@ impl Shared {
             Some(last) => drop(last.fetch_max(now, Ordering::Relaxed)),
             None if room => drop(of.named.insert(key, AtomicU64::new(now))),
             None => {
-                let before = of.full.fetch_max(now, Ordering::Relaxed);
-                if before == 0 || self.end_of(before).is_none() {
+                if self.note(&of.unknown, now) {
                     tracing::warn!(%keyspace, "volumes name more versions by their numbers than are kept track of: \
                         nothing of the keyspace is pruned meanwhile");
                 }
@@ -212,8 +270,14 @@ impl Shared {
         let stays = |last: &AtomicU64| self.end_of(last.load(Ordering::Relaxed)).is_some();
         known.retain(|_, of| {
             of.named.retain(|_, last| stays(last));
-            !of.named.is_empty() || stays(&of.full)
+            !of.named.is_empty() || stays(&of.unknown.last)
         });
+    }
+}
+
+impl Unknown {
+    fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
     }
 }
 
@@ -240,6 +304,12 @@ pub(crate) mod tests {
         }
     }
 
+    /// Since when and until when.
+    fn held(mounted: &Mounted, keyspace: &str) -> Option<(Instant, Instant)> {
+        let held = mounted.held(&keyspace.parse().unwrap())?;
+        Some((held.since, held.until))
+    }
+
     fn until(mounted: &Mounted, it: &Named) -> Option<Instant> {
         mounted.until(&it.keyspace, it.secret, it.version)
     }
@@ -247,28 +317,49 @@ pub(crate) mod tests {
     #[tokio::test(start_paused = true)]
     async fn everything_counts_as_mounted_until_nodes_have_had_the_time_to_ask() {
         let mounted = Mounted::new(WINDOW);
-        let end = Instant::now() + WINDOW;
-        assert_eq!(mounted.unknown_until(), Some(end));
+        let (since, end) = (Instant::now(), Instant::now() + WINDOW);
+        assert_eq!(held(&mounted, "a"), Some((since, end)));
         assert_eq!(until(&mounted, &named("a", 1, 1)), Some(end));
         advance(WINDOW - Duration::from_millis(1)).await;
         assert_eq!(until(&mounted, &named("a", 1, 1)), Some(end));
         advance(Duration::from_millis(1)).await;
-        assert_eq!(mounted.unknown_until(), None);
+        assert_eq!(held(&mounted, "a"), None);
         assert_eq!(until(&mounted, &named("a", 1, 1)), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everything_counts_as_mounted_again_after_an_ask_that_was_not_answered() {
+    async fn everything_counts_as_mounted_again_after_an_ask_that_is_of_nobody_known() {
         let mounted = Mounted::new(WINDOW);
         advance(WINDOW).await;
-        assert_eq!(mounted.unknown_until(), None);
+        assert_eq!(held(&mounted, "a"), None);
         mounted.unanswered();
         let end = Instant::now() + WINDOW;
-        assert_eq!(mounted.unknown_until(), Some(end));
+        assert_eq!(held(&mounted, "a"), Some((Instant::now(), end)));
         assert_eq!(until(&mounted, &named("a", 1, 1)), Some(end));
         advance(WINDOW).await;
-        assert_eq!(mounted.unknown_until(), None);
+        assert_eq!(held(&mounted, "a"), None);
         assert_eq!(until(&mounted, &named("a", 1, 1)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_keyspace_that_could_not_be_read_is_held_and_no_other_and_it_is_known_since_when() {
+        let mounted = Mounted::with_capacity(WINDOW, 1);
+        advance(2 * WINDOW).await;
+        let since = Instant::now();
+        for _ in 0..5 {
+            mounted.unanswered_of(&"a".parse().unwrap());
+            advance(WINDOW / 2).await;
+        }
+        let end = Instant::now() + WINDOW / 2;
+        assert_eq!(held(&mounted, "a"), Some((since, end)));
+        assert_eq!(until(&mounted, &named("a", 1, 1)), Some(end));
+        assert_eq!(held(&mounted, "b"), None);
+        assert_eq!(until(&mounted, &named("b", 1, 1)), None);
+        advance(WINDOW).await;
+        assert_eq!(held(&mounted, "a"), None);
+        // One that finds no room holds all: nothing is forgotten.
+        mounted.unanswered_of(&"b".parse().unwrap());
+        assert_eq!(held(&mounted, "c").map(|it| it.0), Some(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,7 +420,7 @@ pub(crate) mod tests {
     async fn no_window_keeps_nothing() {
         let mounted = Mounted::new(Duration::ZERO);
         mounted.named(&named("a", 1, 1));
-        assert_eq!(mounted.unknown_until(), None);
+        assert_eq!(held(&mounted, "a"), None);
         assert_eq!(until(&mounted, &named("a", 1, 1)), None);
     }
 }

@@ -42,7 +42,7 @@ use crate::mounted::{Mounted, Named};
 use crate::policy::PolicySet;
 use crate::store::{RedbStore, Store};
 use crate::vault::{Vault, VaultError};
-use plan::{GrantedVolume, NotPlanned};
+use plan::{GrantedVolume, NamedAnyway, NotPlanned};
 use sealed::Opened;
 use sessions::{SessionError, Sessions};
 
@@ -223,28 +223,51 @@ impl<S: Store> Releases<S> {
 }
 
 impl<S: Store> Parts<S> {
-    /// As [`Parts::release`]; where it fails for a reason of the broker's, the volume's versions are mounted all the same.
+    /// As [`Parts::release`]; where it ends without an answer and without a refusal, what the volume names and may have is
+    /// mounted all the same.
     async fn release_or_note(
         &self,
         asked: Asked,
         workload: AttestedWorkload,
     ) -> Result<Delivered, ReleaseError> {
-        let released = self.release(asked, workload).await;
+        let workload = Arc::new(workload);
+        let released = self.release(asked, &workload).await;
         match &released {
-            Ok(_) | Err(ReleaseError::Refused(_) | ReleaseError::Withdrawn(_)) => {}
-            Err(_) => self.mounted.unanswered(),
+            Ok(_) => {}
+            Err(
+                ReleaseError::Refused(_) | ReleaseError::Unrecorded(_) | ReleaseError::Withdrawn(_),
+            ) => {}
+            Err(
+                ReleaseError::Audit(_)
+                | ReleaseError::Session(_)
+                | ReleaseError::Vault(_)
+                | ReleaseError::Moved
+                | ReleaseError::Seal(_)
+                | ReleaseError::Stopping,
+            ) => self.note_unanswered(&workload).await,
         }
         released
+    }
+
+    /// What can be read of the volume is noted by its version, so that no node keeps by an ask that fails more than its
+    /// pods were granted.
+    async fn note_unanswered(&self, workload: &AttestedWorkload) {
+        let policies = self.policies.load_full();
+        let NamedAnyway { versions, unread } =
+            plan::named_anyway(&self.vault, &policies, workload).await;
+        self.answered(&versions);
+        for keyspace in &unread {
+            self.mounted.unanswered_of(keyspace);
+        }
     }
 
     async fn release(
         &self,
         asked: Asked,
-        workload: AttestedWorkload,
+        workload: &Arc<AttestedWorkload>,
     ) -> Result<Delivered, ReleaseError> {
-        let workload = Arc::new(workload);
         for _ in 0..READINGS {
-            match self.decide(asked.held, &workload).await {
+            match self.decide(asked.held, workload).await {
                 Ok(Decided::Unchanged(held, named)) => {
                     self.counters.unchanged();
                     self.answered(&named);
@@ -259,7 +282,7 @@ impl<S: Store> Parts<S> {
                     }
                 }
                 Err(NotPlanned::Refused(mut refusal)) => {
-                    if let Some(subject) = refused::subject(&workload) {
+                    if let Some(subject) = refused::subject(workload) {
                         refusal = refusal.about(&subject);
                     }
                     return Err(self.refuse(&asked.caller, &refusal).await);
@@ -348,7 +371,7 @@ impl<S: Store> Parts<S> {
         Ok(Some(Released::new(sealed?, receipt)?))
     }
 
-    /// What a volume names is mounted once it is answered, and not before.
+    /// What a volume names is mounted once it is answered or would have been, and not before.
     fn answered(&self, named: &[Named]) {
         for version in named {
             self.mounted.named(version);

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use attache_envelope::EnvelopeError;
 use attache_envelope::generation::{Generation, GenerationDigest, GenerationFile};
 use attache_envelope::id::{SecretId, ValueId};
-use attache_envelope::name::{FieldName, SecretRef, SecretVersion};
+use attache_envelope::name::{FieldName, Keyspace, SecretRef, SecretVersion};
 
 use thiserror::Error;
 
 use crate::attest::{AttestedWorkload, Available, FilePlan, Refusal, WantedFiles, plan_files};
 use crate::mounted::Named;
 use crate::policy::{Decision, FieldRef, PolicySet};
-use crate::store::Store;
-use crate::vault::{Lookup, Resolved, Vault, VaultError};
+use crate::store::{LedgerError, Store};
+use crate::vault::{Absence, Lookup, Resolved, Vault, VaultError};
 
 /// Why there is no plan.
 #[derive(Debug, Error)]
@@ -88,6 +88,57 @@ pub(super) async fn plan<S: Store>(
         policies: granted_by.into_iter().collect(),
         ..laid_out
     })
+}
+
+/// What a volume that could not be answered names by its number.
+#[derive(Debug, Default)]
+pub(super) struct NamedAnyway {
+    /// Versions that its workload may have.
+    pub(super) versions: Vec<Named>,
+    /// Keyspaces of references of which it could not be read what they mean.
+    pub(super) unread: Vec<Keyspace>,
+}
+
+/// Finds what a volume names by its number, each reference by itself: one that cannot be read takes nothing from the
+/// others. What the guard rails refuse, or the grants do not give, is not mounted.
+pub(super) async fn named_anyway<S: Store>(
+    vault: &Vault<S>,
+    policies: &PolicySet,
+    workload: &AttestedWorkload,
+) -> NamedAnyway {
+    let (mut found, mut unread) = (Vec::new(), Vec::new());
+    for one in workload.wanted().wanted() {
+        let SecretRef { path, version, .. } = &one.reference;
+        let meant = match version {
+            Some(version) => vault.resolve(path, Some(*version)).await,
+            None => Ok(Lookup::Absent(Absence::Secret)),
+        };
+        found.push(meant.unwrap_or_else(|error| {
+            // A secret of which something is damaged is not pruned: it needs nobody to hold it.
+            if !matches!(error, VaultError::Ledger(LedgerError::Damaged { .. })) {
+                unread.push(path.keyspace.clone());
+            }
+            Lookup::Absent(Absence::Secret)
+        }));
+    }
+    match decide(policies, workload, found) {
+        Ok((meanings, _)) => NamedAnyway {
+            versions: named(&number_values(meanings).0),
+            unread,
+        },
+        Err(_refused) => NamedAnyway::default(),
+    }
+}
+
+/// The versions that are named by their numbers.
+fn named(secrets: &[GrantedSecret]) -> Vec<Named> {
+    let named = secrets.iter().filter(|it| it.by_number);
+    let named = named.map(|GrantedSecret { resolved, .. }| Named {
+        keyspace: resolved.path.keyspace.clone(),
+        secret: resolved.secret,
+        version: resolved.version,
+    });
+    named.collect()
 }
 
 /// Finds what each reference means now, in the order of the pod.
@@ -277,13 +328,7 @@ impl GrantedVolume {
 
     /// The versions that the pod names by their numbers.
     pub(super) fn named(&self) -> Vec<Named> {
-        let named = self.secrets.iter().filter(|it| it.by_number);
-        let named = named.map(|GrantedSecret { resolved, .. }| Named {
-            keyspace: resolved.path.keyspace.clone(),
-            secret: resolved.secret,
-            version: resolved.version,
-        });
-        named.collect()
+        named(&self.secrets)
     }
 
     pub(super) fn files(&self) -> &[GrantedFile] {

@@ -1,6 +1,7 @@
 //! Releases from a real store, log and pod record to an agent that opens what it got.
 
 mod bounds;
+mod unanswered;
 
 use std::fs;
 use std::path::Path;
@@ -15,6 +16,7 @@ use attache_envelope::value::ValueBinding;
 use attache_mtls::identity::SpkiSha256;
 use attache_translog::{Event, Leaf};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::*;
 use crate::attest::testdata::{
@@ -81,6 +83,10 @@ impl World {
                 &[("username", "shop"), ("password", "hunter2")],
             )
             .await;
+        Self::over(bench, grants)
+    }
+
+    fn over(bench: Bench, grants: &[(&str, &str, &[&str])]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clusters = Arc::new(ClusterRegistry::default());
         let cluster =
@@ -150,6 +156,14 @@ impl World {
             nonce: Nonce::random(&SystemRandom).unwrap(),
             held: None,
         }
+    }
+
+    /// Until when a version counts as mounted.
+    async fn mounted(&self, path: &str, version: u64) -> Option<Instant> {
+        let path: SecretPath = path.parse().unwrap();
+        let secret = self.bench.vault.secret(&path).await.unwrap().secret;
+        let version = SecretVersion::new(version).unwrap();
+        self.parts.mounted.until(&path.keyspace, secret, version)
     }
 
     async fn deliver(&self, ask: Ask) -> Result<Delivered, ReleaseError> {

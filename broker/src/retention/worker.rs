@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use attache_envelope::name::Keyspace;
 use attache_translog::{Event, Pruning};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +11,7 @@ use super::Prunings;
 use crate::audit::AuditLog;
 use crate::background::{self, BUSY, RETRY, StepError, TakenUp, Task};
 use crate::causes::with_causes;
-use crate::mounted::Mounted;
+use crate::mounted::{Held, Mounted};
 use crate::store::{ApplyError, RedbStore, Store};
 use crate::vault::{PruneScope, Pruned, PruningPage, Vault, VaultError};
 
@@ -66,6 +67,15 @@ impl<S: Store> Worker<S> {
         tokio::join!(waiting, working);
     }
 
+    /// Says how long nothing of a keyspace is pruned, once that is longer than what follows a start.
+    fn tell_held(&self, keyspace: &Keyspace, held: &Held) {
+        let held_for = held.since.elapsed();
+        if held_for >= self.mounted.window() {
+            tracing::warn!(%keyspace, held_s = held_for.as_secs(),
+                "nothing is pruned: asks for volumes keep failing, and what they name may be mounted");
+        }
+    }
+
     async fn step(&self, work: &mut Work) -> Result<(), StepError> {
         let (vault, mounted) = (Arc::clone(&self.vault), self.mounted.clone());
         let (scope, passed) = (work.scope.clone(), work.passed.clone());
@@ -109,9 +119,10 @@ impl<S: Store> Task for Worker<S> {
 
     async fn take_up(&self, scope: &PruneScope) -> TakenUp<Work> {
         // Whatever is over may be mounted: its keyspace is gone through once that is known.
-        if let Some(end) = self.mounted.unknown_until() {
+        if let Some(held) = self.mounted.held(scope.keyspace()) {
             let keyspace = PruneScope::Keyspace(scope.keyspace().clone());
-            self.prunings.later.add(keyspace, end);
+            self.tell_held(scope.keyspace(), &held);
+            self.prunings.later.add(keyspace, held.until);
             return TakenUp::Over;
         }
         TakenUp::Begun(Work {

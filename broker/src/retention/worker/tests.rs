@@ -197,3 +197,25 @@ async fn what_is_mounted_is_pruned_once_its_window_is_over() {
     stop.cancel();
     worker.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_keyspace_that_is_held_holds_no_other() {
+    const WINDOW: Duration = Duration::from_secs(3600);
+    let world = World::beside(Mounted::new(WINDOW)).await;
+    pass_time(WINDOW).await;
+    world.put(2).await;
+    world.keep(1).await;
+    world.mounted.unanswered_of(&"orders".parse().unwrap());
+    let (worker, stop) = world.work().await;
+    world.until_over().await;
+    assert_eq!(world.until_pruned(1).await, ["payments/db@1"]);
+    world.mounted.unanswered_of(&"payments".parse().unwrap());
+    world.put(1).await;
+    let path = "payments/db".parse().unwrap();
+    world.prunings.begin(PruneScope::Secret(path));
+    world.until_over().await;
+    assert_eq!(world.prunings.later.count(), 1);
+    assert_eq!(world.on_record().await.len(), 1);
+    stop.cancel();
+    worker.await.unwrap();
+}
