@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 [ "$(id -u)" -eq 0 ] || { echo "tests/benches/run.sh: needs root: it mounts and drops privileges" >&2; exit 1; }
-[ $# -gt 0 ] || set -- release put audit publish rotate footprint
+[ $# -gt 0 ] || set -- release put audit publish rotate footprint backup
 benches=()
 for name in "$@"; do benches+=(--bench "$name"); done
 cargo build --profile dist --locked --bins
