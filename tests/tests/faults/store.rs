@@ -12,13 +12,16 @@ use attache_tests::{
     bed::NODE,
     kills::Dice,
     pod::Pod,
-    process::{PATIENCE, until},
+    process::{PATIENCE, run, until},
     scene::{PASSWORD, USERNAME},
 };
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use tonic::Code;
 
 use crate::{broker, copy_folder, said};
+
+/// What `payments/other` holds.
+const OTHER: &str = "other";
 
 /// A stopped broker's store, with a copy of everything that a start looks at.
 struct Store {
@@ -28,28 +31,38 @@ struct Store {
 }
 
 impl Store {
-    /// A scene with two secrets, whose broker is stopped.
+    /// A scene with three secrets, two of them granted, and an operator who is banned; its broker is stopped.
     fn stopped() -> Self {
-        let mut scene = Scene::start().unwrap();
-        scene.put("payments/other", &[("token", "other")]).unwrap();
+        let scene = Scene::start().unwrap();
+        scene.put("payments/other", &[("token", OTHER)]).unwrap();
+        let other = ["grant", "add", "shop-web-other", "payments/other"];
+        let to = ["--to", "local/shop/web/app"];
+        scene.bed.attache_ok(&[&other[..], &to].concat()).unwrap();
         scene
             .bed
             .attache_ok(&["keyspace", "create", "web"])
             .unwrap();
         scene.put("web/site", &[("token", "site")]).unwrap();
+        ban_somebody(&scene.bed);
         scene.bed.pin_addresses().unwrap();
-        scene.bed.broker.take().unwrap().stop().unwrap();
         let copy = scene.bed.dir.join("copy");
-        for (folder, name) in [
-            (scene.bed.store_dir(), "store"),
-            (scene.bed.audit_dir(), "audit"),
-        ] {
-            copy_folder(&folder, &copy.join(name));
-        }
-        Self {
+        let mut store = Self {
             scene,
             copy,
             pods: 0,
+        };
+        store.keep();
+        store
+    }
+
+    /// Stops the broker, and takes a copy of what it leaves.
+    fn keep(&mut self) {
+        self.scene.bed.broker.take().unwrap().stop().unwrap();
+        for (folder, name) in [
+            (self.scene.bed.store_dir(), "store"),
+            (self.scene.bed.audit_dir(), "audit"),
+        ] {
+            copy_folder(&folder, &self.copy.join(name));
         }
     }
 
@@ -90,17 +103,17 @@ impl Store {
         .unwrap()
     }
 
+    /// Publishes a volume of a new pod, which wants this secret.
+    fn publish_of(&mut self, secret: &str) -> Result<Pod, tonic::Status> {
+        self.pods += 1;
+        let pod = Pod::new("shop", &format!("web-{}", self.pods), "web", NODE, secret);
+        self.scene.publish(&pod)?;
+        Ok(pod)
+    }
+
     /// Publishes a new pod's volume: its password, or the refusal.
     fn publish(&mut self) -> Result<String, tonic::Status> {
-        self.pods += 1;
-        let pod = Pod::new(
-            "shop",
-            &format!("web-{}", self.pods),
-            "web",
-            NODE,
-            "payments/db",
-        );
-        self.scene.publish(&pod)?;
+        let pod = self.publish_of("payments/db")?;
         let username = self.scene.read(&pod, "db/username").unwrap();
         assert_eq!(
             username, USERNAME,
@@ -112,6 +125,22 @@ impl Store {
     fn check(&self) -> Output {
         broker(&["check-store"], &self.scene.bed.broker_config())
     }
+}
+
+/// Has an operator sign in by a code, and bans them.
+fn ban_somebody(bed: &Bed) {
+    let (grpc, enroll) = bed.broker_addresses().unwrap();
+    let code = bed.dir.join("etc/code");
+    fs::write(&code, bed.attache_ok(&["operator", "add", "eve"]).unwrap()).unwrap();
+    let mut login = bed.attache_command().unwrap();
+    login.env("ATTACHE_CONFIG", bed.dir.join("cli/eve/config.toml"));
+    login.args(["login", "--new", "eve", "--broker", &grpc.to_string()]);
+    login.args(["--enroll", &enroll.to_string(), "--code"]);
+    let signed_in = run(login.arg(format!("@{}", code.display()))).unwrap();
+    assert!(signed_in.status.success(), "{}", said(&signed_in));
+    fs::remove_file(code).unwrap();
+    bed.attache_ok(&["operator", "ban", "eve", "--yes"])
+        .unwrap();
 }
 
 type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -139,24 +168,29 @@ fn tables(file: &Path) -> Vec<&'static str> {
 
 /// Flips a bit in the midst of a table's first row.
 fn damage(file: &Path, table: &'static str) {
-    let database = redb::Database::open(file).unwrap();
-    let write = database.begin_write().unwrap();
-    {
-        let mut rows = write.open_table(Bytes::new(table)).unwrap();
-        let (key, mut value) = {
-            let (key, value) = rows.first().unwrap().unwrap();
-            (key.value().to_vec(), value.value().to_vec())
-        };
-        let middle = value.len() / 2;
-        *value.get_mut(middle).unwrap() ^= 1;
-        rows.insert(key.as_slice(), value.as_slice()).unwrap();
-    }
-    write.commit().unwrap();
+    let (key, value) = rows(file, table).swap_remove(0);
+    damage_at(file, table, &key, value.len() / 2, 1);
+}
+
+/// Flips bits of one byte of a row.
+fn damage_at(file: &Path, table: &'static str, key: &[u8], at: usize, bits: u8) {
+    let mut value = row(file, table, key);
+    *value.get_mut(at).unwrap() ^= bits;
+    put_back(file, table, key, &value);
 }
 
 /// The tables without which a broker does not start: they are read whole. The others are read row by row.
-const WHOLE: [&str; 8] = [
-    "anchor", "cluster", "grant", "identity", "meta", "operator", "policy", "slot",
+const WHOLE: [&str; 10] = [
+    "anchor",
+    "ban",
+    "cluster",
+    "grant",
+    "identity",
+    "meta",
+    "operator",
+    "operator-code",
+    "policy",
+    "slot",
 ];
 /// Those of which a damaged row takes one keyspace away, here the one of payments.
 const OF_A_KEYSPACE: [&str; 2] = ["kek", "keyspace"];
@@ -243,17 +277,79 @@ fn a_damaged_row_is_named_and_the_rest_is_served() {
     );
 }
 
-/// The first row of a table, taken out.
-fn take_first(file: &Path, table: &'static str) -> (Vec<u8>, Vec<u8>) {
+/// The rows on which a release of `payments/db` stands, those of its values among them: each with its table.
+fn rows_of_the_secret(file: &Path) -> Vec<(&'static str, Vec<u8>)> {
+    let head = b"payments/db".to_vec();
+    // Behind the row's head of 14 and that of its record: the secret's uuid, the first field.
+    let uuid_of = |row: &[u8]| row.get(22..38).unwrap().to_vec();
+    let secret = uuid_of(&row(file, "head", &head));
+    let version = rows(file, "version").into_iter();
+    let version = version.map(|(key, _)| key);
+    let version = version.filter(|key| key.starts_with(&secret));
+    let values = rows(file, "value-key").into_iter();
+    let values = values.filter(|(_, row)| uuid_of(row) == secret);
+    let values: Vec<_> = values.map(|(key, _)| key).collect();
+    let mut found = vec![("head", head)];
+    found.extend(version.map(|key| ("version", key)));
+    for value in values {
+        found.push(("value-key", value.clone()));
+        found.push(("payload", value));
+    }
+    found
+}
+
+/// Whichever of a secret's rows has a flipped bit, wherever: it is refused as INTERNAL, named, and every other one is served.
+#[test]
+fn a_flipped_bit_in_any_row_of_a_secret_refuses_that_secret_and_no_other() {
+    let mut store = Store::stopped();
+    let mut dice = Dice::new().unwrap();
+    let found = rows_of_the_secret(&store.file());
+    let tables: Vec<_> = found.iter().map(|(table, _)| *table).collect();
+    assert_eq!(
+        tables,
+        [
+            "head",
+            "version",
+            "value-key",
+            "payload",
+            "value-key",
+            "payload"
+        ]
+    );
+    for (table, key) in found {
+        store.restore();
+        let length = row(&store.file(), table, &key).len();
+        let at = usize::try_from(dice.below(length as u64)).unwrap();
+        let bit = 1 << dice.below(8);
+        damage_at(&store.file(), table, &key, at, bit);
+        let case = format!("{table}, byte {at} of {length}, bits {bit:#x}");
+        store.start().unwrap_or_else(|why| panic!("{case}: {why}"));
+        let refused = store.publish().map_err(|status| status.code());
+        assert_eq!(refused, Err(Code::Internal), "{case}");
+        let pod = store.publish_of("payments/other").unwrap();
+        let served = store.scene.read(&pod, "other/token").unwrap();
+        assert_eq!(served, OTHER, "{case}");
+        let checked = store.check();
+        let named = said(&checked).lines().any(|line| line.starts_with(table));
+        assert!(
+            checked.status.code() == Some(8) && named,
+            "{case}: {}",
+            said(&checked)
+        );
+        assert!(!store.log().contains("panicked"), "{case}");
+    }
+}
+
+/// A table's rows, by key.
+fn rows(file: &Path, table: &'static str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let database = redb::Database::open(file).unwrap();
-    let write = database.begin_write().unwrap();
-    let first = {
-        let mut rows = write.open_table(Bytes::new(table)).unwrap();
-        let (key, value) = rows.pop_first().unwrap().unwrap();
+    let read = database.begin_read().unwrap();
+    let rows = read.open_table(Bytes::new(table)).unwrap();
+    let rows = rows.iter().unwrap().map(|row| {
+        let (key, value) = row.unwrap();
         (key.value().to_vec(), value.value().to_vec())
-    };
-    write.commit().unwrap();
-    first
+    });
+    rows.collect()
 }
 
 fn row(file: &Path, table: &'static str, key: &[u8]) -> Vec<u8> {
@@ -261,6 +357,15 @@ fn row(file: &Path, table: &'static str, key: &[u8]) -> Vec<u8> {
     let rows = database.begin_read().unwrap();
     let rows = rows.open_table(Bytes::new(table)).unwrap();
     rows.get(key).unwrap().unwrap().value().to_vec()
+}
+
+fn take_out(file: &Path, table: &'static str, key: &[u8]) {
+    let database = redb::Database::open(file).unwrap();
+    let write = database.begin_write().unwrap();
+    let mut rows = write.open_table(Bytes::new(table)).unwrap();
+    rows.remove(key).unwrap().unwrap();
+    drop(rows);
+    write.commit().unwrap();
 }
 
 fn put_back(file: &Path, table: &'static str, key: &[u8], value: &[u8]) {
@@ -295,7 +400,8 @@ fn a_row_that_is_gone_is_missed_before_a_start_or_by_the_scrub_after_it() {
             continue;
         }
         store.restore();
-        take_first(&store.file(), table);
+        let (first, _) = rows(&store.file(), table).swap_remove(0);
+        take_out(&store.file(), table, &first);
         let started = store.start();
         assert_eq!(
             started.is_err(),
@@ -303,7 +409,12 @@ fn a_row_that_is_gone_is_missed_before_a_start_or_by_the_scrub_after_it() {
             "{table}: {started:?}"
         );
         if let Err(refusal) = started {
-            let named = refusal.contains("attache-broker: ") && refusal.contains(table);
+            // Without its only slot there is nothing that could be opened, and no table to be compared.
+            let why = match table {
+                "slot" => "slot".to_owned(),
+                _ => format!("the {table} table does not match its anchor"),
+            };
+            let named = refusal.contains("attache-broker: ") && refusal.contains(&why);
             assert!(named, "{table}: {refusal}");
             continue;
         }
@@ -316,6 +427,63 @@ fn a_row_that_is_gone_is_missed_before_a_start_or_by_the_scrub_after_it() {
             "{metrics}"
         );
     }
+}
+
+/// T2. Of two slots the broker opens by one: the other is a way in all the same, and nobody changes it unseen.
+#[test]
+fn a_slot_that_is_edited_or_gone_keeps_a_broker_from_starting_that_opens_by_another() {
+    let mut store = Store::stopped();
+    store.start().unwrap();
+    let safe = store.scene.bed.dir.join("etc/safe.key");
+    let add = ["slot", "add", "key-file", "--name", "safe", "--out"];
+    let bed = &store.scene.bed;
+    bed.attache_ok(&[&add[..], &[safe.to_str().unwrap()]].concat())
+        .unwrap();
+    let other = |file: &Path| {
+        let of_safe = |(_, row): &(Vec<u8>, Vec<u8>)| row.windows(4).any(|it| it == b"safe");
+        rows(file, "slot").into_iter().find(of_safe).unwrap()
+    };
+    store.scene.bed.broker.take().unwrap().stop().unwrap();
+    let (key, old) = other(&store.file());
+    store.start().unwrap();
+    store
+        .scene
+        .bed
+        .attache_ok(&["key", "rotate", "--root"])
+        .unwrap();
+    store.keep();
+    let (_, new) = other(&store.file());
+    assert!(old != new && rows(&store.file(), "slot").len() == 2);
+    let edited = |at: usize| {
+        let mut row = new.clone();
+        *row.get_mut(at).unwrap() ^= 1;
+        Some(row)
+    };
+    let gone = "the slot table does not match its anchor (1 rows, 2 anchored)";
+    let exchanged = "the slot table does not match its anchor (2 rows, 2 anchored)";
+    let damaged = "a record of table slot fails authentication";
+    for (what, row, why) in [
+        ("gone", None, gone),
+        ("the row of before", Some(old.clone()), exchanged),
+        ("its seq", edited(13), damaged),
+        ("its seal", edited(new.len() / 2), damaged),
+        ("its tag", edited(new.len() - 1), damaged),
+    ] {
+        store.restore();
+        match row {
+            Some(row) => put_back(&store.file(), "slot", &key, &row),
+            None => take_out(&store.file(), "slot", &key),
+        }
+        let refusal = store.start().unwrap_err();
+        let named = refusal.contains("attache-broker: ") && refusal.contains(why);
+        assert!(named, "{what}: {refusal}");
+        let checked = store.check();
+        assert_eq!(checked.status.code(), Some(8), "{what}: {}", said(&checked));
+        assert!(said(&checked).contains("slot"), "{}", said(&checked));
+    }
+    store.restore();
+    store.start().unwrap();
+    assert_eq!(store.publish().unwrap(), PASSWORD, "the control");
 }
 
 /// T2. An old row is one that the broker wrote: it is served, which is said openly, until the scrub has come to it.
