@@ -555,6 +555,12 @@ impl Bed {
         self.dir.join("etc/node-plugin.toml")
     }
 
+    /// The key file of the broker's first slot.
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
+        self.dir.join("etc/slot.key")
+    }
+
     /// The broker's store folder.
     #[must_use]
     pub fn store_dir(&self) -> PathBuf {

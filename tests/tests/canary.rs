@@ -8,13 +8,22 @@
 )]
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     os::unix::fs::FileExt,
 };
 
-use attache_arena::Arena;
-use attache_broker::{keys::Keys, store::RedbStore};
-use attache_envelope::slot::ShareFile;
+use attache_broker::store::{RedbStore, Rows, Store};
+use attache_envelope::{
+    Table,
+    body::{KekBody, KekState, ValueKeyBody},
+    id::{KeyId, StoreId, ValueId},
+    key::{Kek, KekWrapKey, SlotSecret, Srk},
+    keyring::{Purpose, SealedKeyring, read_record},
+    row::{HEAD_BYTES, TAG_BYTES},
+    slot::{ShareFile, Slot, parse_key_file},
+    wrap::{DekBinding, KekBinding, PreparedKek, unwrap_kek},
+};
 use attache_tests::{
     Bed, Scene,
     bed::{AUDIENCE, NODE},
@@ -26,11 +35,23 @@ use attache_tests::{
 /// How much of a process's memory is read at once, in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// How often `needle` is in the readable memory of a process.
-fn in_memory(pid: u32, needle: &[u8]) -> usize {
+/// Where `needle` is in the readable memory of a process.
+fn in_memory(pid: u32, needle: &[u8]) -> Vec<String> {
+    let found = all_in_memory(pid, &[needle]);
+    found.into_iter().map(|(_, place)| place).collect()
+}
+
+/// Which of `needles` are in the readable memory of a process, and in which of its maps.
+fn all_in_memory(pid: u32, needles: &[&[u8]]) -> Vec<(usize, String)> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut found = 0;
+    let longest = needles.iter().map(|it| it.len()).max().unwrap();
+    // One look at each byte, whatever number of needles: most are where none begins.
+    let mut begins = vec![false; 1 << 16];
+    for needle in needles {
+        *begins.get_mut(pair(needle)).unwrap() = true;
+    }
+    let mut found = Vec::new();
     for line in maps
         .lines()
         .filter(|l| l.split(' ').nth(1).is_some_and(|p| p.starts_with('r')))
@@ -56,15 +77,31 @@ fn in_memory(pid: u32, needle: &[u8]) -> usize {
                 break;
             }
             chunk.truncate(read);
-            // A needle may lie across two chunks.
-            kept.extend_from_slice(&chunk);
-            found += kept.windows(needle.len()).filter(|w| *w == needle).count();
-            let keep = kept.len().saturating_sub(needle.len() - 1);
-            kept.drain(..keep);
             at += read as u64;
+            // A needle may lie across two chunks: what begins in the kept part and ends in it was found before.
+            let seen = kept.len();
+            kept.extend_from_slice(&chunk);
+            for (start, bytes) in kept.windows(2).enumerate() {
+                if !begins.get(pair(bytes)).unwrap() {
+                    continue;
+                }
+                let rest = kept.get(start..).unwrap();
+                for (which, needle) in needles.iter().enumerate() {
+                    if rest.starts_with(needle) && start + needle.len() > seen {
+                        found.push((which, line.to_owned()));
+                    }
+                }
+            }
+            let keep = kept.len().saturating_sub(longest - 1);
+            kept.drain(..keep);
         }
     }
     found
+}
+
+fn pair(bytes: &[u8]) -> usize {
+    let [first, second] = *bytes.first_chunk().unwrap();
+    usize::from(u16::from_be_bytes([first, second]))
 }
 
 fn holds(bytes: &[u8], needle: &[u8]) -> bool {
@@ -123,34 +160,122 @@ fn a_value_is_found_nowhere_but_in_its_mount() {
         }
     }
     let broker = scene.bed.broker.as_ref().unwrap().pid();
-    for needle in [PASSWORD, USERNAME] {
+    let needles = [PASSWORD.as_bytes(), USERNAME.as_bytes()];
+    let own = all_in_memory(std::process::id(), &needles);
+    for at in 0..needles.len() {
         assert!(
-            in_memory(std::process::id(), needle.as_bytes()) > 0,
+            own.iter().any(|(which, _)| *which == at),
             "the control: the scan finds what is there"
         );
-        assert_eq!(
-            in_memory(broker, needle.as_bytes()),
-            0,
-            "in the broker's memory"
-        );
     }
+    let found = all_in_memory(broker, &needles);
+    assert!(found.is_empty(), "in the broker's memory: {found:?}");
 }
 
-/// Two keys of the broker's keyring, read from a copy of its store by its key file, and the key of that file.
-fn keys_of(scene: &Scene) -> Vec<(&'static str, [u8; 32])> {
+/// A key of a store, what it is called, and whether the broker has it for longer than a call.
+struct Known {
+    name: String,
+    key: [u8; 32],
+    kept: bool,
+}
+
+/// Every key of a broker's store, read from a copy of it by its key file: those of the keyring, of keyspaces and of values.
+fn keys_of(scene: &Scene) -> Vec<Known> {
     let copy = scene.bed.dir.join("copy.redb");
     fs::copy(scene.bed.store_dir().join("store.redb"), &copy).unwrap();
-    let file = scene.bed.dir.join("etc/slot.key");
-    let arena = Arena::new_plain().unwrap();
-    let runtime = &scene.runtime;
-    let keys = runtime.block_on(async {
-        let store = RedbStore::open(&copy).unwrap();
-        Keys::open(&arena, &store, &file).await.unwrap()
-    });
-    vec![
-        ("the audit log's key", *keys.audit_key().seed()),
-        ("the CA's key", *keys.ca_key().seed()),
-    ]
+    let store = RedbStore::open(&copy).unwrap();
+    let bodies = |table| {
+        let rows = store.scan(table, b"", None, 4096);
+        let rows = scene.runtime.block_on(rows).unwrap().into_iter();
+        let body = |row: &[u8]| row.get(HEAD_BYTES..row.len() - TAG_BYTES).unwrap().to_vec();
+        rows.map(|(key, row)| (key, body(&row))).collect::<Vec<_>>()
+    };
+    let mut known = keyring_of(
+        &scene.bed,
+        store.id(),
+        &bodies(Table::Meta),
+        &bodies(Table::Slot),
+    );
+    let (_, wrapping, wrap_key) = known.iter().find(|it| it.0 == Purpose::KekWrap).unwrap();
+    let mut keks = HashMap::new();
+    let mut found = Vec::new();
+    for (key, body) in bodies(Table::Kek) {
+        let (keyspace, epoch) = KekBody::parse_key(&key).unwrap();
+        let body = KekBody::decode(&body).unwrap();
+        let binding = KekBinding {
+            store: store.id(),
+            keyspace: &keyspace,
+            epoch,
+            kek: body.kek,
+        };
+        let mut kek = [0; 32];
+        let wrapped = &body.state.wrapped().unwrap().wrapped;
+        unwrap_kek(
+            KekWrapKey::new(wrapping),
+            *wrap_key,
+            &binding,
+            wrapped,
+            &mut kek,
+        )
+        .unwrap();
+        found.push(Known {
+            name: format!("the key {keyspace}@{epoch}"),
+            key: kek,
+            kept: matches!(body.state, KekState::Active(_)),
+        });
+        keks.insert(body.kek, (keyspace, kek));
+    }
+    for (key, body) in bodies(Table::ValueKey) {
+        let body = ValueKeyBody::decode(&body).unwrap();
+        let (keyspace, kek) = keks.get(&body.kek).unwrap();
+        let value = ValueId::from_bytes(key.try_into().unwrap());
+        let binding = DekBinding {
+            store: store.id(),
+            keyspace,
+            secret: body.secret,
+            value,
+            kek: body.kek,
+            ct_hash: body.ct_hash,
+        };
+        let mut dek = [0; 32];
+        let opened = PreparedKek::new(Kek::new(kek)).unwrap();
+        opened
+            .unwrap_dek(&binding, &body.wrapped, &mut dek)
+            .unwrap();
+        found.push(Known {
+            name: format!("the data key of {value}"),
+            key: dek,
+            kept: false,
+        });
+    }
+    found.extend(known.drain(..).map(|(purpose, key, _)| Known {
+        name: format!("the {} key", purpose.name()),
+        key,
+        kept: true,
+    }));
+    found
+}
+
+/// The keys of the keyring, with their ids.
+fn keyring_of(
+    bed: &Bed,
+    store: StoreId,
+    meta: &[(Vec<u8>, Vec<u8>)],
+    slots: &[(Vec<u8>, Vec<u8>)],
+) -> Vec<(Purpose, [u8; 32], KeyId)> {
+    let (mut secret, mut srk) = ([0; 32], [0; 32]);
+    parse_key_file(&fs::read(bed.key_file()).unwrap(), &mut secret).unwrap();
+    let slot = Slot::decode(&slots.first().unwrap().1).unwrap();
+    slot.open(store, SlotSecret::new(&secret), &mut srk)
+        .unwrap();
+    let sealed = meta.iter().find(|(key, _)| key == b"keyring").unwrap();
+    let sealed = SealedKeyring::decode(&sealed.1).unwrap();
+    let mut record = vec![0; sealed.record_bytes()];
+    sealed.open(Srk::new(&srk), store, &mut record).unwrap();
+    let entries = read_record(&record).unwrap().into_iter();
+    entries
+        .map(|entry| (entry.purpose, *entry.key, entry.id))
+        .collect()
 }
 
 /// A broker whose keys lie in ordinary memory, where they are found.
@@ -187,46 +312,54 @@ fn no_share_is_in_the_brokers_memory_once_its_ceremony_is_over() {
             .unwrap()
     };
     let share = ShareFile::parse(&fs::read(file(1)).unwrap()).unwrap().share;
-    assert_eq!(in_memory(pid, share.value()), 0, "before it is given");
+    let found = in_memory(pid, share.value());
+    assert!(found.is_empty(), "before it is given: {found:?}");
     give(1);
-    assert!(in_memory(pid, share.value()) > 0, "the control");
+    assert!(!in_memory(pid, share.value()).is_empty(), "the control");
     assert!(give(2).contains("is open, by the slot recovery"));
     assert_eq!(bed.broker.as_ref().unwrap().pid(), pid);
     for number in [1, 2] {
         let text = fs::read(file(number)).unwrap();
         let share = ShareFile::parse(&text).unwrap().share;
         let found = in_memory(pid, share.value());
-        assert_eq!(found, 0, "share {number} is there after the ceremony");
+        assert!(
+            found.is_empty(),
+            "share {number} is there after the ceremony: {found:?}"
+        );
     }
 }
 
-/// The positive control is the same broker before: its keys lie in ordinary memory, and are found there.
+/// The positive control is the same broker before: the keys that it keeps lie in ordinary memory, and are found there. Data keys
+/// are never found: none is kept for longer than a release.
 #[test]
 fn no_key_is_in_the_brokers_memory_once_it_is_sealed() {
     let scene = Scene::on(plain()).unwrap();
+    let bed = &scene.bed;
     let pod = Pod::new("shop", "web-0", "web", NODE, "payments/db");
     scene.publish(&pod).unwrap();
-    let pid = scene.bed.broker.as_ref().unwrap().pid();
-    scene
-        .bed
-        .attache_ok(&["key", "rotate", "payments"])
-        .unwrap();
-    scene.bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
+    let pid = bed.broker.as_ref().unwrap().pid();
+    bed.attache_ok(&["key", "rotate", "payments"]).unwrap();
+    bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
+    let pod = Pod::new("shop", "web-1", "web", NODE, "payments/db");
+    scene.publish(&pod).unwrap();
     let keys = keys_of(&scene);
-    for (name, key) in &keys {
-        assert!(
-            in_memory(pid, key) > 0,
-            "{name} is not found while it is open"
-        );
+    let needles: Vec<&[u8]> = keys.iter().map(|it| &it.key[..]).collect();
+    let open = all_in_memory(pid, &needles);
+    for (at, Known { name, kept, .. }) in keys.iter().enumerate() {
+        let there = open.iter().any(|(which, _)| *which == at);
+        let is_data_key = name.starts_with("the data key");
+        assert!(there || !kept, "{name} is not found while it is open");
+        assert!(!there || !is_data_key, "{name} is there after its release");
     }
-    scene.bed.attache_ok(&["broker", "seal", "--yes"]).unwrap();
+    bed.attache_ok(&["broker", "seal", "--yes"]).unwrap();
     until(PATIENCE, "the broker is sealed", || {
-        let told = scene.bed.attache(&["broker", "status"]).unwrap();
+        let told = bed.attache(&["broker", "status"]).unwrap();
         (told.status.code() == Some(8)).then_some(())
     })
     .unwrap();
-    assert_eq!(scene.bed.broker.as_ref().unwrap().pid(), pid);
-    for (name, key) in &keys {
-        assert_eq!(in_memory(pid, key), 0, "{name} is there after the seal");
-    }
+    assert_eq!(bed.broker.as_ref().unwrap().pid(), pid);
+    let left = all_in_memory(pid, &needles).into_iter();
+    let left = left.map(|(at, place)| format!("{} in {place}", keys.get(at).unwrap().name));
+    let left: Vec<_> = left.collect();
+    assert!(left.is_empty(), "there after the seal: {left:#?}");
 }
