@@ -182,6 +182,37 @@ fn the_broker_is_told_of_what_opens_its_store_and_of_nothing_that_is_not_there()
     }
 }
 
+/// A sealed broker is not ready, and is opened through its Service; one that cannot release is mended through it.
+#[test]
+fn the_broker_is_reached_through_its_service_also_when_it_is_not_ready() {
+    for values in [&[][..], &ALL] {
+        let objects = objects(&NEW, values);
+        let services = objects.iter().filter(|it| text(it, "/kind") == "Service");
+        let services: Vec<_> = services.collect();
+        let [service] = services[..] else {
+            panic!("one Service: {services:?}")
+        };
+        assert_eq!(text(service, "/metadata/name"), "attache-broker");
+        assert_eq!(*at(service, "/spec/publishNotReadyAddresses"), json!(true));
+        let find = |it: &&Value| name(it) == "StatefulSet/attache-broker";
+        let broker = at(objects.iter().find(find).unwrap(), "/spec/template");
+        let labels = at(broker, "/metadata/labels");
+        let selector = at(service, "/spec/selector").as_object().unwrap();
+        assert!(!selector.is_empty());
+        for (label, value) in selector {
+            assert_eq!(labels[label], *value, "{label}");
+        }
+        // The one for those without a certificate, `enroll`, is where a sealed broker is opened.
+        let named = |value, pointer, by| {
+            let ports = list(value, pointer).iter();
+            ports.map(|it| text(it, by)).collect::<Vec<_>>()
+        };
+        let targets = named(service, "/spec/ports", "/targetPort");
+        assert_eq!(targets, ["grpc", "enroll", "metrics"]);
+        assert_eq!(named(broker, "/spec/containers/0/ports", "/name"), targets);
+    }
+}
+
 #[test]
 fn kubelets_folder_is_the_same_wherever_it_is_named() {
     let elsewhere = rendered(&NEW, &["kubeletDir=/var/lib/k0s/kubelet"]);
