@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use attache_tests::{
@@ -21,6 +22,8 @@ use serde_json::Value as Json;
 const PLUGIN: &str = "attache-kms-pkcs11";
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const PIN: &str = "canary-314159";
+/// A sealed broker tries again once a minute at least.
+const OPENS: Duration = Duration::from_secs(70);
 
 /// A token in a folder, and a plugin's settings for it.
 struct Hsm {
@@ -85,6 +88,40 @@ fn said(output: &Output) -> String {
 
 fn code(bed: &Bed, words: &[&str]) -> Option<i32> {
     bed.attache(words).unwrap().status.code()
+}
+
+/// Started while the token is pulled, it stays sealed and says why, however often it tries; with the token it opens by itself.
+fn starts_sealed_without_its_token(bed: &mut Bed, hsm: &Hsm, pulled: &Path) {
+    let sealed = ["broker", "status"];
+    bed.broker.take().unwrap().stop().unwrap();
+    fs::rename(&hsm.tokens, pulled).unwrap();
+    let log = bed.dir.join("log/broker.log");
+    fs::write(&log, "").unwrap();
+    let tried = fs::read_to_string(&hsm.log).unwrap().lines().count();
+    bed.start_broker().unwrap();
+    assert_eq!(code(bed, &sealed), Some(8));
+    let told = fs::read_to_string(&log).unwrap();
+    for why in [
+        "nothing that the settings name opens the store",
+        "the KMS plugin",
+        "the token does not work",
+    ] {
+        assert!(told.contains(why), "{why}: {told}");
+    }
+    until(PATIENCE, "it is tried again", || {
+        let now = fs::read_to_string(&hsm.log).unwrap().lines().count();
+        (now > tried + 1).then_some(())
+    })
+    .unwrap();
+    assert_eq!(code(bed, &sealed), Some(8));
+    let refused = ["secret", "show", "payments/db"];
+    assert_ne!(code(bed, &refused), Some(0));
+    fs::rename(pulled, &hsm.tokens).unwrap();
+    until(OPENS, "it opens by itself", || {
+        (code(bed, &sealed) == Some(0)).then_some(())
+    })
+    .unwrap();
+    bed.attache_ok(&refused).unwrap();
 }
 
 #[test]
@@ -153,6 +190,8 @@ fn a_broker_opens_by_a_key_that_cannot_leave_its_hsm() {
         (code(&bed, &verify) == Some(0)).then_some(())
     })
     .unwrap();
+
+    starts_sealed_without_its_token(&mut bed, &hsm, &pulled);
 
     // Another token's key opens nothing of this one's.
     plugin.stop().unwrap();
