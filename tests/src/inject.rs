@@ -105,20 +105,11 @@ impl Injection {
         Ok(Self { strace, told })
     }
 
-    /// Whether it has come about.
+    /// Takes it out again, whether the process lives or not. Answers whether it has come about: from then on it cannot.
     ///
     /// # Errors
-    /// When what strace says cannot be read.
-    pub fn came_about(&self) -> Result<bool> {
-        let told = fs::read_to_string(&self.told).context("strace has said nothing")?;
-        Ok(told.contains("(INJECTED)") || told.contains("killed by SIGKILL"))
-    }
-
-    /// Takes it out again, whether the process lives or not.
-    ///
-    /// # Errors
-    /// When strace does not end.
-    pub fn take_out(mut self) -> Result<()> {
+    /// When strace does not end; when what it says cannot be read.
+    pub fn take_out(mut self) -> Result<bool> {
         for signal in [Signal::INT, Signal::KILL] {
             if self.strace.runs() {
                 self.strace.signal(signal)?;
@@ -128,11 +119,18 @@ impl Injection {
                 (!self.strace.runs()).then_some(())
             });
             if gone.is_ok() {
-                return Ok(());
+                let told = fs::read_to_string(&self.told).context("strace has said nothing")?;
+                return Ok(came_about(&told));
             }
         }
         bail!("strace does not end")
     }
+}
+
+/// Whether a fault has come about, by what strace said.
+#[must_use]
+pub fn came_about(told: &str) -> bool {
+    told.contains("(INJECTED)") || told.contains("killed by SIGKILL")
 }
 
 /// A command that runs with a fault in it; what strace says goes to `told`.

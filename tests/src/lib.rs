@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod container;
 pub mod fill;
 pub mod floor;
+pub mod independent;
 pub mod inject;
 pub mod issuer;
 pub mod kills;

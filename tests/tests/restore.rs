@@ -16,6 +16,7 @@ use std::{
 use attache_tests::{
     Bed, Scene,
     bed::{NODE, TRUST_DOMAIN},
+    independent::open_backup,
     kills::{Dice, Length, say},
     pod::Pod,
     process::{PATIENCE, run, send, until},
@@ -592,17 +593,8 @@ fn an_independent_decoder_opens_a_whole_backup() {
         }
     }
     let file = create(&bed);
-    let independent = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent");
-    let ready = run(&mut Command::new(independent.join("run.sh"))).unwrap();
-    assert!(ready.status.success(), "{}", said(&ready));
-    let open = |file: &Path, key_file: &Path| {
-        let mut command = Command::new(independent.join(".venv/bin/python"));
-        command.arg("-B").arg(independent.join("open_backup.py"));
-        run(command.arg(file).arg(key_file)).unwrap()
-    };
-    let settings = fs::read_to_string(bed.broker_config()).unwrap();
-    let key_file = settings.split("slot_file = \"").nth(1).unwrap();
-    let key_file = PathBuf::from(key_file.split('"').next().unwrap());
+    let open = |file: &Path, key_file: &Path| open_backup(file, &[key_file]).unwrap();
+    let key_file = bed.key_file();
     let opened = open(&file, &key_file);
     assert!(opened.status.success(), "{}", said(&opened));
     let opened: Value = serde_json::from_slice(&opened.stdout).unwrap();
@@ -611,8 +603,7 @@ fn an_independent_decoder_opens_a_whole_backup() {
 
     let other = Bed::new().unwrap();
     other.init_broker().unwrap();
-    let others = key_file.strip_prefix(&bed.dir).unwrap();
-    let refused = open(&file, &other.dir.join(others));
+    let refused = open(&file, &other.key_file());
     assert!(
         said(&refused).contains("refused: no slot"),
         "{}",

@@ -12,7 +12,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -33,6 +33,7 @@ use attache_proto::{attache::v1 as pb, details::Details};
 use attache_tests::{
     Bed,
     bed::TRUST_DOMAIN,
+    independent::open_backup,
     process::{clock, run, until},
     wire,
 };
@@ -601,14 +602,7 @@ fn an_independent_decoder_opens_a_whole_backup_with_enough_shares() {
     bed.attache_ok(&["key", "rotate", "--root"]).unwrap();
     let backup = bed.dir.join("one.backup").display().to_string();
     bed.attache_ok(&["backup", "create", &backup]).unwrap();
-    let independent = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent");
-    let ready = run(&mut Command::new(independent.join("run.sh"))).unwrap();
-    assert!(ready.status.success(), "{ready:?}");
-    let open = |shares: &[&String]| {
-        let mut command = Command::new(independent.join(".venv/bin/python"));
-        command.arg("-B").arg(independent.join("open_backup.py"));
-        run(command.arg(&backup).args(shares)).unwrap()
-    };
+    let open = |shares: &[&String]| open_backup(Path::new(&backup), shares).unwrap();
     let opened = open(&[&files[2], &files[0]]);
     assert!(opened.status.success(), "{opened:?}");
     let opened: Json = serde_json::from_slice(&opened.stdout).unwrap();

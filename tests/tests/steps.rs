@@ -15,7 +15,8 @@
 )]
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fmt, fs,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     thread,
@@ -24,7 +25,8 @@ use std::{
 
 use attache_tests::{
     Bed,
-    inject::{Effect, Fault, Injection, with_fault},
+    independent::open_backup,
+    inject::{Effect, Fault, Injection, came_about, with_fault},
     kills::{Dice, say},
     process::{PATIENCE, run, until},
 };
@@ -34,6 +36,8 @@ use serde_json::Value;
 const ROUNDS: u32 = 84;
 /// At least so many of them must come about.
 const CAME_ABOUT: u32 = 50;
+/// After it each verb has had its turn.
+const LAST: &str = "back up";
 /// Writes to the store from which a lot draws: every verb makes some more than that.
 const STEPS: u64 = 14;
 /// No verb writes more often: one that does is not looked at to its end, which is an error.
@@ -409,8 +413,8 @@ fn under(bed: &mut Bed, verb: &Verb, round: u32, fault: &Fault) -> bool {
     let injection = Injection::into_process(pid, fault, &bed.dir).unwrap();
     let mut cli = start(bed, &words);
     ended(bed, &mut cli, &case);
-    let came_about = injection.came_about().unwrap();
-    injection.take_out().unwrap();
+    // What comes about until it is out counts: the broker that is settled with has no fault in it any more.
+    let came_about = injection.take_out().unwrap();
     if came_about {
         // Where a write of the store or of a segment that has its room fails, the process ends by design.
         over(bed, pid, &case);
@@ -425,7 +429,7 @@ fn under(bed: &mut Bed, verb: &Verb, round: u32, fault: &Fault) -> bool {
     came_about
 }
 
-/// Everything opens, and one key is active.
+/// Every row and payload is as it was written, and one key is active.
 fn sound(bed: &Bed, case: &str) {
     bed.check_store()
         .unwrap_or_else(|found| panic!("{case}: {found:#}"));
@@ -435,9 +439,63 @@ fn sound(bed: &Bed, case: &str) {
     assert!(!told.contains("panicked"), "{case}: {told}");
 }
 
+/// Every value opens to what was put, by the slot's key file and the formats alone: keys are unwrapped that no check of rows needs.
+fn opens(bed: &Bed, after: &str) {
+    let file = bed.dir.join("opens.backup");
+    ok(bed, &format!("backup create {}", file.display()));
+    let opened = open_backup(&file, &[bed.key_file()]).unwrap();
+    let said = String::from_utf8_lossy(&opened.stderr);
+    assert!(opened.status.success(), "after {after}: {said}");
+    fs::remove_file(file).unwrap();
+    let opened: Value = serde_json::from_slice(&opened.stdout).unwrap();
+    let secrets = &opened["secrets"];
+    let kept = &secrets["payments/other"]["1"]["name"];
+    assert_eq!(*kept, hex::encode("kept"), "after {after}");
+    let newest = &secrets["payments/db"][latest(bed).to_string()]["password"];
+    let newest = newest.as_str().unwrap_or_default();
+    assert!(newest.starts_with(&hex::encode("round-")), "after {after}");
+}
+
+/// How many faults came about, by verb and effect.
+#[derive(Default)]
+struct Tally(BTreeMap<&'static str, [u32; 3]>);
+
+impl Tally {
+    const EFFECTS: [Effect; 3] = [KILL, FULL, BROKEN];
+
+    fn add(&mut self, verb: &'static str, effect: Effect, faults: u32) {
+        let counts = self.0.entry(verb).or_default();
+        for (count, of) in counts.iter_mut().zip(Self::EFFECTS) {
+            *count += if of == effect { faults } else { 0 };
+        }
+    }
+
+    /// Of all verbs together, by effect.
+    fn sums(&self) -> [u32; 3] {
+        let all = self.0.values();
+        all.fold([0; 3], |[a, b, c], [x, y, z]| [a + x, b + y, c + z])
+    }
+
+    fn sum(&self) -> u32 {
+        self.sums().iter().sum()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sums = self.sums();
+        let rows = self.0.iter().map(|(verb, counts)| (*verb, counts));
+        write!(f, "{:24}{:>8}{:>8}{:>8}", "", "kill -9", "ENOSPC", "EIO")?;
+        for (verb, [killed, full, broken]) in rows.chain([("all", &sums)]) {
+            write!(f, "\n{verb:24}{killed:>8}{full:>8}{broken:>8}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Each fault of each verb, in order.
-fn all(bed: &mut Bed) -> u32 {
-    let (mut round, mut faults) = (0, 0);
+fn all(bed: &mut Bed) -> Tally {
+    let (mut round, mut faults) = (0, Tally::default());
     for verb in &VERBS {
         for of_log in [false, true] {
             for (call, effect) in EFFECTS {
@@ -461,7 +519,7 @@ fn all(bed: &mut Bed) -> u32 {
                     "{}: more steps than are looked at",
                     verb.name
                 );
-                faults += steps;
+                faults.add(verb.name, effect, steps);
                 let file = if of_log { "log" } else { "store" };
                 let what = Fault {
                     call,
@@ -472,14 +530,15 @@ fn all(bed: &mut Bed) -> u32 {
                 say(&format!("{}: {file}, up to {what}", verb.name));
             }
         }
+        opens(bed, verb.name);
     }
     faults
 }
 
 /// Faults by lot, the same number of each verb.
-fn by_lot(bed: &mut Bed) -> u32 {
+fn by_lot(bed: &mut Bed) -> Tally {
     let mut dice = Dice::new().unwrap();
-    let mut faults = 0;
+    let mut faults = Tally::default();
     for (round, verb) in (1..=ROUNDS).zip(VERBS.iter().cycle()) {
         let drawn = usize::try_from(dice.below(EFFECTS.len() as u64)).unwrap();
         let (call, effect) = EFFECTS[drawn];
@@ -495,11 +554,15 @@ fn by_lot(bed: &mut Bed) -> u32 {
             nth: 1 + u32::try_from(dice.below(steps)).unwrap(),
             effect,
         };
-        faults += u32::from(under(bed, verb, round, &fault));
+        let came_about = under(bed, verb, round, &fault);
+        faults.add(verb.name, effect, u32::from(came_about));
+        if verb.name == LAST || round == ROUNDS {
+            opens(bed, &format!("round {round}"));
+        }
     }
     assert!(
-        faults >= CAME_ABOUT,
-        "{faults} faults are too few to prove anything"
+        faults.sum() >= CAME_ABOUT && faults.sums().iter().all(|of_effect| *of_effect > 0),
+        "too few to prove anything:\n{faults}"
     );
     faults
 }
@@ -514,7 +577,8 @@ fn a_fault_at_any_step_of_a_verb_loses_nothing_and_it_can_be_repeated_to_its_end
         by_lot(&mut bed)
     };
     say(&format!(
-        "{faults} faults came about, in {:?}",
+        "{} faults came about, in {:?}:\n{faults}",
+        faults.sum(),
         begun.elapsed()
     ));
 }
@@ -532,9 +596,9 @@ fn succeeds(output: &Output) {
     );
 }
 
-/// A restore is one rename at its end: whatever happens before, it can be run again.
+/// A restore is one rename at its end: whatever happens before, it can be run again. A store that stands is whole.
 #[test]
-fn a_fault_at_any_step_of_a_restore_leaves_no_store_and_it_can_be_run_again() {
+fn a_fault_at_any_step_of_a_restore_leaves_no_store_or_a_whole_one_and_it_can_be_run_again() {
     let mut bed = bed();
     ok(&bed, &back_up(&bed, 0));
     let backup = backup_file(&bed, 0);
@@ -543,7 +607,7 @@ fn a_fault_at_any_step_of_a_restore_leaves_no_store_and_it_can_be_run_again() {
     let store = bed.store_dir().join("store.redb");
     let told = bed.dir.join("strace.calls");
     fs::remove_file(&store).unwrap();
-    let mut faults = 0;
+    let (mut faults, mut harmless) = (Tally::default(), 0);
     for (call, effect) in EFFECTS
         .into_iter()
         .chain([("renameat2", KILL), ("fsync", KILL)])
@@ -556,22 +620,37 @@ fn a_fault_at_any_step_of_a_restore_leaves_no_store_and_it_can_be_run_again() {
                 effect,
             };
             let output = run(&mut with_fault(&broker(&bed, &restore), &fault, &told)).unwrap();
-            let calls = fs::read_to_string(&told).unwrap();
-            if !calls.contains("(INJECTED)") && !calls.contains("killed by SIGKILL") {
+            if !came_about(&fs::read_to_string(&told).unwrap()) {
                 succeeds(&output);
                 fs::remove_file(&store).unwrap();
                 say(&format!("restore: {} {call}, {effect:?}", nth - 1));
                 break;
             }
-            faults += 1;
-            if store.exists() {
-                // Past its end: it is restored, whatever became of the words that say so.
+            assert!(nth < STEPS_MAX, "restore: more steps than are looked at");
+            faults.add("restore", effect, 1);
+            let case = format!("restore, {fault}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            // Killed past the rename it is restored too, whatever became of the words that say so.
+            let killed = output.status.code().is_none();
+            let (done, stands) = (output.status.success(), store.exists());
+            assert!(killed || done == stands, "{case}: {said}");
+            if stands {
+                let checked = bed.check_store();
+                let checked = checked.unwrap_or_else(|found| panic!("{case}: {found:#}"));
+                assert!(checked.contains(" 0 findings"), "{case}: {checked}");
                 fs::remove_file(&store).unwrap();
             }
+            harmless += u32::from(done);
         }
     }
-    assert!(faults > 20, "{faults}");
+    // At its close a store writes what spares the next one who opens it a repair.
+    say(&format!(
+        "{faults}\n{harmless} of them did no harm: the store was repaired when it was opened"
+    ));
+    assert!(harmless < faults.sum() / 4, "{harmless} of\n{faults}");
+    assert!(faults.sum() > 20, "{faults}");
     succeeds(&run(&mut broker(&bed, &restore)).unwrap());
     bed.start_broker().unwrap();
     sound(&bed, "restored");
+    opens(&bed, "a restore");
 }
