@@ -32,7 +32,8 @@ def main(backup: str, *files: str) -> int:
     secrets = {path: {str(number): {field: plain.hex() for field, plain in fields.items()}
                       for number, fields in versions.items()} for path, versions in opened.secrets.items()}
     print(json.dumps({"store": note.uuid_text(head.store), "backup": note.uuid_text(head.backup), "incarnation": head.incarnation,
-                      "seq": head.seq, "rows": opened.rows, "secrets": secrets}))
+                      "seq": head.seq, "rows": opened.rows, "secrets": secrets, "keyspaces": opened.keyspaces, "keys": opened.keys,
+                      "macs": opened.macs, "ring": opened.ring}))
     return 0
 
 

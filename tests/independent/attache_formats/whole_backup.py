@@ -16,8 +16,9 @@ BARE = ("anchor", "payload")
 Bodies = dict[bytes, bytes]
 
 
-# The state of a KEK that is gone.
-DESTROYED = 4
+# The states of a KEK, and of a keyspace.
+KEK_STATES = {1: "active", 2: "decrypt-only", 3: "retired", 4: "destroyed"}
+KEYSPACE_STATES = {1: "active", 2: "destroyed", 3: "removing"}
 
 
 class Fields:
@@ -62,8 +63,16 @@ def record(data: bytes) -> Fields:
 class Opened:
     head: backup.Head
     rows: int
-    # KEYSPACE/NAME -> version -> field -> plaintext
+    # KEYSPACE/NAME -> version -> field -> plaintext; those of a keyspace that is being removed are not there
     secrets: dict[str, dict[int, dict[str, bytes]]]
+    # keyspace -> state
+    keyspaces: dict[str, str]
+    # KEYSPACE@EPOCH -> state, and how many values it wraps
+    keys: dict[str, tuple[str, int]]
+    # The epochs of the keys that rows have tags of
+    macs: list[int]
+    # purpose -> the epochs of its keys in the keyring
+    ring: dict[int, list[int]]
 
 
 class Ring:
@@ -73,6 +82,10 @@ class Ring:
     def active(self, purpose: int) -> tuple[bytes, bytes]:
         """Id and key."""
         return next((id_, key) for of, state, _, id_, key in self._entries if (of, state) == (purpose, keyring.ACTIVE))
+
+    def epochs(self) -> dict[int, list[int]]:
+        purposes = sorted({purpose for purpose, *_ in self._entries})
+        return {purpose: [epoch for of, _, epoch, _, _ in self._entries if of == purpose] for purpose in purposes}
 
     def of_epoch(self, purpose: int, epoch: int) -> bytes:
         return self._one(key for of, _, at, _, key in self._entries if (of, at) == (purpose, epoch))
@@ -174,22 +187,85 @@ def verify_anchor(head: backup.Head, tables: dict[str, backup.Rows], ring: Ring,
         raise Refused("T")
 
 
-def open_values(store: bytes, tables: dict[str, backup.Rows], bodies: dict[str, Bodies],
-                ring: Ring) -> dict[str, dict[int, dict[str, bytes]]]:
-    keks: dict[bytes, bytes] = {}
+@dataclass(frozen=True)
+class Kek:
+    keyspace: str
+    epoch: int
+    state: str
+    # None when it is destroyed
+    key: bytes | None
+
+
+def open_keks(store: bytes, bodies: dict[str, Bodies], ring: Ring) -> dict[bytes, Kek]:
+    keks: dict[bytes, Kek] = {}
     for key, body in bodies["kek"].items():
         keyspace, epoch = key[:-5].decode(), int.from_bytes(key[-4:], "big")
         fields = record(body)
-        kek_id, state, wrap_id, wrapped = fields.bytes_(), fields.number(), fields.bytes_(), fields.bytes_()
+        kek_id, state, wrap_id, wrapped = fields.bytes_(), KEK_STATES.get(fields.number()), fields.bytes_(), fields.bytes_()
         _created, _changed, _rate, _values = (fields.number() for _ in range(4))
         fields.end()
-        if state != DESTROYED:
-            aad = wrap.aad_kek(store, keyspace, epoch, kek_id)
-            keks[kek_id] = wrap.open_(ring.of_id(KEK_WRAP, wrap_id), wrap_id, wrapped, aad)
+        if state is None or kek_id in keks or (state == "destroyed") != (wrap_id == wrapped == b""):
+            raise Refused("KEK")
+        plain = None
+        if state != "destroyed":
+            plain = wrap.open_(ring.of_id(KEK_WRAP, wrap_id), wrap_id, wrapped, wrap.aad_kek(store, keyspace, epoch, kek_id))
+        keks[kek_id] = Kek(keyspace, epoch, state, plain)
+    return keks
+
+
+def read_keyspaces(bodies: dict[str, Bodies], keks: dict[bytes, Kek]) -> dict[str, str]:
+    """The state of each, held against its KEKs: one active one, of its epoch; all of them destroyed where it is not active."""
+    states: dict[str, str] = {}
+    for key, body in bodies["keyspace"].items():
+        fields = record(body)
+        state, epoch = KEYSPACE_STATES.get(fields.number()), fields.number()
+        if state is None:
+            raise Refused("keyspace")
+        states[key.decode()] = state
+        of_it = [kek for kek in keks.values() if kek.keyspace == key.decode()]
+        active = [kek.epoch for kek in of_it if kek.state == "active"]
+        if active != ([epoch] if state == "active" else []) or (state != "active" and any(kek.key for kek in of_it)):
+            raise Refused("keys of a keyspace")
+    if any(kek.keyspace not in states for kek in keks.values()):
+        raise Refused("a key of no keyspace")
+    return states
+
+
+def count_values(bodies: dict[str, Bodies], keks: dict[bytes, Kek], states: dict[str, str]) -> dict[bytes, int]:
+    """How many values each KEK wraps: index and value keys agree, and what is not to be named is not."""
+    named: dict[bytes, int] = dict.fromkeys(keks, 0)
+    indexed = {(key[:16], key[16:]) for key in bodies["kek-index"]}
+    wrapped = set()
+    for id_, body in bodies["value-key"].items():
+        fields = record(body)
+        _secret, kek_id = fields.bytes_(), fields.bytes_()
+        wrapped.add((kek_id, id_))
+        if kek_id not in keks:
+            raise Refused("a value of no key")
+        named[kek_id] += 1
+    if indexed != wrapped:
+        raise Refused("index")
+    for kek_id, count in named.items():
+        kek = keks[kek_id]
+        if count and kek.state in ("retired", "destroyed") and states[kek.keyspace] != "removing":
+            raise Refused("a value of a key that is over")
+    return named
+
+
+def open_values(store: bytes, tables: dict[str, backup.Rows], bodies: dict[str, Bodies], keks: dict[bytes, Kek],
+                states: dict[str, str]) -> dict[str, dict[int, dict[str, bytes]]]:
+    removing = {name for name, state in states.items() if state == "removing"}
     secrets: dict[str, dict[int, dict[str, bytes]]] = {}
     names = {record(body).bytes_(): path.decode() for path, body in bodies["head"].items()}
     for key, body in bodies["version"].items():
-        secret, path = key[:16], names[key[:16]]
+        secret, path = key[:16], names.get(key[:16])
+        # Of a keyspace that is being removed the head may be gone, and values of a version that is still there.
+        if path is None and not removing:
+            raise Refused("a version without a head")
+        if path is None or path.split("/")[0] in removing:
+            continue
+        if states.get(path.split("/")[0]) != "active":
+            raise Refused("a secret of a keyspace that is gone")
         fields = record(body)
         number = fields.number()
         values = {}
@@ -201,16 +277,19 @@ def open_values(store: bytes, tables: dict[str, backup.Rows], bodies: dict[str, 
 
 
 def open_value(store: bytes, keyspace: str, secret: bytes, field: str, id_: bytes, tables: dict[str, backup.Rows],
-               bodies: dict[str, Bodies], keks: dict[bytes, bytes]) -> bytes:
+               bodies: dict[str, Bodies], keks: dict[bytes, Kek]) -> bytes:
+    if id_ not in bodies["value-key"] or id_ not in tables["payload"]:
+        raise Refused("a version names a value that is gone")
     fields = record(bodies["value-key"][id_])
     of_secret, kek_id, ct_hash, length, wrapped = (fields.bytes_() for _ in range(5))
     ct = tables["payload"][id_]
     if of_secret != secret or sha256(ct) != ct_hash or len(ct) != int.from_bytes(length, "big"):
         raise Refused("value")
-    if kek_id + id_ not in bodies["kek-index"]:
-        raise Refused("index")
+    kek = keks[kek_id]
+    if kek.key is None or kek.keyspace != keyspace:
+        raise Refused("a value of another key")
     aad = wrap.aad_dek(store, keyspace, secret, id_, kek_id, ct_hash)
-    dek = wrap.open_(keks[kek_id], kek_id, wrapped, aad)
+    dek = wrap.open_(kek.key, kek_id, wrapped, aad)
     return value.open_(dek, ct, value.aad(store, keyspace, secret, id_, field))
 
 
@@ -221,4 +300,10 @@ def open_(data: bytes, given: Given) -> Opened:
     backup.verify_end(data, head, end, ed25519_public(seed))
     bodies, sums = verify_rows(head.store, tables, ring)
     verify_anchor(head, tables, ring, sums)
-    return Opened(head, sum(len(rows) for rows in tables.values()), open_values(head.store, tables, bodies, ring))
+    keks = open_keks(head.store, bodies, ring)
+    states = read_keyspaces(bodies, keks)
+    named = count_values(bodies, keks, states)
+    tagged = {int.from_bytes(stored[2:6], "big") for name, rows in tables.items() if name not in BARE for stored in rows.values()}
+    return Opened(head, sum(len(rows) for rows in tables.values()), open_values(head.store, tables, bodies, keks, states), states,
+                  {f"{kek.keyspace}@{kek.epoch}": (kek.state, named[id_]) for id_, kek in keks.items()}, sorted(tagged),
+                  ring.epochs())
