@@ -5,20 +5,27 @@
 //! $ COMMAND        run by bash; what it prints has to be the lines that follow, in their order
 //! a line ... of it `...` is anything, also nothing; a line of `...` alone is any number of lines
 //! ```
-//! A page's paths are those of an installation; here they are put into the folder of this one.
+//! A page's paths are those of an installation; here they are put into the folder of this one. What the page takes for granted
+//! happens here too: where it has a node come back, a machine that was set up anew asks to.
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
 use std::{
     fs,
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
 };
 
-use attache_tests::{Bed, bed::NODE, process::bin_dir};
+use attache_tests::{
+    Bed,
+    bed::{CLUSTER, NODE, TRUST_DOMAIN},
+    process::{PATIENCE, bin_dir, until},
+};
 
 /// A command of a page and what is printed.
 struct Step {
@@ -81,16 +88,27 @@ fn are_like(lines: &[&str], expected: &[String]) -> bool {
 struct Site {
     bed: Bed,
     vkey: String,
+    /// What `export` has set.
+    exported: Vec<(String, String)>,
+    /// Of before the node came: it is no word of an operator's that it may come again.
+    join_token: String,
+    /// Mutual TLS, enrollment.
+    listening: (SocketAddr, SocketAddr),
 }
 
 impl Site {
     fn new() -> Self {
-        let mut bed = Bed::start().unwrap();
+        let mut bed = Bed::signed_in().unwrap();
+        bed.add_cluster().unwrap();
+        let token = ["node", "join-token", "--cluster", CLUSTER, "--node", NODE.0];
+        let join_token = bed.attache_ok(&token).unwrap();
+        bed.join_node(NODE.0).unwrap();
+        bed.start_plugin().unwrap();
         // Where it listens stays, also when it is sealed and opened again.
         bed.pin_addresses().unwrap();
         bed.broker.take().unwrap().stop().unwrap();
         bed.start_broker().unwrap();
-        for folder in ["media/safe", "backup"] {
+        for folder in ["media/safe", "backup", "work"] {
             fs::create_dir_all(bed.dir.join(folder)).unwrap();
         }
         bed.attache_ok(&["keyspace", "create", "payments"]).unwrap();
@@ -99,14 +117,23 @@ impl Site {
                 .unwrap();
         }
         let vkey = bed.audit_vkey().unwrap();
-        Self { bed, vkey }
+        Self {
+            listening: bed.broker_addresses().unwrap(),
+            bed,
+            vkey,
+            exported: Vec::new(),
+            join_token,
+        }
     }
 
     /// A page's text with this installation's paths.
     fn placed(&self, text: &str) -> String {
         let at = |path: &Path| path.display().to_string();
-        text.replace("/etc/attache/broker.toml", &at(&self.bed.broker_config()))
+        let (grpc, enroll) = self.listening;
+        text.replace("/etc/attache", &at(&self.bed.dir.join("etc")))
             .replace("/var/lib/attache", &at(&self.bed.store_dir()))
+            .replace("broker.example:7443", &format!("{grpc} --enroll {enroll}"))
+            .replace("example.internal", TRUST_DOMAIN)
             .replace("/media/safe", &at(&self.bed.dir.join("media/safe")))
             .replace(
                 "/backup/",
@@ -122,19 +149,46 @@ impl Site {
         key.map_or_else(String::new, |(key, _)| key.to_owned())
     }
 
+    /// The node's machine with nothing of before but its join token: its plugin starts, and asks.
+    fn set_up_the_node_anew(&mut self) {
+        self.bed.plugin.take().unwrap().stop().unwrap();
+        for entry in fs::read_dir(self.bed.dir.join("node-state")).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        // In place: the file is the agent's.
+        fs::write(self.bed.dir.join("etc/join-token"), &self.join_token).unwrap();
+        self.bed.launch_plugin().unwrap();
+        until(PATIENCE, "it waits for an operator", || {
+            let listed = self.bed.attache_json(&["approval", "list"]).unwrap();
+            let waiting = listed["approvals"].as_array().unwrap().len();
+            (waiting == 1).then_some(())
+        })
+        .unwrap();
+    }
+
     fn follow(&mut self, step: &Step) {
         match step.command.as_str() {
             "systemctl stop attache-broker" => {
                 return self.bed.broker.take().unwrap().stop().unwrap();
             }
             "systemctl start attache-broker" => return self.bed.start_broker().unwrap(),
+            "attache approval list" => self.set_up_the_node_anew(),
             _ => {}
+        }
+        if let Some((name, value)) = step
+            .command
+            .strip_prefix("export ")
+            .and_then(|set| set.split_once('='))
+        {
+            return self.exported.push((name.to_owned(), value.to_owned()));
         }
         let command = self.placed(&step.command);
         let path = std::env::var("PATH").unwrap();
         let programs = bin_dir().unwrap();
-        let output = Command::new("bash")
-            .args(["-ec", &command])
+        let output = Command::new("timeout")
+            .args(["60", "bash", "-ec", &command])
+            .current_dir(self.bed.dir.join("work"))
+            .envs(self.exported.clone())
             .stdin(Stdio::null())
             .env("PATH", format!("{}:{path}", programs.display()))
             .env("ATTACHE_CONFIG", self.bed.cli_config())
