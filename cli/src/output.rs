@@ -259,23 +259,22 @@ impl Console {
         if self.quiet || !io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {per_sec}  {eta} left");
-        let bar = ProgressBar::new(size);
-        match style {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        }
+        let template = "{bar:30} {pos}/{len}  {per_sec}  {eta} left";
+        styled(ProgressBar::new(size), template)
     }
 
     /// As [`Console::progress`], of bytes.
     #[must_use]
     pub fn bytes_progress(&self, size: u64) -> ProgressBar {
         let template = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
-        let bar = self.progress(size);
-        match ProgressStyle::with_template(template) {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        }
+        styled(self.progress(size), template)
+    }
+
+    /// As [`Console::progress`], of work that somebody else does and may have begun long ago: how fast it is stands in the bar's
+    /// message.
+    #[must_use]
+    pub fn joined_progress(&self) -> ProgressBar {
+        styled(self.progress(0), "{bar:30} {pos}/{len}  {msg}")
     }
 
     /// Says something beside the answer, in one line on standard error.
@@ -284,6 +283,13 @@ impl Console {
             // Nobody may read standard error; the answer does not hang on it.
             let _ = writeln!(io::stderr().lock(), "{}", visible(text));
         }
+    }
+}
+
+fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
 }
 

@@ -159,6 +159,17 @@ fn join_again(keyspace: &str) -> String {
     format!("see how far it is with: {} --wait", command.trim_end())
 }
 
+/// How fast it is and how long it takes, as the broker knows it: whoever joins has seen nothing yet.
+fn pace(under_way: &[pb::Rewrap]) -> String {
+    let per_second: u64 = under_way.iter().map(|it| it.per_second).sum();
+    // They are worked at by turns; one of which it is not known makes it unknown.
+    let left: Option<Vec<u64>> = under_way.iter().map(|it| it.left_s).collect();
+    match left.and_then(|left| left.into_iter().max()) {
+        Some(left) => format!("{per_second}/s  {left} s left"),
+        None => format!("{per_second}/s"),
+    }
+}
+
 /// A bar on a terminal, else a line now and then.
 struct Shown<'c> {
     console: &'c Console,
@@ -170,7 +181,7 @@ impl<'c> Shown<'c> {
     fn new(console: &'c Console) -> Self {
         Self {
             console,
-            bar: console.progress(0),
+            bar: console.joined_progress(),
             next_line: Instant::now() + LINE,
         }
     }
@@ -180,6 +191,7 @@ impl<'c> Shown<'c> {
             .set_length(under_way.iter().map(|it| it.total).sum());
         self.bar
             .set_position(under_way.iter().map(|it| it.done).sum());
+        self.bar.set_message(pace(under_way));
         if self.bar.is_hidden() && Instant::now() >= self.next_line {
             for it in under_way {
                 self.console.hint(&RewrapJson::new(it).to_string());
@@ -214,6 +226,19 @@ mod tests {
         rewrap.problem.clear();
         rewrap.left_s = None;
         assert_eq!(line(&rewrap), "payments@1: 1200 of 5000, 830/s");
+    }
+
+    #[test]
+    fn a_bar_says_how_fast_the_broker_is_and_when_it_is_over() {
+        let rewrap = |per_second, left_s| pb::Rewrap {
+            per_second,
+            left_s,
+            ..Default::default()
+        };
+        let (fast, slow) = (rewrap(800, Some(5)), rewrap(30, Some(90)));
+        assert_eq!(pace(&[fast.clone()]), "800/s  5 s left");
+        assert_eq!(pace(&[fast.clone(), slow]), "830/s  90 s left");
+        assert_eq!(pace(&[fast, rewrap(0, None)]), "800/s");
     }
 
     #[test]
