@@ -55,6 +55,21 @@ impl RestlessStore {
         (step(before) >> 33).is_multiple_of(self.one_in)
     }
 
+    /// Changes what is stored under a key by no commit: what whoever has the disk can do. Answers what it was.
+    pub(crate) fn force(
+        &self,
+        table: Table,
+        key: &[u8],
+        change: impl FnOnce(&mut Vec<u8>),
+    ) -> Bytes {
+        let mut state = self.state.lock().unwrap();
+        let row = Arc::make_mut(&mut state.rows).get_mut(&(table, key.to_vec()));
+        let row = row.unwrap();
+        let mut forced = row.to_vec();
+        change(&mut forced);
+        std::mem::replace(row, forced.into())
+    }
+
     fn now(&self) -> FakeSnapshot {
         self.state.lock().unwrap().clone()
     }

@@ -10,7 +10,7 @@ use attache_envelope::wrap::DekBinding;
 
 use super::*;
 use crate::store::fake::RestlessStore;
-use crate::store::{ApplyError, Change, Ledger, LedgerOptions};
+use crate::store::{ApplyError, Change, Ledger, LedgerError, LedgerOptions};
 use crate::vault::{BackupAge, PreparedDestruction, SetSettings};
 
 fn payments() -> Keyspace {
@@ -569,7 +569,52 @@ async fn rotations_end_over_redb() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotations_end_over_a_store_that_moves_at_random() {
     let fixture = Fixture::new().await;
-    let store = RestlessStore::new(fixture.id, 7, 4);
+    rotations_end(restless(&fixture, 4).await).await;
+}
+
+/// A page of a re-wrap was read, and its tags were right; then somebody who has the disk changes a row of it.
+#[tokio::test]
+async fn a_row_that_is_changed_by_force_between_its_reading_and_its_commit_is_not_replaced() {
+    let fixture = Fixture::new().await;
+    let vault = restless(&fixture, u64::MAX).await;
+    let keyspace = vault
+        .prepare_keyspace(&payments(), KEEPS_ALL, &operator(), NOW)
+        .await;
+    vault.ledger.apply(keyspace.unwrap()).await.unwrap();
+    fill(&vault, 3).await;
+    let old = rotate(&vault).await;
+    let value = ValueId::from_bytes([1; 16]);
+    let index = KekIndexKey { kek: old.id, value };
+    for (table, key) in [
+        (Table::ValueKey, ValueKeyBody::key(value)),
+        (Table::KekIndex, index.encode()),
+    ] {
+        let page = vault.prepare_rewrap(&old, None, 10).await.unwrap();
+        assert_eq!(page.values, 3);
+        let store = vault.ledger.store();
+        // The tag, which nobody would miss where it is taken for read.
+        let before = store.force(table, &key, |row| *row.last_mut().unwrap() ^= 1);
+        let refused = vault.ledger.apply(page.change).await;
+        assert!(
+            matches!(&refused, Err(ApplyError::Ledger(LedgerError::Damaged { table: of, .. })) if *of == table),
+            "{refused:?}"
+        );
+        store.force(table, &key, |row| *row = before.to_vec());
+    }
+    rewrap(&vault, &old, 2).await;
+    let report = check_store(vault.ledger.store().as_ref(), vault.keys());
+    let findings = report.await.unwrap().findings;
+    let without_payloads = findings.iter().filter(|it| it.problem == "has no payload");
+    assert_eq!(
+        (without_payloads.count(), findings.len()),
+        (3, 3),
+        "{findings:?}"
+    );
+}
+
+/// A vault over a store that answers once in so many commits that it has moved.
+async fn restless(fixture: &Fixture, one_in: u64) -> Vault<RestlessStore> {
+    let store = RestlessStore::new(fixture.id, 7, one_in);
     let slot = fixture.note_path().with_file_name("restless.key");
     let (keys, rows) = Keys::create(&fixture.arena, fixture.id, &slot).unwrap();
     while Ledger::initialise(&store, &keys, &rows).await.is_err() {}
@@ -580,5 +625,5 @@ async fn rotations_end_over_a_store_that_moves_at_random() {
     };
     let ledger = Ledger::open(Arc::new(store), &keys, options).await.unwrap();
     let boot = BootId::random(&SystemRandom).unwrap();
-    rotations_end(Vault::new(ledger, Arc::new(keys), broker(), boot).unwrap()).await;
+    Vault::new(ledger, Arc::new(keys), broker(), boot).unwrap()
 }
