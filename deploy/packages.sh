@@ -8,6 +8,7 @@ need runc runc
 need cc gcc
 need openssl openssl
 need findmnt util-linux
+need script bsdutils
 need setpriv util-linux
 need unshare util-linux
 need nsenter util-linux

@@ -10,7 +10,8 @@
 )]
 
 use std::{
-    process::Stdio,
+    io::{Read, Write},
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -359,6 +360,68 @@ fn whoever_waits_for_so_long_is_told_what_is_left() {
     let retired =
         |found: &[(String, String, u64)]| found.iter().filter(|it| it.1 == "retired").count() == 2;
     assert!(retired(&keys(&scene)), "{:?}", keys(&scene));
+}
+
+/// The command line with a terminal; what is written to its input is typed there.
+fn on_a_terminal(scene: &Scene, words: &str) -> Child {
+    let attache = scene.bed.attache_command().unwrap();
+    let line = format!("{} {words}", attache.get_program().to_str().unwrap());
+    let environment = attache.get_envs();
+    Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .envs(environment.filter_map(|(name, value)| Some((name, value?))))
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// How far a bar says that it is: of its last line, the number before `/total`.
+fn shown(screen: &str, total: u64) -> Option<u64> {
+    let (before, _) = screen.rsplit_once(&format!("/{total}  "))?;
+    let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+#[test]
+fn a_bar_is_left_with_ctrl_c_and_joined_again_where_it_is() {
+    let scene = Scene::start().unwrap();
+    fill(&scene);
+    let total = SECRETS + 2;
+    let mut first = on_a_terminal(&scene, "key rotate payments --rate 300");
+    let mut screen = String::new();
+    let mut output = first.stdout.take().unwrap();
+    let mut some = [0; 4096];
+    // Until it has moved.
+    while shown(&screen, total).is_none_or(|done| done == 0) {
+        let read = output.read(&mut some).unwrap();
+        assert_ne!(read, 0, "{screen}");
+        screen.push_str(&String::from_utf8_lossy(&some[..read]));
+    }
+    first.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    output.read_to_string(&mut screen).unwrap();
+    let code = first.wait().unwrap().code();
+    assert_eq!(code, Some(130), "{screen}");
+    assert!(
+        screen.contains("/s  ") && screen.contains(" s left"),
+        "{screen}"
+    );
+    assert!(
+        screen.contains("attache key status payments --wait"),
+        "{screen}"
+    );
+    assert_eq!(keys(&scene)[0].1, "decrypt-only");
+    let left_at = shown(&screen, total).unwrap();
+
+    let joined = on_a_terminal(&scene, "key status payments --wait");
+    let joined = joined.wait_with_output().unwrap();
+    let screen = String::from_utf8_lossy(&joined.stdout).into_owned();
+    assert_eq!(joined.status.code(), Some(0), "{screen}");
+    let (first_line, _) = screen.split_once("left").unwrap();
+    let at = shown(&format!("{first_line}left"), total);
+    assert!(at >= Some(left_at), "{at:?} after {left_at}: {screen}");
+    assert_eq!(keys(&scene)[0], key("payments@1", "retired", 0));
 }
 
 #[test]
