@@ -236,7 +236,7 @@ mod tests {
             ..Default::default()
         };
         let (fast, slow) = (rewrap(800, Some(5)), rewrap(30, Some(90)));
-        assert_eq!(pace(&[fast.clone()]), "800/s  5 s left");
+        assert_eq!(pace(std::slice::from_ref(&fast)), "800/s  5 s left");
         assert_eq!(pace(&[fast.clone(), slow]), "830/s  90 s left");
         assert_eq!(pace(&[fast, rewrap(0, None)]), "800/s");
     }
