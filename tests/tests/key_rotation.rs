@@ -389,7 +389,7 @@ fn a_bar_is_left_with_ctrl_c_and_joined_again_where_it_is() {
     let scene = Scene::start().unwrap();
     fill(&scene);
     let total = SECRETS + 2;
-    let mut first = on_a_terminal(&scene, "key rotate payments --rate 300");
+    let mut first = on_a_terminal(&scene, "key rotate payments --rate 200");
     let mut screen = String::new();
     let mut output = first.stdout.take().unwrap();
     let mut some = [0; 4096];
