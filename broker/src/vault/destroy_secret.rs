@@ -186,7 +186,7 @@ impl<S: Store> Vault<S> {
     }
 
     /// Every version of a secret that is not destroyed.
-    async fn all_versions(&self, secret: SecretId) -> Result<Versions, VaultError> {
+    pub(super) async fn all_versions(&self, secret: SecretId) -> Result<Versions, VaultError> {
         let mut versions = Versions::new();
         let mut after: Option<Vec<u8>> = None;
         loop {

@@ -11,8 +11,7 @@
 use std::fmt;
 
 use attache_envelope::Table;
-use attache_envelope::body::{HeadBody, HeadState, KeyspaceBody, KeyspaceState, VersionBody};
-use attache_envelope::id::SecretId;
+use attache_envelope::body::{HeadBody, HeadState, KeyspaceBody, KeyspaceState};
 use attache_envelope::name::{Keyspace, SecretPath, SecretRef, SecretVersion};
 
 use tokio::time::Instant;
@@ -26,9 +25,6 @@ use crate::store::{Change, LedgerError, Store};
 
 /// Heads read at once.
 const HEADS: usize = 512;
-
-/// Version rows read at once.
-const VERSIONS: usize = 1024;
 
 /// What is gone through.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -257,7 +253,8 @@ impl<S: Store> Vault<S> {
             return Ok(Part::nothing());
         };
         let body = &head.body;
-        let mut stay = self.sound_versions(body.secret).await?;
+        // One that cannot be read may need any value.
+        let mut stay = self.all_versions(body.secret).await?;
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
         let over = stay.len().saturating_sub(keep);
         let (mut old, mut held) = (Vec::new(), Vec::new());
@@ -292,39 +289,5 @@ impl<S: Store> Vault<S> {
             .await?;
         part.versions = go.into_keys().collect();
         Ok(part)
-    }
-
-    /// Every version of a secret that is not destroyed. One that cannot be read may need any value.
-    async fn sound_versions(&self, secret: SecretId) -> Result<Versions, VaultError> {
-        let mut versions = Versions::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let prefix = secret.as_bytes();
-            let rows = self
-                .each(
-                    Table::Version,
-                    prefix,
-                    after.as_deref(),
-                    VERSIONS,
-                    VersionBody::decode,
-                )
-                .await?;
-            let Some((last, _)) = rows.last() else {
-                return Ok(versions);
-            };
-            after = Some(last.clone());
-            for (key, version) in rows {
-                let sound = match version {
-                    Found::Sound(version) => Some(version),
-                    Found::Absent | Found::Damaged => None,
-                };
-                let sound = sound.filter(|it| VersionBody::key(secret, it.body.number) == key);
-                let version = sound.ok_or_else(|| LedgerError::damaged(Table::Version, &key))?;
-                let number = version.body.number;
-                if !version.body.is_destroyed() {
-                    versions.insert(number, version);
-                }
-            }
-        }
     }
 }
