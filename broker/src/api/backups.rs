@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     audit::AuditLog,
-    backup::{BackupRecord, BackupWriteError, Moment, Records, Writing},
+    backup::{BackupRecord, BackupWriteError, Moment, Records, RecordsError, Writing},
     mutation::{BrokenOff, Mutation, Mutations, Worked},
     store::Change,
     vault::BrokerVault,
@@ -39,6 +39,9 @@ const QUEUED: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Whether the caller may still call is asked again after so many pieces.
 const ASK_EVERY: u32 = 64;
+
+/// So many backups are named with what is destroyed.
+const NAMED: usize = 32;
 
 const CREATE: &str = "backup.create";
 const VERIFIED: &str = "backup.verify";
@@ -362,8 +365,19 @@ fn other_hash(id: BackupId) -> RpcError {
     )
 }
 
+/// The backups on record that were made at or after a time, newest first and as they are told, and how many there are: those that
+/// may have what is destroyed.
+pub(super) async fn since(
+    vault: &BrokerVault,
+    created_ms: u64,
+) -> Result<(Vec<pb::Backup>, u64), RecordsError> {
+    let records = Records(vault.ledger());
+    let (backups, count) = records.since(created_ms, NAMED).await?;
+    Ok((backups.iter().map(view).collect(), count))
+}
+
 /// A backup on record, as it is told.
-pub(super) fn view(record: &BackupRecord) -> pb::Backup {
+fn view(record: &BackupRecord) -> pb::Backup {
     let body = &record.body;
     let verified = body.verified.as_ref();
     pb::Backup {

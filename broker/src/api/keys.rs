@@ -21,15 +21,11 @@ use super::{
 };
 use crate::{
     audit::AuditLog,
-    backup::Records,
     mutation::Mutations,
     retagging::Retagging,
     rotation::{Progress, Rotations},
     vault::{BackupAge, BrokerVault, DESTROYED, KeyView},
 };
-
-/// So many backups are named with a key that is destroyed.
-const NAMED_BACKUPS: usize = 32;
 
 /// A call waits so long at most for the look at every value; its caller asks again.
 const LOOK: Duration = Duration::from_secs(5);
@@ -225,16 +221,16 @@ impl Keys for KeyService {
                 .prepare_destruction(&unreferenced, backup_age, self.log.clock().now_ms())
                 .await?;
             *lock(&prepared) = Some(destruction.id);
-            let records = Records(self.vault.ledger());
-            let (backups, count) = records.since(destruction.created_ms, NAMED_BACKUPS).await?;
+            let (backups, backup_count) =
+                backups::since(&self.vault, destruction.created_ms).await?;
             Ok(Prepared {
                 change: destruction.change,
                 answer: pb::DestroyKeyResponse {
                     committed: None,
                     key_id: destruction.id.as_bytes().to_vec(),
                     statement: DESTROYED.to_owned(),
-                    backups: backups.iter().map(backups::view).collect(),
-                    backup_count: count,
+                    backups,
+                    backup_count,
                     looking: None,
                 },
             })

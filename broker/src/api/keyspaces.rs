@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     audit::Clock,
-    backup::Records,
     mutation::Mutations,
     overdue::OverdueKeys,
     registry::Registry,
@@ -30,8 +29,6 @@ use crate::{
     },
 };
 
-/// So many backups are named with a keyspace that is destroyed.
-const NAMED_BACKUPS: usize = 32;
 /// And so many grants.
 const NAMED_GRANTS: usize = 32;
 
@@ -208,15 +205,15 @@ impl Keyspaces for KeyspaceService {
         let prepare = async {
             let destruction = self.prepare_destruction(name.clone()).await?;
             let (grants, grant_count) = self.grants(&name);
-            let records = Records(self.vault.ledger());
-            let (backups, count) = records.since(destruction.created_ms, NAMED_BACKUPS).await?;
+            let (backups, backup_count) =
+                backups::since(&self.vault, destruction.created_ms).await?;
             let answer = pb::DestroyKeyspaceResponse {
                 committed: None,
                 secrets: destruction.secrets,
                 keys: destruction.keys,
                 statement: DESTROYED.to_owned(),
-                backups: backups.iter().map(backups::view).collect(),
-                backup_count: count,
+                backups,
+                backup_count,
                 grants,
                 grant_count,
             };

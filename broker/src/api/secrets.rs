@@ -26,7 +26,6 @@ use super::{
 use crate::{
     audit::Clock,
     background::apart,
-    backup::Records,
     mutation::Mutations,
     retention::Prunings,
     vault::{
@@ -35,8 +34,6 @@ use crate::{
     },
 };
 
-/// So many backups are named with what is destroyed.
-const NAMED_BACKUPS: usize = 32;
 /// How many pinned versions an answer names.
 const PINNED: usize = 32;
 
@@ -291,15 +288,14 @@ impl Secrets for SecretService {
         };
         let prepare = async {
             let prepared = self.prepare_destroy(destroy.clone()).await?;
-            let records = Records(self.vault.ledger());
-            let (backups, count) = records.since(prepared.since_ms, NAMED_BACKUPS).await?;
+            let (backups, backup_count) = backups::since(&self.vault, prepared.since_ms).await?;
             let answer = pb::DestroySecretResponse {
                 committed: None,
                 versions: prepared.versions,
                 values: prepared.values,
                 kept: prepared.kept,
-                backups: backups.iter().map(backups::view).collect(),
-                backup_count: count,
+                backups,
+                backup_count,
             };
             Ok(Prepared {
                 change: prepared.change,
