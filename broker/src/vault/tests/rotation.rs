@@ -480,8 +480,12 @@ async fn a_value_that_cannot_be_read_keeps_every_key() {
     assert!(matches!(refused, Err(VaultError::Ledger(_))), "{refused:?}");
 }
 
-/// Values without payloads: what a re-wrap sees of them.
+/// The keyspace `payments` with values without payloads: what a re-wrap sees of them.
 async fn fill<S: Store>(vault: &Vault<S>, count: u8) {
+    let keyspace = vault
+        .prepare_keyspace(&payments(), KEEPS_ALL, &operator(), NOW)
+        .await;
+    vault.ledger.apply(keyspace.unwrap()).await.unwrap();
     let (kek, _) = vault.active_kek(&payments()).await.unwrap();
     let mut change = Change::default();
     for number in 0..count {
@@ -518,10 +522,6 @@ fn binding<S: Store>(vault: &Vault<S>, value: ValueId, kek: KeyId) -> DekBinding
 
 async fn rotations_end<S: Store>(vault: Vault<S>) {
     const COUNT: u8 = 100;
-    let change = vault
-        .prepare_keyspace(&payments(), KEEPS_ALL, &operator(), NOW)
-        .await;
-    vault.ledger.apply(change.unwrap()).await.unwrap();
     fill(&vault, COUNT).await;
     for epoch in 2..5 {
         let old = rotate(&vault).await;
@@ -577,10 +577,6 @@ async fn rotations_end_over_a_store_that_moves_at_random() {
 async fn a_row_that_is_changed_by_force_between_its_reading_and_its_commit_is_not_replaced() {
     let fixture = Fixture::new().await;
     let vault = restless(&fixture, u64::MAX).await;
-    let keyspace = vault
-        .prepare_keyspace(&payments(), KEEPS_ALL, &operator(), NOW)
-        .await;
-    vault.ledger.apply(keyspace.unwrap()).await.unwrap();
     fill(&vault, 3).await;
     let old = rotate(&vault).await;
     let value = ValueId::from_bytes([1; 16]);
