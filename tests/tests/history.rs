@@ -8,7 +8,7 @@
     reason = "a helper of a test says what is wrong by panicking"
 )]
 
-use std::{fs, path::Path, process::Stdio};
+use std::{collections::BTreeMap, fs, path::Path, process::Stdio};
 
 use attache_tests::{
     Bed,
@@ -137,16 +137,16 @@ fn an_independent_decoder_opens_the_backup_of_a_store_with_a_history() {
     let of_payments = secrets
         .iter()
         .filter(|(path, _)| path.starts_with("payments/"));
-    let of_payments: Vec<_> = of_payments.map(|(path, it)| (path.as_str(), it)).collect();
+    let of_payments: BTreeMap<_, _> = of_payments.map(|(path, it)| (path.as_str(), it)).collect();
     assert_eq!(
         of_payments,
-        [
+        BTreeMap::from([
             ("payments/api", &json!({"1": {}})),
             (
                 "payments/db",
                 &json!({"1": {}, "3": {"password": hex::encode("p3")}})
             )
-        ]
+        ])
     );
     let of_web = json!({"1": {"value": hex::encode([7; 1024])}});
     let of_web = secrets.values().filter(|it| **it == of_web);
