@@ -17,7 +17,10 @@ use attache_broker::{
 };
 use attache_envelope::{
     SystemRandom,
-    id::{StoreId, ValueId},
+    body::ValueKeyBody,
+    id::{KeyId, StoreId, ValueId},
+    value::CtHash,
+    wrap::WrappedKey,
 };
 use attache_tests::{
     Scene,
@@ -33,6 +36,8 @@ use tokio::sync::{mpsc, oneshot};
 const LEVELS: [(u64, u64); 3] = [(1, 3_000), (16, 15_000), (64, 30_000)];
 /// The most puts that the bare engine takes into one batch, as the ledger does.
 const BATCH: usize = 256;
+/// What all values are wrapped under.
+const KEK: [u8; 16] = [3; 16];
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -76,8 +81,14 @@ fn change(number: u64) -> Result<Change> {
     change.require_absent(Table::ValueKey, id(2));
     change.put(Table::Head, head, [7; 120]);
     change.put(Table::Version, version, [7; 130]);
-    change.put(Table::ValueKey, id(2), [7; 220]);
-    change.put(Table::KekIndex, [id(3), id(2)].concat(), [7; 4]);
+    let value_key = ValueKeyBody {
+        secret: id(1).as_slice().try_into()?,
+        kek: KeyId::from_bytes(KEK),
+        ct_hash: CtHash::from_bytes([7; 32]),
+        ct_bytes: 1040,
+        wrapped: WrappedKey::from_bytes([7; 112]),
+    };
+    change.put(Table::ValueKey, id(2), value_key.encode());
     change.put(Table::Request, request, [7; 90]);
     let value = ValueId::try_from(id(2).as_slice())?;
     change.payloads.push((value, Bytes::from(vec![7; 1040])));
@@ -163,6 +174,11 @@ fn commit_groups(
                     .iter()
                     .map(|(value, ct)| (Table::Payload, value.as_bytes().to_vec(), ct.clone())),
             );
+            // The ledger's own: the index of the value's key row.
+            batch.puts.extend(change.payloads.iter().map(|(value, _)| {
+                let key = [KEK.as_slice(), value.as_bytes()].concat();
+                (Table::KekIndex, key, Bytes::new())
+            }));
         }
         batch.puts.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let seq = runtime.block_on(store.snapshot())?.seq();

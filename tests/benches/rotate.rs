@@ -269,9 +269,7 @@ async fn fill(config: &Config, count: usize) -> Result<()> {
                 ct_bytes: 1040,
                 wrapped: kek.prepared()?.wrap_dek(&binding, Dek::new(&[7; 32]))?,
             };
-            let index = KekIndexKey { kek: kek.id, value };
             change.put(Table::ValueKey, ValueKeyBody::key(value), body.encode());
-            change.put(Table::KekIndex, index.encode(), KekIndexKey::body());
         }
         ledger.apply(change).await?;
         left = left.saturating_sub(BATCH);
@@ -314,11 +312,7 @@ fn rows(values: &[ValueId], from: Option<KeyId>, to: KeyId) -> Batch {
     let mut batch = Batch::default();
     let index = |kek, value| KekIndexKey { kek, value }.encode();
     for value in values {
-        let row = (
-            Table::KekIndex,
-            index(to, *value),
-            Bytes::from_static(&[7; 50]),
-        );
+        let row = (Table::KekIndex, index(to, *value), Bytes::new());
         batch.puts.push(row);
     }
     for value in values {

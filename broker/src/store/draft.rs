@@ -10,6 +10,7 @@ use std::thread;
 
 use attache_envelope::Table;
 use attache_envelope::anchor::{Anchor, TableSum};
+use attache_envelope::body::KekIndexKey;
 use attache_envelope::id::ValueId;
 use attache_envelope::row::SetElement;
 use bytes::Bytes;
@@ -31,6 +32,7 @@ pub(crate) struct Draft<'a, V: Snapshot> {
     places: HashMap<Name<'a>, usize>,
     payloads: Vec<(ValueId, Bytes)>,
     dropped_payloads: Vec<ValueId>,
+    unindexed: Vec<KekIndexKey>,
     admitted: usize,
 }
 
@@ -80,6 +82,12 @@ struct Written<'a> {
     body: Option<&'a [u8]>,
 }
 
+/// What a batch does to the KEK index: that is never written but with the value-key rows, each of which has its row of it.
+struct Reindexed {
+    added: Vec<KekIndexKey>,
+    removed: Vec<KekIndexKey>,
+}
+
 /// A row for the engine, none for one that goes, and what that does to its table's sum.
 struct Sealed {
     row: Option<Bytes>,
@@ -96,6 +104,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
             places: HashMap::new(),
             payloads: Vec::new(),
             dropped_payloads: Vec::new(),
+            unindexed: Vec::new(),
             admitted: 0,
         }
     }
@@ -119,6 +128,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         self.payloads.extend(change.payloads.iter().cloned());
         self.dropped_payloads
             .extend(change.dropped_payloads.iter().copied());
+        self.unindexed.extend(&change.unindexed);
         self.admitted += 1;
         Ok(())
     }
@@ -130,6 +140,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         // By table and key: the engine is faster with those that lie together. Each change's are so already.
         rows.sort_by_key(|it| it.row.name);
         let mut batch = Batch::default();
+        let index = Reindexed::of(&rows, self.unindexed);
         let sealed = sealed(self.codec, &rows);
         for (it, sealed) in rows.into_iter().zip(sealed) {
             let (table, key) = it.row.name;
@@ -145,6 +156,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
                 None => batch.deletes.push((table, key.to_vec())),
             }
         }
+        index.write(&mut batch);
         let payloads = self.payloads.into_iter();
         batch
             .puts
@@ -271,6 +283,41 @@ impl<'a, V: Snapshot> Draft<'a, V> {
                 _ => row.becomes = becomes,
             }
         }
+    }
+}
+
+impl Reindexed {
+    fn of(rows: &[Written<'_>], unindexed: Vec<KekIndexKey>) -> Self {
+        let (mut added, mut removed) = (Vec::new(), unindexed);
+        for it in rows {
+            let (Table::ValueKey, key) = it.row.name else {
+                continue;
+            };
+            let before = it.row.before.as_ref();
+            let before = before.and_then(|before| KekIndexKey::of(key, &before.body));
+            let after = it.body.and_then(|body| KekIndexKey::of(key, body));
+            if before != after {
+                removed.extend(before);
+                added.extend(after);
+            }
+        }
+        added.sort_unstable();
+        removed.sort_unstable();
+        // Removals come last in the engine.
+        removed.retain(|key| added.binary_search(key).is_err());
+        removed.dedup();
+        Self { added, removed }
+    }
+
+    fn write(self, batch: &mut Batch) {
+        let added = self.added.iter();
+        batch
+            .puts
+            .extend(added.map(|key| (Table::KekIndex, key.encode(), Bytes::new())));
+        let removed = self.removed.iter();
+        batch
+            .deletes
+            .extend(removed.map(|key| (Table::KekIndex, key.encode())));
     }
 }
 

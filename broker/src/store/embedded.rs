@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use super::engine::{AnchorSeq, Batch, Entry, Health, Outcome, Rows, Snapshot, Store, StoreError};
 
 /// The newest format of the header and of the tables that this program reads and writes.
-pub const STORE_FORMAT: u16 = 4;
+pub const STORE_FORMAT: u16 = 5;
 
 /// Pages that redb keeps in memory.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;

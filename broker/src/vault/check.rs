@@ -1,8 +1,8 @@
 //! `check-store`: reads everything there is and names what does not hold.
 //!
-//! Tags, counts and set hashes of every table against the anchor; every body; every reference, the KEK index both ways;
-//! SHA-256 of every ciphertext against its value's key row, which each KEK that is there and the value's DEK must open for. A serving broker's scrub is the first part alone: tags, counts
-//! and set hashes. Works on a snapshot, without a ledger, so that a store that does not open can be looked at. It must never
+//! Tags, counts and set hashes of every table against the anchor; the KEK index, which has none, against the value-key rows; every
+//! body; every reference; SHA-256 of every ciphertext against its value's key row, which each KEK that is there and the value's DEK
+//! must open for. A serving broker's scrub is the first part alone: tags, counts, set hashes and the index. Works on a snapshot, without a ledger, so that a store that does not open can be looked at. It must never
 //! mend anything, and never print a body.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use attache_envelope::wrap::DekBinding;
 use attache_envelope::{EnvelopeError, Table};
 
 use crate::keys::{Kek, Keys, KeysError};
-use crate::store::{AnchorSeq, Row, RowCodec, Snapshot, Store, StoreError, Tip, shown};
+use crate::store::{AnchorSeq, Entry, Row, RowCodec, Snapshot, Store, StoreError, Tip, shown};
 
 /// Rows read at once.
 const PAGE: usize = 512;
@@ -99,7 +99,7 @@ pub async fn scrub_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport
 /// How far a look goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
-    /// Tags, counts and set hashes.
+    /// Tags, counts, set hashes, and the KEK index.
     Rows,
     /// All there is.
     Whole,
@@ -121,6 +121,7 @@ async fn look<S: Store>(store: &S, keys: &Keys, depth: Depth) -> Result<CheckRep
         secrets: HashMap::new(),
         keks: HashMap::new(),
         open: HashMap::new(),
+        indexed: 0,
     };
     let tip = check.anchor().await?;
     // Heads come before versions in the order of tables, which is what `secrets` needs, and KEKs before values.
@@ -129,6 +130,7 @@ async fn look<S: Store>(store: &S, keys: &Keys, depth: Depth) -> Result<CheckRep
             check.table(table, tip.as_ref()).await?;
         }
     }
+    check.index().await?;
     if depth == Depth::Whole {
         check.payloads().await?;
     }
@@ -149,6 +151,8 @@ struct Check<'a, V: Snapshot> {
     keks: HashMap<KeyId, SeenKek>,
     /// Some of them, open.
     open: HashMap<KeyId, Arc<Kek>>,
+    /// How many values have their row of the KEK index.
+    indexed: u64,
 }
 
 /// A KEK as its row has it.
@@ -191,6 +195,7 @@ impl<V: Snapshot> Check<'_, V> {
                 .await?;
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
+            let mut of_index = Vec::new();
             for (key, stored) in page {
                 self.report.rows += 1;
                 let Ok(row) = self.codec.verify(table, &key, &stored) else {
@@ -202,16 +207,15 @@ impl<V: Snapshot> Check<'_, V> {
                 if sum.insert(&element).is_err() {
                     self.find(table, b"", "has more rows than can be counted");
                 }
+                if table == Table::ValueKey {
+                    of_index.extend(KekIndexKey::of(&key, &row.body));
+                }
                 if self.depth == Depth::Whole {
                     self.row(table, &key, &row.into_row()).await?;
                 }
             }
-            match self.depth {
-                Depth::Rows => {
-                    tokio::time::sleep(REST_MAX.min(begun.elapsed() * REST)).await;
-                }
-                Depth::Whole => tokio::task::yield_now().await,
-            }
+            self.are_indexed(of_index).await?;
+            self.rest(begun).await;
         }
         let Some(tip) = tip else { return Ok(()) };
         let anchored = tip.anchor.tables.get(&table).copied();
@@ -232,6 +236,72 @@ impl<V: Snapshot> Check<'_, V> {
         Ok(())
     }
 
+    /// Between two pages.
+    async fn rest(&self, begun: Instant) {
+        match self.depth {
+            Depth::Rows => tokio::time::sleep(REST_MAX.min(begun.elapsed() * REST)).await,
+            Depth::Whole => tokio::task::yield_now().await,
+        }
+    }
+
+    /// Whether the values of a page have their rows of the KEK index.
+    async fn are_indexed(&mut self, mut rows: Vec<KekIndexKey>) -> Result<(), StoreError> {
+        rows.sort_unstable();
+        let keys: Vec<_> = rows.iter().map(KekIndexKey::encode).collect();
+        let keys: Vec<_> = keys.iter().map(AsRef::as_ref).collect();
+        let mut found = Vec::with_capacity(keys.len());
+        let each = |stored: Option<&[u8]>| found.push(stored.is_some());
+        self.snapshot.show(Table::KekIndex, &keys, each).await?;
+        for (row, found) in rows.iter().zip(found) {
+            if found {
+                self.indexed += 1;
+            } else {
+                let key = ValueKeyBody::key(row.value);
+                self.find(Table::ValueKey, &key, "is not in the KEK index");
+            }
+        }
+        Ok(())
+    }
+
+    /// The KEK index. Each value was found in it, or named: where it has no more rows than those, no row is one too many.
+    async fn index(&mut self) -> Result<(), StoreError> {
+        let before = self.report.rows;
+        let mut after: Option<Vec<u8>> = None;
+        while let Some(page) = self.index_page(&mut after).await? {
+            self.report.rows += page.len() as u64;
+            for (key, _) in page.iter().filter(|(_, stored)| !stored.is_empty()) {
+                self.find(Table::KekIndex, key, "has a body, which no row of it has");
+            }
+        }
+        if self.report.rows - before == self.indexed {
+            return Ok(());
+        }
+        let mut after: Option<Vec<u8>> = None;
+        while let Some(page) = self.index_page(&mut after).await? {
+            for (key, _) in page {
+                self.is_of_value(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn index_page(
+        &self,
+        after: &mut Option<Vec<u8>>,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        let begun = Instant::now();
+        let page = self
+            .snapshot
+            .scan(Table::KekIndex, b"", after.as_deref(), PAGE)
+            .await?;
+        let Some((last, _)) = page.last() else {
+            return Ok(None);
+        };
+        *after = Some(last.clone());
+        self.rest(begun).await;
+        Ok(Some(page))
+    }
+
     /// The body of a verified row, and what it points to.
     async fn row(&mut self, table: Table, key: &[u8], row: &Row) -> Result<(), StoreError> {
         match table {
@@ -240,7 +310,6 @@ impl<V: Snapshot> Check<'_, V> {
             Table::Head => self.head(key, row).await,
             Table::Version => self.version(key, row).await,
             Table::ValueKey => self.value_key(key, row).await,
-            Table::KekIndex => self.kek_index(key, row).await,
             Table::Request => {
                 self.decode(table, key, row, RequestBody::decode);
                 Ok(())
@@ -255,6 +324,7 @@ impl<V: Snapshot> Check<'_, V> {
             | Table::Grant
             | Table::Identity
             | Table::JoinToken
+            | Table::KekIndex
             | Table::Meta
             | Table::Operator
             | Table::OperatorCode
@@ -400,18 +470,6 @@ impl<V: Snapshot> Check<'_, V> {
             self.find(Table::ValueKey, key, "is no value's id");
             return Ok(());
         };
-        let index = KekIndexKey {
-            kek: body.kek,
-            value,
-        };
-        if self
-            .snapshot
-            .get(Table::KekIndex, &index.encode())
-            .await?
-            .is_none()
-        {
-            self.find(Table::ValueKey, key, "is not in the KEK index");
-        }
         if let Err(problem) = self.wrapped(value, &body) {
             self.find(Table::ValueKey, key, problem);
         }
@@ -483,8 +541,8 @@ impl<V: Snapshot> Check<'_, V> {
         Ok(kek)
     }
 
-    async fn kek_index(&mut self, key: &[u8], row: &Row) -> Result<(), StoreError> {
-        self.decode(Table::KekIndex, key, row, KekIndexKey::check_body);
+    /// Whether a row of the index is that of a value.
+    async fn is_of_value(&mut self, key: &[u8]) -> Result<(), StoreError> {
         let Ok(index) = KekIndexKey::decode(key) else {
             self.find(Table::KekIndex, key, "is no key of the index");
             return Ok(());

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use attache_envelope::Table;
-use attache_envelope::body::{HeadBody, HeadState, KekIndexKey, ValueKeyBody, VersionBody};
+use attache_envelope::body::{HeadBody, HeadState, ValueKeyBody, VersionBody};
 use attache_envelope::id::{SecretId, ValueId};
 use attache_envelope::name::{SecretPath, SecretVersion};
 use attache_mtls::spiffe::OperatorId;
@@ -159,19 +159,17 @@ impl<S: Store> Vault<S> {
         Ok(values)
     }
 
-    /// Adds the removal of a value's key, of the index of it and of its ciphertext.
+    /// Adds the removal of a value's key, with which its place in the index goes, and of its ciphertext.
     async fn shred(
         &self,
         change: &mut Change,
         secret: SecretId,
         value: ValueId,
     ) -> Result<(), VaultError> {
-        let Record { seq, body } = self.value_key_record(secret, value).await?;
-        let (key, kek) = (ValueKeyBody::key(value), body.kek);
-        let index = KekIndexKey { kek, value };
+        let Record { seq, .. } = self.value_key_record(secret, value).await?;
+        let key = ValueKeyBody::key(value);
         change.require_at(Table::ValueKey, key.clone(), seq);
         change.deletes.push((Table::ValueKey, key));
-        change.deletes.push((Table::KekIndex, index.encode()));
         change.dropped_payloads.push(value);
         Ok(())
     }

@@ -172,8 +172,8 @@ impl<S: Store> Vault<S> {
     /// [`VaultError::Ledger`] when the keyspaces cannot be read.
     pub async fn active_keys(&self) -> Result<ActiveKeys, VaultError> {
         let (_, tip) = self.ledger.snapshot().await?;
-        let index = tip.anchor.tables.get(&Table::KekIndex);
-        let all_values = index.map_or(0, |sum| u64::from(sum.count()));
+        let values = tip.anchor.tables.get(&Table::ValueKey);
+        let all_values = values.map_or(0, |sum| u64::from(sum.count()));
         let mut found = ActiveKeys::default();
         let mut after: Option<Keyspace> = None;
         loop {

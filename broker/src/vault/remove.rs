@@ -1,7 +1,7 @@
 //! What is left of a destroyed keyspace: taken out of the store a page at a time, until only its own row is there.
 //!
 //! ```text
-//! values, by the index of each of its keys:  value-key row, index row, ciphertext
+//! values, by the index of each of its keys:  value-key row with its row of the index, ciphertext
 //! secrets, by their names:                   versions but the first, then the first with the head
 //! ```
 //! A head and its first version go in one commit: while one of them is there, the secret's id is no other name's. Every
@@ -10,13 +10,13 @@
 
 use std::num::NonZeroU32;
 
+use attache_envelope::Table;
 use attache_envelope::body::{
     HeadBody, KekBody, KekIndexKey, KekPhase, KeyspaceBody, KeyspaceState, ValueKeyBody,
     VersionBody,
 };
 use attache_envelope::id::{SecretId, ValueId};
 use attache_envelope::name::{Keyspace, SecretVersion};
-use attache_envelope::{EnvelopeError, Table};
 
 use super::Vault;
 use super::error::VaultError;
@@ -192,21 +192,15 @@ impl<S: Store> Vault<S> {
             let after = after.filter(|(of, index)| *of == epoch && index.kek == kek.body.kek);
             let after = after.map(|(_, index)| index.encode());
             let prefix = KekIndexKey::prefix(kek.body.kek);
-            let check = KekIndexKey::check_body;
-            let rows = self
-                .each(Table::KekIndex, &prefix, after.as_deref(), limit, check)
-                .await?;
-            if rows.is_empty() {
-                continue;
-            }
-            for (index_key, row) in rows {
-                let index = KekIndexKey::decode(&index_key).ok();
-                page.passed = index
-                    .map(|index| Passed::Value(epoch, index))
-                    .or(page.passed.take());
-                match (index, row) {
-                    (Some(index), Found::Sound(_)) => self.remove_value(index, page).await?,
-                    _ => page.unreadable += 1,
+            let store = self.ledger.store();
+            let rows = store.scan(Table::KekIndex, &prefix, after.as_deref(), limit);
+            for (index_key, _) in rows.await.map_err(LedgerError::from)? {
+                match KekIndexKey::decode(&index_key) {
+                    Ok(index) => {
+                        page.passed = Some(Passed::Value(epoch, index));
+                        self.remove_value(index, page).await?;
+                    }
+                    Err(_) => page.unreadable += 1,
                 }
             }
             if page.passed.is_some() {
@@ -235,13 +229,15 @@ impl<S: Store> Vault<S> {
                 page.change.dropped_payloads.push(index.value);
                 page.values += 1;
             }
-            Found::Absent => page.change.require_absent(Table::ValueKey, key),
+            Found::Absent => {
+                page.change.require_absent(Table::ValueKey, key);
+                page.change.unindexed.push(index);
+            }
             Found::Sound(_) | Found::Damaged => {
                 page.unreadable += 1;
                 return Ok(());
             }
         }
-        page.change.deletes.push((Table::KekIndex, index.encode()));
         page.rows += 1;
         Ok(())
     }
@@ -369,16 +365,16 @@ impl<S: Store> Vault<S> {
         Ok(gone)
     }
 
-    /// Removes a value whose index row is not there. One whose row is there is damaged, and stays.
+    /// Removes a value whose index row is not there. One whose row is there was not removed by it for a reason, and stays.
     async fn remove_lost(
         &self,
         index: KekIndexKey,
         seq: u64,
         page: &mut RemovalPage,
     ) -> Result<bool, VaultError> {
-        let check: fn(&[u8]) -> Result<(), EnvelopeError> = KekIndexKey::check_body;
-        let found = self.find(Table::KekIndex, &index.encode(), check).await?;
-        if !matches!(found, Found::Absent) {
+        let store = self.ledger.store();
+        let found = store.get(Table::KekIndex, &index.encode()).await;
+        if found.map_err(LedgerError::from)?.is_some() {
             return Ok(false);
         }
         let (value, key): (ValueId, _) = (index.value, ValueKeyBody::key(index.value));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a page of kek-index -> each value's DEK out of the old KEK, under the active one -> one change:
-//!   value-key row replaced, index row of the old KEK removed, one of the active KEK added
+//!   value-key row replaced, with which the ledger moves its row of the index from the old KEK to the active one
 //!   if each value-key row, and the active KEK's row, are still those that were read
 //! ```
 //! So a value that was changed or destroyed meanwhile is never put back, and nothing is wrapped under a KEK that is not
@@ -151,34 +151,29 @@ impl<S: Store> Vault<S> {
                 .map_err(LedgerError::from)?;
             let Some((end, _)) = rows.last() else { break };
             after = Some(end.clone());
-            for (index_key, stored) in rows {
+            for (index_key, _) in rows {
                 let Ok(index) = KekIndexKey::decode(&index_key) else {
                     page.nameless += 1;
                     continue;
                 };
                 page.last = Some(index.value);
-                // One that is damaged would fail the commit of all of them.
-                match reading.read(Table::KekIndex, &index_key, stored) {
-                    Ok(row) => named.push((index, row)),
-                    Err(_) => page.unreadable.push(index.value),
-                }
+                named.push(index.value);
             }
         }
-        let values = values_of(&snapshot, &reading, &named).await?;
-        let held = held_targets(&snapshot, &reading, active.id, &named).await?;
+        let values = values_of(&snapshot, &reading, old.id, &named).await?;
         drop(reading);
         let old_kek = unwrapping.prepared()?;
         let active_kek = active.prepared()?;
-        for (((index, index_row), found), held) in named.into_iter().zip(values).zip(held) {
-            let Some((value_row, found)) = found.filter(|_| !held) else {
-                page.unreadable.push(index.value);
+        for (value, found) in named.into_iter().zip(values) {
+            let Some((row, found)) = found else {
+                page.unreadable.push(value);
                 continue;
             };
-            let again = self.wrapped_again(keyspace, index.value, &found, &old_kek, &active_kek);
+            let again = self.wrapped_again(keyspace, value, &found, &old_kek, &active_kek);
             match again {
-                Ok(body) => page.replace(index, index_row, value_row, &body),
+                Ok(body) => page.replace(value, row, &body),
                 Err(KeysError::Envelope(EnvelopeError::Refused)) => {
-                    page.unreadable.push(index.value);
+                    page.unreadable.push(value);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -258,24 +253,10 @@ impl<S: Store> Vault<S> {
 }
 
 impl RewrapPage {
-    fn replace(
-        &mut self,
-        old: KekIndexKey,
-        old_row: ReadRow,
-        value_row: ReadRow,
-        body: &ValueKeyBody,
-    ) {
-        let new = KekIndexKey {
-            kek: body.kek,
-            value: old.value,
-        };
-        self.change.require_as_read(value_row);
-        self.change.require_as_read(old_row);
+    fn replace(&mut self, value: ValueId, row: ReadRow, body: &ValueKeyBody) {
+        self.change.require_as_read(row);
         self.change
-            .put(Table::ValueKey, ValueKeyBody::key(old.value), body.encode());
-        self.change
-            .put(Table::KekIndex, new.encode(), KekIndexKey::body());
-        self.change.deletes.push((Table::KekIndex, old.encode()));
+            .put(Table::ValueKey, ValueKeyBody::key(value), body.encode());
         self.values += 1;
     }
 }
@@ -285,55 +266,25 @@ impl RewrapPage {
 async fn values_of<V: Snapshot>(
     snapshot: &V,
     codec: &PreparedCodec<'_>,
-    named: &[(KekIndexKey, ReadRow)],
+    kek: KeyId,
+    named: &[ValueId],
 ) -> Result<Vec<Option<(ReadRow, ValueKeyBody)>>, VaultError> {
-    let keys = named
-        .iter()
-        .map(|(index, _)| index.value.as_bytes().as_slice());
+    let keys = named.iter().map(|value| value.as_bytes().as_slice());
     let keys: Vec<_> = keys.collect();
     let mut found = Vec::with_capacity(keys.len());
-    let mut asked = named.iter();
+    let mut asked = keys.iter();
     let each = |stored: Option<&[u8]>| {
-        let value = asked.next().and_then(|(index, _)| {
+        let value = asked.next().and_then(|key| {
             let stored = Bytes::copy_from_slice(stored?);
-            let row = codec.read(Table::ValueKey, index.value.as_bytes(), stored);
-            let row = row.ok()?;
+            let row = codec.read(Table::ValueKey, key, stored).ok()?;
             let body = ValueKeyBody::decode(&row.row().body).ok()?;
-            (body.kek == index.kek).then_some((row, body))
+            (body.kek == kek).then_some((row, body))
         });
         found.push(value);
     };
     let shown = snapshot.show(Table::ValueKey, &keys, each).await;
     shown.map_err(LedgerError::from)?;
     Ok(found)
-}
-
-/// Of each value, whether the index row that it is to have under `active` is there already and is damaged: no commit can
-/// replace that, and it would fail the commit of all of them.
-async fn held_targets<V: Snapshot>(
-    snapshot: &V,
-    codec: &PreparedCodec<'_>,
-    active: KeyId,
-    named: &[(KekIndexKey, ReadRow)],
-) -> Result<Vec<bool>, VaultError> {
-    let targets = named.iter().map(|(index, _)| {
-        let value = index.value;
-        KekIndexKey { kek: active, value }.encode()
-    });
-    let targets: Vec<_> = targets.collect();
-    let keys: Vec<_> = targets.iter().map(AsRef::as_ref).collect();
-    let mut held = Vec::with_capacity(keys.len());
-    let mut asked = keys.iter();
-    let each = |stored: Option<&[u8]>| {
-        let damaged = asked.next().zip(stored).is_some_and(|(key, stored)| {
-            let stored = Bytes::copy_from_slice(stored);
-            codec.read(Table::KekIndex, key, stored).is_err()
-        });
-        held.push(damaged);
-    };
-    let shown = snapshot.show(Table::KekIndex, &keys, each).await;
-    shown.map_err(LedgerError::from)?;
-    Ok(held)
 }
 
 fn old_key(key: KeyRef, kek: &Record<KekBody>) -> Option<OldKey> {

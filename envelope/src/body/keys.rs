@@ -201,8 +201,10 @@ impl ValueKeyBody {
     }
 }
 
-/// Table `kek-index`: which values a KEK wraps. Key: `kek_id 16 || value 16`; the body is a record without fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Table `kek-index`: which values a KEK wraps. Key: `kek_id 16 || value 16`; there is nothing under it.
+///
+/// It says nothing that the value-key rows do not say: each of those has one of these, and nothing vouches for one without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KekIndexKey {
     /// The KEK.
     pub kek: KeyId,
@@ -242,18 +244,13 @@ impl KekIndexKey {
         }
     }
 
-    /// The body of every row.
+    /// That of a value-key row, from its key and its body; none for one that cannot be read.
     #[must_use]
-    pub fn body() -> Vec<u8> {
-        Lp::record().into_bytes()
-    }
-
-    /// Checks a body.
-    ///
-    /// # Errors
-    /// [`EnvelopeError::Format`], [`EnvelopeError::Suite`], [`EnvelopeError::Malformed`].
-    pub fn check_body(bytes: &[u8]) -> Result<(), EnvelopeError> {
-        decode(Self::RECORD, bytes, |_| Ok(()))
+    pub fn of(key: &[u8], body: &[u8]) -> Option<Self> {
+        Some(Self {
+            kek: ValueKeyBody::decode(body).ok()?.kek,
+            value: ValueId::try_from(key).ok()?,
+        })
     }
 }
 

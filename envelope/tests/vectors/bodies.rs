@@ -34,7 +34,7 @@ fn body() {
                     kek: given.id("kek_id"),
                     value: given.id("value"),
                 };
-                (key.encode(), KekIndexKey::body())
+                (key.encode(), Vec::new())
             }
             "keyspace" => keyspace(given, &body),
             "request" => request(given, &body),

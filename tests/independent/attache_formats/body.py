@@ -41,7 +41,7 @@ def kek(keyspace: str, epoch: int, kek_id: bytes, state: int, wrap_key_id: bytes
 
 
 def kek_index(kek_id: bytes, value: bytes) -> Bytes2:
-    return kek_id + value, record()
+    return kek_id + value, b""
 
 
 def keyspace(name: str, state: int, epoch: int, created: int, who: str, max_versions: int, max_age: int, max_wraps: int,

@@ -94,4 +94,4 @@ def call_id(boot: bytes, call: int) -> str:
 
 def store_header(store: bytes, seq: int) -> dict[str, bytes]:
     """The table `attache` of a store."""
-    return {"format": (4).to_bytes(2), "store": store, "seq": seq.to_bytes(8)}
+    return {"format": (5).to_bytes(2), "store": store, "seq": seq.to_bytes(8)}

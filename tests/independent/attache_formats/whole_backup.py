@@ -12,7 +12,7 @@ from .lp import u16
 from .primitives import FORMAT, SUITE, Refused, ed25519_public, same, sha256
 
 ROW_MAC, SET_HASH, ANCHOR_SEAL, ANCHOR_MAC, KEK_WRAP, AUDIT = 1, 2, 3, 4, 6, 7
-BARE = ("anchor", "payload")
+BARE = ("anchor", "kek-index", "payload")
 Bodies = dict[bytes, bytes]
 
 
@@ -231,10 +231,10 @@ def read_keyspaces(bodies: dict[str, Bodies], keks: dict[bytes, Kek]) -> dict[st
     return states
 
 
-def count_values(bodies: dict[str, Bodies], keks: dict[bytes, Kek], states: dict[str, str]) -> dict[bytes, int]:
+def count_values(index: backup.Rows, bodies: dict[str, Bodies], keks: dict[bytes, Kek], states: dict[str, str]) -> dict[bytes, int]:
     """How many values each KEK wraps: index and value keys agree, and what is not to be named is not."""
     named: dict[bytes, int] = dict.fromkeys(keks, 0)
-    indexed = {(key[:16], key[16:]) for key in bodies["kek-index"]}
+    indexed = {(key[:16], key[16:]) for key in index}
     wrapped = set()
     for id_, body in bodies["value-key"].items():
         fields = record(body)
@@ -243,7 +243,7 @@ def count_values(bodies: dict[str, Bodies], keks: dict[bytes, Kek], states: dict
         if kek_id not in keks:
             raise Refused("a value of no key")
         named[kek_id] += 1
-    if indexed != wrapped:
+    if indexed != wrapped or any(index.values()):
         raise Refused("index")
     for kek_id, count in named.items():
         kek = keks[kek_id]
@@ -302,7 +302,7 @@ def open_(data: bytes, given: Given) -> Opened:
     verify_anchor(head, tables, ring, sums)
     keks = open_keks(head.store, bodies, ring)
     states = read_keyspaces(bodies, keks)
-    named = count_values(bodies, keks, states)
+    named = count_values(tables["kek-index"], bodies, keks, states)
     tagged = {int.from_bytes(stored[2:6], "big") for name, rows in tables.items() if name not in BARE for stored in rows.values()}
     return Opened(head, sum(len(rows) for rows in tables.values()), open_values(head.store, tables, bodies, keks, states), states,
                   {f"{kek.keyspace}@{kek.epoch}": (kek.state, named[id_]) for id_, kek in keks.items()}, sorted(tagged),

@@ -311,14 +311,15 @@ async fn rows_that_name_no_value_are_told_beside_a_value_that_cannot_be_read() {
     world.rotate(0).await;
     let old = world.bench.vault.old_keys().await.unwrap().remove(0).id;
     let fixture = world.bench.close().await;
-    fixture.tamper(Table::KekIndex, |rows| {
+    fixture.tamper(Table::ValueKey, |rows| {
         let row = rows.values_mut().next().unwrap();
-        let sound = row.clone();
         *row.last_mut().unwrap() ^= 1;
+    });
+    fixture.tamper(Table::KekIndex, |rows| {
         for last in 0..2 {
             // Too long for a value's, and before all of those: they share the page with the value that is damaged.
             let key = [old.as_bytes().as_slice(), &[0; 16], &[last]].concat();
-            rows.insert(key, sound.clone());
+            rows.insert(key, Vec::new());
         }
     });
     let world = World::of(Bench::reopen(fixture).await);

@@ -94,7 +94,7 @@ fn a_store_of_a_newer_format_is_refused_by_number() {
     drop(RedbStore::create(&path, id()).unwrap());
     set_header(&path, HEADER_FORMAT, &7u16.to_be_bytes());
     let error = refused(&path);
-    assert!(matches!(error, StoreError::Newer { found: 7, known: 4 }));
+    assert!(matches!(error, StoreError::Newer { found: 7, known: 5 }));
     assert!(error.to_string().contains("format 7"));
 }
 

@@ -1,3 +1,4 @@
+mod indexed;
 mod retagged;
 mod tampering;
 mod writers;
@@ -120,7 +121,7 @@ async fn a_row_is_written_once_in_a_change_and_only_tables_of_rows_are() {
         ledger.apply(twice).await,
         Err(ApplyError::Ambiguous { .. })
     ));
-    for table in [Table::Anchor, Table::Payload] {
+    for table in [Table::Anchor, Table::KekIndex, Table::Payload] {
         let refused = ledger.apply(put(table, b"", b"1")).await;
         assert!(matches!(refused, Err(ApplyError::Ambiguous { .. })));
     }

@@ -1,11 +1,11 @@
-//! The rows of a put: two, and three for each value.
+//! The rows of a put: two, and for each value one and a ciphertext. The ledger adds its place in the index.
 //!
 //! Every row that must not be there yet is required absent, and the head to be the one that was read.
 
 use std::collections::BTreeMap;
 
 use attache_envelope::Table;
-use attache_envelope::body::{HeadBody, HeadState, KekIndexKey, ValueKeyBody, VersionBody};
+use attache_envelope::body::{HeadBody, HeadState, ValueKeyBody, VersionBody};
 use attache_envelope::id::ValueId;
 use attache_envelope::name::FieldName;
 
@@ -14,7 +14,7 @@ use super::{Base, PutRequest};
 use crate::keys::Kek;
 use crate::store::Change;
 
-/// Adds three rows and a payload a value: its key, its place in the index, its ciphertext; none may be there yet.
+/// Adds a row and a payload a value: its key, and its ciphertext; neither may be there yet.
 pub(super) fn add_values(
     change: &mut Change,
     request: &PutRequest,
@@ -31,13 +31,8 @@ pub(super) fn add_values(
             ct_bytes: u32::try_from(ct.len()).unwrap_or(u32::MAX),
             wrapped: wrapped.clone(),
         };
-        let index = KekIndexKey {
-            kek: kek.id,
-            value: put.value,
-        };
         change.require_absent(Table::ValueKey, key.clone());
         change.put(Table::ValueKey, key, body.encode());
-        change.put(Table::KekIndex, index.encode(), KekIndexKey::body());
         change.payloads.push((put.value, ct.clone()));
     }
 }

@@ -1,6 +1,6 @@
 //! `check_store`, and what damage does to a release: the object fails, its neighbours do not.
 
-use attache_envelope::body::{KekIndexKey, ValueKeyBody, VersionBody};
+use attache_envelope::body::{ValueKeyBody, VersionBody};
 use attache_envelope::row::UnverifiedRow;
 
 use super::*;
@@ -38,7 +38,7 @@ async fn a_sound_store_has_no_findings() {
     let fixture = two_secrets().await;
     let report = report(&fixture).await;
     assert_eq!(report.findings, []);
-    // keyring, slot, keyspace, KEK; two heads, three versions, four values with their index.
+    // keyring, slot, keyspace, KEK; two heads, three versions, four values with their rows of the index.
     assert_eq!(report.rows, 4 + 2 + 3 + 4 * 2);
     assert_eq!(report.payloads, 4);
 }
@@ -114,31 +114,70 @@ async fn removed_and_added_payloads_are_found() {
     );
 }
 
+/// What the scrub of a serving broker finds too, which looks at no body otherwise.
+#[tokio::test]
+async fn an_index_that_is_not_that_of_the_values_is_found() {
+    const LOST: (Table, &str) = (Table::ValueKey, "is not in the KEK index");
+    const MORE: (Table, &str) = (Table::KekIndex, "names a value that its key does not wrap");
+    const NONE: (Table, &str) = (Table::KekIndex, "is no key of the index");
+    const BODY: (Table, &str) = (Table::KekIndex, "has a body, which no row of it has");
+    let fixture = two_secrets().await;
+    let sound = fixture.raw(Table::KekIndex);
+    let row = sound.first_key_value().unwrap().0;
+    let of_no_value = [&row[..16], &[7; 16]].concat();
+    /// Of the table, a row of it, and one that is of no value.
+    type Force = fn(&mut RawTable, &[u8], &[u8]);
+    let changes: [(Force, &[_]); 6] = [
+        (|_, _, _| {}, &[]),
+        (|rows, row, _| drop(rows.remove(row)), &[LOST]),
+        (
+            |rows, _, more| drop(rows.insert(more.to_vec(), vec![])),
+            &[MORE],
+        ),
+        (
+            |rows, row, more| {
+                rows.remove(row);
+                rows.insert(more.to_vec(), vec![]);
+            },
+            &[LOST, MORE],
+        ),
+        (
+            |rows, row, _| drop(rows.insert(row[1..].to_vec(), vec![])),
+            &[NONE],
+        ),
+        (|rows, row, _| rows.get_mut(row).unwrap().push(0), &[BODY]),
+    ];
+    for (change, wanted) in changes {
+        fixture.tamper(Table::KekIndex, |rows| change(rows, row, &of_no_value));
+        let mut wanted = wanted.to_vec();
+        wanted.sort();
+        let store = RedbStore::open(&fixture.store_path()).unwrap();
+        let keys = fixture.keys(&store).await;
+        for report in [
+            check_store(&store, &keys).await.unwrap(),
+            scrub_store(&store, &keys).await.unwrap(),
+        ] {
+            let found = report.findings.iter().map(|it| (it.table, it.problem));
+            let mut found: Vec<_> = found.collect();
+            found.sort();
+            assert_eq!(found, wanted);
+        }
+        drop((store, keys));
+        fixture.tamper(Table::KekIndex, |rows| *rows = sound.clone());
+    }
+}
+
 /// Rows that the ledger itself wrote, so that only the references are wrong: what a bug would leave.
 #[tokio::test]
 async fn dangling_references_are_found_both_ways() {
     let fixture = two_secrets().await;
-    let index = fixture.raw(Table::KekIndex).pop_first().unwrap().0;
-    let value = KekIndexKey::decode(&index).unwrap().value;
+    let value = fixture.raw(Table::ValueKey).pop_first().unwrap().0;
     let bench = Bench::reopen(fixture).await;
     let mut change = crate::store::Change::default();
-    change.deletes.push((Table::KekIndex, index.clone()));
-    bench.ledger().apply(change).await.unwrap();
-    let fixture = bench.close().await;
-    assert_eq!(
-        problems(&fixture).await,
-        [(Table::ValueKey, "is not in the KEK index")]
-    );
-
-    let bench = Bench::reopen(fixture).await;
-    let mut change = put(Table::KekIndex, &index, &KekIndexKey::body());
-    change
-        .deletes
-        .push((Table::ValueKey, ValueKeyBody::key(value)));
+    change.deletes.push((Table::ValueKey, value));
     bench.ledger().apply(change).await.unwrap();
     let fixture = bench.close().await;
     let found = problems(&fixture).await;
-    assert!(found.contains(&(Table::KekIndex, "names a value that its key does not wrap")));
     assert!(found.contains(&(Table::Payload, "belongs to no value")));
     assert!(found.contains(&(Table::Version, "points to a value that is not there")));
 
