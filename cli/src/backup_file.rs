@@ -192,6 +192,81 @@ pub enum Checked {
     Unsigned(EndError),
 }
 
+/// A file that is read from its beginning on, as far as it goes: one that is still being written, behind what writes it.
+pub struct Checking {
+    path: PathBuf,
+    file: File,
+    window: Vec<u8>,
+    reader: Reader,
+    done: u64,
+    broken: Option<BackupError>,
+}
+
+impl Checking {
+    /// Stands before the first byte.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`] when it cannot be opened, or is no file.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let unread = |error: &io::Error| unread(path, error);
+        let file = File::open(path).map_err(|error| unread(&error))?;
+        let metadata = file.metadata().map_err(|error| unread(&error))?;
+        if !metadata.is_file() {
+            return Err(unread(&io::Error::other("it is no regular file")));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            window: vec![0; WINDOW_BYTES],
+            reader: Reader::new(),
+            done: 0,
+            broken: None,
+        })
+    }
+
+    /// Reads on, at most 1 MiB. Answers how far it is; none at what is the end of the file for now, or where the file turned
+    /// out to be broken.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`] when it cannot be read, which is no finding.
+    pub fn read_on(&mut self) -> Result<Option<u64>, Failure> {
+        if self.broken.is_some() {
+            return Ok(None);
+        }
+        let count = self.file.read(&mut self.window);
+        let count = count.map_err(|error| unread(&self.path, &error))?;
+        let Some(piece) = self.window.get(..count).filter(|piece| !piece.is_empty()) else {
+            return Ok(None);
+        };
+        self.reader.push(piece);
+        self.done += piece.len() as u64;
+        loop {
+            match self.reader.item() {
+                Ok(Some(
+                    Item::Head(_) | Item::Table(_) | Item::Row { .. } | Item::TableEnd | Item::End,
+                )) => {}
+                Ok(None) => return Ok(Some(self.done)),
+                Err(error) => {
+                    self.broken = Some(error);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// It goes no further: holds it against the keys of which one must have signed it.
+    #[must_use]
+    pub fn finish(self, verifiers: &[Verifier]) -> Checked {
+        match self.broken.map_or_else(|| self.reader.finish(), Err) {
+            Err(error) => Checked::Broken(error),
+            Ok(end) => match signed_by(&end, verifiers) {
+                Ok((sealed, by)) => Checked::Whole(sealed, by),
+                Err(error) => Checked::Unsigned(error),
+            },
+        }
+    }
+}
+
 /// Reads a file to its end and holds it against the keys of which one must have signed it; `read` is told how far it is.
 ///
 /// # Errors
@@ -204,44 +279,17 @@ pub async fn check(
     verifiers: &[Verifier],
     mut read: impl FnMut(u64),
 ) -> Result<Checked, Failure> {
-    let unread = |error: &io::Error| {
-        Failure::new(Exit::Failed, format!("{} was not read", path.display())).caused_by(error)
-    };
-    let mut file = File::open(path).map_err(|error| unread(&error))?;
-    let size = file.metadata().map_err(|error| unread(&error))?;
-    if !size.is_file() {
-        return Err(unread(&io::Error::other("it is no regular file")));
-    }
-    let mut window = vec![0; WINDOW_BYTES];
-    let mut reader = Reader::new();
-    let mut done = 0_u64;
-    loop {
-        let count = file.read(&mut window).map_err(|error| unread(&error))?;
-        let Some(piece) = window.get(..count).filter(|piece| !piece.is_empty()) else {
-            break;
-        };
-        reader.push(piece);
-        loop {
-            match reader.item() {
-                Ok(Some(
-                    Item::Head(_) | Item::Table(_) | Item::Row { .. } | Item::TableEnd | Item::End,
-                )) => {}
-                Ok(None) => break,
-                Err(error) => return Ok(Checked::Broken(error)),
-            }
-        }
-        done += piece.len() as u64;
+    let mut checking = Checking::open(path)?;
+    while let Some(done) = checking.read_on()? {
         read(done);
         // Ctrl-C is looked at here.
         tokio::task::yield_now().await;
     }
-    Ok(match reader.finish() {
-        Err(error) => Checked::Broken(error),
-        Ok(end) => match signed_by(&end, verifiers) {
-            Ok((sealed, by)) => Checked::Whole(sealed, by),
-            Err(error) => Checked::Unsigned(error),
-        },
-    })
+    Ok(checking.finish(verifiers))
+}
+
+fn unread(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("{} was not read", path.display())).caused_by(error)
 }
 
 fn signed_by(end: &End, verifiers: &[Verifier]) -> Result<(Sealed, usize), EndError> {

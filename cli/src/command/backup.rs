@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Changed, Shell, hex, or_dash, time, uuid_text};
 use crate::args::backup::{Create, Verify};
-use crate::backup_file::{Checked, Part, check};
+use crate::backup_file::{Checked, Checking, Part, check};
 use crate::failure::{Exit, Failure};
 use crate::output::{Console, Human, Report};
 use crate::session::{Session, change_failure, mutation};
@@ -152,7 +152,8 @@ pub async fn create(args: Create, shell: &Shell) -> Result<Report, Failure> {
     Report::new(&made, vec![file], Human::Text(text))
 }
 
-/// Writes what comes to the part, and finishes that once it is what the broker says and signed.
+/// Writes what comes to the part, reads it again behind that while the broker makes more, and finishes it once it is what the
+/// broker says and signed.
 async fn receive(
     mut incoming: Incoming,
     mut part: Part,
@@ -160,10 +161,12 @@ async fn receive(
     console: &Console,
 ) -> Result<(BackupJson, Changed), Failure> {
     let mut progress = Progress::new(console, "written", begun.about_bytes);
+    let mut checking = Checking::open(part.path())?;
     let made = loop {
         match incoming.next().await? {
             Answer::Piece(piece) => {
                 part.write(&piece)?;
+                while checking.read_on()?.is_some() {}
                 progress.advance(piece.len() as u64);
             }
             Answer::Made(made) => break made,
@@ -177,9 +180,8 @@ async fn receive(
         let why = "the key that the broker names is none of an audit log";
         incoming.failed(why)
     })?;
-    let checked = check(part.path(), &[verifier], |_| ()).await?;
     let backup: BackupJson = made.backup.unwrap_or_default().into();
-    match checked {
+    match checking.finish(&[verifier]) {
         Checked::Whole(sealed, _) if is_of(&sealed, &backup) => {}
         Checked::Whole(..) => {
             return Err(incoming.failed("what came is not the backup that the broker made"));
