@@ -37,7 +37,8 @@ impl Lp {
 
     /// A stored record: `format u16 || suite u16`, bare, then the fields.
     pub fn record() -> Self {
-        let mut bytes = Vec::with_capacity(128);
+        // As long as the body of a value's key row, of which there are millions.
+        let mut bytes = Vec::with_capacity(224);
         bytes.extend_from_slice(&FORMAT.to_be_bytes());
         bytes.extend_from_slice(&SUITE.to_be_bytes());
         Self { bytes }

@@ -130,8 +130,8 @@ impl Keks {
         };
         Ok(Put {
             table: Table::Kek,
-            key: KekBody::key(keyspace, epoch),
-            body: body.encode(),
+            key: KekBody::key(keyspace, epoch).into(),
+            body: body.encode().into(),
         })
     }
 

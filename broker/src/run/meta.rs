@@ -145,7 +145,7 @@ mod tests {
                     let mut change = Change::default();
                     put_chain(&mut change, &given.parse("broker"), given.id("chain"));
                     let put = change.puts.pop().unwrap();
-                    assert_eq!((put.key, put.body), (key, body));
+                    assert_eq!((&put.key[..], &put.body[..]), (&key[..], &body[..]));
                 }
                 "readmission" => {
                     let not_after = i64::try_from(given.u64("not_after")).unwrap();

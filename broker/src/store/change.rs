@@ -40,9 +40,9 @@ pub struct Put {
     /// The table.
     pub table: Table,
     /// The key.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 /// What must be so at the instant of the commit.
@@ -80,8 +80,8 @@ impl Change {
     pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, body: impl Into<Vec<u8>>) {
         self.puts.push(Put {
             table,
-            key: key.into(),
-            body: body.into(),
+            key: key.into().into(),
+            body: body.into().into(),
         });
     }
 

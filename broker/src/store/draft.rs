@@ -338,7 +338,7 @@ impl Drafted<'_> {
 /// Everything that a change writes, and what that becomes.
 fn written(change: &Change) -> impl Iterator<Item = (Name<'_>, Becomes<'_>)> {
     let puts = change.puts.iter().map(|put| {
-        let name = (put.table, put.key.as_slice());
+        let name = (put.table, put.key.as_ref());
         (name, Becomes::Body(&put.body))
     });
     let deletes = change.deletes.iter();

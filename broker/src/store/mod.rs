@@ -1,7 +1,7 @@
 //! Where everything is kept: engines of plain bytes, and above them the ledger, which makes them tamper-evident.
 //!
 //! `engine` is what an engine must do, `embedded` the one of redb. `ledger` reads and applies changes, `group` commits
-//! them in batches, `draft` builds a batch, `rows` is what it is made of, `anchor_copy` what lies beside. Nothing above this folder
+//! them in batches, `draft` builds a batch, `rows` and `slab` are what it is made of, `anchor_copy` what lies beside. Nothing above this folder
 //! reaches an engine's rows but through the ledger.
 
 mod anchor_copy;
@@ -12,6 +12,7 @@ mod engine;
 mod group;
 mod ledger;
 mod rows;
+mod slab;
 
 #[cfg(test)]
 mod conformance;
@@ -30,6 +31,7 @@ pub(crate) use ledger::open_tip_of as open_tip;
 pub use ledger::{AuditHead, Ledger, LedgerOptions, OpenError, anchored_head};
 pub use rows::ReadRow;
 pub(crate) use rows::{PreparedCodec, RowCodec, Tip};
+pub(crate) use slab::Slab;
 
 pub use attache_envelope::Table;
 

@@ -49,7 +49,7 @@ pub(crate) struct StoredRow {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReadRow {
     table: Table,
-    key: Vec<u8>,
+    key: Bytes,
     stored: Bytes,
     row: StoredRow,
     element: SetElement,
@@ -205,22 +205,22 @@ impl PreparedCodec<'_> {
     pub(crate) fn read(
         &self,
         table: Table,
-        key: &[u8],
+        key: Bytes,
         stored: Bytes,
     ) -> Result<ReadRow, LedgerError> {
-        let name = self.codec.name(table, key);
+        let name = self.codec.name(table, &key);
         let active = UnverifiedRow::parse(&stored)
             .ok()
             .filter(|row| row.mac_epoch() == self.mac.epoch());
         let row = match active.map(|row| row.verify_with(&self.mac, &name)) {
             Some(Ok(row)) => StoredRow::of(&row, &stored),
-            Some(Err(_)) => return Err(LedgerError::damaged(table, key)),
-            None => self.codec.verify(table, key, &stored)?,
+            Some(Err(_)) => return Err(LedgerError::damaged(table, &key)),
+            None => self.codec.verify(table, &key, &stored)?,
         };
         let element = self.set.element(&name, &row.tag);
         Ok(ReadRow {
             table,
-            key: key.to_vec(),
+            key,
             stored,
             row,
             element,
@@ -231,6 +231,10 @@ impl PreparedCodec<'_> {
 impl ReadRow {
     pub(crate) fn name(&self) -> (Table, &[u8]) {
         (self.table, &self.key)
+    }
+
+    pub(crate) fn key(&self) -> &Bytes {
+        &self.key
     }
 
     pub(crate) fn row(&self) -> &StoredRow {

@@ -10,22 +10,26 @@
 
 use attache_arena::Key;
 use attache_envelope::body::{KekBody, KekIndexKey, KekState, Rewrap, ValueKeyBody};
-use attache_envelope::id::{KeyId, ValueId};
+use attache_envelope::id::{ID_BYTES, KeyId, ValueId};
 use attache_envelope::key::Dek;
 use attache_envelope::name::{KeyRef, Keyspace};
 use attache_envelope::wrap::DekBinding;
 use attache_envelope::{EnvelopeError, Table};
-use bytes::Bytes;
 
 use super::Vault;
 use super::error::VaultError;
 use super::key::key_ref;
 use super::records::{Found, Record, decoded};
 use crate::keys::{KeysError, PreparedKek};
-use crate::store::{Change, LedgerError, PreparedCodec, ReadRow, Rows, Snapshot, Store};
+use crate::store::{
+    Change, LedgerError, PreparedCodec, Put, ReadRow, Rows, Slab, Snapshot, Store, StoreError,
+};
 
 /// Rows of the KEK table read at once.
 const PAGE: usize = 512;
+
+/// Some bytes of a value's key row, with its head and its tag.
+const ROW_BYTES: usize = 256;
 
 /// A KEK that is decrypt-only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +168,8 @@ impl<S: Store> Vault<S> {
         drop(reading);
         let old_kek = unwrapping.prepared()?;
         let active_kek = active.prepared()?;
+        let mut rows = Vec::with_capacity(named.len());
+        let mut bodies = Slab::for_pieces(named.len(), ROW_BYTES);
         for (value, found) in named.into_iter().zip(values) {
             let Some((row, found)) = found else {
                 page.unreadable.push(value);
@@ -171,13 +177,17 @@ impl<S: Store> Vault<S> {
             };
             let again = self.wrapped_again(keyspace, value, &found, &old_kek, &active_kek);
             match again {
-                Ok(body) => page.replace(value, row, &body),
+                Ok(body) => {
+                    rows.push(row);
+                    bodies.push(&body.encode());
+                }
                 Err(KeysError::Envelope(EnvelopeError::Refused)) => {
                     page.unreadable.push(value);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+        page.replace(rows, bodies);
         Ok(page)
     }
 
@@ -253,11 +263,19 @@ impl<S: Store> Vault<S> {
 }
 
 impl RewrapPage {
-    fn replace(&mut self, value: ValueId, row: ReadRow, body: &ValueKeyBody) {
-        self.change.require_as_read(row);
-        self.change
-            .put(Table::ValueKey, ValueKeyBody::key(value), body.encode());
-        self.values += 1;
+    /// Values' key rows, each by the body of its place.
+    fn replace(&mut self, rows: Vec<ReadRow>, bodies: Slab) {
+        self.values = rows.len() as u64;
+        let keys = rows.iter().map(|row| row.key().clone());
+        let puts = keys.zip(bodies.into_pieces()).map(|(key, body)| Put {
+            table: Table::ValueKey,
+            key,
+            body,
+        });
+        self.change.puts.extend(puts);
+        for row in rows {
+            self.change.require_as_read(row);
+        }
     }
 }
 
@@ -269,22 +287,28 @@ async fn values_of<V: Snapshot>(
     kek: KeyId,
     named: &[ValueId],
 ) -> Result<Vec<Option<(ReadRow, ValueKeyBody)>>, VaultError> {
-    let keys = named.iter().map(|value| value.as_bytes().as_slice());
-    let keys: Vec<_> = keys.collect();
-    let mut found = Vec::with_capacity(keys.len());
-    let mut asked = keys.iter();
-    let each = |stored: Option<&[u8]>| {
-        let value = asked.next().and_then(|key| {
-            let stored = Bytes::copy_from_slice(stored?);
-            let row = codec.read(Table::ValueKey, key, stored).ok()?;
-            let body = ValueKeyBody::decode(&row.row().body).ok()?;
-            (body.kek == kek).then_some((row, body))
-        });
-        found.push(value);
-    };
-    let shown = snapshot.show(Table::ValueKey, &keys, each).await;
+    let mut keys = Slab::for_pieces(named.len(), ID_BYTES);
+    for value in named {
+        keys.push(value.as_bytes());
+    }
+    let keys: Vec<_> = keys.into_pieces().collect();
+    let asked: Vec<_> = keys.iter().map(AsRef::as_ref).collect();
+    let mut stored = Slab::for_pieces(named.len(), ROW_BYTES);
+    // Nothing is no row.
+    let each = |row: Option<&[u8]>| stored.push(row.unwrap_or_default());
+    let shown = snapshot.show(Table::ValueKey, &asked, each).await;
     shown.map_err(LedgerError::from)?;
-    Ok(found)
+    let stored = stored.into_pieces();
+    if stored.len() != keys.len() {
+        let why = format!("{} of {} rows were shown", stored.len(), keys.len());
+        return Err(LedgerError::from(StoreError::Read(why)).into());
+    }
+    let found = keys.into_iter().zip(stored).map(|(key, stored)| {
+        let row = codec.read(Table::ValueKey, key, stored).ok()?;
+        let body = ValueKeyBody::decode(&row.row().body).ok()?;
+        (body.kek == kek).then_some((row, body))
+    });
+    Ok(found.collect())
 }
 
 fn old_key(key: KeyRef, kek: &Record<KekBody>) -> Option<OldKey> {

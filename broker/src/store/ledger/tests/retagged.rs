@@ -135,6 +135,7 @@ async fn what_was_read_may_be_replaced_unless_it_was_written_since() {
     let read = async |key: &[u8]| {
         let stored = ledger.store().get(LARGE, key).await.unwrap().unwrap();
         let codec = keys.row_codec();
+        let key = Bytes::copy_from_slice(key);
         codec.prepared().read(LARGE, key, stored).unwrap()
     };
     let replaced = |row: ReadRow| {
