@@ -111,11 +111,29 @@ impl Part {
         synced.map_err(|error| self.not_written(&error))
     }
 
+    /// Reads it behind what is written to it.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`] when it cannot be opened, or another file has come into its place.
+    pub fn checking(&self) -> Result<Checking, Failure> {
+        let checking = Checking::open(&self.path)?;
+        let same = is_same(&self.file, &self.path) && is_same(&checking.file, &self.path);
+        if same {
+            Ok(checking)
+        } else {
+            Err(self.taken())
+        }
+    }
+
     /// It is whole: gives it its name, durably.
     ///
     /// # Errors
-    /// [`Exit::Precondition`] when FILE has come to be there meanwhile; [`Exit::Failed`].
+    /// [`Exit::Precondition`] when FILE has come to be there meanwhile; [`Exit::Failed`], also when another file has come into
+    /// its place.
     pub fn finish(mut self) -> Result<(), Failure> {
+        if !is_same(&self.file, &self.path) {
+            return Err(self.taken());
+        }
         match rename_new(&self.path, &self.target) {
             Ok(()) => self.finished = true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -128,6 +146,18 @@ impl Part {
         synced.map_err(|error| self.not_written(&error))
     }
 
+    fn taken(&self) -> Failure {
+        Failure::new(
+            Exit::Failed,
+            format!("{} was not written", self.target.display()),
+        )
+        .because(format!(
+            "{} was taken away meanwhile, or is another file now",
+            self.path.display()
+        ))
+        .mend("run the same command again")
+    }
+
     fn not_written(&self, error: &io::Error) -> Failure {
         let what = format!("{} was not written", self.target.display());
         Failure::new(Exit::Failed, what).caused_by(error)
@@ -136,7 +166,8 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if !self.finished {
+        // What is there now may be another's.
+        if !self.finished && is_same(&self.file, &self.path) {
             drop(fs::remove_file(&self.path));
         }
     }
@@ -252,6 +283,16 @@ impl Checking {
                 }
             }
         }
+    }
+
+    /// Whether the file is as long as what was read of it.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`] when that cannot be told.
+    pub fn is_at_end(&self) -> Result<bool, Failure> {
+        let metadata = self.file.metadata();
+        let length = metadata.map_err(|error| unread(&self.path, &error))?.len();
+        Ok(self.broken.is_some() || length == self.done)
     }
 
     /// It goes no further: holds it against the keys of which one must have signed it.

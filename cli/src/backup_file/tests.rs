@@ -73,3 +73,48 @@ fn nothing_that_is_there_is_replaced() {
     std::os::unix::fs::symlink("/dev/null", dir.path().join("link.part")).unwrap();
     assert!(Part::begin(&dir.path().join("link")).is_err());
 }
+
+#[test]
+fn a_part_that_another_file_has_come_into_the_place_of_is_not_given_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    let mut part = Part::begin(&file).unwrap();
+    part.write(b"ours").unwrap();
+    fs::remove_file(part.path()).unwrap();
+    let theirs = Part::begin(&file).unwrap();
+    let taken = |failed: Failure| {
+        assert_eq!(failed.exit, Exit::Failed);
+        assert!(failed.why.unwrap().contains("is another file now"));
+    };
+    taken(part.checking().err().unwrap());
+    taken(part.finish().unwrap_err());
+    assert!(!file.exists());
+    assert!(theirs.path().exists(), "another's part was taken away");
+    theirs.finish().unwrap();
+    assert_eq!(text(&file), "");
+}
+
+#[test]
+fn a_part_is_read_as_far_as_it_is_written_and_one_that_was_cut_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut part = Part::begin(&dir.path().join("backup")).unwrap();
+    let mut checking = part.checking().unwrap();
+    assert_eq!(checking.read_on().unwrap(), None);
+    // Less than a head: more is needed to say anything of it.
+    for length in [1, 2] {
+        part.write(b"A").unwrap();
+        assert!(!checking.is_at_end().unwrap());
+        assert_eq!(checking.read_on().unwrap(), Some(length));
+        assert_eq!(checking.read_on().unwrap(), None);
+        assert!(checking.is_at_end().unwrap());
+    }
+    File::options()
+        .write(true)
+        .open(part.path())
+        .unwrap()
+        .set_len(1)
+        .unwrap();
+    assert_eq!(checking.read_on().unwrap(), None);
+    assert!(!checking.is_at_end().unwrap());
+    assert!(matches!(checking.finish(&[]), Checked::Broken(_)));
+}

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Changed, Shell, hex, or_dash, time, uuid_text};
 use crate::args::backup::{Create, Verify};
-use crate::backup_file::{Checked, Checking, Part, check};
+use crate::backup_file::{Checked, Part, check};
 use crate::failure::{Exit, Failure};
 use crate::output::{Console, Human, Report};
 use crate::session::{Session, change_failure, mutation};
@@ -161,7 +161,7 @@ async fn receive(
     console: &Console,
 ) -> Result<(BackupJson, Changed), Failure> {
     let mut progress = Progress::new(console, "written", begun.about_bytes);
-    let mut checking = Checking::open(part.path())?;
+    let mut checking = part.checking()?;
     let made = loop {
         match incoming.next().await? {
             Answer::Piece(piece) => {
@@ -175,6 +175,10 @@ async fn receive(
     };
     progress.finish();
     part.sync()?;
+    while checking.read_on()?.is_some() {}
+    if !checking.is_at_end()? {
+        return Err(incoming.failed("the file was changed by somebody while it was written"));
+    }
     let verifier = Verifier::parse(&begun.vkey).ok();
     let verifier = verifier.as_ref().and_then(verifier_of).ok_or_else(|| {
         let why = "the key that the broker names is none of an audit log";
