@@ -166,7 +166,7 @@ fn commit_groups(
             batch.puts.extend(change.puts.iter().map(|put| {
                 // As long as a row of ours: head and tag.
                 let row = [&[0; 14][..], &put.body, &[0; 32]].concat();
-                (put.table, put.key.clone(), Bytes::from(row))
+                (put.table, put.key.to_vec(), Bytes::from(row))
             }));
             batch.puts.extend(
                 change
