@@ -288,7 +288,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 
 impl Reindexed {
     fn of(rows: &[Written<'_>], unindexed: Vec<KekIndexKey>) -> Self {
-        let (mut added, mut removed) = (Vec::new(), unindexed);
+        let (mut added, mut removed, mut standing) = (Vec::new(), unindexed, Vec::new());
         for it in rows {
             let (Table::ValueKey, key) = it.row.name else {
                 continue;
@@ -296,15 +296,17 @@ impl Reindexed {
             let before = it.row.before.as_ref();
             let before = before.and_then(|before| KekIndexKey::of(key, &before.body));
             let after = it.body.and_then(|body| KekIndexKey::of(key, body));
+            standing.extend(after);
             if before != after {
                 removed.extend(before);
                 added.extend(after);
             }
         }
-        added.sort_unstable();
-        removed.sort_unstable();
+        for keys in [&mut added, &mut removed, &mut standing] {
+            keys.sort_unstable();
+        }
         // Removals come last in the engine.
-        removed.retain(|key| added.binary_search(key).is_err());
+        removed.retain(|key| standing.binary_search(key).is_err());
         removed.dedup();
         Self { added, removed }
     }

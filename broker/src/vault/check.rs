@@ -2,8 +2,8 @@
 //!
 //! Tags, counts and set hashes of every table against the anchor; the KEK index, which has none, against the value-key rows; every
 //! body; every reference; SHA-256 of every ciphertext against its value's key row, which each KEK that is there and the value's DEK
-//! must open for. A serving broker's scrub is the first part alone: tags, counts, set hashes and the index. Works on a snapshot, without a ledger, so that a store that does not open can be looked at. It must never
-//! mend anything, and never print a body.
+//! must open for. A serving broker's scrub is the first part alone: tags, counts, set hashes and the index. Works on a snapshot,
+//! without a ledger, so that a store that does not open can be looked at. It must never mend anything, and never print a body.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -82,8 +82,8 @@ pub async fn check_store<S: Store>(store: &S, keys: &Keys) -> Result<CheckReport
     look(store, keys, Depth::Whole).await
 }
 
-/// Reads every row of one snapshot and checks its tag, and each table against the anchor; bodies, references and payloads
-/// are left to [`check_store`].
+/// Reads every row of one snapshot and checks its tag, each table against the anchor, and the KEK index against the values'
+/// key rows; bodies, other references and payloads are left to [`check_store`].
 ///
 /// Rests three times as long as it works. Run it on a thread of its own all the same.
 ///
@@ -267,29 +267,37 @@ impl<V: Snapshot> Check<'_, V> {
     async fn index(&mut self) -> Result<(), StoreError> {
         let before = self.report.rows;
         let mut after: Option<Vec<u8>> = None;
-        while let Some(page) = self.index_page(&mut after).await? {
+        loop {
+            let begun = Instant::now();
+            let Some(page) = self.index_page(&mut after).await? else {
+                break;
+            };
             self.report.rows += page.len() as u64;
             for (key, _) in page.iter().filter(|(_, stored)| !stored.is_empty()) {
                 self.find(Table::KekIndex, key, "has a body, which no row of it has");
             }
+            self.rest(begun).await;
         }
         if self.report.rows - before == self.indexed {
             return Ok(());
         }
         let mut after: Option<Vec<u8>> = None;
-        while let Some(page) = self.index_page(&mut after).await? {
+        loop {
+            let begun = Instant::now();
+            let Some(page) = self.index_page(&mut after).await? else {
+                return Ok(());
+            };
             for (key, _) in page {
                 self.is_of_value(&key).await?;
             }
+            self.rest(begun).await;
         }
-        Ok(())
     }
 
     async fn index_page(
         &self,
         after: &mut Option<Vec<u8>>,
     ) -> Result<Option<Vec<Entry>>, StoreError> {
-        let begun = Instant::now();
         let page = self
             .snapshot
             .scan(Table::KekIndex, b"", after.as_deref(), PAGE)
@@ -298,7 +306,6 @@ impl<V: Snapshot> Check<'_, V> {
             return Ok(None);
         };
         *after = Some(last.clone());
-        self.rest(begun).await;
         Ok(Some(page))
     }
 

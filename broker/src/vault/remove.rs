@@ -50,6 +50,14 @@ pub struct RemovalPage {
     pub passed: Option<Passed>,
 }
 
+impl RemovalPage {
+    fn unindex(&mut self, index: KekIndexKey) {
+        tracing::warn!(kek = %index.kek, value = %index.value,
+            "a row of the index is removed that is not the value's: somebody, or the disk, has put it there");
+        self.change.unindexed.push(index);
+    }
+}
+
 impl<S: Store> Vault<S> {
     /// The destroyed keyspaces of which rows may be left.
     ///
@@ -190,21 +198,27 @@ impl<S: Store> Vault<S> {
                 continue;
             }
             let after = after.filter(|(of, index)| *of == epoch && index.kek == kek.body.kek);
-            let after = after.map(|(_, index)| index.encode());
+            let mut after = after.map(|(_, index)| index.encode());
             let prefix = KekIndexKey::prefix(kek.body.kek);
-            let store = self.ledger.store();
-            let rows = store.scan(Table::KekIndex, &prefix, after.as_deref(), limit);
-            for (index_key, _) in rows.await.map_err(LedgerError::from)? {
-                match KekIndexKey::decode(&index_key) {
-                    Ok(index) => {
-                        page.passed = Some(Passed::Value(epoch, index));
-                        self.remove_value(index, page).await?;
+            // Rows that name no value are passed over, however many lie together.
+            loop {
+                let store = self.ledger.store();
+                let rows = store.scan(Table::KekIndex, &prefix, after.as_deref(), limit);
+                let rows = rows.await.map_err(LedgerError::from)?;
+                let Some((last, _)) = rows.last() else { break };
+                after = Some(last.clone());
+                for (index_key, _) in rows {
+                    match KekIndexKey::decode(&index_key) {
+                        Ok(index) => {
+                            page.passed = Some(Passed::Value(epoch, index));
+                            self.remove_value(index, page).await?;
+                        }
+                        Err(_) => page.unreadable += 1,
                     }
-                    Err(_) => page.unreadable += 1,
                 }
-            }
-            if page.passed.is_some() {
-                return Ok(());
+                if page.passed.is_some() {
+                    return Ok(());
+                }
             }
         }
         // No value is left that a page could take; secrets are next.
@@ -231,9 +245,13 @@ impl<S: Store> Vault<S> {
             }
             Found::Absent => {
                 page.change.require_absent(Table::ValueKey, key);
-                page.change.unindexed.push(index);
+                page.unindex(index);
             }
-            Found::Sound(_) | Found::Damaged => {
+            Found::Sound(found) => {
+                page.change.require_at(Table::ValueKey, key, found.seq);
+                page.unindex(index);
+            }
+            Found::Damaged => {
                 page.unreadable += 1;
                 return Ok(());
             }

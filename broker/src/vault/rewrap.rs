@@ -30,6 +30,8 @@ const PAGE: usize = 512;
 
 /// Some bytes of a value's key row, with its head and its tag.
 const ROW_BYTES: usize = 256;
+/// None of them has more.
+const MAX_ROW_BYTES: usize = 1024;
 
 /// A KEK that is decrypt-only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,8 +296,9 @@ async fn values_of<V: Snapshot>(
     let keys: Vec<_> = keys.into_pieces().collect();
     let asked: Vec<_> = keys.iter().map(AsRef::as_ref).collect();
     let mut stored = Slab::for_pieces(named.len(), ROW_BYTES);
-    // Nothing is no row.
-    let each = |row: Option<&[u8]>| stored.push(row.unwrap_or_default());
+    // Nothing is no row, and what is longer than a row of it can be is none either.
+    let fits = |row: &&[u8]| row.len() <= MAX_ROW_BYTES;
+    let each = |row: Option<&[u8]>| stored.push(row.filter(fits).unwrap_or_default());
     let shown = snapshot.show(Table::ValueKey, &asked, each).await;
     shown.map_err(LedgerError::from)?;
     let stored = stored.into_pieces();

@@ -234,7 +234,7 @@ async fn damaged_rows_stay_with_what_leads_to_them_and_everything_else_goes() {
     }
 }
 
-/// Nothing vouches for the index: a value that it has lost goes all the same, and what it names without a value.
+/// Nothing vouches for the index: a value that it has lost goes all the same, and what it names that is not there or another key's.
 #[tokio::test]
 async fn an_index_that_was_changed_by_force_keeps_nothing() {
     let bench = bench().await;
@@ -248,8 +248,14 @@ async fn an_index_that_was_changed_by_force_keeps_nothing() {
     fixture.tamper(Table::KekIndex, |rows| {
         let of_it = |key: &Vec<u8>| key.ends_with(value.as_bytes());
         let row = rows.keys().find(|key| of_it(key)).unwrap().clone();
+        let kek = &row[..16];
+        let web = rows.keys().map(|key| key.split_at(16));
+        let others = web.filter(|(of, _)| *of != kek).map(|(_, value)| value);
+        let planted: Vec<_> = others.map(|value| [kek, value].concat()).collect();
+        assert!(!planted.is_empty());
         rows.remove(&row);
-        rows.insert([&row[..16], &[9; 16]].concat(), Vec::new());
+        rows.insert([kek, &[9; 16]].concat(), Vec::new());
+        rows.extend(planted.into_iter().map(|key| (key, Vec::new())));
     });
     let bench = Bench::reopen(fixture).await;
     pass(&bench, 3).await;

@@ -86,6 +86,25 @@ async fn of_several_changes_of_one_batch_the_last_counts() {
 }
 
 #[tokio::test]
+async fn a_row_of_a_value_that_is_there_again_in_the_same_batch_is_not_removed() {
+    let fixture = Fixture::new().await;
+    let (ledger, _) = fixture.open().await;
+    ledger.apply(under(1)).await.unwrap();
+    let mut stale = Change::default();
+    stale.require_absent(Table::ValueKey, *VALUE.as_bytes());
+    stale.unindexed.push(row(1, VALUE));
+    for _ in 0..20 {
+        let changes = [removed(), stale.clone(), under(1)];
+        let [a, b, c] = changes.map(|change| ledger.apply(change));
+        let done = tokio::join!(a, b, c);
+        for applied in [done.0, done.1, done.2] {
+            applied.unwrap();
+        }
+        assert_eq!(index(&ledger).await, [row(1, VALUE)]);
+    }
+}
+
+#[tokio::test]
 async fn a_row_without_a_value_is_removed_by_its_name() {
     let fixture = Fixture::new().await;
     let planted = row(1, ValueId::from_bytes([7; 16]));
