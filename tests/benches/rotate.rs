@@ -45,7 +45,7 @@ use uuid::Uuid;
 
 /// Values in one commit, as the broker's worker makes them.
 const BATCH: usize = 2048;
-/// Rotations before the store is filled, for what one takes when there is next to nothing.
+/// Rotations before the store is filled, for what one takes when there is next to nothing, and of an empty keyspace in the full store.
 const SMALL: usize = 20;
 /// How often it is looked how far the broker is.
 const LOOK: Duration = Duration::from_millis(50);
@@ -67,15 +67,23 @@ fn main() -> Result<()> {
     let mut scene = Scene::start()?;
     let mut small = Vec::new();
     for _ in 0..SMALL {
-        small.push(rotate(&scene)?);
+        small.push(rotate(&scene, "payments")?);
         until_over(&scene)?;
     }
     println!("  RotateKey,         2 values         {}", told(&mut small));
+    let beside = ["keyspace", "create", "beside"];
+    scene.bed.attache_ok(&beside)?;
     scene.bed.broker.take().context("the broker runs")?.stop()?;
     let config = Config::read(&scene.bed.broker_config())?;
     scene.runtime.block_on(fill(&config, count))?;
     scene.bed.start_broker()?;
     until_scrubbed(&scene)?;
+    let mut beside = Vec::new();
+    for _ in 0..SMALL {
+        beside.push(rotate(&scene, "beside")?);
+        until_over(&scene)?;
+    }
+    println!("  RotateKey of one beside them       {}", told(&mut beside));
     for _ in 0..2 {
         let engine = scene.runtime.block_on(engine_alone(count))?;
         println!("  the rows by the engine alone       {engine:>8.0} values/s");
@@ -93,7 +101,7 @@ fn releases_meanwhile(scene: &Scene) -> Result<()> {
     for _ in 0..10 {
         alone.push(releases(scene, &pod)?);
     }
-    rotate(scene)?;
+    rotate(scene, "payments")?;
     let mut meanwhile = Vec::new();
     while under_way(scene)? {
         meanwhile.push(releases(scene, &pod)?);
@@ -154,7 +162,7 @@ fn until_scrubbed(scene: &Scene) -> Result<()> {
 fn whole(scene: &Scene, count: usize, engine: f64) -> Result<()> {
     let broker = scene.bed.broker.as_ref().context("the broker runs")?.pid();
     let before = anonymous_kib(broker)?;
-    let mut took = vec![rotate(scene)?];
+    let mut took = vec![rotate(scene, "payments")?];
     println!("  RotateKey, {count:>9} values         {}", told(&mut took));
     let begun = Instant::now();
     let mut most = before;
@@ -186,7 +194,7 @@ fn channel(scene: &Scene) -> Result<Channel> {
 }
 
 /// How long the answer takes, the connection apart.
-fn rotate(scene: &Scene) -> Result<Duration> {
+fn rotate(scene: &Scene, keyspace: &str) -> Result<Duration> {
     let mut client = KeysClient::new(channel(scene)?);
     scene.runtime.block_on(async {
         client
@@ -197,7 +205,7 @@ fn rotate(scene: &Scene) -> Result<Duration> {
                 request_id: Uuid::now_v7().as_bytes().to_vec(),
                 dry_run: false,
             }),
-            keyspace: "payments".into(),
+            keyspace: keyspace.into(),
             ..Default::default()
         };
         let begun = Instant::now();
