@@ -7,8 +7,11 @@ use tokio::time::Instant;
 /// Values in one commit: more save little, and hold up other callers' commits longer.
 pub(super) const BATCH: usize = 2048;
 
-/// Values in one commit while others are served: it takes a core from them for a millisecond or two.
-const BESIDE_OTHERS: usize = 256;
+/// Values in one commit while others are served: it takes a core from them for a millisecond.
+pub(super) const BESIDE_OTHERS: usize = 128;
+
+/// They then have the machine to themselves for so many times as long as it took.
+const REST: u32 = 2;
 
 /// Commits in a second while there is a limit: a slow rate goes in even steps.
 const STEPS_PER_SECOND: u32 = 4;
@@ -64,7 +67,7 @@ impl Pace {
     }
 
     /// Takes a page into account that was begun at `begun` and has just become durable, and whether others were served
-    /// since the one before. Without a limit, they then have the machine to themselves for as long as the page took.
+    /// since the one before. Without a limit, they then have the machine to themselves for twice as long as the page took.
     pub(super) fn took(&mut self, values: u64, begun: Instant, now: Instant, others: bool) {
         self.values = self.values.saturating_add(values);
         self.others = others;
@@ -74,7 +77,7 @@ impl Pace {
             // From when it was due, so that the time of the commits is no part of the pause; but nothing is made up for.
             self.due = (self.due + pause).max(now);
         } else if others {
-            self.due = now + now.saturating_duration_since(begun);
+            self.due = now + now.saturating_duration_since(begun) * REST;
         } else {
             // Behind those that have waited longer.
             self.due = now;
@@ -127,16 +130,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn others_that_are_served_have_as_long_as_a_page_took() {
+    async fn others_that_are_served_have_twice_as_long_as_a_page_took() {
         let begin = Instant::now();
         let mut free = Pace::new(0, begin);
         let after = |ms| begin + Duration::from_millis(ms);
         free.took(2048, begin, after(20), true);
         assert_eq!((free.page(), free.is_free()), (BESIDE_OTHERS, false));
-        assert_eq!(free.due(), after(40));
-        free.took(256, after(40), after(43), false);
+        assert_eq!(free.due(), after(60));
+        free.took(128, after(60), after(63), false);
         assert_eq!((free.page(), free.is_free()), (BATCH, true));
-        assert_eq!(free.due(), after(43));
+        assert_eq!(free.due(), after(63));
         // A limit says all there is to say.
         let mut limited = Pace::new(1000, begin);
         limited.took(250, begin, after(40), true);

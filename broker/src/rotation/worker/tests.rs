@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::background::Turn;
+use crate::rotation::pace::{BATCH, BESIDE_OTHERS};
 use crate::vault::tests::{Bench, opened, pairs};
 
 struct World {
@@ -232,7 +233,7 @@ async fn while_volumes_are_asked_for_the_pages_are_small_and_rest_in_between() {
     asking.join().unwrap();
     // The first page is whole, and the one that is made while it is committed: nobody was there before them. Others are
     // whole where the thread that asks got no time in between.
-    let small = (VALUES - 2 * 2048).div_ceil(256);
+    let small = (VALUES - 2 * BATCH as u64).div_ceil(BESIDE_OTHERS as u64);
     assert!((alone + 1..=4 + small).contains(&beside), "{beside}");
     assert_eq!(world.phases().await.last().unwrap().1, VALUES);
 }
