@@ -12,6 +12,7 @@
 
 mod end;
 mod frame;
+mod hash;
 mod head;
 mod reader;
 mod writer;

@@ -3,11 +3,11 @@
 //! The caller pushes what it has read and takes items until there is none; what is kept here is the piece that was
 //! pushed last and the frame that it cut, whose lengths were held against the bounds before it was waited for.
 
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::end::{End, Sealed};
 use crate::frame::{FRAME_HEAD_BYTES, FrameHead, Kind};
+use crate::hash::Hash;
 use crate::head::{HEAD_BYTES, Head};
 
 /// What is wrong with a file, and where.
@@ -89,7 +89,7 @@ pub struct Reader {
     buffer: Vec<u8>,
     at: usize,
     offset: u64,
-    hash: Sha256,
+    hash: Hash,
     head: Option<Head>,
     rows: u64,
     table: Vec<u8>,
@@ -222,7 +222,7 @@ impl Reader {
                     head,
                     rows: self.rows,
                     size: self.offset - (FRAME_HEAD_BYTES + frame.value) as u64,
-                    hash: self.hash.clone().finalize().into(),
+                    hash: self.hash.value(),
                 };
                 self.end = Some(End { sealed, note });
                 Ok(Item::End)

@@ -1,11 +1,11 @@
 //! Writes a backup, a call a frame; the caller takes the bytes away when there are enough.
 
 use attache_translog::Signer;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::end::{EndError, Sealed, sign};
 use crate::frame::{Kind, push};
+use crate::hash::Hash;
 use crate::head::Head;
 
 /// Why a backup cannot be written.
@@ -27,7 +27,7 @@ pub enum WriteError {
 /// Every call appends to `out`, which the caller hands on whole and in order.
 pub struct Writer {
     head: Head,
-    hash: Sha256,
+    hash: Hash,
     size: u64,
     rows: u64,
     /// The table that is open, or the last one that was.
@@ -43,7 +43,7 @@ impl Writer {
     pub fn begin(head: Head, out: &mut Vec<u8>) -> Self {
         let mut writer = Self {
             head,
-            hash: Sha256::new(),
+            hash: Hash::default(),
             size: 0,
             rows: 0,
             table: Vec::new(),
@@ -108,7 +108,7 @@ impl Writer {
             head: self.head,
             rows: self.rows,
             size: self.size,
-            hash: self.hash.finalize().into(),
+            hash: self.hash.value(),
         };
         let note = sign(&sealed, signer)?;
         if push(Kind::End, b"", note.as_bytes(), out) {

@@ -2,6 +2,7 @@
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use ring::digest::{SHA256, digest};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::EnvelopeError;
@@ -53,9 +54,12 @@ impl Keyed {
     }
 }
 
-/// `SHA-256(bytes)`; FIPS 180-4.
+/// `SHA-256(bytes)`; FIPS 180-4. Of what is no secret: ring's, which wipes nothing, and takes half as long as others where the
+/// processor has no SHA instructions.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
 }
 
 /// `SHA-256` of parts, one behind the other: what is secret among them is not copied together.
