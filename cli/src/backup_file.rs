@@ -5,8 +5,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use attache_backup::{BackupError, End, EndError, Item, Reader, Sealed};
@@ -111,18 +111,14 @@ impl Part {
         synced.map_err(|error| self.not_written(&error))
     }
 
-    /// Reads it behind what is written to it.
+    /// Reads it behind what is written to it. What somebody writes over it behind that is not seen.
     ///
     /// # Errors
-    /// [`Exit::Failed`] when it cannot be opened, or another file has come into its place.
+    /// [`Exit::Failed`] when it cannot be read.
     pub fn checking(&self) -> Result<Checking, Failure> {
-        let checking = Checking::open(&self.path)?;
-        let same = is_same(&self.file, &self.path) && is_same(&checking.file, &self.path);
-        if same {
-            Ok(checking)
-        } else {
-            Err(self.taken())
-        }
+        let file = self.file.try_clone();
+        let file = file.map_err(|error| unread(&self.path, &error))?;
+        Ok(Checking::of(file, &self.path))
     }
 
     /// It is whole: gives it its name, durably.
@@ -135,7 +131,9 @@ impl Part {
             return Err(self.taken());
         }
         match rename_new(&self.path, &self.target) {
-            Ok(()) => self.finished = true,
+            Ok(()) if is_same(&self.file, &self.target) => self.finished = true,
+            // It was exchanged between the two.
+            Ok(()) => return Err(self.taken()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(is_there(&self.target));
             }
@@ -175,10 +173,11 @@ impl Drop for Part {
 
 fn open_part(path: &Path) -> io::Result<File> {
     let no_follow = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits());
+    // Appended to: where somebody cuts it meanwhile, it ends up shorter than what was written, and is seen to.
     OpenOptions::new()
-        .write(true)
+        .read(true)
+        .append(true)
         .create(true)
-        .truncate(false)
         .mode(0o600)
         .custom_flags(no_follow.map_err(io::Error::other)?)
         .open(path)
@@ -238,21 +237,25 @@ impl Checking {
     ///
     /// # Errors
     /// [`Exit::Failed`] when it cannot be opened, or is no file.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
+    fn open(path: &Path) -> Result<Self, Failure> {
         let unread = |error: &io::Error| unread(path, error);
         let file = File::open(path).map_err(|error| unread(&error))?;
         let metadata = file.metadata().map_err(|error| unread(&error))?;
         if !metadata.is_file() {
             return Err(unread(&io::Error::other("it is no regular file")));
         }
-        Ok(Self {
+        Ok(Self::of(file, path))
+    }
+
+    fn of(file: File, path: &Path) -> Self {
+        Self {
             path: path.to_owned(),
             file,
             window: vec![0; WINDOW_BYTES],
             reader: Reader::new(),
             done: 0,
             broken: None,
-        })
+        }
     }
 
     /// Reads on, at most 1 MiB. Answers how far it is; none at what is the end of the file for now, or where the file turned
@@ -264,7 +267,7 @@ impl Checking {
         if self.broken.is_some() {
             return Ok(None);
         }
-        let count = self.file.read(&mut self.window);
+        let count = self.file.read_at(&mut self.window, self.done);
         let count = count.map_err(|error| unread(&self.path, &error))?;
         let Some(piece) = self.window.get(..count).filter(|piece| !piece.is_empty()) else {
             return Ok(None);

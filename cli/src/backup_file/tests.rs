@@ -86,12 +86,26 @@ fn a_part_that_another_file_has_come_into_the_place_of_is_not_given_its_name() {
         assert_eq!(failed.exit, Exit::Failed);
         assert!(failed.why.unwrap().contains("is another file now"));
     };
-    taken(part.checking().err().unwrap());
     taken(part.finish().unwrap_err());
     assert!(!file.exists());
     assert!(theirs.path().exists(), "another's part was taken away");
     theirs.finish().unwrap();
     assert_eq!(text(&file), "");
+}
+
+#[test]
+fn a_part_that_was_cut_between_two_pieces_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut part = Part::begin(&dir.path().join("backup")).unwrap();
+    let mut checking = part.checking().unwrap();
+    part.write(b"one").unwrap();
+    assert_eq!(checking.read_on().unwrap(), Some(3));
+    let cut = File::options().write(true).open(part.path()).unwrap();
+    cut.set_len(0).unwrap();
+    part.write(b"three").unwrap();
+    while checking.read_on().unwrap().is_some() {}
+    assert!(!checking.is_at_end().unwrap() || checking.finish(&[]).finding().is_some());
+    assert_eq!(text(part.path()), "three");
 }
 
 #[test]

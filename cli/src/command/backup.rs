@@ -197,7 +197,8 @@ async fn receive(
             return Err(incoming.failed(&format!("what was written is not whole: {error}")));
         }
     }
-    part.finish()?;
+    let finished = part.finish();
+    finished.map_err(|failure| failure.of_request(incoming.id))?;
     Ok((backup, Changed::new(incoming.id, made.committed, false)))
 }
 
