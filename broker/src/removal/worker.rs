@@ -76,8 +76,16 @@ impl<S: Store> Worker<S> {
 
     async fn remove(&self, page: RemovalPage) -> Result<Happened, StepError> {
         let (values, rows) = (page.values, page.rows);
+        let strays = page.change.unindexed.len();
         if values > 0 || rows > 0 {
             self.vault.ledger().apply(page.change).await?;
+        }
+        if strays > 0 {
+            tracing::warn!(
+                rows = strays,
+                "rows of the KEK index were removed whose values are not there, or another key's: where none were destroyed \
+                 meanwhile, somebody, or the disk, has put them there"
+            );
         }
         Ok(Happened::Removed {
             values,

@@ -50,14 +50,6 @@ pub struct RemovalPage {
     pub passed: Option<Passed>,
 }
 
-impl RemovalPage {
-    fn unindex(&mut self, index: KekIndexKey) {
-        tracing::warn!(kek = %index.kek, value = %index.value,
-            "a row of the index is removed that is not the value's: somebody, or the disk, has put it there");
-        self.change.unindexed.push(index);
-    }
-}
-
 impl<S: Store> Vault<S> {
     /// The destroyed keyspaces of which rows may be left.
     ///
@@ -245,11 +237,11 @@ impl<S: Store> Vault<S> {
             }
             Found::Absent => {
                 page.change.require_absent(Table::ValueKey, key);
-                page.unindex(index);
+                page.change.unindexed.push(index);
             }
             Found::Sound(found) => {
                 page.change.require_at(Table::ValueKey, key, found.seq);
-                page.unindex(index);
+                page.change.unindexed.push(index);
             }
             Found::Damaged => {
                 page.unreadable += 1;

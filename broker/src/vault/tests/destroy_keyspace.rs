@@ -236,7 +236,7 @@ async fn damaged_rows_stay_with_what_leads_to_them_and_everything_else_goes() {
 
 /// Nothing vouches for the index: a value that it has lost goes all the same, and what it names that is not there or another key's.
 #[tokio::test]
-async fn an_index_that_was_changed_by_force_keeps_nothing() {
+async fn an_index_that_was_changed_by_force_keeps_no_value() {
     let bench = bench().await;
     let one = path("payments/one");
     let Lookup::Found(active) = bench.vault.resolve(&one, None).await.unwrap() else {
@@ -263,6 +263,26 @@ async fn an_index_that_was_changed_by_force_keeps_nothing() {
     assert_eq!(rows(&bench).await, [1, 1, 1, 1, 1]);
     let fixture = bench.close().await;
     assert_eq!(findings(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn values_behind_rows_of_the_index_that_name_none_go_all_the_same() {
+    let bench = bench().await;
+    destroy(&bench).await;
+    let fixture = bench.close().await;
+    fixture.tamper(Table::KekIndex, |rows| {
+        let keks: Vec<_> = rows.keys().map(|key| key[..16].to_vec()).collect();
+        // More of the shortest than a page has.
+        for (kek, number) in keks.iter().flat_map(|kek| (0..5).map(move |it| (kek, it))) {
+            rows.insert([&kek[..], &[0, number]].concat(), Vec::new());
+        }
+    });
+    let bench = Bench::reopen(fixture).await;
+    pass(&bench, 3).await;
+    let [values, _, payloads, versions, heads] = rows(&bench).await;
+    assert_eq!([values, payloads, versions, heads], [1; 4]);
+    assert_eq!(pass(&bench, 3).await.2, 10);
+    assert!(!end(&bench).await);
 }
 
 #[tokio::test]
