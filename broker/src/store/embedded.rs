@@ -28,8 +28,9 @@ use super::engine::{AnchorSeq, Batch, Entry, Health, Outcome, Rows, Snapshot, St
 /// The newest format of the header and of the tables that this program reads and writes.
 pub const STORE_FORMAT: u16 = 5;
 
-/// Pages that redb keeps in memory: those at the top of its trees. The kernel has the others. Four times as much was no faster, in
-/// re-wraps and releases of a store of 400,000 values, and is what a broker then takes for good.
+/// Pages that redb keeps in memory: those at the top of its trees, and half of it what a commit has not written yet. The kernel has
+/// the others. Four times as much was no faster, in re-wraps and releases of a store of 400,000 values, and is what a broker then takes
+/// for good.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Rows that are passed by on the way to one, before it is looked up, which takes as long as some of them.
