@@ -33,7 +33,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const AGENT: u32 = 4840;
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// SYS_ADMIN, LINUX_IMMUTABLE, FOWNER, DAC_OVERRIDE, CHOWN: bits 21, 9, 3, 1, 0.
 const KEPT: &str = "000000000020020b";
