@@ -7,6 +7,8 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,7 +22,7 @@ use crate::{
     kubelet::Kubelet,
     mounts,
     pod::Pod,
-    process::{Process, bin, run},
+    process::{PATIENCE, Process, bin, run},
 };
 
 /// The trust domain of every bed.
@@ -168,6 +170,18 @@ impl Bed {
     /// # Errors
     /// With the log's end.
     pub fn start_broker(&mut self) -> Result<()> {
+        // Somebody else on this machine may have a port of a bed's that pinned its own for a moment.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.start_broker_once() {
+                Err(error) if is_taken(&error) && Instant::now() < deadline => {}
+                started => return started,
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn start_broker_once(&mut self) -> Result<()> {
         let listening = self.store_dir().join("listen.json");
         let _ = fs::remove_file(&listening);
         let config = self.broker_config();
@@ -424,7 +438,7 @@ impl Bed {
             if !socket.exists() {
                 return None;
             }
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 scope
                     .spawn(|| runtime.block_on(probe(dir, &socket)))
                     .join()
@@ -718,6 +732,13 @@ fn printed(output: &Output, what: &str) -> Result<String> {
     let text = String::from_utf8(output.stdout.clone()).context("output is UTF-8")?;
     ensure!(!text.contains('\0'), "{what} printed a NUL");
     Ok(text)
+}
+
+/// Whether it is for an address that another process has that it does not start: the last that it says.
+fn is_taken(error: &anyhow::Error) -> bool {
+    let told = format!("{error:#}");
+    let last = told.trim_end().lines().next_back();
+    last.is_some_and(|line| line.contains("Address already in use"))
 }
 
 fn path_str(path: &Path) -> Result<&str> {
