@@ -81,10 +81,10 @@ END
 # run_program NUMBER SOURCE FOLDER PROGRAM: prints all of it at its end, and keeps it.
 run_program() {
   local log=$logs/program-$1 status start=$SECONDS
-  # What it has open is opened in there too.
+  # What it has open is opened in there too; appended to, since what a crashed one leaves running would write over the line below.
   # shellcheck disable=SC2016
   (cd "$3" && timeout --kill-after=10 1500 unshare --mount --propagation private \
-    bash -c 'exec >"$1" 2>&1 </dev/null; exec "$0"' "$4" "$log")
+    bash -c 'exec >>"$1" 2>&1 </dev/null; exec "$0"' "$4" "$log")
   status=$?
   # A crashed or overdue program prints no result line: it must not pass for silence.
   if [ "$status" -ne 0 ] && ! grep -q '^test result: FAILED' "$log"; then
