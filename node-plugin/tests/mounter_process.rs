@@ -33,7 +33,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const AGENT: u32 = 4840;
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// SYS_ADMIN, LINUX_IMMUTABLE, FOWNER, DAC_OVERRIDE, CHOWN: bits 21, 9, 3, 1, 0.
 const KEPT: &str = "000000000020020b";
@@ -727,8 +727,8 @@ fn a_supervisor_starts_again_and_ends_all() {
         );
     }
     // One that is killed takes its children with it.
-    let mut supervisor = part("as-supervisor", root).spawn().unwrap();
     let old = pid_of("root");
+    let mut supervisor = part("as-supervisor", root).spawn().unwrap();
     wait_for("both children", || {
         pid_of("root") != old && pid_of("root").is_some()
     });
