@@ -16,7 +16,7 @@ use attache_envelope::row::SetElement;
 use bytes::Bytes;
 
 use super::change::{ApplyError, Change, Condition, LedgerError, shown};
-use super::engine::{Batch, Snapshot, StoreError};
+use super::engine::{Batch, Snapshot, all_shown};
 use super::rows::{ReadRow, RowCodec, StoredRow};
 
 /// From so many rows on, half of them are sealed on another thread.
@@ -239,11 +239,8 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         };
         self.snapshot.show(table, &keys, each).await?;
         let found = found.into_iter().collect::<Result<Vec<_>, _>>()?;
-        // Each has its place already: a row short, and others would be taken for the ones behind it.
-        if found.len() != unknown.len() {
-            let why = format!("{} of {} rows were shown", found.len(), unknown.len());
-            return Err(StoreError::Read(why).into());
-        }
+        // Each has its place already.
+        all_shown(found.len(), unknown.len())?;
         self.rows.extend(found);
         Ok(())
     }
@@ -287,8 +284,8 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 }
 
 impl Reindexed {
-    fn of(rows: &[Written<'_>], unindexed: Vec<KekIndexKey>) -> Self {
-        let (mut added, mut removed, mut standing) = (Vec::new(), unindexed, Vec::new());
+    fn of(rows: &[Written<'_>], mut unindexed: Vec<KekIndexKey>) -> Self {
+        let (mut added, mut removed, mut standing) = (Vec::new(), Vec::new(), Vec::new());
         for it in rows {
             let (Table::ValueKey, key) = it.row.name else {
                 continue;
@@ -306,8 +303,8 @@ impl Reindexed {
             keys.sort_unstable();
         }
         // Removals come last in the engine.
-        removed.retain(|key| standing.binary_search(key).is_err());
-        removed.dedup();
+        unindexed.retain(|key| standing.binary_search(key).is_err());
+        removed.extend(unindexed);
         Self { added, removed }
     }
 

@@ -128,6 +128,16 @@ pub trait Snapshot: Rows {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
+/// Whether [`Snapshot::show`] has shown as many rows as it was asked for: one short, and others would be taken for those
+/// behind it.
+pub(crate) fn all_shown(shown: usize, asked: usize) -> Result<(), StoreError> {
+    if shown == asked {
+        return Ok(());
+    }
+    let why = format!("{shown} of {asked} rows were shown");
+    Err(StoreError::Read(why))
+}
+
 /// Why an engine could not do it.
 #[derive(Debug, Clone, Error)]
 pub enum StoreError {

@@ -26,6 +26,7 @@ pub(crate) use anchor_copy::beside as anchor_beside;
 pub(crate) use change::shown;
 pub use change::{Applied, ApplyError, Change, Condition, LedgerError, Put, Row};
 pub use embedded::{Loading, RedbSnapshot, RedbStore, STORE_FORMAT};
+pub(crate) use engine::all_shown;
 pub use engine::{AnchorSeq, Batch, Entry, Health, Outcome, Rows, Snapshot, Store, StoreError};
 pub(crate) use ledger::open_tip_of as open_tip;
 pub use ledger::{AuditHead, Ledger, LedgerOptions, OpenError, anchored_head};

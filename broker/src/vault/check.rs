@@ -22,7 +22,9 @@ use attache_envelope::wrap::DekBinding;
 use attache_envelope::{EnvelopeError, Table};
 
 use crate::keys::{Kek, Keys, KeysError};
-use crate::store::{AnchorSeq, Entry, Row, RowCodec, Snapshot, Store, StoreError, Tip, shown};
+use crate::store::{
+    AnchorSeq, Entry, Row, RowCodec, Snapshot, Store, StoreError, Tip, all_shown, shown,
+};
 
 /// Rows read at once.
 const PAGE: usize = 512;
@@ -252,6 +254,7 @@ impl<V: Snapshot> Check<'_, V> {
         let mut found = Vec::with_capacity(keys.len());
         let each = |stored: Option<&[u8]>| found.push(stored.is_some());
         self.snapshot.show(Table::KekIndex, &keys, each).await?;
+        all_shown(found.len(), rows.len())?;
         for (row, found) in rows.iter().zip(found) {
             if found {
                 self.indexed += 1;

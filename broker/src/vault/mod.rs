@@ -9,6 +9,7 @@ mod destroy_key;
 mod destroy_keyspace;
 mod destroy_secret;
 mod error;
+mod kek_index;
 mod key;
 mod key_policy;
 mod keyspace;

@@ -20,6 +20,7 @@ use attache_envelope::name::{Keyspace, SecretVersion};
 
 use super::Vault;
 use super::error::VaultError;
+use super::kek_index::{IndexPage, index_page};
 use super::records::{Found, Record};
 use crate::store::{Change, LedgerError, Store};
 
@@ -190,27 +191,17 @@ impl<S: Store> Vault<S> {
                 continue;
             }
             let after = after.filter(|(of, index)| *of == epoch && index.kek == kek.body.kek);
-            let mut after = after.map(|(_, index)| index.encode());
-            let prefix = KekIndexKey::prefix(kek.body.kek);
-            // Rows that name no value are passed over, however many lie together.
-            loop {
-                let store = self.ledger.store();
-                let rows = store.scan(Table::KekIndex, &prefix, after.as_deref(), limit);
-                let rows = rows.await.map_err(LedgerError::from)?;
-                let Some((last, _)) = rows.last() else { break };
-                after = Some(last.clone());
-                for (index_key, _) in rows {
-                    match KekIndexKey::decode(&index_key) {
-                        Ok(index) => {
-                            page.passed = Some(Passed::Value(epoch, index));
-                            self.remove_value(index, page).await?;
-                        }
-                        Err(_) => page.unreadable += 1,
-                    }
-                }
-                if page.passed.is_some() {
-                    return Ok(());
-                }
+            let after = after.map(|(_, index)| index.value);
+            let (store, kek) = (self.ledger.store().as_ref(), kek.body.kek);
+            let IndexPage { named, nameless } = index_page(store, kek, after, limit).await?;
+            page.unreadable += nameless;
+            for value in named {
+                let index = KekIndexKey { kek, value };
+                page.passed = Some(Passed::Value(epoch, index));
+                self.remove_value(index, page).await?;
+            }
+            if page.passed.is_some() {
+                return Ok(());
             }
         }
         // No value is left that a page could take; secrets are next.

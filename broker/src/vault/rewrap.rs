@@ -18,11 +18,12 @@ use attache_envelope::{EnvelopeError, Table};
 
 use super::Vault;
 use super::error::VaultError;
+use super::kek_index::{IndexPage, index_page};
 use super::key::key_ref;
 use super::records::{Found, Record, decoded};
 use crate::keys::{KeysError, PreparedKek};
 use crate::store::{
-    Change, LedgerError, PreparedCodec, Put, ReadRow, Rows, Slab, Snapshot, Store, StoreError,
+    Change, LedgerError, PreparedCodec, Put, ReadRow, Slab, Snapshot, Store, all_shown,
 };
 
 /// Rows of the KEK table read at once.
@@ -133,39 +134,20 @@ impl<S: Store> Vault<S> {
         let keyspace = &old.key.keyspace;
         let (active, active_seq) = self.active_kek(keyspace).await?;
         let unwrapping = self.keks.of_id(&self.ledger, keyspace, old.id).await?;
-        let prefix = KekIndexKey::prefix(old.id);
-        let mut after = after.map(|value| KekIndexKey { kek: old.id, value }.encode());
         // One state for the whole page: what changes after it fails the page's commit.
         let standing = self.keys().standing(self.ledger.store().as_ref()).await;
         let (codec, snapshot) = standing.map_err(LedgerError::from)?;
+        let IndexPage { named, nameless } = index_page(&snapshot, old.id, after, limit).await?;
         let mut page = RewrapPage {
             change: Change::default(),
             values: 0,
-            last: None,
+            last: named.last().copied(),
             unreadable: Vec::new(),
-            nameless: 0,
+            nameless,
         };
         page.change
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
         let reading = codec.prepared();
-        let mut named = Vec::with_capacity(limit);
-        // Rows that name no value are passed over, however many lie together.
-        while page.last.is_none() {
-            let rows = snapshot
-                .scan(Table::KekIndex, &prefix, after.as_deref(), limit)
-                .await
-                .map_err(LedgerError::from)?;
-            let Some((end, _)) = rows.last() else { break };
-            after = Some(end.clone());
-            for (index_key, _) in rows {
-                let Ok(index) = KekIndexKey::decode(&index_key) else {
-                    page.nameless += 1;
-                    continue;
-                };
-                page.last = Some(index.value);
-                named.push(index.value);
-            }
-        }
         let values = values_of(&snapshot, &reading, old.id, &named).await?;
         drop(reading);
         let old_kek = unwrapping.prepared()?;
@@ -302,10 +284,7 @@ async fn values_of<V: Snapshot>(
     let shown = snapshot.show(Table::ValueKey, &asked, each).await;
     shown.map_err(LedgerError::from)?;
     let stored = stored.into_pieces();
-    if stored.len() != keys.len() {
-        let why = format!("{} of {} rows were shown", stored.len(), keys.len());
-        return Err(LedgerError::from(StoreError::Read(why)).into());
-    }
+    all_shown(stored.len(), keys.len()).map_err(LedgerError::from)?;
     let found = keys.into_iter().zip(stored).map(|(key, stored)| {
         let row = codec.read(Table::ValueKey, key, stored).ok()?;
         let body = ValueKeyBody::decode(&row.row().body).ok()?;
