@@ -17,7 +17,7 @@ use attache_broker::{
 };
 use attache_envelope::{
     SystemRandom,
-    body::ValueKeyBody,
+    body::{KekIndexKey, ValueKeyBody},
     id::{KeyId, StoreId, ValueId},
     value::CtHash,
     wrap::WrappedKey,
@@ -176,7 +176,8 @@ fn commit_groups(
             );
             // The ledger's own: the index of the value's key row.
             batch.puts.extend(change.payloads.iter().map(|(value, _)| {
-                let key = [KEK.as_slice(), value.as_bytes()].concat();
+                let (kek, value) = (KeyId::from_bytes(KEK), *value);
+                let key = KekIndexKey { kek, value }.encode();
                 (Table::KekIndex, key, Bytes::new())
             }));
         }

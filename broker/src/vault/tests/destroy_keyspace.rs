@@ -43,6 +43,15 @@ async fn pass(bench: &Bench, limit: usize) -> (u64, u64, u64) {
     panic!("the pass does not end: {after:?}");
 }
 
+/// The active version of `payments/one`.
+async fn active(bench: &Bench) -> Resolved {
+    let one = path("payments/one");
+    match bench.vault.resolve(&one, None).await.unwrap() {
+        Lookup::Found(active) => active,
+        Lookup::Absent(absence) => panic!("{absence:?}"),
+    }
+}
+
 async fn end(bench: &Bench) -> bool {
     match bench.vault.prepare_removal_end(&PAYMENTS).await.unwrap() {
         Some(change) => {
@@ -209,10 +218,7 @@ async fn damaged_rows_stay_with_what_leads_to_them_and_everything_else_goes() {
         (Table::Head, 1, [1, 1, 1, 4, 2]),
     ] {
         let mut bench = bench().await;
-        let one = path("payments/one");
-        let Lookup::Found(active) = bench.vault.resolve(&one, None).await.unwrap() else {
-            panic!("it is there")
-        };
+        let active = active(&bench).await;
         let value = active.fields[&field("a")];
         destroy(&bench).await;
         let fixture = bench.close().await;
@@ -238,11 +244,7 @@ async fn damaged_rows_stay_with_what_leads_to_them_and_everything_else_goes() {
 #[tokio::test]
 async fn an_index_that_was_changed_by_force_keeps_no_value() {
     let bench = bench().await;
-    let one = path("payments/one");
-    let Lookup::Found(active) = bench.vault.resolve(&one, None).await.unwrap() else {
-        panic!("it is there")
-    };
-    let value = active.fields[&field("a")];
+    let value = active(&bench).await.fields[&field("a")];
     destroy(&bench).await;
     let fixture = bench.close().await;
     fixture.tamper(Table::KekIndex, |rows| {
