@@ -83,8 +83,8 @@ impl<S: Store> Worker<S> {
         if strays > 0 {
             tracing::warn!(
                 rows = strays,
-                "rows of the KEK index were removed whose values are not there, or another key's: where none were destroyed \
-                 meanwhile, somebody, or the disk, has put them there"
+                "rows of the KEK index were removed that name no value, one that is not there or another key's: where none were \
+                 destroyed meanwhile, somebody, or the disk, has put them there"
             );
         }
         Ok(Happened::Removed {

@@ -6,17 +6,15 @@
 //! It keeps nothing that the store has not: after a crash a new job begins with counting and finds the rest. A pass that
 //! got nothing done but met values that cannot be read waits, since only somebody who looks can help.
 
-use attache_envelope::id::ValueId;
-
 /// What is to be done next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Count what the key still wraps.
     Count,
-    /// Wrap again a page of its values, those after this one.
+    /// Wrap again a page of its values, those of the index after the row of this key.
     Rewrap {
         /// None: from the first.
-        after: Option<ValueId>,
+        after: Option<Vec<u8>>,
     },
     /// Retire the key, if the index has none of it.
     Retire,
@@ -27,7 +25,7 @@ pub(super) enum Step {
 }
 
 /// What has happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Happened {
     /// It was counted.
     Counted {
@@ -42,16 +40,13 @@ pub(super) enum Happened {
         values: u64,
         /// How many cannot be.
         unreadable: u64,
-        /// How many rows beside them name no value.
-        nameless: u64,
-        /// The page's last value.
-        last: ValueId,
+        /// How many rows of the index were of none of the key's values, and are gone.
+        strays: u64,
+        /// The key of the page's last row.
+        last: Vec<u8>,
     },
-    /// There was no value after the last.
-    PageEmpty {
-        /// How many rows were there that name no value.
-        nameless: u64,
-    },
+    /// There was no row after the last.
+    PageEmpty,
     /// Something that the step stands on has changed, or the index was not empty: nothing was written.
     Conflict,
     /// The time to wait is over.
@@ -68,15 +63,13 @@ pub(super) struct Job {
     of: u64,
     /// Values of the pass that cannot be wrapped again.
     unreadable: u64,
-    /// Rows of the pass that name no value.
-    nameless: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Counting,
     Rewrapping {
-        after: Option<ValueId>,
+        after: Option<Vec<u8>>,
         /// Whether this pass has got anything done.
         moved: bool,
     },
@@ -98,15 +91,16 @@ impl Job {
             left: 0,
             of: 0,
             unreadable: 0,
-            nameless: 0,
         }
     }
 
     /// What is to be done next.
-    pub(super) const fn step(&self) -> Step {
-        match self.state {
+    pub(super) fn step(&self) -> Step {
+        match &self.state {
             State::Counting => Step::Count,
-            State::Rewrapping { after, .. } => Step::Rewrap { after },
+            State::Rewrapping { after, .. } => Step::Rewrap {
+                after: after.clone(),
+            },
             State::Retiring => Step::Retire,
             State::Waiting => Step::Wait,
             State::Over => Step::Over,
@@ -123,14 +117,9 @@ impl Job {
         self.unreadable
     }
 
-    /// How many rows of the index name no value, in this pass or in the one before.
-    pub(super) const fn nameless(&self) -> u64 {
-        self.nameless
-    }
-
     /// Takes in what has happened. What does not belong to the step changes nothing.
     pub(super) fn happened(&mut self, what: Happened) {
-        match (self.state, what) {
+        match (&self.state, what) {
             (_, Happened::Retired) => self.state = State::Over,
             (State::Counting, Happened::Counted { left, of }) => {
                 (self.left, self.of) = (left, of.max(left));
@@ -141,26 +130,23 @@ impl Job {
                 Happened::Rewrapped {
                     values,
                     unreadable,
-                    nameless,
+                    strays,
                     last,
                 },
             ) => {
+                let moved = *moved || values > 0 || strays > 0;
                 self.left = self.left.saturating_sub(values);
                 self.unreadable = self.unreadable.saturating_add(unreadable);
-                self.nameless = self.nameless.saturating_add(nameless);
                 self.state = State::Rewrapping {
                     after: Some(last),
-                    moved: moved || values > 0,
+                    moved,
                 };
             }
-            (State::Rewrapping { after, moved }, Happened::PageEmpty { nameless }) => match after {
-                None if nameless == 0 => self.state = State::Retiring,
+            (State::Rewrapping { after, moved }, Happened::PageEmpty) => match after {
+                None => self.state = State::Retiring,
                 // What was passed over by a page that conflicted, or could not be read, is looked for once more.
-                Some(_) if moved => self.begin_pass(),
-                None | Some(_) => {
-                    self.nameless = self.nameless.saturating_add(nameless);
-                    self.state = State::Waiting;
-                }
+                Some(_) if *moved => self.begin_pass(),
+                Some(_) => self.state = State::Waiting,
             },
             (State::Rewrapping { .. } | State::Retiring, Happened::Conflict) => self.begin_pass(),
             (State::Waiting, Happened::Waited) => self.begin_pass(),
@@ -169,8 +155,8 @@ impl Job {
         }
     }
 
-    const fn begin_pass(&mut self) {
-        (self.unreadable, self.nameless) = (0, 0);
+    fn begin_pass(&mut self) {
+        self.unreadable = 0;
         self.state = NEW_PASS;
     }
 }

@@ -3,7 +3,6 @@
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use attache_envelope::id::ValueId;
 use attache_envelope::name::KeyRef;
 use attache_translog::{Event, Retirement};
 use tokio::time::Instant;
@@ -47,7 +46,8 @@ pub(crate) struct Work {
 }
 
 struct Ahead {
-    after: ValueId,
+    /// The key of the row of the index that it begins behind.
+    after: Vec<u8>,
     page: RewrapPage,
 }
 
@@ -172,19 +172,14 @@ impl<S: Store> Worker<S> {
     }
 
     /// Commits one page. Without a limit the next one is made meanwhile.
-    async fn rewrap(&self, work: &mut Work, after: Option<ValueId>) -> Result<Happened, StepError> {
+    async fn rewrap(&self, work: &mut Work, after: Option<Vec<u8>>) -> Result<Happened, StepError> {
         let begun = Instant::now();
         let page = match work.ahead.take() {
-            Some(ahead) if Some(ahead.after) == after => ahead.page,
+            Some(ahead) if Some(&ahead.after) == after.as_ref() => ahead.page,
             Some(_) | None => self.page(work, after).await?,
         };
-        let nameless = page.nameless;
-        if nameless > 0 {
-            tracing::warn!(key = %work.old.key, rows = nameless,
-                "rows of the index name no value: the key cannot be retired; attache-broker check-store names all of them");
-        }
-        let Some(last) = page.last else {
-            return Ok(Happened::PageEmpty { nameless });
+        let Some(last) = page.last.clone() else {
+            return Ok(Happened::PageEmpty);
         };
         for value in &page.unreadable {
             tracing::warn!(key = %work.old.key, %value,
@@ -193,16 +188,16 @@ impl<S: Store> Worker<S> {
         let happened = Happened::Rewrapped {
             values: page.values,
             unreadable: u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX),
-            nameless,
-            last,
+            strays: page.strays,
+            last: last.clone(),
         };
         let ahead = async {
             match work.pace.is_free() {
-                true => self.page(work, Some(last)).await.ok(),
+                true => self.page(work, Some(last.clone())).await.ok(),
                 false => None,
             }
         };
-        let (applied, ahead) = tokio::join!(self.commit(page), ahead);
+        let (applied, ahead) = tokio::join!(self.commit(work, page), ahead);
         work.ahead = ahead.map(|page| Ahead { after: last, page });
         let values = applied?;
         // A key with a limit rests for nobody, and so hides nobody from those that do.
@@ -225,17 +220,21 @@ impl<S: Store> Worker<S> {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn commit(&self, page: RewrapPage) -> Result<u64, StepError> {
-        if page.values > 0 {
+    async fn commit(&self, work: &Work, page: RewrapPage) -> Result<u64, StepError> {
+        if page.values > 0 || page.strays > 0 {
             self.vault.ledger().apply(page.change).await?;
+        }
+        if page.strays > 0 {
+            tracing::warn!(key = %work.old.key, rows = page.strays,
+                "rows of the KEK index were removed that were of none of the key's values: somebody, or the disk, had put them there");
         }
         Ok(page.values)
     }
 
-    async fn page(&self, work: &Work, after: Option<ValueId>) -> Result<RewrapPage, StepError> {
+    async fn page(&self, work: &Work, after: Option<Vec<u8>>) -> Result<RewrapPage, StepError> {
         let (vault, old, limit) = (Arc::clone(&self.vault), work.old.clone(), work.pace.page());
         let made = background::apart("rewrap", async move {
-            vault.prepare_rewrap(&old, after, limit).await
+            vault.prepare_rewrap(&old, after.as_deref(), limit).await
         });
         Ok(made.await??)
     }
@@ -278,20 +277,12 @@ impl Work {
 
     fn wait_if_stuck(&mut self) {
         if self.job.step() == Step::Wait {
-            self.problem = Some(self.held_up());
+            self.problem = Some(format!(
+                "{} of its values cannot be read: their records are damaged; attache-broker check-store names them",
+                self.job.unreadable()
+            ));
             self.pace.wait_until(Instant::now() + RETRY);
         }
-    }
-
-    /// What keeps the key from its end, for people.
-    fn held_up(&self) -> String {
-        let (values, rows) = (self.job.unreadable(), self.job.nameless());
-        let values = (values > 0)
-            .then(|| format!("{values} of its values cannot be read: their records are damaged"));
-        let rows = (rows > 0).then(|| format!("{rows} rows of its index name no value"));
-        let mut held_up: Vec<_> = values.into_iter().chain(rows).collect();
-        held_up.push("attache-broker check-store names them".to_owned());
-        held_up.join("; ")
     }
 
     fn progress(&self) -> Progress {
@@ -301,7 +292,7 @@ impl Work {
             done,
             limit: self.old.rewrap.rate,
             per_second: self.pace.per_second(Instant::now()),
-            unreadable: self.job.unreadable().saturating_add(self.job.nameless()),
+            unreadable: self.job.unreadable(),
             problem: self.problem.clone(),
         }
     }

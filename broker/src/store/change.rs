@@ -3,7 +3,6 @@
 //! A [`Change`] is one all-or-nothing step of one caller; the ledger puts many of them into one commit. It must
 //! never hold a key or a plaintext: bodies are stored as given.
 
-use attache_envelope::body::KekIndexKey;
 use attache_envelope::id::ValueId;
 use attache_envelope::{EnvelopeError, Table};
 use bytes::Bytes;
@@ -24,9 +23,9 @@ pub struct Change {
     pub payloads: Vec<(ValueId, Bytes)>,
     /// Values whose ciphertexts are removed; their value-key rows go in the same change.
     pub dropped_payloads: Vec<ValueId>,
-    /// Rows of the KEK index to remove. The conditions must say that no value's key row has them: those that one has come and
-    /// go with it.
-    pub unindexed: Vec<KekIndexKey>,
+    /// Keys of rows of the KEK index to remove. Where they name a value, the conditions must say that its key row does not have
+    /// them: those that it has come and go with it.
+    pub unindexed: Vec<Vec<u8>>,
     /// Rows to remove; absent ones are no error.
     pub deletes: Vec<(Table, Vec<u8>)>,
     /// Rows that get another tag, under the active key, and stay what they are, with the sequence of the commit that

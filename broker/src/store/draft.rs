@@ -32,7 +32,7 @@ pub(crate) struct Draft<'a, V: Snapshot> {
     places: HashMap<Name<'a>, usize>,
     payloads: Vec<(ValueId, Bytes)>,
     dropped_payloads: Vec<ValueId>,
-    unindexed: Vec<KekIndexKey>,
+    unindexed: Vec<Vec<u8>>,
     admitted: usize,
 }
 
@@ -86,6 +86,8 @@ struct Written<'a> {
 struct Reindexed {
     added: Vec<KekIndexKey>,
     removed: Vec<KekIndexKey>,
+    /// Removed too: the keys of rows that belong to no value.
+    unindexed: Vec<Vec<u8>>,
 }
 
 /// A row for the engine, none for one that goes, and what that does to its table's sum.
@@ -128,7 +130,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         self.payloads.extend(change.payloads.iter().cloned());
         self.dropped_payloads
             .extend(change.dropped_payloads.iter().copied());
-        self.unindexed.extend(&change.unindexed);
+        self.unindexed.extend(change.unindexed.iter().cloned());
         self.admitted += 1;
         Ok(())
     }
@@ -284,7 +286,7 @@ impl<'a, V: Snapshot> Draft<'a, V> {
 }
 
 impl Reindexed {
-    fn of(rows: &[Written<'_>], mut unindexed: Vec<KekIndexKey>) -> Self {
+    fn of(rows: &[Written<'_>], mut unindexed: Vec<Vec<u8>>) -> Self {
         let (mut added, mut removed, mut standing) = (Vec::new(), Vec::new(), Vec::new());
         for it in rows {
             let (Table::ValueKey, key) = it.row.name else {
@@ -303,9 +305,15 @@ impl Reindexed {
             keys.sort_unstable();
         }
         // Removals come last in the engine.
-        unindexed.retain(|key| standing.binary_search(key).is_err());
-        removed.extend(unindexed);
-        Self { added, removed }
+        unindexed.retain(|key| {
+            let index = KekIndexKey::decode(key);
+            index.map_or(true, |index| standing.binary_search(&index).is_err())
+        });
+        Self {
+            added,
+            removed,
+            unindexed,
+        }
     }
 
     fn write(self, batch: &mut Batch) {
@@ -313,10 +321,11 @@ impl Reindexed {
         batch
             .puts
             .extend(added.map(|key| (Table::KekIndex, key.encode(), Bytes::new())));
-        let removed = self.removed.iter();
+        let removed = self.removed.iter().map(KekIndexKey::encode);
+        let removed = removed.chain(self.unindexed);
         batch
             .deletes
-            .extend(removed.map(|key| (Table::KekIndex, key.encode())));
+            .extend(removed.map(|key| (Table::KekIndex, key)));
     }
 }
 

@@ -9,33 +9,31 @@ use crate::store::{LedgerError, Rows};
 /// A part of a KEK's rows.
 #[derive(Debug, Default)]
 pub(super) struct IndexPage {
-    /// The values that they name, ascending; none when there are no more.
+    /// The values that they name, ascending.
     pub named: Vec<ValueId>,
-    /// How many name none: their keys have another length.
-    pub nameless: u64,
+    /// The keys of those that name none: they have another length, and no value can have them.
+    pub nameless: Vec<Vec<u8>>,
+    /// The last row's key; none when there are no more rows.
+    pub last: Option<Vec<u8>>,
 }
 
-/// The next values of a KEK, those after `after`, some `limit` at most. Rows that name none are passed over, however many lie
-/// together.
+/// The next `limit` rows of a KEK, those after the row of key `after`.
 pub(super) async fn index_page(
     rows: &impl Rows,
     kek: KeyId,
-    after: Option<ValueId>,
+    after: Option<&[u8]>,
     limit: usize,
 ) -> Result<IndexPage, LedgerError> {
     let prefix = KekIndexKey::prefix(kek);
-    let mut after = after.map(|value| KekIndexKey { kek, value }.encode());
-    let mut page = IndexPage::default();
-    while page.named.is_empty() {
-        let found = rows.scan(Table::KekIndex, &prefix, after.as_deref(), limit);
-        let found = found.await?;
-        let Some((last, _)) = found.last() else { break };
-        after = Some(last.clone());
-        for (key, _) in found {
-            match KekIndexKey::decode(&key) {
-                Ok(index) => page.named.push(index.value),
-                Err(_) => page.nameless += 1,
-            }
+    let found = rows.scan(Table::KekIndex, &prefix, after, limit).await?;
+    let mut page = IndexPage {
+        last: found.last().map(|(key, _)| key.clone()),
+        ..IndexPage::default()
+    };
+    for (key, _) in found {
+        match KekIndexKey::decode(&key) {
+            Ok(index) => page.named.push(index.value),
+            Err(_) => page.nameless.push(key),
         }
     }
     Ok(page)

@@ -30,8 +30,8 @@ const PAGE: usize = 512;
 /// How far a pass is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Passed {
-    /// Values: up to this row of the KEK index, of the key of this epoch.
-    Value(NonZeroU32, KekIndexKey),
+    /// Values: up to the row of this key of the KEK index, of the key of this epoch.
+    Value(NonZeroU32, Vec<u8>),
     /// All values, and secrets up to this row; none: from the first.
     Secret(Option<Vec<u8>>),
 }
@@ -90,8 +90,8 @@ impl<S: Store> Vault<S> {
                 self.remove_secrets(keyspace, after.as_deref(), limit, &mut page)
                     .await?;
             }
-            Some(Passed::Value(epoch, index)) => {
-                let after = Some((*epoch, *index));
+            Some(Passed::Value(epoch, after)) => {
+                let after = Some((*epoch, after.as_slice()));
                 self.remove_values(keyspace, after, limit, &mut page)
                     .await?;
             }
@@ -170,7 +170,7 @@ impl<S: Store> Vault<S> {
     async fn remove_values(
         &self,
         keyspace: &Keyspace,
-        after: Option<(NonZeroU32, KekIndexKey)>,
+        after: Option<(NonZeroU32, &[u8])>,
         limit: usize,
         page: &mut RemovalPage,
     ) -> Result<(), VaultError> {
@@ -190,19 +190,22 @@ impl<S: Store> Vault<S> {
                 page.unreadable += uncounted;
                 continue;
             }
-            let after = after.filter(|(of, index)| *of == epoch && index.kek == kek.body.kek);
-            let after = after.map(|(_, index)| index.value);
             let (store, kek) = (self.ledger.store().as_ref(), kek.body.kek);
-            let IndexPage { named, nameless } = index_page(store, kek, after, limit).await?;
-            page.unreadable += nameless;
+            let after = after.filter(|(of, key)| *of == epoch && key.starts_with(kek.as_bytes()));
+            let after = after.map(|(_, key)| key);
+            let IndexPage {
+                named,
+                nameless,
+                last,
+            } = index_page(store, kek, after, limit).await?;
+            let Some(last) = last else { continue };
+            page.passed = Some(Passed::Value(epoch, last));
+            page.rows += nameless.len() as u64;
+            page.change.unindexed.extend(nameless);
             for value in named {
-                let index = KekIndexKey { kek, value };
-                page.passed = Some(Passed::Value(epoch, index));
-                self.remove_value(index, page).await?;
+                self.remove_value(KekIndexKey { kek, value }, page).await?;
             }
-            if page.passed.is_some() {
-                return Ok(());
-            }
+            return Ok(());
         }
         // No value is left that a page could take; secrets are next.
         page.passed = Some(Passed::Secret(None));
@@ -228,11 +231,11 @@ impl<S: Store> Vault<S> {
             }
             Found::Absent => {
                 page.change.require_absent(Table::ValueKey, key);
-                page.change.unindexed.push(index);
+                page.change.unindexed.push(index.encode());
             }
             Found::Sound(found) => {
                 page.change.require_at(Table::ValueKey, key, found.seq);
-                page.change.unindexed.push(index);
+                page.change.unindexed.push(index.encode());
             }
             Found::Damaged => {
                 page.unreadable += 1;

@@ -52,12 +52,25 @@ pub struct RewrapPage {
     pub change: Change,
     /// How many they are.
     pub values: u64,
-    /// The last value that was looked at; none when there was none to look at.
-    pub last: Option<ValueId>,
+    /// The key of the last row of the index that was looked at; none when there was none to look at.
+    pub last: Option<Vec<u8>>,
     /// Those that cannot be wrapped again: their records are damaged, or do not open.
     pub unreadable: Vec<ValueId>,
-    /// How many rows of the index name no value: their keys have another length. They are in no other count.
-    pub nameless: u64,
+    /// How many rows of the index are of none of the key's values, and go with the change: they name none, or one that is not there or
+    /// another key's.
+    pub strays: u64,
+}
+
+/// What a row of a KEK's index leads to.
+enum Led {
+    /// A value of that KEK.
+    Here(ReadRow, ValueKeyBody),
+    /// One of another KEK.
+    Elsewhere(ReadRow),
+    /// Nothing.
+    Nowhere,
+    /// A record that is damaged.
+    Damaged,
 }
 
 impl<S: Store> Vault<S> {
@@ -118,7 +131,7 @@ impl<S: Store> Vault<S> {
         Ok((left, Some(change)))
     }
 
-    /// Wraps again at most `limit` values of a decrypt-only KEK, those after `after`.
+    /// Wraps again at most `limit` values of a decrypt-only KEK, those of the index after the row of key `after`.
     ///
     /// Takes CPU for some 10 us a value: run it where it holds up nobody's IO.
     ///
@@ -128,7 +141,7 @@ impl<S: Store> Vault<S> {
     pub async fn prepare_rewrap(
         &self,
         old: &OldKey,
-        after: Option<ValueId>,
+        after: Option<&[u8]>,
         limit: usize,
     ) -> Result<RewrapPage, VaultError> {
         let keyspace = &old.key.keyspace;
@@ -137,14 +150,19 @@ impl<S: Store> Vault<S> {
         // One state for the whole page: what changes after it fails the page's commit.
         let standing = self.keys().standing(self.ledger.store().as_ref()).await;
         let (codec, snapshot) = standing.map_err(LedgerError::from)?;
-        let IndexPage { named, nameless } = index_page(&snapshot, old.id, after, limit).await?;
+        let IndexPage {
+            named,
+            nameless,
+            last,
+        } = index_page(&snapshot, old.id, after, limit).await?;
         let mut page = RewrapPage {
             change: Change::default(),
             values: 0,
-            last: named.last().copied(),
+            last,
             unreadable: Vec::new(),
-            nameless,
+            strays: 0,
         };
+        nameless.into_iter().for_each(|key| page.stray(key));
         page.change
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
         let reading = codec.prepared();
@@ -154,10 +172,26 @@ impl<S: Store> Vault<S> {
         let active_kek = active.prepared()?;
         let mut rows = Vec::with_capacity(named.len());
         let mut bodies = Slab::for_pieces(named.len(), ROW_BYTES);
-        for (value, found) in named.into_iter().zip(values) {
-            let Some((row, found)) = found else {
-                page.unreadable.push(value);
-                continue;
+        for (value, led) in named.into_iter().zip(values) {
+            let kek = old.id;
+            let stray = || KekIndexKey { kek, value }.encode();
+            let (row, found) = match led {
+                Led::Here(row, found) => (row, found),
+                Led::Damaged => {
+                    page.unreadable.push(value);
+                    continue;
+                }
+                Led::Elsewhere(row) => {
+                    page.change.require_as_read(row);
+                    page.stray(stray());
+                    continue;
+                }
+                Led::Nowhere => {
+                    let key = ValueKeyBody::key(value);
+                    page.change.require_absent(Table::ValueKey, key);
+                    page.stray(stray());
+                    continue;
+                }
             };
             let again = self.wrapped_again(keyspace, value, &found, &old_kek, &active_kek);
             match again {
@@ -247,6 +281,12 @@ impl<S: Store> Vault<S> {
 }
 
 impl RewrapPage {
+    /// Takes a row out of the index.
+    fn stray(&mut self, key: Vec<u8>) {
+        self.change.unindexed.push(key);
+        self.strays += 1;
+    }
+
     /// Values' key rows, each by the body of its place.
     fn replace(&mut self, rows: Vec<ReadRow>, bodies: Slab) {
         self.values = rows.len() as u64;
@@ -263,14 +303,13 @@ impl RewrapPage {
     }
 }
 
-/// The key rows of the values that the index names, as read and as they decode; none for one that is damaged, absent, or
-/// names another KEK.
+/// The key rows of the values that the index names, as read and as they decode.
 async fn values_of<V: Snapshot>(
     snapshot: &V,
     codec: &PreparedCodec<'_>,
     kek: KeyId,
     named: &[ValueId],
-) -> Result<Vec<Option<(ReadRow, ValueKeyBody)>>, VaultError> {
+) -> Result<Vec<Led>, VaultError> {
     let mut keys = Slab::for_pieces(named.len(), ID_BYTES);
     for value in named {
         keys.push(value.as_bytes());
@@ -278,19 +317,32 @@ async fn values_of<V: Snapshot>(
     let keys: Vec<_> = keys.into_pieces().collect();
     let asked: Vec<_> = keys.iter().map(AsRef::as_ref).collect();
     let mut stored = Slab::for_pieces(named.len(), ROW_BYTES);
-    // Nothing is no row, and what is longer than a row of it can be is none either.
+    let mut present = Vec::with_capacity(named.len());
+    // Nothing is no row that reads, and what is longer than a row of it can be is none either.
     let fits = |row: &&[u8]| row.len() <= MAX_ROW_BYTES;
-    let each = |row: Option<&[u8]>| stored.push(row.filter(fits).unwrap_or_default());
+    let each = |row: Option<&[u8]>| {
+        present.push(row.is_some());
+        stored.push(row.filter(fits).unwrap_or_default());
+    };
     let shown = snapshot.show(Table::ValueKey, &asked, each).await;
     shown.map_err(LedgerError::from)?;
     let stored = stored.into_pieces();
     all_shown(stored.len(), keys.len()).map_err(LedgerError::from)?;
-    let found = keys.into_iter().zip(stored).map(|(key, stored)| {
-        let row = codec.read(Table::ValueKey, key, stored).ok()?;
-        let body = ValueKeyBody::decode(&row.row().body).ok()?;
-        (body.kek == kek).then_some((row, body))
+    let rows = keys.into_iter().zip(stored).zip(present);
+    let led = rows.map(|((key, stored), present)| {
+        if !present {
+            return Led::Nowhere;
+        }
+        let Ok(row) = codec.read(Table::ValueKey, key, stored) else {
+            return Led::Damaged;
+        };
+        match ValueKeyBody::decode(&row.row().body) {
+            Ok(body) if body.kek == kek => Led::Here(row, body),
+            Ok(_) => Led::Elsewhere(row),
+            Err(_) => Led::Damaged,
+        }
     });
-    Ok(found.collect())
+    Ok(led.collect())
 }
 
 fn old_key(key: KeyRef, kek: &Record<KekBody>) -> Option<OldKey> {

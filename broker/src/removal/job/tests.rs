@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use attache_envelope::body::KekIndexKey;
-use attache_envelope::id::{KeyId, ValueId};
 use proptest::prelude::*;
 
 use super::*;
@@ -32,9 +30,7 @@ enum Action {
 }
 
 fn at_value(number: u8) -> Passed {
-    let kek = KeyId::from_bytes([1; 16]);
-    let value = ValueId::from_bytes([number; 16]);
-    Passed::Value(NonZeroU32::MIN, KekIndexKey { kek, value })
+    Passed::Value(NonZeroU32::MIN, vec![number])
 }
 
 impl Model {
@@ -72,7 +68,7 @@ impl Model {
                 let rest = self
                     .values
                     .keys()
-                    .filter(|it| [**it; 16] > *after.value.as_bytes());
+                    .filter(|it| [**it].as_slice() > after.as_slice());
                 (rest.take(PAGE).copied().collect(), true)
             }
             None => (self.values.keys().take(PAGE).copied().collect(), true),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use attache_envelope::body::KekPhase;
+use attache_envelope::id::ValueId;
 use proptest::prelude::*;
 
 use super::*;
@@ -85,12 +86,14 @@ impl Model {
                 Happened::Counted { left, of: *of }
             }
             Step::Rewrap { after } => {
-                let rest = under
-                    .iter()
-                    .filter(|it| after.is_none_or(|after| **it > after));
+                let rest = under.iter().filter(|it| {
+                    after
+                        .as_deref()
+                        .is_none_or(|after| &it.as_bytes()[..] > after)
+                });
                 let page: Vec<_> = rest.take(PAGE).copied().collect();
-                let Some(last) = page.last().copied() else {
-                    return Happened::PageEmpty { nameless: 0 };
+                let Some(last) = page.last().map(|last| last.as_bytes().to_vec()) else {
+                    return Happened::PageEmpty;
                 };
                 let (broken, whole): (Vec<_>, Vec<_>) =
                     page.into_iter().partition(|it| self.damaged.contains(it));
@@ -102,7 +105,7 @@ impl Model {
                 Happened::Rewrapped {
                     values,
                     unreadable,
-                    nameless: 0,
+                    strays: 0,
                     last,
                 }
             }
@@ -201,40 +204,19 @@ proptest! {
 }
 
 #[test]
-fn rows_that_name_no_value_are_waited_for_and_told() {
+fn a_pass_that_only_took_strays_out_of_the_index_is_not_waited_for() {
     let mut job = Job::new();
-    job.happened(Happened::Counted { left: 1, of: 1 });
-    job.happened(Happened::Rewrapped {
-        values: 1,
-        unreadable: 0,
-        nameless: 0,
-        last: value(1),
-    });
-    job.happened(Happened::PageEmpty { nameless: 2 });
-    assert_eq!(job.step(), Step::Rewrap { after: None });
-    job.happened(Happened::PageEmpty { nameless: 2 });
-    let held_up = |job: &Job| (job.step(), job.unreadable(), job.nameless());
-    assert_eq!(held_up(&job), (Step::Wait, 0, 2));
-    job.happened(Happened::Waited);
-    job.happened(Happened::PageEmpty { nameless: 0 });
-    assert_eq!(held_up(&job), (Step::Retire, 0, 0));
-}
-
-#[test]
-fn rows_that_name_no_value_are_counted_beside_values_that_cannot_be_read() {
-    let mut job = Job::new();
-    job.happened(Happened::Counted { left: 3, of: 3 });
+    job.happened(Happened::Counted { left: 2, of: 2 });
     job.happened(Happened::Rewrapped {
         values: 0,
-        unreadable: 1,
-        nameless: 2,
-        last: value(1),
+        unreadable: 0,
+        strays: 2,
+        last: vec![1],
     });
-    job.happened(Happened::PageEmpty { nameless: 3 });
-    assert_eq!(
-        (job.step(), job.unreadable(), job.nameless()),
-        (Step::Wait, 1, 5)
-    );
+    job.happened(Happened::PageEmpty);
+    assert_eq!(job.step(), Step::Rewrap { after: None });
+    job.happened(Happened::PageEmpty);
+    assert_eq!(job.step(), Step::Retire);
 }
 
 #[test]

@@ -92,7 +92,7 @@ async fn a_row_of_a_value_that_is_there_again_in_the_same_batch_is_not_removed()
     ledger.apply(under(1)).await.unwrap();
     let mut stale = Change::default();
     stale.require_absent(Table::ValueKey, *VALUE.as_bytes());
-    stale.unindexed.push(row(1, VALUE));
+    stale.unindexed.push(row(1, VALUE).encode());
     for _ in 0..20 {
         let changes = [removed(), stale.clone(), under(1)];
         let [a, b, c] = changes.map(|change| ledger.apply(change));
@@ -108,14 +108,18 @@ async fn a_row_of_a_value_that_is_there_again_in_the_same_batch_is_not_removed()
 async fn a_row_without_a_value_is_removed_by_its_name() {
     let fixture = Fixture::new().await;
     let planted = row(1, ValueId::from_bytes([7; 16]));
+    let nameless = [1; 20].to_vec();
     fixture.tamper(Table::KekIndex, |rows| {
         rows.insert(planted.encode(), Vec::new());
+        rows.insert(nameless.clone(), Vec::new());
     });
     let (ledger, _) = fixture.open().await;
-    ledger.apply(under(1)).await.unwrap();
+    let mut first = under(1);
+    first.unindexed.push(nameless);
+    ledger.apply(first).await.unwrap();
     assert_eq!(index(&ledger).await, [planted, row(1, VALUE)]);
     let mut change = Change::default();
-    change.unindexed.push(planted);
+    change.unindexed.push(planted.encode());
     ledger.apply(change).await.unwrap();
     assert_eq!(index(&ledger).await, [row(1, VALUE)]);
 }
