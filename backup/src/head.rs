@@ -4,8 +4,9 @@
 //! 0   8  magic "ATBACKUP"     48  4  incarnation, u32      104 16  audit chain
 //! 8   2  format u16 = 1       52  4  zero                  120  8  its size, u64
 //! 10  2  suite u16 = 1        56  8  seq, u64              128 32  its root
-//! 12  4  zero                 64  8  created, u64, ms
-//! 16 16  store                72 32  T, the anchor's
+//! 12  2  store format, u16    64  8  created, u64, ms
+//! 14  2  zero                 72 32  T, the anchor's
+//! 16 16  store
 //! 32 16  backup
 //! ```
 
@@ -22,6 +23,8 @@ const MAGIC: [u8; 8] = *b"ATBACKUP";
 /// What a backup says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
+    /// In which form its rows are stored. Whoever does not know it can see that the backup is whole, and no more.
+    pub store_format: u16,
     /// The store.
     pub store: StoreId,
     /// This backup, and no other of the same state.
@@ -54,11 +57,12 @@ impl Head {
     #[must_use]
     pub fn encode(&self) -> [u8; HEAD_BYTES] {
         let mut out = [0; HEAD_BYTES];
-        let parts: [&[u8]; 14] = [
+        let parts: [&[u8]; 15] = [
             &MAGIC,
             &FORMAT.to_be_bytes(),
             &SUITE.to_be_bytes(),
-            &[0; 4],
+            &self.store_format.to_be_bytes(),
+            &[0; 2],
             self.store.as_bytes(),
             self.backup.as_bytes(),
             &self.incarnation.to_be_bytes(),
@@ -92,17 +96,19 @@ impl Head {
                 return Err(at(offset, Found::Newer { what, number }));
             }
         }
-        let zeros: [u8; 4] = take(&mut rest);
+        let store_format = u16::from_be_bytes(take(&mut rest));
+        let zeros: [u8; 2] = take(&mut rest);
         let store = StoreId::from_bytes(take(&mut rest));
         let backup = BackupId::from_bytes(take(&mut rest));
         let incarnation = u32::from_be_bytes(take(&mut rest));
         let more_zeros: [u8; 4] = take(&mut rest);
-        for (offset, zeros) in [(12, zeros), (52, more_zeros)] {
-            if zeros != [0; 4] {
+        for (offset, zeros) in [(14, zeros.as_slice()), (52, &more_zeros)] {
+            if zeros.iter().any(|byte| *byte != 0) {
                 return Err(at(offset, Found::Zero));
             }
         }
         Ok(Self {
+            store_format,
             store,
             backup,
             incarnation,

@@ -13,6 +13,7 @@ const SEED: [u8; 32] = [7; 32];
 
 fn head() -> Head {
     Head {
+        store_format: 5,
         store: StoreId::from_bytes([1; 16]),
         backup: BackupId::from_bytes([2; 16]),
         incarnation: 1,
@@ -244,6 +245,7 @@ proptest! {
 
 fn head_of(given: &Fields) -> Head {
     Head {
+        store_format: given.u64("store_format").try_into().unwrap(),
         store: given.id("store"),
         backup: given.id("backup"),
         incarnation: given.u32("incarnation"),

@@ -462,7 +462,7 @@ def anchor_note_open(f: Fields) -> Fields:
 
 def _backup_head(f: Fields) -> backup.Head:
     store, id_, anchor_t, chain, root = h(f, "store", "backup", "anchor_t", "chain", "audit_root")
-    return backup.Head(store, id_, f["incarnation"], f["seq"], f["created"], anchor_t, chain, f["audit_size"], root)
+    return backup.Head(f["store_format"], store, id_, f["incarnation"], f["seq"], f["created"], anchor_t, chain, f["audit_size"], root)
 
 
 def backup_seal(f: Fields) -> Fields:
@@ -474,8 +474,8 @@ def backup_seal(f: Fields) -> Fields:
 
 def backup_open(f: Fields) -> Fields:
     head, tables = backup.read(*h(f, "file"), note.parse_vkey(f["vkey"])[1])
-    return {"store": head.store.hex(), "backup": head.backup.hex(), "incarnation": head.incarnation, "seq": head.seq,
-            "created": head.created, "anchor_t": head.anchor_t.hex(), "chain": head.chain.hex(),
+    return {"store_format": head.store_format, "store": head.store.hex(), "backup": head.backup.hex(),
+            "incarnation": head.incarnation, "seq": head.seq, "created": head.created, "anchor_t": head.anchor_t.hex(), "chain": head.chain.hex(),
             "audit_size": head.audit_size, "audit_root": head.audit_root.hex(), "tables": [
                 {"name": name, "rows": [{"key": key.hex(), "value": value.hex()} for key, value in rows.items()]}
                 for name, rows in tables.items()]}

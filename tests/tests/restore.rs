@@ -338,8 +338,23 @@ fn a_drill_tells_what_a_backup_holds_and_changes_nothing() {
     }
     let mut cut = fs::read(&file).unwrap();
     cut.pop();
-    fs::write(bed.dir.join("cut.backup"), cut).unwrap();
-    assert!(!drill(&bed.dir.join("cut.backup")).status.success());
+    // The last byte of the store's format.
+    let mut older = cut.clone();
+    older[13] = 4;
+    for (edited, why) in [
+        (cut, "the backup is not as it was made"),
+        (
+            older,
+            "the backup is of a store of format 4, this program knows 5: restore it with the version that made it",
+        ),
+    ] {
+        let file = bed.dir.join("edited.backup");
+        fs::write(&file, edited).unwrap();
+        let refused = drill(&file);
+        assert!(!refused.status.success());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(why), "{said}");
+    }
     assert_eq!(contents(&bed), before);
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

@@ -17,7 +17,7 @@ use attache_envelope::Table;
 use thiserror::Error;
 
 use crate::keys::{Keys, Opener, UnlockError};
-use crate::store::{Loading, OpenError, RedbStore, StoreError, Tip, open_tip};
+use crate::store::{Loading, OpenError, RedbStore, STORE_FORMAT, StoreError, Tip, open_tip};
 use crate::vault::{CheckReport, check_store};
 
 /// What is read at once.
@@ -34,6 +34,14 @@ pub enum RestoreError {
     /// It is no whole backup.
     #[error("the backup is not as it was made: {0}")]
     Bytes(#[from] BackupError),
+    /// Its rows have another form than they have here.
+    #[error(
+        "the backup is of a store of format {found}, this program knows {STORE_FORMAT}: restore it with the version that made it"
+    )]
+    Format {
+        /// The format in its head.
+        found: u16,
+    },
     /// A table that this version does not have.
     #[error("the backup has a table that is not known here: use the version that made it")]
     UnknownTable,
@@ -142,7 +150,13 @@ struct Rows {
 impl Rows {
     fn take(&mut self, item: Item<'_>, into: &Path) -> Result<(), RestoreError> {
         match item {
-            Item::Head(head) => self.loading = Some(Loading::begin(into, head.store)?),
+            Item::Head(head) => {
+                let found = head.store_format;
+                if found != STORE_FORMAT {
+                    return Err(RestoreError::Format { found });
+                }
+                self.loading = Some(Loading::begin(into, head.store)?);
+            }
             Item::Table(name) => {
                 let table = name.parse().map_err(|_| RestoreError::UnknownTable)?;
                 self.table = Some(table);

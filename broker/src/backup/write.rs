@@ -9,7 +9,7 @@ use attache_envelope::id::BackupId;
 use thiserror::Error;
 
 use crate::keys::{AuditKey, Keys};
-use crate::store::{Ledger, LedgerError, RedbStore, Rows, Store, StoreError};
+use crate::store::{Ledger, LedgerError, RedbStore, Rows, STORE_FORMAT, Store, StoreError};
 
 /// Rows read at once.
 const PAGE: usize = 512;
@@ -69,6 +69,7 @@ impl<S: Store> Writing<S> {
         let signer = keys.audit_key();
         drop(unchanged);
         let head = Head {
+            store_format: STORE_FORMAT,
             store: ledger.store_id(),
             backup: moment.backup,
             incarnation: tip.anchor.incarnation,

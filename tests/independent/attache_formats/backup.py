@@ -15,13 +15,14 @@ from .primitives import Refused, ed25519_public, sha256
 
 MAGIC, FORMAT, SUITE, HEAD = b"ATBACKUP", 1, 1, 160
 TABLE, ROW, TABLE_END, END = 1, 2, 3, 4
-_HEAD = struct.Struct(">8sHHI16s16sIIQQ32s16sQ32s")
+_HEAD = struct.Struct(">8sHHHH16s16sIIQQ32s16sQ32s")
 _FRAME = struct.Struct(">BII")
 _MOST = {TABLE: (64, 0), ROW: (4096, 2 * 1024 * 1024), TABLE_END: (0, 8), END: (0, 4096)}
 
 
 @dataclass(frozen=True)
 class Head:
+    store_format: int
     store: bytes
     backup: bytes
     incarnation: int
@@ -33,7 +34,7 @@ class Head:
     audit_root: bytes
 
     def encode(self) -> bytes:
-        return _HEAD.pack(MAGIC, FORMAT, SUITE, 0, self.store, self.backup, self.incarnation, 0, self.seq, self.created,
+        return _HEAD.pack(MAGIC, FORMAT, SUITE, self.store_format, 0, self.store, self.backup, self.incarnation, 0, self.seq, self.created,
                           self.anchor_t, self.chain, self.audit_size, self.audit_root)
 
 
@@ -68,7 +69,7 @@ def write(head: Head, tables: list[tuple[str, list[tuple[bytes, bytes]]]], seed:
 def _read_head(data: bytes) -> Head:
     if len(data) < HEAD:
         raise Refused("cut")
-    magic, format_, suite, zero, *rest = _HEAD.unpack_from(data)
+    magic, format_, suite, store_format, zero, *rest = _HEAD.unpack_from(data)
     if magic != MAGIC:
         raise Refused("magic")
     if format_ != FORMAT:
@@ -78,7 +79,7 @@ def _read_head(data: bytes) -> Head:
     store, backup, incarnation, more, seq, created, anchor_t, chain, audit_size, audit_root = rest
     if zero or more:
         raise Refused("zero")
-    return Head(store, backup, incarnation, seq, created, anchor_t, chain, audit_size, audit_root)
+    return Head(store_format, store, backup, incarnation, seq, created, anchor_t, chain, audit_size, audit_root)
 
 
 def _frames(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:

@@ -11,6 +11,8 @@ from . import anchor, backup, keyring, row, shares, slot, value, wrap
 from .lp import u16
 from .primitives import FORMAT, SUITE, Refused, ed25519_public, same, sha256
 
+# Of a store whose rows are known here.
+STORE_FORMAT = 5
 ROW_MAC, SET_HASH, ANCHOR_SEAL, ANCHOR_MAC, KEK_WRAP, AUDIT = 1, 2, 3, 4, 6, 7
 BARE = ("anchor", "kek-index", "payload")
 Bodies = dict[bytes, bytes]
@@ -295,6 +297,8 @@ def open_value(store: bytes, keyspace: str, secret: bytes, field: str, id_: byte
 
 def open_(data: bytes, given: Given) -> Opened:
     head, tables, end = backup.read_unverified(data)
+    if head.store_format != STORE_FORMAT:
+        raise Refused("store format")
     ring = open_ring(head.store, tables, given)
     _, seed = ring.active(AUDIT)
     backup.verify_end(data, head, end, ed25519_public(seed))

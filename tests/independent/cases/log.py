@@ -203,14 +203,14 @@ def chain_id_cases() -> list[Case]:
 
 
 def backup_cases() -> list[Case]:
-    in_: Fields = {"store": STORE, "seed": rand("audit seed"), "backup": uuid("backup"), "incarnation": 1, "seq": 42,
-                   "created": 1700000000000, "anchor_t": rand("anchor t"), "chain": uuid("chain"), "audit_size": 33,
+    in_: Fields = {"store_format": 5, "store": STORE, "seed": rand("audit seed"), "backup": uuid("backup"), "incarnation": 1,
+                   "seq": 42, "created": 1700000000000, "anchor_t": rand("anchor t"), "chain": uuid("chain"), "audit_size": 33,
                    "audit_root": rand("audit root"), "tables": [
                        {"name": "anchor", "rows": [{"key": "", "value": "a0a1"}]},
                        {"name": "grant", "rows": []},
                        {"name": "head", "rows": [{"key": b"payments/api".hex(), "value": "b0"}, {"key": b"payments/db".hex(), "value": ""}]}]}
     case = positive("backup", "two tables with rows and one without", in_)
-    largest = {"incarnation": U32_MAX, "seq": U64_MAX, "created": U64_MAX, "audit_size": U64_MAX}
+    largest = {"store_format": 0xffff, "incarnation": U32_MAX, "seq": U64_MAX, "created": U64_MAX, "audit_size": U64_MAX}
     base = opening(case, [*in_], ["file", "vkey"])
     whole = bytes.fromhex(base["file"])
     seed = bytes.fromhex(in_["seed"])
@@ -228,7 +228,7 @@ def backup_cases() -> list[Case]:
     text = case["out"]["note"].partition("\n\n")[0] + "\n"
     refused = {
         "another magic": ("magic", put(0, "61")), "format 2": ("format", put(8, "0002")), "suite 2": ("suite", put(10, "0002")),
-        "a reserved byte": ("zero", put(55, "01")), "cut in the head": ("cut", whole[:159].hex()),
+        "a reserved byte": ("zero", put(55, "01")), "one behind the store's format": ("zero", put(15, "01")), "cut in the head": ("cut", whole[:159].hex()),
         "cut behind the head": ("cut", whole[:160].hex()), "cut before the end": ("cut", whole[:end].hex()),
         "cut in the end": ("cut", whole[:-1].hex()), "a byte behind the end": ("trailing", whole.hex() + "00" * 9),
         "kind 5": ("frame", put(160, "05")), "a name that is too long": ("frame", put(161, "00000041")),
