@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! $ COMMAND        run by bash; what it prints has to be the lines that follow, in their order
+//! new$ COMMAND     the same on another machine, which has nothing yet but its settings
 //! a line ... of it `...` is anything, also nothing; a line of `...` alone is any number of lines
 //! ```
 //! A page's paths are those of an installation; here they are put into the folder of this one. What the page takes for granted
@@ -30,6 +31,8 @@ use attache_tests::{
 /// A command of a page and what is printed.
 struct Step {
     command: String,
+    /// Of the other machine.
+    anew: bool,
     printed: Vec<String>,
 }
 
@@ -40,9 +43,14 @@ fn steps(page: &str) -> Vec<Step> {
     for line in page.lines() {
         if line.starts_with("```") {
             within = line == "```console";
-        } else if let (true, Some(command)) = (within, line.strip_prefix("$ ")) {
-            let (command, printed) = (command.to_owned(), Vec::new());
-            steps.push(Step { command, printed });
+        } else if let (true, Some((prompt @ ("" | "new"), command))) =
+            (within, line.split_once("$ "))
+        {
+            steps.push(Step {
+                command: command.to_owned(),
+                anew: prompt == "new",
+                printed: Vec::new(),
+            });
         } else if within {
             steps.last_mut().unwrap().printed.push(line.to_owned());
         }
@@ -87,6 +95,8 @@ fn are_like(lines: &[&str], expected: &[String]) -> bool {
 /// An installation with the secrets that the page takes for granted, and where the page's paths are in it.
 struct Site {
     bed: Bed,
+    /// Another machine.
+    anew: Bed,
     vkey: String,
     /// What `export` has set.
     exported: Vec<(String, String)>,
@@ -119,6 +129,7 @@ impl Site {
         let vkey = bed.audit_vkey().unwrap();
         Self {
             listening: bed.broker_addresses().unwrap(),
+            anew: Bed::new().unwrap(),
             bed,
             vkey,
             exported: Vec::new(),
@@ -126,14 +137,23 @@ impl Site {
         }
     }
 
-    /// A page's text with this installation's paths.
-    fn placed(&self, text: &str) -> String {
+    /// A page's text with this installation's paths, and those of the machine that it is of.
+    fn placed(&self, anew: bool, text: &str) -> String {
         let at = |path: &Path| path.display().to_string();
-        let (grpc, enroll) = self.listening;
-        text.replace("/etc/attache", &at(&self.bed.dir.join("etc")))
-            .replace("/var/lib/attache", &at(&self.bed.store_dir()))
-            .replace("broker.example:7443", &format!("{grpc} --enroll {enroll}"))
+        let bed = if anew { &self.anew } else { &self.bed };
+        let listens =
+            |(grpc, enroll): (SocketAddr, SocketAddr)| format!("{grpc} --enroll {enroll}");
+        let mut text = text.to_owned();
+        if self.anew.broker.is_some() {
+            let of_new = self.anew.broker_addresses().unwrap();
+            text = text.replace("new.example:7443", &listens(of_new));
+        }
+        text.replace("/etc/attache", &at(&bed.dir.join("etc")))
+            .replace("/var/lib/attache", &at(&bed.store_dir()))
+            .replace("broker.example:7443", &listens(self.listening))
             .replace("example.internal", TRUST_DOMAIN)
+            .replace("https://issuer.example", &self.bed.issuer.url)
+            .replace("/srv/cluster", &at(&self.bed.cluster.dir))
             .replace("/media/safe", &at(&self.bed.dir.join("media/safe")))
             .replace(
                 "/backup/",
@@ -171,6 +191,9 @@ impl Site {
             "systemctl stop attache-broker" => {
                 return self.bed.broker.take().unwrap().stop().unwrap();
             }
+            "systemctl start attache-broker" if step.anew => {
+                return self.anew.start_broker().unwrap();
+            }
             "systemctl start attache-broker" => return self.bed.start_broker().unwrap(),
             "attache approval list" => self.set_up_the_node_anew(),
             _ => {}
@@ -182,7 +205,7 @@ impl Site {
         {
             return self.exported.push((name.to_owned(), value.to_owned()));
         }
-        let command = self.placed(&step.command);
+        let command = self.placed(step.anew, &step.command);
         let path = std::env::var("PATH").unwrap();
         let programs = bin_dir().unwrap();
         let output = Command::new("timeout")
@@ -201,7 +224,8 @@ impl Site {
         let printed = String::from_utf8(output.stdout).unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{command}: {error}");
-        let expected: Vec<_> = step.printed.iter().map(|line| self.placed(line)).collect();
+        let expected = step.printed.iter();
+        let expected: Vec<_> = expected.map(|line| self.placed(step.anew, line)).collect();
         let lines: Vec<_> = printed.lines().collect();
         assert!(
             are_like(&lines, &expected),
@@ -218,6 +242,7 @@ fn the_runbooks_for_keys_are_as_they_are_written() {
     assert!(steps.len() > 20, "{}", steps.len());
     let node = format!("local/{}", NODE.0);
     assert!(steps.iter().any(|step| step.command.contains(&node)));
+    assert!(steps.iter().any(|step| step.anew));
     let mut site = Site::new();
     for step in &steps {
         site.follow(step);
