@@ -44,7 +44,7 @@ use tonic::transport::Channel;
 use uuid::Uuid;
 
 /// Values in one commit, as the broker's worker makes them.
-const BATCH: usize = 2048;
+const BATCH: usize = 1024;
 /// Rotations before the store is filled, for what one takes when there is next to nothing, and of an empty keyspace in the full store.
 const SMALL: usize = 20;
 /// How often it is looked how far the broker is.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Values in one commit: more save little, and hold up other callers' commits longer.
-pub(super) const BATCH: usize = 2048;
+/// Values in one commit: more save nothing, take more memory, and hold up other callers' commits longer.
+pub(super) const BATCH: usize = 1024;
 
 /// Values in one commit while others are served: it takes a core from them for a millisecond.
 pub(super) const BESIDE_OTHERS: usize = 128;
