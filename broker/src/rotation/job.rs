@@ -134,8 +134,10 @@ impl Job {
                     last,
                 },
             ) => {
-                let moved = *moved || values > 0 || strays > 0;
-                self.left = self.left.saturating_sub(values);
+                // Strays alone are no progress: where the engine did not take them out, they would be found for ever.
+                let moved = *moved || values > 0;
+                self.left = self.left.saturating_sub(values.saturating_add(strays));
+                self.of = self.of.saturating_sub(strays);
                 self.unreadable = self.unreadable.saturating_add(unreadable);
                 self.state = State::Rewrapping {
                     after: Some(last),

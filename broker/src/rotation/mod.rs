@@ -34,7 +34,7 @@ pub struct Progress {
     pub limit: u32,
     /// How many a second are, on average since this process took it up.
     pub per_second: u64,
-    /// How many hold it up, of those that were looked at in this pass: values that cannot be read, and rows that name none.
+    /// How many values cannot be read, of those that were looked at in this pass.
     pub unreadable: u64,
     /// Why it stands still, while it does.
     pub problem: Option<String>,

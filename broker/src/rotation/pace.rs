@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(Pace::new(u32::MAX, begin).page(), BATCH);
         let mut free = Pace::new(0, begin);
         assert_eq!(free.page(), BATCH);
-        free.took(2048, begin, begin + Duration::from_secs(1), false);
+        free.took(BATCH as u64, begin, begin + Duration::from_secs(1), false);
         // At once, but behind those that have waited longer.
         assert_eq!(free.due(), begin + Duration::from_secs(1));
     }
@@ -134,7 +134,7 @@ mod tests {
         let begin = Instant::now();
         let mut free = Pace::new(0, begin);
         let after = |ms| begin + Duration::from_millis(ms);
-        free.took(2048, begin, after(20), true);
+        free.took(BATCH as u64, begin, after(20), true);
         assert_eq!((free.page(), free.is_free()), (BESIDE_OTHERS, false));
         assert_eq!(free.due(), after(60));
         free.took(128, after(60), after(63), false);

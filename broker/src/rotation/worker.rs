@@ -185,10 +185,11 @@ impl<S: Store> Worker<S> {
             tracing::warn!(key = %work.old.key, %value,
                 "a value cannot be wrapped again: its record is damaged; attache-broker check-store names all of them");
         }
+        let strays = page.strays;
         let happened = Happened::Rewrapped {
             values: page.values,
             unreadable: u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX),
-            strays: page.strays,
+            strays,
             last: last.clone(),
         };
         let ahead = async {
@@ -202,7 +203,8 @@ impl<S: Store> Worker<S> {
         let values = applied?;
         // A key with a limit rests for nobody, and so hides nobody from those that do.
         let others = work.pace.has_no_limit() && self.others_were_served();
-        work.pace.took(values, begun, Instant::now(), others);
+        work.pace
+            .took(values + strays, begun, Instant::now(), others);
         if others {
             self.lock().rest = work.pace.due();
         }
@@ -226,7 +228,8 @@ impl<S: Store> Worker<S> {
         }
         if page.strays > 0 {
             tracing::warn!(key = %work.old.key, rows = page.strays,
-                "rows of the KEK index were removed that were of none of the key's values: somebody, or the disk, had put them there");
+                "rows of the KEK index were removed that belong to none of the key's values: somebody, or the disk, had put them there, or \
+                 taken the records of the values away; attache-broker check-store tells");
         }
         Ok(page.values)
     }
@@ -277,10 +280,12 @@ impl Work {
 
     fn wait_if_stuck(&mut self) {
         if self.job.step() == Step::Wait {
-            self.problem = Some(format!(
-                "{} of its values cannot be read: their records are damaged; attache-broker check-store names them",
-                self.job.unreadable()
-            ));
+            self.problem = Some(match self.job.unreadable() {
+                0 => "rows of its index that belong to none of its values were taken out; it is looked through again within a minute".to_owned(),
+                count => format!(
+                    "{count} of its values cannot be read: their records are damaged; attache-broker check-store names them"
+                ),
+            });
             self.pace.wait_until(Instant::now() + RETRY);
         }
     }

@@ -20,7 +20,7 @@ use super::engine::{Batch, Snapshot, all_shown};
 use super::rows::{ReadRow, RowCodec, StoredRow};
 
 /// From so many rows on, half of them are sealed on another thread.
-const ROWS_FOR_TWO: usize = 1024;
+const ROWS_FOR_TWO: usize = 512;
 
 /// A batch over one snapshot.
 pub(crate) struct Draft<'a, V: Snapshot> {

@@ -5,6 +5,7 @@
 //!   value-key row replaced, with which the ledger moves its row of the index from the old KEK to the active one
 //!   if each value-key row, and the active KEK's row, are still those that were read
 //! ```
+//! Rows of the index that belong to none of the KEK's values go with that change: nothing vouches for the index.
 //! So a value that was changed or destroyed meanwhile is never put back, and nothing is wrapped under a KEK that is not
 //! active any more. A DEK is in a cell of the arena in between, and nowhere else.
 

@@ -204,9 +204,20 @@ proptest! {
 }
 
 #[test]
-fn a_pass_that_only_took_strays_out_of_the_index_is_not_waited_for() {
+fn a_pass_that_only_took_strays_out_of_the_index_is_looked_at_again_in_a_while() {
     let mut job = Job::new();
-    job.happened(Happened::Counted { left: 2, of: 2 });
+    job.happened(Happened::Counted { left: 3, of: 3 });
+    job.happened(Happened::Rewrapped {
+        values: 1,
+        unreadable: 0,
+        strays: 0,
+        last: vec![0],
+    });
+    job.happened(Happened::PageEmpty);
+    assert_eq!(
+        (job.step(), job.done()),
+        (Step::Rewrap { after: None }, (1, 3))
+    );
     job.happened(Happened::Rewrapped {
         values: 0,
         unreadable: 0,
@@ -214,7 +225,8 @@ fn a_pass_that_only_took_strays_out_of_the_index_is_not_waited_for() {
         last: vec![1],
     });
     job.happened(Happened::PageEmpty);
-    assert_eq!(job.step(), Step::Rewrap { after: None });
+    assert_eq!((job.step(), job.done()), (Step::Wait, (1, 1)));
+    job.happened(Happened::Waited);
     job.happened(Happened::PageEmpty);
     assert_eq!(job.step(), Step::Retire);
 }
