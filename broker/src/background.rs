@@ -27,7 +27,7 @@ use crate::vault::VaultError;
 
 /// After something failed, or when what is left cannot be read, it is tried again after this long.
 pub(crate) const RETRY: Duration = Duration::from_secs(30);
-/// After the store's queue was full.
+/// After the store's queue was full, or where something is left that no page took.
 pub(crate) const BUSY: Duration = Duration::from_millis(100);
 
 /// How far the threads apart stand back (nice(2)).

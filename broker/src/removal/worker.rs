@@ -150,6 +150,10 @@ impl<S: Store> Task for Worker<S> {
         match stepped {
             Ok(happened) => {
                 work.problem = None;
+                // Something is left that no page took: the next pass need not hurry to it.
+                if happened == Happened::Conflict {
+                    work.due += BUSY;
+                }
                 work.job.happened(happened);
                 work.wait_if_stuck();
             }
