@@ -185,9 +185,9 @@ impl<S: Store> Worker<S> {
             tracing::warn!(key = %work.old.key, %value,
                 "a value cannot be wrapped again: its record is damaged; attache-broker check-store names all of them");
         }
-        let strays = page.strays;
+        let (values, strays) = (page.values, page.strays());
         let happened = Happened::Rewrapped {
-            values: page.values,
+            values,
             unreadable: u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX),
             strays,
             last: last.clone(),
@@ -198,9 +198,14 @@ impl<S: Store> Worker<S> {
                 false => None,
             }
         };
-        let (applied, ahead) = tokio::join!(self.commit(work, page), ahead);
+        let (applied, ahead) = tokio::join!(self.commit(page), ahead);
         work.ahead = ahead.map(|page| Ahead { after: last, page });
-        let values = applied?;
+        applied?;
+        if strays > 0 {
+            tracing::warn!(key = %work.old.key, rows = strays,
+                "rows of the KEK index were removed that belong to none of the key's values: somebody, or the disk, had put them there, or \
+                 taken the records of the values away; attache-broker check-store tells");
+        }
         // A key with a limit rests for nobody, and so hides nobody from those that do.
         let others = work.pace.has_no_limit() && self.others_were_served();
         work.pace
@@ -222,16 +227,11 @@ impl<S: Store> Worker<S> {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn commit(&self, work: &Work, page: RewrapPage) -> Result<u64, StepError> {
-        if page.values > 0 || page.strays > 0 {
+    async fn commit(&self, page: RewrapPage) -> Result<(), StepError> {
+        if page.values > 0 || page.strays() > 0 {
             self.vault.ledger().apply(page.change).await?;
         }
-        if page.strays > 0 {
-            tracing::warn!(key = %work.old.key, rows = page.strays,
-                "rows of the KEK index were removed that belong to none of the key's values: somebody, or the disk, had put them there, or \
-                 taken the records of the values away; attache-broker check-store tells");
-        }
-        Ok(page.values)
+        Ok(())
     }
 
     async fn page(&self, work: &Work, after: Option<Vec<u8>>) -> Result<RewrapPage, StepError> {

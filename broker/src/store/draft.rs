@@ -32,7 +32,7 @@ pub(crate) struct Draft<'a, V: Snapshot> {
     places: HashMap<Name<'a>, usize>,
     payloads: Vec<(ValueId, Bytes)>,
     dropped_payloads: Vec<ValueId>,
-    unindexed: Vec<Vec<u8>>,
+    unindexed: Vec<&'a [u8]>,
     admitted: usize,
 }
 
@@ -83,11 +83,11 @@ struct Written<'a> {
 }
 
 /// What a batch does to the KEK index: that is never written but with the value-key rows, each of which has its row of it.
-struct Reindexed {
+struct Reindexed<'a> {
     added: Vec<KekIndexKey>,
     removed: Vec<KekIndexKey>,
     /// Removed too: the keys of rows that belong to no value.
-    unindexed: Vec<Vec<u8>>,
+    unindexed: Vec<&'a [u8]>,
 }
 
 /// A row for the engine, none for one that goes, and what that does to its table's sum.
@@ -130,7 +130,8 @@ impl<'a, V: Snapshot> Draft<'a, V> {
         self.payloads.extend(change.payloads.iter().cloned());
         self.dropped_payloads
             .extend(change.dropped_payloads.iter().copied());
-        self.unindexed.extend(change.unindexed.iter().cloned());
+        self.unindexed
+            .extend(change.unindexed.iter().map(Vec::as_slice));
         self.admitted += 1;
         Ok(())
     }
@@ -285,8 +286,8 @@ impl<'a, V: Snapshot> Draft<'a, V> {
     }
 }
 
-impl Reindexed {
-    fn of(rows: &[Written<'_>], mut unindexed: Vec<Vec<u8>>) -> Self {
+impl<'a> Reindexed<'a> {
+    fn of(rows: &[Written<'_>], mut unindexed: Vec<&'a [u8]>) -> Self {
         let (mut added, mut removed, mut standing) = (Vec::new(), Vec::new(), Vec::new());
         for it in rows {
             let (Table::ValueKey, key) = it.row.name else {
@@ -305,10 +306,11 @@ impl Reindexed {
             keys.sort_unstable();
         }
         // Removals come last in the engine.
-        unindexed.retain(|key| {
+        let stands = |key: &[u8]| {
             let index = KekIndexKey::decode(key);
-            index.map_or(true, |index| standing.binary_search(&index).is_err())
-        });
+            index.is_ok_and(|index| standing.binary_search(&index).is_ok())
+        };
+        unindexed.retain(|key| !stands(key));
         Self {
             added,
             removed,
@@ -322,7 +324,7 @@ impl Reindexed {
             .puts
             .extend(added.map(|key| (Table::KekIndex, key.encode(), Bytes::new())));
         let removed = self.removed.iter().map(KekIndexKey::encode);
-        let removed = removed.chain(self.unindexed);
+        let removed = removed.chain(self.unindexed.iter().map(|key| key.to_vec()));
         batch
             .deletes
             .extend(removed.map(|key| (Table::KekIndex, key)));

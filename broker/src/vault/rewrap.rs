@@ -57,9 +57,6 @@ pub struct RewrapPage {
     pub last: Option<Vec<u8>>,
     /// Those that cannot be wrapped again: their records are damaged, or do not open.
     pub unreadable: Vec<ValueId>,
-    /// How many rows of the index are of none of the key's values, and go with the change: they name none, or one that is not there or
-    /// another key's.
-    pub strays: u64,
 }
 
 /// What a row of a KEK's index leads to.
@@ -161,9 +158,8 @@ impl<S: Store> Vault<S> {
             values: 0,
             last,
             unreadable: Vec::new(),
-            strays: 0,
         };
-        nameless.into_iter().for_each(|key| page.stray(key));
+        page.change.unindexed = nameless;
         page.change
             .require_at(Table::Kek, KekBody::key(keyspace, active.epoch), active_seq);
         let reading = codec.prepared();
@@ -175,7 +171,7 @@ impl<S: Store> Vault<S> {
         let mut bodies = Slab::for_pieces(named.len(), ROW_BYTES);
         for (value, led) in named.into_iter().zip(values) {
             let kek = old.id;
-            let stray = || KekIndexKey { kek, value }.encode();
+            let index_key = || KekIndexKey { kek, value }.encode();
             let (row, found) = match led {
                 Led::Here(row, found) => (row, found),
                 Led::Damaged => {
@@ -184,13 +180,13 @@ impl<S: Store> Vault<S> {
                 }
                 Led::Elsewhere(row) => {
                     page.change.require_as_read(row);
-                    page.stray(stray());
+                    page.change.unindexed.push(index_key());
                     continue;
                 }
                 Led::Nowhere => {
                     let key = ValueKeyBody::key(value);
                     page.change.require_absent(Table::ValueKey, key);
-                    page.stray(stray());
+                    page.change.unindexed.push(index_key());
                     continue;
                 }
             };
@@ -282,10 +278,11 @@ impl<S: Store> Vault<S> {
 }
 
 impl RewrapPage {
-    /// Takes a row out of the index.
-    fn stray(&mut self, key: Vec<u8>) {
-        self.change.unindexed.push(key);
-        self.strays += 1;
+    /// How many rows of the index are of none of the key's values, and go with the change: they name none, or one that is not there or
+    /// another key's.
+    #[must_use]
+    pub fn strays(&self) -> u64 {
+        self.change.unindexed.len() as u64
     }
 
     /// Values' key rows, each by the body of its place.

@@ -365,7 +365,7 @@ async fn rows_of_the_index_that_are_of_no_value_go_and_keep_no_key() {
         let page = page.await.unwrap();
         assert_eq!(page.unreadable, []);
         values += page.values;
-        strays += page.strays;
+        strays += page.strays();
         bench.ledger().apply(page.change).await.unwrap();
         let Some(last) = page.last else { break };
         assert!(after.is_none_or(|after| after < last), "{last:?}");
