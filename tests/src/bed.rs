@@ -7,8 +7,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,7 +20,7 @@ use crate::{
     kubelet::Kubelet,
     mounts,
     pod::Pod,
-    process::{PATIENCE, Process, bin, run},
+    process::{PATIENCE, Process, bin, run, until},
 };
 
 /// The trust domain of every bed.
@@ -171,14 +169,12 @@ impl Bed {
     /// With the log's end.
     pub fn start_broker(&mut self) -> Result<()> {
         // Somebody else on this machine may have a port of a bed's that pinned its own for a moment.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until(PATIENCE, "the broker's addresses are free", || {
             match self.start_broker_once() {
-                Err(error) if is_taken(&error) && Instant::now() < deadline => {}
-                started => return started,
+                Err(error) if is_taken(&error) => None,
+                started => Some(started),
             }
-            thread::sleep(Duration::from_millis(50));
-        }
+        })?
     }
 
     fn start_broker_once(&mut self) -> Result<()> {
@@ -438,7 +434,7 @@ impl Bed {
             if !socket.exists() {
                 return None;
             }
-            thread::scope(|scope| {
+            std::thread::scope(|scope| {
                 scope
                     .spawn(|| runtime.block_on(probe(dir, &socket)))
                     .join()

@@ -187,14 +187,16 @@ impl Site {
     }
 
     fn follow(&mut self, step: &Step) {
+        let machine = if step.anew {
+            &mut self.anew
+        } else {
+            &mut self.bed
+        };
         match step.command.as_str() {
             "systemctl stop attache-broker" => {
-                return self.bed.broker.take().unwrap().stop().unwrap();
+                return machine.broker.take().unwrap().stop().unwrap();
             }
-            "systemctl start attache-broker" if step.anew => {
-                return self.anew.start_broker().unwrap();
-            }
-            "systemctl start attache-broker" => return self.bed.start_broker().unwrap(),
+            "systemctl start attache-broker" => return machine.start_broker().unwrap(),
             "attache approval list" => self.set_up_the_node_anew(),
             _ => {}
         }
