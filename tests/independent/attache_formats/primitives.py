@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 FORMAT = 1
 SUITE = 1
+# Of a store, and of the rows of a backup of it.
+STORE_FORMAT = 5
 ZERO_NONCE = bytes(12)
 TAG_BYTES = 16
 

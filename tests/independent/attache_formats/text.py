@@ -6,7 +6,7 @@ import binascii
 import json
 
 from .lp import lp
-from .primitives import Refused, sha256
+from .primitives import STORE_FORMAT, Refused, sha256
 
 # What each begins with, and the label of its hash.
 ONE_TIME = {
@@ -94,4 +94,4 @@ def call_id(boot: bytes, call: int) -> str:
 
 def store_header(store: bytes, seq: int) -> dict[str, bytes]:
     """The table `attache` of a store."""
-    return {"format": (5).to_bytes(2), "store": store, "seq": seq.to_bytes(8)}
+    return {"format": STORE_FORMAT.to_bytes(2), "store": store, "seq": seq.to_bytes(8)}

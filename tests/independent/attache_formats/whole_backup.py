@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 from . import anchor, backup, keyring, row, shares, slot, value, wrap
 from .lp import u16
-from .primitives import FORMAT, SUITE, Refused, ed25519_public, same, sha256
+from .primitives import FORMAT, STORE_FORMAT, SUITE, Refused, ed25519_public, same, sha256
 
-# Of a store whose rows are known here.
-STORE_FORMAT = 5
 ROW_MAC, SET_HASH, ANCHOR_SEAL, ANCHOR_MAC, KEK_WRAP, AUDIT = 1, 2, 3, 4, 6, 7
 BARE = ("anchor", "kek-index", "payload")
 Bodies = dict[bytes, bytes]

@@ -3,7 +3,7 @@
 import base64
 
 from attache_formats import note
-from attache_formats.primitives import ed25519_public, sha256
+from attache_formats.primitives import STORE_FORMAT, ed25519_public, sha256
 from constructions import Fields
 
 from .common import (BROKER, Case, NEWLINE, OTHER_STORE, STORE, U32_MAX, U64_MAX, flip, negative, opening, positive, rand,
@@ -203,7 +203,7 @@ def chain_id_cases() -> list[Case]:
 
 
 def backup_cases() -> list[Case]:
-    in_: Fields = {"store_format": 5, "store": STORE, "seed": rand("audit seed"), "backup": uuid("backup"), "incarnation": 1,
+    in_: Fields = {"store_format": STORE_FORMAT, "store": STORE, "seed": rand("audit seed"), "backup": uuid("backup"), "incarnation": 1,
                    "seq": 42, "created": 1700000000000, "anchor_t": rand("anchor t"), "chain": uuid("chain"), "audit_size": 33,
                    "audit_root": rand("audit root"), "tables": [
                        {"name": "anchor", "rows": [{"key": "", "value": "a0a1"}]},
